@@ -1,0 +1,40 @@
+# One environment for everything, made from nothing: `make demo`, `make test`, `make check`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread a process: the tests run in as many processes as there are cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help setup demo test check format gpu-check clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: $(VENV)/.ready ## Make the environment
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup ## Run the whole pipeline on generated images, into demo/
+	$(BIN)/ccrop demo demo
+
+test: setup ## Run the tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
+
+check: setup ## Lint, check formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+gpu-check: ## Check and time the GPU paths; PYTHON names an interpreter that has the dependencies
+	$(PYTHON) benchmarks/gpu_check.py
+
+clean: ## Remove the environment and all that was built
+	rm -rf $(VENV) build dist demo .mypy_cache .pytest_cache .ruff_cache
