@@ -1,0 +1,165 @@
+"""The Parquet form of a shard."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ccrop_pipeline.boxset.provenance import Provenance
+from ccrop_pipeline.boxset.rules import Problem
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+
+MAX_ROW_GROUP = 65_536
+_EDGES = ("x_min", "y_min", "x_max", "y_max")
+_COLUMNS = {
+    "key": pa.string(),
+    **dict.fromkeys(_EDGES, pa.float32()),
+    "width": pa.uint32(),
+    "height": pa.uint32(),
+    "status": pa.dictionary(pa.int8(), pa.string()),
+    "image_hash": pa.uint64(),
+}
+
+
+def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
+    """Write a table; equal tables give equal bytes with one version of pyarrow."""
+    types = dict(_COLUMNS)
+    if table.heatmap_shape is not None:
+        height, width = table.heatmap_shape
+        types["heatmap"] = pa.list_(pa.list_(pa.float16(), width), height)
+    footer = {"ccrop": json.dumps(provenance.to_json(), ensure_ascii=False)}
+    schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+    arrays = dict(_arrays(table))
+    # Equal groups, so that none falls under the 10,000 rows below which reading slows down.
+    groups = -(-len(table) // MAX_ROW_GROUP) or 1
+    pq.write_table(
+        pa.table([arrays[name] for name in types], schema=schema.with_metadata(footer)),
+        path,
+        compression="zstd",
+        row_group_size=-(-len(table) // groups) or 1,
+        # Hashes and heatmaps do not repeat: a dictionary would only be tried and dropped.
+        use_dictionary=[*_EDGES, "width", "height", "status"],
+    )
+
+
+def _arrays(table: BoxTable) -> Iterator[tuple[str, Any]]:
+    yield "key", pa.array(table.keys, pa.string())
+    for index, name in enumerate(_EDGES):
+        yield name, pa.array(np.ascontiguousarray(table.boxes[:, index]))
+    for index, name in enumerate(("width", "height")):
+        yield name, pa.array(np.ascontiguousarray(table.sizes[:, index]))
+    codes = pa.array(table.status.astype(np.int8))
+    yield "status", pa.DictionaryArray.from_arrays(codes, pa.array(STATUSES))
+    yield "image_hash", pa.array(table.image_hash)
+    if table.heatmaps is not None:
+        _, height, width = table.heatmaps.shape
+        cells = pa.array(np.ascontiguousarray(table.heatmaps).reshape(-1))
+        lines = pa.FixedSizeListArray.from_arrays(cells, width)
+        yield "heatmap", pa.FixedSizeListArray.from_arrays(lines, height)
+
+
+def header(path: Path, problems: list[Problem]) -> str | None:
+    """Read the provenance text from the footer; rules B011 and B012."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return str(metadata[b"ccrop"], "utf-8")
+    except KeyError:
+        problems.append(Problem("B012", path.name, "the footer has no entry `ccrop`"))
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
+    return None
+
+
+def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
+    """Read a table; rules B011, B014, B015, B019 and, within the shard, B024."""
+    wanted = None if heatmaps else list(_COLUMNS)
+    try:
+        # One thread: shards are small, and readers run one a worker.
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            data = file.read(columns=wanted, use_threads=False)
+            data.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
+        return None
+    if max(groups, default=0) > MAX_ROW_GROUP:
+        problems.append(Problem("B015", path.name, f"a row group has {max(groups)} rows"))
+    wrong = list(_wrong_columns(data))
+    problems += [Problem("B014", path.name, message) for message in wrong]
+    return None if wrong else _table(data, path.name, problems)
+
+
+def _wrong_columns(data: Any) -> Iterator[str]:
+    names = [name for name in data.column_names if name != "heatmap"]
+    if sorted(names) != sorted(_COLUMNS):
+        yield f"the columns are {data.column_names}, not {list(_COLUMNS)} and perhaps heatmap"
+        return
+    for name in data.column_names:
+        kind = data.schema.field(name).type
+        if not _fits(name, kind):
+            yield f"column {name} is {kind}"
+        elif data[name].null_count:
+            yield f"column {name} has {data[name].null_count} missing values"
+
+
+def _fits(name: str, kind: Any) -> bool:
+    # Writers other than this one leave no Arrow schema behind, and then text comes back
+    # without its dictionary and lists without their fixed size.
+    if name in ("key", "status"):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    if name == "heatmap":
+        return _is_list(kind) and _is_list(kind.value_type) and _cell(kind) == pa.float16()
+    return bool(kind == _COLUMNS[name])
+
+
+def _is_list(kind: Any) -> bool:
+    is_any = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_one(kind) for is_one in is_any)
+
+
+def _cell(kind: Any) -> Any:
+    return kind.value_type.value_type
+
+
+def _table(data: Any, where: str, problems: list[Problem]) -> BoxTable:
+    codes = pc.index_in(data["status"].cast(pa.string()), pa.array(STATUSES))
+    for row in np.flatnonzero(codes.is_null().to_numpy()).tolist():
+        message = f"the status is {data['status'][row].as_py()!r}"
+        problems.append(Problem("B019", f"{where} row {row}", message))
+    return BoxTable(
+        keys=data["key"].to_pylist(),
+        boxes=np.stack([data[name].to_numpy() for name in _EDGES], axis=1),
+        sizes=np.stack([data[name].to_numpy() for name in ("width", "height")], axis=1),
+        status=codes.fill_null(0).to_numpy().astype(np.uint8),
+        image_hash=data["image_hash"].to_numpy(),
+        heatmaps=_grid(data["heatmap"], where, problems)
+        if "heatmap" in data.schema.names
+        else None,
+    )
+
+
+def _grid(column: Any, where: str, problems: list[Problem]) -> NDArray[np.float16] | None:
+    shape = [len(column)]
+    array = column.combine_chunks()
+    for _ in range(2):
+        if pa.types.is_fixed_size_list(array.type):
+            lengths = [array.type.list_size]
+        else:
+            lengths = pc.unique(pc.list_value_length(array)).to_pylist() or [1]
+        array = array.flatten()
+        shape += lengths[:1]
+        if len(lengths) != 1 or not lengths[0]:
+            problems.append(Problem("B024", where, f"heatmaps have sides of {lengths} cells"))
+            return None
+    if array.null_count:
+        problems.append(Problem("B014", where, "column heatmap has missing cells"))
+        return None
+    cells: NDArray[np.float16] = array.to_numpy(zero_copy_only=False)
+    return cells.reshape(shape)

@@ -1,0 +1,70 @@
+"""The rows of one shard in memory."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+STATUSES = ("ok", "empty", "unreadable")
+OK, EMPTY, UNREADABLE = range(3)
+FULL_BOX = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(eq=False)
+class BoxTable:
+    """Boxes and what belongs to them, one row an image, in source order.
+
+    Attributes:
+        keys: Names of the images.
+        boxes: float32 (n, 4), `x_min, y_min, x_max, y_max`, normalised and half-open, in [0, 1].
+        sizes: uint32 (n, 2), `width, height` of the stored image in pixels; 0 where not known.
+        status: uint8 (n,), index into `STATUSES`.
+        image_hash: uint64 (n,), xxh3 of the encoded bytes of the image.
+        heatmaps: float16 (n, h, w) on the native grid, in [0, 1]; None for a table without.
+
+    Raises:
+        ValueError: If a shape or dtype is another, or a status is no index into `STATUSES`.
+    """
+
+    keys: list[str]
+    boxes: NDArray[np.float32]
+    sizes: NDArray[np.uint32]
+    status: NDArray[np.uint8]
+    image_hash: NDArray[np.uint64]
+    heatmaps: NDArray[np.float16] | None = None
+
+    def __post_init__(self) -> None:
+        """Check shapes and dtypes; the values are checked where they are written."""
+        n = len(self.keys)
+        _expect("boxes", self.boxes, np.float32, (n, 4))
+        _expect("sizes", self.sizes, np.uint32, (n, 2))
+        _expect("status", self.status, np.uint8, (n,))
+        _expect("image_hash", self.image_hash, np.uint64, (n,))
+        if self.heatmaps is not None:
+            grid = self.heatmaps.shape[1:]
+            if len(grid) != 2 or 0 in grid:
+                raise ValueError(f"heatmaps must be (n, h, w), not {self.heatmaps.shape}")
+            _expect("heatmaps", self.heatmaps, np.float16, (n, *grid))
+        if n and int(self.status.max()) >= len(STATUSES):
+            raise ValueError(f"status must be below {len(STATUSES)}, not {self.status.max()}")
+
+    def __len__(self) -> int:
+        """Give the number of rows."""
+        return len(self.keys)
+
+    @property
+    def heatmap_shape(self) -> tuple[int, int] | None:
+        """Height and width of the native grid, or None without heatmaps."""
+        return None if self.heatmaps is None else (self.heatmaps.shape[1], self.heatmaps.shape[2])
+
+    def counts(self) -> dict[str, int]:
+        """Count the rows of each status, in the order of `STATUSES`."""
+        numbers = np.bincount(self.status, minlength=len(STATUSES)).tolist()
+        return dict(zip(STATUSES, numbers, strict=True))
+
+
+def _expect(name: str, array: NDArray[np.generic], dtype: type, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.dtype(dtype) or array.shape != shape:
+        raise ValueError(
+            f"{name} must be {np.dtype(dtype)} {shape}, not {array.dtype} {array.shape}"
+        )

@@ -1,0 +1,194 @@
+"""The WebDataset form of a shard: a tar with one small JSON file a row."""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccrop_pipeline.boxset.provenance import Provenance
+from ccrop_pipeline.boxset.rules import Problem
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+
+MEMBER_SUFFIX = ".box.json"
+_EDGES = ("x_min", "y_min", "x_max", "y_max")
+_FIELDS = {"key", *_EDGES, "width", "height", "status", "image_hash"}
+# WebDataset ends a key at the first dot after the last slash and skips `__meta__` folders.
+_HIDDEN = re.compile(r"__[^/]*__/|(.*/)?[^/]*\.[^/]*$", re.DOTALL)
+_HASH = re.compile("[0-9a-f]{16}")
+# Python's tarfile, and so WebDataset, cannot read a global header with no member after it.
+_EMPTY = "__empty__"
+_BLOCK = 512
+_END_OF_TAR = bytes(2 * _BLOCK)
+
+
+def check_keys(table: BoxTable, where: str) -> list[Problem]:
+    """Find the keys that WebDataset would not give back as they are; rule B016."""
+    return [
+        Problem("B016", f"{where} row {row}", f"WebDataset would not keep the key {key!r}")
+        for row, key in enumerate(table.keys)
+        if _HIDDEN.match(key)
+    ]
+
+
+def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
+    """Write a table; equal tables give equal bytes."""
+    header = {"ccrop": json.dumps(provenance.to_json())}
+    with tarfile.open(
+        path, "x", format=tarfile.PAX_FORMAT, encoding="utf-8", pax_headers=header
+    ) as tar:
+        for sample in _samples(table):
+            content = json.dumps(sample, ensure_ascii=False, separators=(",", ":")).encode()
+            member = tarfile.TarInfo(sample["key"] + MEMBER_SUFFIX)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+        if not len(table):
+            tar.addfile(tarfile.TarInfo(_EMPTY))
+
+
+def _samples(table: BoxTable) -> Iterator[dict[str, Any]]:
+    for row, key in enumerate(table.keys):
+        # tolist widens float32 to the double of the same value, whose JSON text is exact.
+        sample = {"key": key, **dict(zip(_EDGES, table.boxes[row].tolist(), strict=True))}
+        sample["width"], sample["height"] = table.sizes[row].tolist()
+        sample["status"] = STATUSES[table.status[row]]
+        # As text: above 2**53 many JSON readers round numbers.
+        sample["image_hash"] = f"{table.image_hash[row]:016x}"
+        if table.heatmaps is not None:
+            bits = np.ascontiguousarray(table.heatmaps[row]).view(np.uint16)
+            sample["heatmap"] = _shortest()[bits].tolist()
+        yield sample
+
+
+@cache
+def _shortest() -> NDArray[np.float64]:
+    """For every float16, by its bits, the double with the shortest text that rounds to it."""
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    return every.astype(str).astype(np.float64)
+
+
+def header(path: Path, problems: list[Problem]) -> str | None:
+    """Read the provenance text from the global PAX header; rules B011 and B012."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            text = tar.pax_headers.get("ccrop")
+    except (OSError, tarfile.TarError) as error:
+        problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
+        return None
+    if text is None:
+        problems.append(Problem("B012", path.name, "the global PAX header has no entry `ccrop`"))
+    return text
+
+
+def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
+    """Read a table; rules B011, B014, B016, B019 and, within the shard, B024."""
+    samples: list[dict[str, Any]] = []
+    count = len(problems)
+    try:
+        for row, (name, content) in enumerate(_members(path)):
+            sample = _sample(name, content, f"{path.name} row {row}", problems)
+            if sample is not None:
+                samples.append(sample)
+    except (OSError, tarfile.TarError) as error:
+        problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
+    maps = [sample["heatmap"] for sample in samples if "heatmap" in sample]
+    grids = {(len(lines), len(lines[0])) for lines in maps}
+    if len(grids) > 1 or len(maps) not in (0, len(samples)):
+        message = f"only some rows have a heatmap, or of other shapes: {sorted(grids)}"
+        problems.append(Problem("B024", path.name, message))
+        heatmaps = False
+    fatal = any(problem.rule in ("B011", "B014") for problem in problems[count:])
+    return None if fatal else _table(samples, bool(grids) and heatmaps)
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - len(_END_OF_TAR)))
+        # tarfile takes a file cut between two members for a whole one.
+        if file.read() != _END_OF_TAR or size % _BLOCK:
+            raise tarfile.ReadError("the end of the archive is missing")
+    with tarfile.open(path, "r:", encoding="utf-8") as tar:
+        for member in tar:
+            content = tar.extractfile(member)
+            if member.name != _EMPTY:
+                yield member.name, content.read() if content else b""
+            # tarfile keeps every member it has met, a kilobyte each.
+            tar.members.clear()  # type: ignore[attr-defined]
+
+
+def _sample(
+    name: str, content: bytes, where: str, problems: list[Problem]
+) -> dict[str, Any] | None:
+    try:
+        sample = json.loads(content, parse_constant=_no_number)
+        wrong = _wrong_field(sample)
+    except ValueError as error:
+        wrong = f"no JSON object: {error}"
+    if wrong:
+        problems.append(Problem("B014", where, f"{name}: {wrong}"))
+        return None
+    key = sample["key"]
+    if name != key + MEMBER_SUFFIX or _HIDDEN.match(key):
+        problems.append(Problem("B016", where, f"the member of the key {key!r} is {name!r}"))
+    if sample["status"] not in STATUSES:
+        problems.append(Problem("B019", where, f"the status is {sample['status']!r}"))
+        sample["status"] = STATUSES[0]
+    return sample  # type: ignore[no-any-return]
+
+
+def _wrong_field(sample: Any) -> str | None:
+    if not isinstance(sample, dict) or set(sample) - {"heatmap"} != _FIELDS:
+        return f"the fields are not {sorted(_FIELDS)} and perhaps heatmap"
+    checks = {
+        "key": isinstance(sample["key"], str),
+        "status": isinstance(sample["status"], str),
+        "image_hash": isinstance(sample["image_hash"], str)
+        and _HASH.fullmatch(sample["image_hash"]),
+        "width": type(sample["width"]) is int and 0 <= sample["width"] < 1 << 32,
+        "height": type(sample["height"]) is int and 0 <= sample["height"] < 1 << 32,
+        "heatmap": "heatmap" not in sample or _is_grid(sample["heatmap"]),
+        **{edge: _is_number(sample[edge]) for edge in _EDGES},
+    }
+    wrong = [name for name, right in checks.items() if not right]
+    return f"{wrong[0]} is {sample[wrong[0]]!r}" if wrong else None
+
+
+def _is_grid(lines: Any) -> bool:
+    if not (isinstance(lines, list) and lines and all(isinstance(line, list) for line in lines)):
+        return False
+    width = len(lines[0])
+    return width > 0 and all(
+        len(line) == width and all(_is_number(cell) for cell in line) for line in lines
+    )
+
+
+def _is_number(value: Any) -> bool:
+    # True and false are integers to Python, and its integers may not fit into a float.
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 53)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _table(samples: list[dict[str, Any]], heatmaps: bool) -> BoxTable:
+    n = len(samples)
+    with np.errstate(over="ignore"):  # what overflows is infinite then, and breaks B020 or B025
+        boxes = np.array([[s[edge] for edge in _EDGES] for s in samples], np.float32)
+        grids = np.array([s["heatmap"] for s in samples], np.float16) if heatmaps else None
+    sizes = np.array([(s["width"], s["height"]) for s in samples], np.uint32)
+    return BoxTable(
+        keys=[s["key"] for s in samples],
+        boxes=boxes.reshape(n, 4),
+        sizes=sizes.reshape(n, 2),
+        status=np.array([STATUSES.index(s["status"]) for s in samples], np.uint8),
+        image_hash=np.array([int(s["image_hash"], 16) for s in samples], np.uint64),
+        heatmaps=grids,
+    )

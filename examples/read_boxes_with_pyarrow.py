@@ -1,0 +1,51 @@
+"""Read a box set with pyarrow and numpy alone: python read_boxes_with_pyarrow.py BOXES.
+
+Prints what made the boxes, how they are distributed and the first few, in pixels.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+
+def main(folder: Path) -> None:
+    """Print a summary of the box set in a folder."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    made_by = manifest["ccrop"]
+    if (made_by["format"], made_by["version"]) != ("ccrop-boxes", 1):
+        sys.exit(f"{folder} is not a box set of version 1")
+    if manifest["form"] != "parquet":
+        sys.exit(f"{folder} is in the {manifest['form']} form, and this example reads Parquet")
+    encoder = made_by["encoder"]
+    print("made by:", f"{encoder['name']} {encoder['layer']}" if encoder else made_by["rule"])
+    print("status: ", manifest["counts"])
+
+    areas = []
+    for shard in manifest["shards"]:
+        path = folder / shard["file"]
+        footer = json.loads(pq.read_metadata(path).metadata[b"ccrop"])
+        if footer["fingerprint"] != made_by["fingerprint"]:
+            sys.exit(f"{path} belongs to another box set")
+        table = pq.read_table(path, columns=["x_min", "y_min", "x_max", "y_max"])
+        x_min, y_min, x_max, y_max = (column.to_numpy() for column in table.columns)
+        areas.append((x_max - x_min) * (y_max - y_min))
+    area = np.concatenate([np.empty(0, np.float32), *areas])
+    if not len(area):
+        return
+    print(f"boxes:   {len(area)}, mean share of the image {area.mean():.3f}")
+
+    first = next(shard for shard in manifest["shards"] if shard["rows"])
+    for row in pq.read_table(folder / first["file"]).slice(0, 5).to_pylist():
+        # Half-open: the pixels of the box are left <= x < right and top <= y < bottom.
+        left, right = row["x_min"] * row["width"], row["x_max"] * row["width"]
+        top, bottom = row["y_min"] * row["height"], row["y_max"] * row["height"]
+        print(f"{row['key']}: x {left:.1f} to {right:.1f}, y {top:.1f} to {bottom:.1f}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

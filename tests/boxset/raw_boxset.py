@@ -1,0 +1,149 @@
+"""Box sets written from docs/format.md by plain means, without the code under test.
+
+A `RawSet` starts valid. Tests change its rows, its JSON or its files and write it.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SUFFIX = {"parquet": ".parquet", "webdataset": ".boxes.tar"}
+
+
+def fingerprint(header: dict[str, Any]) -> str:
+    content = {k: v for k, v in header.items() if k not in ("libraries", "fingerprint")}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def make_header(**changes: Any) -> dict[str, Any]:
+    header = {
+        "format": "ccrop-boxes",
+        "version": 1,
+        "frame": "stored pixels, EXIF orientation not applied, origin top left",
+        "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
+        "encoder": {"name": "resnet18", "layer": "layer4", "weights_sha256": "ab", "epoch": 7},
+        "localizer": {
+            "reduction": "sum",
+            "threshold": 0.1,
+            "interpolation": "bilinear",
+            "input_size": 224,
+            "preprocessing": "Größe 224",
+        },
+        "source": {"kind": "tar", "fingerprint": "cd"},
+        "rule": None,
+        "libraries": {"torch": "2.7.0"},
+    }
+    header |= changes
+    return header | {"fingerprint": fingerprint(header)}
+
+
+def make_row(key: str, **changes: Any) -> dict[str, Any]:
+    row = {"key": key, "x_min": 0.25, "y_min": 0.0, "x_max": 1.0, "y_max": 0.5}
+    row |= {"width": 640, "height": 480, "status": "ok", "image_hash": (1 << 64) - 1}
+    return row | changes
+
+
+def make_schema(heatmap: bool) -> pa.Schema:
+    fields = [("key", pa.string())]
+    fields += [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
+    fields += [("width", pa.uint32()), ("height", pa.uint32())]
+    fields += [("status", pa.string()), ("image_hash", pa.uint64())]
+    if heatmap:
+        fields.append(("heatmap", pa.list_(pa.list_(pa.float16()))))
+    return pa.schema(fields)
+
+
+class RawSet:
+    def __init__(self, form: str = "parquet") -> None:
+        self.form = form
+        self.shards = {
+            "a-0": [make_row("one"), make_row("two")],
+            "a-1": [make_row("three")],
+        }
+        self.header = make_header()
+        self.shard_headers: dict[str, str | None] = {}
+        self.row_group = 65_536
+        self.member = {}  # key -> other member name
+        self.edit_table: Callable[[pa.Table], pa.Table] = lambda table: table
+        self.edit_files: Callable[[Path], None] = lambda folder: None
+        self.edit_manifest: Callable[[dict[str, Any]], Any] = lambda manifest: None
+        self.edit_folder: Callable[[Path], None] = lambda folder: None
+        self.images: list[tuple[str, str, int]] | None = None
+
+    def set(self, **changes: Any) -> None:
+        self.shards["a-0"][1] |= changes
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir()
+        for name, rows in self.shards.items():
+            header = self.shard_headers.get(name, json.dumps(self.header))
+            path = folder / (name + SUFFIX[self.form])
+            if self.form == "parquet":
+                self._write_parquet(path, rows, header)
+            else:
+                path.write_bytes(self._tar(rows, header))
+        self.edit_files(folder)
+        manifest = self._manifest(folder)
+        self.edit_manifest(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        self.edit_folder(folder)
+
+    def _write_parquet(self, path: Path, rows: list[Any], header: str | None) -> None:
+        table = pa.Table.from_pylist(rows, make_schema("heatmap" in rows[0]))
+        table = self.edit_table(table)
+        table = table.replace_schema_metadata(None if header is None else {"ccrop": header})
+        pq.write_table(table, path, row_group_size=self.row_group)
+
+    def _tar(self, rows: list[Any], header: str | None) -> bytes:
+        out = io.BytesIO()
+        if header is not None:
+            out.write(_entry("pax", b"g", _pax_record("ccrop", header)))
+        for row in rows:
+            content = row | {"image_hash": f"{row['image_hash']:016x}"}
+            name = self.member.get(row["key"], row["key"] + ".box.json")
+            out.write(_entry(name, b"0", json.dumps(content).encode()))
+        return out.getvalue() + bytes(1024)
+
+    def _manifest(self, folder: Path) -> dict[str, Any]:
+        counts = dict.fromkeys(("ok", "empty", "unreadable"), 0)
+        for rows in self.shards.values():
+            for row in rows:
+                counts[row["status"]] = counts.get(row["status"], 0) + 1
+        shards = []
+        for name, rows in self.shards.items():
+            file = name + SUFFIX[self.form]
+            data = (folder / file).read_bytes()
+            digest = hashlib.sha256(data).hexdigest()
+            entry = {"name": name, "file": file, "rows": len(rows)}
+            shards.append(entry | {"bytes": len(data), "sha256": digest})
+        manifest = {"ccrop": self.header, "form": self.form}
+        return manifest | {
+            "rows": sum(len(rows) for rows in self.shards.values()),
+            "counts": {status: counts[status] for status in ("ok", "empty", "unreadable")},
+            "shards": shards,
+        }
+
+
+def _pax_record(keyword: str, value: str) -> bytes:
+    # POSIX pax: "<length of the whole record, itself included> keyword=value\n".
+    rest = f" {keyword}={value}\n".encode()
+    length = len(rest)
+    while length != len(str(length)) + len(rest):
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
+
+
+def _entry(name: str, kind: bytes, data: bytes) -> bytes:
+    # POSIX ustar header: fixed fields in octal, and a checksum taken with its own field blank.
+    head = name.encode().ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2
+    head += b"%011o\0" % len(data) + b"%011o\0" % 0 + b" " * 8 + kind + bytes(100)
+    head = (head + b"ustar\x0000").ljust(512, b"\0")
+    head = head[:148] + b"%06o\0 " % sum(head) + head[156:]
+    return head + data + bytes(-len(data) % 512)

@@ -1,0 +1,305 @@
+"""Every rule of the format has a box set that keeps it and one that breaks it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from raw_boxset import RawSet, make_header, make_row
+
+from ccrop_pipeline.boxset import RULES, BoxSet, SourceImage, validate
+from ccrop_pipeline.errors import CcropError
+
+Edit = Callable[[RawSet], Any]
+P, W = ("parquet",), ("webdataset",)
+BOTH = P + W
+FULL = {"x_min": 0.0, "y_min": 0.0, "x_max": 1.0, "y_max": 1.0}
+IMAGES = [("a-0", "one", 2**64 - 1), ("a-0", "two", 2**64 - 1), ("a-1", "three", 2**64 - 1)]
+
+
+def header(**changes: Any) -> Edit:
+    return lambda raw: setattr(raw, "header", make_header(**changes))
+
+
+def shard_header(text: str | None) -> Edit:
+    return lambda raw: raw.shard_headers.update({"a-1": text})
+
+
+def manifest(edit: Callable[[dict[str, Any]], Any]) -> Edit:
+    return lambda raw: setattr(raw, "edit_manifest", edit)
+
+
+def files(edit: Callable[[Path], Any]) -> Edit:
+    return lambda raw: setattr(raw, "edit_files", edit)
+
+
+def folder(edit: Callable[[Path], Any]) -> Edit:
+    return lambda raw: setattr(raw, "edit_folder", edit)
+
+
+def table(edit: Callable[[pa.Table], pa.Table]) -> Edit:
+    return lambda raw: setattr(raw, "edit_table", edit)
+
+
+def row(**changes: Any) -> Edit:
+    return lambda raw: raw.set(**changes)
+
+
+def images(rows: list[tuple[str, str, int]]) -> Edit:
+    return lambda raw: setattr(raw, "images", rows)
+
+
+def heatmaps(*grids: Any) -> Edit:
+    def edit(raw: RawSet) -> None:
+        for one, grid in zip((r for rows in raw.shards.values() for r in rows), grids, strict=True):
+            one.update({} if grid is None else {"heatmap": grid})
+
+    return edit
+
+
+def only_shard(path: Path) -> Path:
+    return next(path.glob("a-1.*"))
+
+
+def cut(size: int) -> Callable[[Path], Any]:
+    return lambda path: only_shard(path).write_bytes(only_shard(path).read_bytes()[:size])
+
+
+def flip_byte(path: Path) -> None:
+    data = bytearray(only_shard(path).read_bytes())
+    data[len(data) // 2] ^= 1
+    only_shard(path).write_bytes(data)
+
+
+def rename(raw: RawSet, key: str) -> None:
+    raw.shards["a-0"][1]["key"] = key
+
+
+def cast(name: str, kind: pa.DataType) -> Edit:
+    def edit(data: pa.Table) -> pa.Table:
+        return data.set_column(
+            data.column_names.index(name), name, data[name].cast(kind, safe=False)
+        )
+
+    return table(edit)
+
+
+GRID = [[0.0, 1.0, 0.5], [0.25, 0.5, 0.125]]
+NOTHING: Edit = lambda raw: None  # noqa: E731
+NO_MODEL = header(encoder=None, localizer=None, rule="centre")
+ODD_LOCALIZER = make_header()["localizer"] | {"threshold": 1.5}
+
+VALID: list[tuple[str, tuple[str, ...], Edit]] = [
+    ("B001", BOTH, NOTHING),
+    ("B002", BOTH, NOTHING),
+    ("B003", BOTH, NO_MODEL),
+    ("B003", P, header(libraries={})),
+    ("B004", P, header(source={"kind": "folder", "fingerprint": "Bücher"})),
+    ("B005", BOTH, NOTHING),
+    ("B006", BOTH, lambda raw: raw.shards.update({"ä b.c": [make_row("four")]})),
+    ("B007", BOTH, NOTHING),
+    ("B008", BOTH, lambda raw: raw.shards.update({"b": [make_row(f"k{i}") for i in range(9)]})),
+    ("B009", BOTH, row(status="unreadable", **FULL)),
+    ("B010", BOTH, folder(lambda p: (p / ".a-2.parquet.0a.tmp").touch())),
+    ("B010", BOTH, folder(lambda p: (p / ".a-2.parquet").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "notes.txt").touch())),
+    ("B011", BOTH, NOTHING),
+    ("B012", BOTH, shard_header(json.dumps(make_header(), indent=3))),
+    ("B013", BOTH, shard_header(json.dumps(make_header(libraries={"torch": "2.8.0"})))),
+    ("B014", P, table(lambda t: t.select(t.column_names[::-1]))),
+    ("B014", P, cast("status", pa.dictionary(pa.int32(), pa.string()))),
+    ("B014", P, cast("key", pa.large_string())),
+    ("B014", W, row(x_min=0, width=2**32 - 1)),
+    ("B015", P, lambda raw: raw.shards.update({"b": [make_row(f"k{i}") for i in range(65_536)]})),
+    ("B016", W, lambda raw: rename(raw, "n0.1/__x__/img-07")),
+    ("B017", BOTH, lambda raw: rename(raw, "café/図 1")),
+    ("B018", BOTH, lambda raw: rename(raw, "One")),
+    ("B019", BOTH, row(status="empty", **FULL)),
+    ("B020", BOTH, row(**FULL)),
+    ("B021", BOTH, row(x_min=0.5, x_max=0.5000001)),
+    ("B022", BOTH, row(status="unreadable", **FULL)),
+    ("B023", BOTH, row(width=1, height=1)),
+    ("B023", BOTH, row(status="unreadable", width=0, height=0, **FULL)),
+    ("B024", BOTH, heatmaps(GRID, GRID, GRID)),
+    ("B025", BOTH, heatmaps([[0.0]], [[1.0]], [[-0.0]])),
+    ("B026", BOTH, images(IMAGES)),
+    ("B027", BOTH, images(IMAGES)),
+]
+
+INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
+    ("B001", BOTH, folder(lambda p: (p / "manifest.json").unlink())),
+    ("B001", BOTH, folder(lambda p: (p / "manifest.json").write_text("{"))),
+    ("B001", P, folder(lambda p: (p / "manifest.json").write_text("[]"))),
+    ("B001", P, folder(lambda p: (p / "manifest.json").write_bytes(b'"\xff"'))),
+    ("B001", P, manifest(lambda m: m.update(made="today"))),
+    ("B001", P, manifest(lambda m: m.pop("ccrop"))),
+    ("B001", P, manifest(lambda m: m.update(rows=True))),
+    ("B001", P, manifest(lambda m: m.update(shards={}))),
+    ("B001", P, manifest(lambda m: m["counts"].pop("ok"))),
+    ("B001", P, manifest(lambda m: m["shards"][0].update(rows="2"))),
+    ("B002", BOTH, header(version=2)),
+    ("B002", BOTH, header(format="boxes")),
+    ("B002", BOTH, shard_header(json.dumps(make_header(version=2)))),
+    ("B002", P, shard_header("[]")),
+    ("B003", BOTH, header(encoder=None)),
+    ("B003", P, header(encoder=None, localizer=None)),
+    ("B003", P, header(rule=3)),
+    ("B003", P, header(extra=1)),
+    ("B003", P, header(frame="EXIF applied")),
+    ("B003", P, header(libraries={"torch": 2})),
+    ("B003", P, header(source={"kind": "tar"})),
+    ("B003", P, header(localizer=ODD_LOCALIZER)),
+    ("B003", P, header(encoder=make_header()["encoder"] | {"epoch": True})),
+    ("B004", BOTH, lambda raw: raw.header.update(fingerprint="0" * 64)),
+    ("B005", BOTH, manifest(lambda m: m.update(form="csv"))),
+    ("B005", P, manifest(lambda m: m.update(form=None))),
+    ("B006", BOTH, manifest(lambda m: m["shards"][1].update(name="b-1"))),
+    ("B007", BOTH, folder(lambda p: only_shard(p).unlink())),
+    ("B007", BOTH, manifest(lambda m: m["shards"][1].update(bytes=5))),
+    ("B007", BOTH, manifest(lambda m: m["shards"][1].update(sha256="0" * 64))),
+    ("B008", BOTH, manifest(lambda m: m.update(rows=2))),
+    ("B009", BOTH, manifest(lambda m: m["counts"].update(ok=2, empty=1))),
+    ("B010", BOTH, folder(lambda p: (p / "a-2.parquet").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "a-2.boxes.tar").touch())),
+    ("B011", BOTH, files(cut(0))),
+    ("B011", BOTH, files(cut(-1))),
+    ("B011", BOTH, files(cut(-1024))),
+    ("B011", P, files(lambda p: only_shard(p).write_text("no table"))),
+    ("B012", BOTH, shard_header(None)),
+    ("B012", BOTH, shard_header("{")),
+    ("B013", BOTH, shard_header(json.dumps(make_header(rule="shuffled")))),
+    ("B014", P, table(lambda t: t.drop_columns(["width"]))),
+    ("B014", P, table(lambda t: t.append_column("label", t["width"]))),
+    ("B014", P, cast("x_min", pa.float64())),
+    ("B014", P, cast("image_hash", pa.int64())),
+    ("B014", P, row(height=None)),
+    ("B014", P, heatmaps([[0.5]], [[None]], [[0.5]])),
+    ("B014", W, row(label=3)),
+    ("B014", W, row(width=-1)),
+    ("B014", W, row(height=True)),
+    ("B014", W, row(x_max="1.0")),
+    ("B014", W, row(x_max=float("nan"))),
+    ("B014", W, heatmaps([[0.5]], [[0.5], [0.5, 0.5]], [[0.5]])),
+    ("B016", W, lambda raw: rename(raw, "n01/img.jpg")),
+    ("B016", W, lambda raw: rename(raw, "__x__/img")),
+    ("B016", W, lambda raw: raw.member.update(two="2.box.json")),
+    ("B017", BOTH, lambda raw: rename(raw, "")),
+    ("B017", BOTH, lambda raw: rename(raw, "a\nb")),
+    ("B018", BOTH, lambda raw: rename(raw, "one")),
+    ("B018", BOTH, lambda raw: rename(raw, "three")),
+    ("B019", BOTH, row(status="fine")),
+    ("B020", BOTH, row(x_min=-0.1)),
+    ("B020", BOTH, row(y_max=1.0000001)),
+    ("B020", P, row(x_max=float("nan"))),
+    ("B020", P, row(x_max=float("inf"))),
+    ("B021", BOTH, row(x_min=0.5, x_max=0.5)),
+    ("B021", BOTH, row(y_min=0.6, y_max=0.5)),
+    ("B022", BOTH, row(status="empty")),
+    ("B022", BOTH, row(status="unreadable")),
+    ("B023", BOTH, row(width=0)),
+    ("B023", BOTH, row(height=0, status="empty", **FULL)),
+    ("B024", BOTH, heatmaps(GRID, GRID, GRID[:1])),
+    ("B024", BOTH, heatmaps(GRID, GRID, None)),
+    ("B024", BOTH, heatmaps(GRID, GRID[:1], GRID)),
+    ("B024", W, heatmaps(GRID, None, GRID)),
+    ("B025", BOTH, heatmaps([[0.5]], [[1.001]], [[0.5]])),
+    ("B025", BOTH, heatmaps([[0.5]], [[-0.5]], [[0.5]])),
+    ("B025", P, heatmaps([[0.5]], [[float("nan")]], [[0.5]])),
+    ("B026", BOTH, images(IMAGES[:2])),
+    ("B026", BOTH, images(IMAGES[1:])),
+    ("B026", BOTH, images([IMAGES[1], IMAGES[0], IMAGES[2]])),
+    ("B026", BOTH, images([IMAGES[2], IMAGES[0], IMAGES[1]])),
+    ("B026", BOTH, images([*IMAGES, ("a-1", "four", 1)])),
+    ("B026", BOTH, images([*IMAGES, ("a-2", "four", 1)])),
+    ("B026", BOTH, images([*IMAGES, IMAGES[0]])),
+    ("B027", BOTH, images([*IMAGES[:2], ("a-1", "three", 5)])),
+]
+
+
+def cases(table: list[tuple[str, tuple[str, ...], Edit]]) -> list[Any]:
+    return [
+        pytest.param(rule, form, edit, id=f"{rule}-{form}-{number}")
+        for number, (rule, forms, edit) in enumerate(table)
+        for form in forms
+    ]
+
+
+def found(form: str, edit: Edit, where: Path) -> list[Any]:
+    raw = RawSet(form)
+    edit(raw)
+    raw.write(where)
+    sources = None if raw.images is None else [SourceImage(*image) for image in raw.images]
+    return validate(where, sources)
+
+
+@pytest.mark.parametrize(("rule", "form", "edit"), cases(VALID))
+def test_a_box_set_that_keeps_the_rules_has_no_problem(
+    rule: str, form: str, edit: Edit, tmp_path: Path
+) -> None:
+    assert found(form, edit, tmp_path / "boxes") == []
+    boxes = BoxSet.open(tmp_path / "boxes")
+    assert sum(len(data) for _, data in boxes.tables()) == boxes.manifest.rows
+
+
+@pytest.mark.parametrize(("rule", "form", "edit"), cases(INVALID))
+def test_a_broken_rule_is_found_and_no_other_is_accused(
+    rule: str, form: str, edit: Edit, tmp_path: Path
+) -> None:
+    problems = found(form, edit, tmp_path / "boxes")
+    # A shard of a version that is not known also has another fingerprint or none: one cause.
+    assert {problem.rule for problem in problems} == {rule}
+    assert all(problem.where and problem.message for problem in problems)
+
+
+def test_a_row_group_may_not_be_larger(tmp_path: Path) -> None:
+    raw = RawSet()
+    raw.shards["b"] = [make_row(f"k{i}") for i in range(65_537)]
+    raw.row_group = 70_000
+    raw.write(tmp_path / "boxes")
+    assert [problem.rule for problem in validate(tmp_path / "boxes")] == ["B015"]
+
+
+def test_every_rule_has_a_valid_and_an_invalid_case() -> None:
+    assert {rule for rule, _, _ in VALID} == set(RULES)
+    assert {rule for rule, _, _ in INVALID} | {"B015"} == set(RULES)
+
+
+def test_a_changed_byte_is_found(tmp_path: Path) -> None:
+    raw = RawSet()
+    raw.edit_folder = flip_byte
+    raw.write(tmp_path / "boxes")
+    assert "B007" in {problem.rule for problem in validate(tmp_path / "boxes")}
+
+
+def test_all_problems_are_reported_with_their_places(tmp_path: Path) -> None:
+    raw = RawSet()
+    raw.shards["a-0"][0] |= {"x_min": 2.0}
+    raw.shards["a-0"][1] |= {"width": 0, "status": "empty"}
+    raw.shards["a-1"][0] |= {"key": "one"}
+    raw.edit_manifest = lambda m: m.update(rows=9)
+    raw.write(tmp_path / "boxes")
+    assert {(p.rule, p.where) for p in validate(tmp_path / "boxes")} == {
+        ("B008", "manifest.json"),
+        ("B020", "a-0.parquet row 0"),
+        ("B022", "a-0.parquet row 1"),
+        ("B023", "a-0.parquet row 1"),
+        ("B018", "a-1.parquet row 0"),
+    }
+
+
+@pytest.mark.parametrize("file", ["../b.parquet", "/etc/hostname"])
+def test_a_listed_file_cannot_lead_out_of_the_folder(file: str, tmp_path: Path) -> None:
+    raw = RawSet()
+    raw.edit_manifest = lambda m: m["shards"][1].update(file=file)
+    raw.write(tmp_path / "boxes")
+    assert {p.rule for p in validate(tmp_path / "boxes")} == {"B006", "B010"}
+    with pytest.raises(CcropError, match="B006"):
+        BoxSet.open(tmp_path / "boxes")
+
+
+def test_the_document_lists_the_rules_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs/format.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| (B\d+) \| (.*) \|$", text, re.MULTILINE)) == RULES
