@@ -1,0 +1,112 @@
+"""From what a person writes (a folder, a file, a pattern) to a source."""
+
+from collections import Counter
+from collections.abc import Iterator
+from glob import glob, has_magic
+from pathlib import Path
+from re import search
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.sources.folder import FolderSource
+from ccrop_pipeline.sources.parquet import ParquetSource
+from ccrop_pipeline.sources.source import Source
+from ccrop_pipeline.sources.tar import TarSource
+
+ACCEPTED = (
+    "Accepted are a folder of .tar shards, of .parquet files or of images, one .tar or .parquet "
+    "file, and patterns of such files: 'train-*.tar', 'train-{000000..000009}.tar'."
+)
+
+
+def open_source(spec: str | Path) -> Source:
+    """Open local images.
+
+    Args:
+        spec: A folder (tars on its first level go before Parquet files, and those before
+            images at any depth), one ``.tar`` or ``.parquet`` file, a glob pattern, or a
+            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates.
+
+    Raises:
+        CcropError: If there is nothing of the kind, files of several kinds, or two files of
+            the same stem.
+    """
+    path = Path(spec).expanduser()
+    location = str(spec)
+    if path.is_dir():
+        return _open_folder(location, path)
+    if path.is_file():
+        return _open_files(location, (path,))
+    return _open_files(location, _matching(str(path)))
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Yield the strings a pattern with braces stands for, as a shell would.
+
+    ``{000..010}`` counts upwards and keeps leading zeros; ``{a,b}`` enumerates.
+    """
+    match = search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last, names = match.groups()
+    width = len(first or "")
+    options = names.split(",") if names else [f"{n:0{width}d}" for n in _count(first, last)]
+    for option in options:
+        yield from expand_braces(pattern[: match.start()] + option + pattern[match.end() :])
+
+
+def _count(first: str, last: str) -> range:
+    return range(int(first), int(last) + 1)
+
+
+def _open_folder(location: str, folder: Path) -> Source:
+    for extension in (".tar", ".parquet"):
+        paths = sorted(p for p in folder.glob(f"*{extension}") if not p.name.startswith("."))
+        if paths:
+            return _open_files(location, tuple(paths))
+    source = FolderSource(location, folder)
+    if len(source.keys) == 0:
+        raise CcropError(f"{folder} holds no images: found {_contents(folder)}. {ACCEPTED}")
+    return source
+
+
+def _open_files(location: str, paths: tuple[Path, ...]) -> Source:
+    _refuse_equal_stems(paths)
+    kinds = {path.suffix.lower() for path in paths}
+    if kinds == {".tar"}:
+        return TarSource(location, paths)
+    if kinds == {".parquet"}:
+        return ParquetSource(location, paths)
+    raise CcropError(
+        f"{location} stands for files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
+    )
+
+
+def _matching(pattern: str) -> tuple[Path, ...]:
+    paths: list[Path] = []
+    for name in expand_braces(pattern):
+        found = sorted(glob(name)) if has_magic(name) else [name]  # noqa: PTH207 absolute patterns
+        missing = [path for path in found or [name] if not Path(path).is_file()]
+        if missing:
+            raise CcropError(f"there is no file {missing[0]}. {ACCEPTED}")
+        paths.extend(Path(path) for path in found)
+    return tuple(paths)
+
+
+def _refuse_equal_stems(paths: tuple[Path, ...]) -> None:
+    first: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in first:
+            raise CcropError(
+                f"two files give the shard name {path.stem!r}: {first[path.stem]} and {path}. "
+                "A box set has one file a shard: rename one of them, or open them one by one."
+            )
+        first[path.stem] = path
+
+
+def _contents(folder: Path) -> str:
+    kinds = Counter(
+        "folders" if path.is_dir() else path.suffix or "files without extension"
+        for path in folder.iterdir()
+    )
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"

@@ -1,0 +1,96 @@
+"""What every source of images offers: samples in order, and images by position."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+
+class Sample(NamedTuple):
+    """One image as it is stored.
+
+    Attributes:
+        key: Stable name of the image in its source.
+        image: Encoded bytes, never decoded here.
+        label: Class index, ``None`` where unknown.
+        annotation: Raw JSON that lies beside the image, ``None`` where there is none.
+    """
+
+    key: str
+    image: bytes
+    label: int | None
+    annotation: bytes | None = None
+
+
+class ImageIndex(Protocol):
+    """Images by position, for map-style loading.
+
+    Pickles without image bytes and may be used from forked and spawned workers.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Keys in source order."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, shape ``(n,)``, -1 where unknown."""
+
+    @property
+    def shard_of(self) -> NDArray[np.int32]:
+        """Position in ``source.shards`` of each image's shard, shape ``(n,)``."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded bytes of image ``i``."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A set of images cut into named shards."""
+
+    @property
+    def kind(self) -> str:
+        """``tar``, ``folder``, ``parquet``, ``torchvision`` or ``scenes``."""
+
+    @property
+    def location(self) -> str:
+        """Where the images come from, for people."""
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Shard names in order; unique."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label, empty where unknown."""
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        """Yield the samples of one shard in stored order."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of names and sizes (not of contents) that survives a move."""
+
+    def index(self) -> ImageIndex:
+        """Return random access to all images; duplicate keys are refused."""
+
+
+def image_hash(image: bytes) -> int:
+    """Return the unsigned 64-bit xxh3 of encoded image bytes."""
+    return int(xxhash.xxh3_64_intdigest(image))
+
+
+def digest(kind: str, entries: Iterable[tuple[str, int]]) -> str:
+    """Hash (name, size) pairs in order into a fingerprint of 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps([kind, list(entries)]).encode()).hexdigest()
+
+
+def known_label(value: Any) -> int | None:
+    """Read a label as data sets store it: nothing or a negative number means unknown."""
+    return None if value is None or int(value) < 0 else int(value)
