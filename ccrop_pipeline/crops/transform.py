@@ -1,0 +1,145 @@
+"""ContrastiveCrop as a torchvision v2 transform, for anyone's training loop."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from ccrop_pipeline.crops.windows import UNIFORMS_PER_WINDOW, CropParams, sample_windows
+
+_DEFAULT_PARAMS: Final = CropParams()
+
+
+class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carries no types
+    """Crop a random window that minds the sample's box, and resize it.
+
+    Takes any structure a v2 transform takes (arguments, tuple, dict ...) with exactly one box in
+    it: a `tv_tensors.BoundingBoxes` of one row, not rotated, in any format, on the canvas of the
+    image. Images may be PIL images, tensors (..., C, H, W) or tv_tensors. The box comes out in the
+    frame of the crop, clamped. Randomness is torch's global generator.
+
+    Args:
+        size: height and width of the crop in pixels, or one number for both.
+        params: how windows are drawn.
+        interpolation: as in torchvision's resize.
+        antialias: as in torchvision's resize; it concerns tensors only.
+
+    Raises:
+        ValueError: when called, if the sample has no box or several, or its box has no area
+            inside the image or another canvas than the image. There is no silent full box.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        params: CropParams = _DEFAULT_PARAMS,
+        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+        antialias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.size = [size, size] if isinstance(size, int) else list(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"size must be one or two numbers of pixels, at least 1: {size}")
+        self.params = params
+        self.interpolation = interpolation
+        self.antialias = antialias
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the window for one sample: top, left, height, width."""
+        box = _only_box(flat_inputs)
+        _check_canvas(box, flat_inputs)
+        height, width = box.canvas_size
+        windows = sample_windows(
+            _corners(box) / (width, height, width, height),
+            np.array([[width, height]]),
+            torch.rand(1, UNIFORMS_PER_WINDOW, dtype=torch.float64, device="cpu").numpy(),
+            self.params,
+        )
+        return dict(zip(("top", "left", "height", "width"), windows[0].tolist(), strict=True))
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop and resize one part of the sample."""
+        return F.resized_crop(
+            inpt,
+            **params,
+            size=self.size,
+            interpolation=self.interpolation,
+            antialias=self.antialias,
+        )
+
+    def extra_repr(self) -> str:
+        """Show what `repr` prints between the parentheses."""
+        mode = self.interpolation.value
+        return f"size={self.size}, params={self.params}, interpolation={mode}"
+
+
+def as_bounding_box(box: Sequence[float], width: int, height: int) -> tv_tensors.BoundingBoxes:
+    """Turn a normalised box into what torchvision takes.
+
+    Args:
+        box: normalised x_min, y_min, x_max, y_max.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+
+    Returns:
+        One box in pixels, XYXY, float64: divided by the size again it is the float32 it came from.
+    """
+    x_min, y_min, x_max, y_max = (float(number) for number in box)
+    return tv_tensors.BoundingBoxes(
+        [[x_min * width, y_min * height, x_max * width, y_max * height]],
+        format="XYXY",
+        canvas_size=(height, width),
+        dtype=torch.float64,
+        device="cpu",
+    )
+
+
+def _only_box(flat_inputs: list[Any]) -> tv_tensors.BoundingBoxes:
+    boxes = [item for item in flat_inputs if isinstance(item, tv_tensors.BoundingBoxes)]
+    rows = sum(len(item) for item in boxes)
+    if rows != 1 or len(boxes) != 1:
+        raise ValueError(
+            f"ContrastiveCrop needs exactly one box in a sample and found {rows} in {len(boxes)} "
+            "BoundingBoxes; `as_bounding_box` makes one, (0, 0, 1, 1) stands for the whole image"
+        )
+    if boxes[0].shape[-1] != 4:
+        raise ValueError(f"ContrastiveCrop takes no rotated boxes, and got {boxes[0].format}")
+    return boxes[0]
+
+
+def _check_canvas(box: tv_tensors.BoundingBoxes, flat_inputs: list[Any]) -> None:
+    for item in flat_inputs:
+        # A plain tensor arrives here only if torchvision takes it for the image.
+        image_like = isinstance(
+            item, (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask)
+        )
+        if not image_like and type(item) is not torch.Tensor:
+            continue
+        height, width = F.get_size(item)
+        if (height, width) != tuple(box.canvas_size):
+            raise ValueError(
+                f"the image is {height} x {width} (height x width), the box's canvas_size "
+                f"{tuple(box.canvas_size)}: give the box the size of the image it comes with"
+            )
+
+
+def _corners(box: tv_tensors.BoundingBoxes) -> NDArray[np.float64]:
+    """Return (1, 4) pixels x_min, y_min, x_max, y_max, within the canvas."""
+    plain = box.as_subclass(torch.Tensor).to("cpu", torch.float64)
+    if box.format != tv_tensors.BoundingBoxFormat.XYXY:
+        plain = F.convert_bounding_box_format(
+            plain, old_format=box.format, new_format=tv_tensors.BoundingBoxFormat.XYXY
+        )
+    height, width = box.canvas_size
+    corners: NDArray[np.float64] = np.minimum(
+        np.maximum(plain.detach().numpy(), 0), (width, height, width, height)
+    )
+    if not (corners[:, :2] < corners[:, 2:]).all():
+        raise ValueError(f"box {plain.tolist()} (XYXY) has no area inside {height} x {width}")
+    return corners

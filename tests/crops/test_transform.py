@@ -1,0 +1,201 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from ccrop_pipeline.crops import (
+    UNIFORMS_PER_WINDOW,
+    ContrastiveCrop,
+    CropParams,
+    as_bounding_box,
+    sample_windows,
+)
+
+WIDTH, HEIGHT = 120, 90
+BOX = (0.2, 0.3, 0.6, 0.9)
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randint(0, 256, (3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator())
+
+
+def box() -> tv_tensors.BoundingBoxes:
+    return as_bounding_box(BOX, WIDTH, HEIGHT)
+
+
+def expected_window(seed: int, params: CropParams) -> list[int]:
+    torch.manual_seed(seed)
+    u = torch.rand(1, UNIFORMS_PER_WINDOW, dtype=torch.float64).numpy()
+    return sample_windows(np.array([BOX]), np.array([[WIDTH, HEIGHT]]), u, params)[0].tolist()
+
+
+@pytest.mark.parametrize("rule", ["official", "paper", "overlap"])
+def test_every_kind_of_image_gets_the_same_window(pixels, rule):
+    crop = ContrastiveCrop(32, CropParams(rule))
+    kinds = (F.to_pil_image(pixels), pixels, pixels.float() / 255, tv_tensors.Image(pixels))
+    for seed in range(20):
+        window = expected_window(seed, crop.params)
+        for image in kinds:
+            torch.manual_seed(seed)
+            view, _ = crop(image, box())
+            expected = F.resized_crop(image, *window, [32, 32], antialias=True)
+            assert type(view) is type(expected)
+            np.testing.assert_array_equal(np.asarray(view), np.asarray(expected))
+
+
+def test_size_interpolation_and_antialias_are_passed_on(pixels):
+    crop = ContrastiveCrop((20, 40), CropParams(), InterpolationMode.BICUBIC, antialias=False)
+    window = expected_window(3, crop.params)
+    torch.manual_seed(3)
+    view, _ = crop(pixels, box())
+    expected = F.resized_crop(pixels, *window, [20, 40], InterpolationMode.BICUBIC, antialias=False)
+    assert view.shape == (3, 20, 40)
+    assert torch.equal(view, expected)
+
+
+def test_the_box_follows_the_pixels():
+    # The box is the white rectangle; enlarging keeps its edges within a pixel of the box's.
+    image = torch.zeros(1, HEIGHT, WIDTH)
+    image[:, 27:81, 24:72] = 1
+    crop = ContrastiveCrop((4 * HEIGHT, 4 * WIDTH), interpolation=InterpolationMode.NEAREST)
+    partly_outside = 0
+    for seed in range(50):
+        torch.manual_seed(seed)
+        view, out = crop(image, box())
+        assert out.canvas_size == (4 * HEIGHT, 4 * WIDTH)
+        rows, columns = view[0].amax(dim=1).nonzero(), view[0].amax(dim=0).nonzero()
+        seen = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).flatten()
+        assert (out[0] - seen).abs().max() <= 1
+        partly_outside += bool((out[0][:2] == 0).any())
+    assert partly_outside > 5
+
+
+@pytest.mark.parametrize("fmt", ["XYXY", "XYWH", "CXCYWH"])
+def test_any_format_of_the_box(pixels, fmt):
+    given = F.convert_bounding_box_format(box(), new_format=tv_tensors.BoundingBoxFormat[fmt])
+    crop = ContrastiveCrop(32)
+    torch.manual_seed(5)
+    view, out = crop(pixels, given)
+    torch.manual_seed(5)
+    expected, expected_out = crop(pixels, box())
+    assert torch.equal(view, expected)
+    assert out.format.name == fmt
+    torch.testing.assert_close(
+        F.convert_bounding_box_format(out, new_format=tv_tensors.BoundingBoxFormat.XYXY),
+        expected_out,
+    )
+
+
+def test_any_structure_of_the_sample(pixels):
+    crop = ContrastiveCrop(32)
+    torch.manual_seed(1)
+    expected, _ = crop(pixels, box())
+    label = torch.tensor(7)
+    sample = {"image": tv_tensors.Image(pixels), "target": {"box": box(), "label": label}, "k": "a"}
+    torch.manual_seed(1)
+    out = crop(sample)
+    assert torch.equal(out["image"], expected)
+    assert out["target"]["label"] is label
+    assert out["k"] == "a"
+    torch.manual_seed(1)
+    batch = crop((torch.stack([pixels, pixels]), box(), 7))
+    assert torch.equal(batch[0], torch.stack([expected, expected]))
+    assert batch[2] == 7
+    torch.manual_seed(1)
+    mask, image = tv_tensors.Mask(pixels[0]), F.to_pil_image(pixels)
+    assert crop([image, mask, box()])[1].shape == (32, 32)
+
+
+def test_in_a_pipeline_of_v2_transforms(pixels):
+    chain = v2.Compose([v2.RandomHorizontalFlip(1.0), ContrastiveCrop(32), v2.Grayscale(3)])
+    view, out = chain(tv_tensors.Image(pixels), box())
+    assert view.shape == (3, 32, 32)
+    assert out.canvas_size == (32, 32)
+
+
+def test_pickled_it_crops_the_same(pixels):
+    crop = ContrastiveCrop(32, CropParams("paper", alpha=0.2))
+    again = pickle.loads(pickle.dumps(crop))
+    torch.manual_seed(2)
+    expected, _ = crop(pixels, box())
+    torch.manual_seed(2)
+    assert torch.equal(again(pixels, box())[0], expected)
+    assert "rule='paper'" in repr(again)
+
+
+def test_the_defaults_are_those_of_crop_params():
+    assert ContrastiveCrop(32).params == CropParams()
+
+
+def test_a_normalised_box_survives_the_way_through_pixels():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        edges = np.sort(rng.random((2, 2)).astype(np.float32), axis=0).reshape(4)
+        width, height = rng.integers(1, 6000, 2).tolist()
+        back = as_bounding_box(edges, width, height)[0] / torch.tensor([width, height] * 2)
+        assert back.to(torch.float32).tolist() == edges.tolist()
+
+
+def test_whole_pixel_boxes_are_taken(pixels):
+    given = tv_tensors.BoundingBoxes([[24, 27, 72, 81]], format="XYXY", canvas_size=(HEIGHT, WIDTH))
+    torch.manual_seed(1)
+    view, _ = ContrastiveCrop(32)(pixels, given)
+    torch.manual_seed(1)
+    assert torch.equal(view, ContrastiveCrop(32)(pixels, box())[0])
+
+
+def boxes_of(rows: list[list[float]], canvas: tuple[int, int] = (HEIGHT, WIDTH)):
+    return tv_tensors.BoundingBoxes(
+        torch.tensor(rows).reshape(-1, 4), format="XYXY", canvas_size=canvas
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((), "found 0 in 0"),
+        ((boxes_of([]),), "found 0 in 1"),
+        ((boxes_of([[0, 0, 9, 9], [1, 1, 5, 5]]),), "found 2 in 1"),
+        ((boxes_of([[0, 0, 9, 9]]), boxes_of([[1, 1, 5, 5]])), "found 2 in 2"),
+        ((boxes_of([]), boxes_of([[0, 0, 9, 9]])), "found 1 in 2"),
+        ((boxes_of([[0, 0, 9, 9]], (WIDTH, HEIGHT)),), "canvas_size"),
+        ((boxes_of([[5, 5, 5, 9]]),), "no area"),
+        ((boxes_of([[500, 0, 600, 9]]),), "no area"),
+        ((boxes_of([[0, 0, float("nan"), 9]]),), "no area"),
+    ],
+)
+def test_samples_that_are_refused(pixels, given, message):
+    for image in (pixels, F.to_pil_image(pixels)):
+        with pytest.raises(ValueError, match=message):
+            ContrastiveCrop(32)((image, *given))
+
+
+@pytest.mark.skipif(
+    not hasattr(tv_tensors.BoundingBoxFormat, "XYWHR"), reason="torchvision has no rotated boxes"
+)
+def test_rotated_boxes_are_refused(pixels):
+    given = tv_tensors.BoundingBoxes(
+        [[9.0, 9.0, 5.0, 5.0, 30.0]], format="XYWHR", canvas_size=(HEIGHT, WIDTH)
+    )
+    with pytest.raises(ValueError, match="rotated"):
+        ContrastiveCrop(32)(pixels, given)
+
+
+@pytest.mark.parametrize("size", [0, (32,), (32, 0), (1, 2, 3)])
+def test_wrong_sizes(size):
+    with pytest.raises(ValueError, match="size"):
+        ContrastiveCrop(size)
+
+
+def test_the_image_is_not_changed(pixels):
+    image, before = Image.fromarray(pixels.permute(1, 2, 0).numpy()), pixels.clone()
+    ContrastiveCrop(32)(image, box())
+    ContrastiveCrop(32)(pixels, box())
+    assert torch.equal(F.pil_to_tensor(image), before)
+    assert torch.equal(pixels, before)
