@@ -1,0 +1,110 @@
+"""The networks that can be asked for by name."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from torch import Tensor, nn
+
+from ccrop_pipeline.errors import CcropError
+
+_CIFAR = "-cifar"
+_SMALL_WIDTHS = (16, 32, 64, 128)
+
+
+class Backbone(nn.Module):
+    """A chain of named stages from images to pooled features.
+
+    The stages are direct children, so the state dict of a ResNet has torchvision's own keys
+    (without ``fc``) and an exported checkpoint loads into torchvision as it is.
+
+    Args:
+        name: Name it was built by.
+        stages: Modules to run one after the other, by name; the last returns ``(B, feature_dim)``.
+        feature_dim: Number of features an image.
+        layer: Name of the stage that yields the last feature map, after its last ReLU.
+    """
+
+    def __init__(
+        self, name: str, stages: Mapping[str, nn.Module], feature_dim: int, layer: str
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.feature_dim = feature_dim
+        self.layer = layer
+        for stage_name, stage in stages.items():
+            self.add_module(stage_name, stage)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features ``(B, feature_dim)`` of normalised images ``(B, 3, H, W)``."""
+        features = images
+        for stage in self.children():
+            features = stage(features)
+        return features
+
+
+def build_backbone(name: str) -> Backbone:
+    """Build a backbone with fresh random weights.
+
+    Args:
+        name: ``small`` (for demonstrations: 0.3 million parameters, images of 32 to 96 pixels),
+            a ResNet of torchvision (``resnet18``, ``wide_resnet50_2``, ...), or one of these with
+            ``-cifar`` behind it: first convolution 3x3 with stride 1 and no max-pooling, as in
+            appendix B.9 of SimCLR (arXiv:2002.05709).
+
+    Raises:
+        CcropError: There is no backbone of that name.
+    """
+    if name == "small":
+        return _small()
+    names = backbone_names()
+    if name not in names:
+        close = get_close_matches(name, names, n=3)
+        advice = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(names)}."
+        raise CcropError(f"There is no backbone named {name!r}. {advice}")
+    return _resnet(name)
+
+
+def backbone_names() -> list[str]:
+    """Every name that `build_backbone` knows."""
+    from torchvision import models  # seconds to import, and nothing else here needs it
+
+    resnets: list[str] = models.list_models(
+        module=models, include=["resnet*", "resnext*", "wide_resnet*"]
+    )
+    return ["small", *resnets, *(resnet + _CIFAR for resnet in resnets)]
+
+
+def _resnet(name: str) -> Backbone:
+    from torchvision import models
+
+    stages = dict(models.get_model(name.removesuffix(_CIFAR), weights=None).named_children())
+    feature_dim: int = stages.pop("fc").in_features
+    if name.endswith(_CIFAR):
+        stages["conv1"] = _conv3x3(3, stages["conv1"].out_channels, stride=1)
+        del stages["maxpool"]
+    stages["flatten"] = nn.Flatten()
+    return Backbone(name, stages, feature_dim, layer="layer4")
+
+
+def _small() -> Backbone:
+    stages: dict[str, nn.Module] = {}
+    width_in = 3
+    for number, width in enumerate(_SMALL_WIDTHS, start=1):
+        stages[f"layer{number}"] = nn.Sequential(
+            *_conv_bn_relu(width_in, width, stride=1 if number == 1 else 2),
+            *_conv_bn_relu(width, width, stride=1),
+        )
+        width_in = width
+    stages |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return Backbone("small", stages, feature_dim=width_in, layer="layer4")
+
+
+def _conv_bn_relu(width_in: int, width: int, stride: int) -> tuple[nn.Module, ...]:
+    return _conv3x3(width_in, width, stride), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+
+
+def _conv3x3(width_in: int, width: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+    # What torchvision's ResNets start from, so that the exchanged first layer is no exception.
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
