@@ -1,0 +1,158 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_backbone
+from ccrop_pipeline.sources import Sample, Scenes, image_hash, open_source, pack
+
+SETTINGS = ComputeSettings(batch_size=7)
+
+
+def encoder(seed=0, size=32):
+    torch.manual_seed(seed)
+    backbone = build_backbone("small")
+    return Encoder(backbone, backbone.layer, size, name="small", epoch=3)
+
+
+@pytest.fixture
+def source(tmp_path):
+    pack(Scenes(30, size=48), tmp_path / "tars", max_images=10)
+    return open_source(tmp_path / "tars")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def plain_box(image: bytes, module: torch.nn.Module, threshold: float, size: int):
+    """The paper's rule for one image, with Pillow, torch and loops."""
+    pixels = Image.open(io.BytesIO(image)).convert("RGB").resize((size, size), Image.BILINEAR)
+    tensor = torch.from_numpy(np.asarray(pixels).copy()).permute(2, 0, 1).float() / 255
+    tensor = (tensor - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(
+        3, 1, 1
+    )
+    kept = []
+    handle = module.layer4.register_forward_hook(lambda _m, _i, out: kept.append(out))
+    with torch.no_grad():
+        module.eval()(tensor[None])
+    handle.remove()
+    heat = kept[0][0].sum(0)
+    heat = ((heat - heat.min()) / (heat.max() - heat.min())).half()
+    full = torch.nn.functional.interpolate(heat[None, None].double(), (size, size), mode="bilinear")
+    cells = [(y, x) for y in range(size) for x in range(size) if full[0, 0, y, x] > threshold]
+    rows, columns = [y for y, _ in cells], [x for _, x in cells]
+    return [min(columns), min(rows), max(columns) + 1, max(rows) + 1], heat
+
+
+def test_boxes_are_those_of_the_papers_rule(source, tmp_path):
+    ours = encoder()
+    box_set = compute_boxes(source, ours, tmp_path / "boxes", SETTINGS)
+    for shard in source.shards:
+        table = box_set.read(shard)
+        samples = list(source.read(shard))
+        assert table.keys == [sample.key for sample in samples]
+        assert table.image_hash.tolist() == [image_hash(sample.image) for sample in samples]
+        assert (table.sizes == 48).all()
+        assert (table.status == OK).all()
+        for row, sample in enumerate(samples):
+            box, heat = plain_box(sample.image, ours.module, 0.1, 32)
+            np.testing.assert_allclose(table.heatmaps[row], heat, atol=2e-3)
+            # One cell of slack: batched convolutions round differently from single ones.
+            np.testing.assert_allclose(table.boxes[row] * 32, box, atol=1.0)
+
+
+def test_a_stopped_run_is_taken_up_and_ends_with_the_same_bytes(source, tmp_path):
+    whole = compute_boxes(source, encoder(), tmp_path / "whole", SETTINGS).folder
+    part = tmp_path / "part"
+    compute_boxes(source, encoder(), part, SETTINGS)
+    (part / "manifest.json").unlink()
+    (part / f"{source.shards[1]}.parquet").unlink()
+    kept = part / f"{source.shards[0]}.parquet"
+    os.utime(kept, (1, 1))
+    reported = []
+    compute_boxes(source, encoder(), part, SETTINGS, lambda *report: reported.append(report))
+    assert contents(part) == contents(whole)
+    assert kept.stat().st_mtime == 1
+    assert {shard for shard, _ in reported} == {source.shards[1]}
+    assert sum(images for _, images in reported) == 10
+
+
+def test_a_complete_set_is_left_as_it_is(source, tmp_path):
+    compute_boxes(source, encoder(), tmp_path / "boxes", SETTINGS)
+    before = contents(tmp_path / "boxes")
+    reported = []
+    compute_boxes(
+        source, encoder(), tmp_path / "boxes", SETTINGS, lambda *report: reported.append(report)
+    )
+    assert (contents(tmp_path / "boxes"), reported) == (before, [])
+
+
+@pytest.mark.parametrize("other", ["weights", "threshold", "input size", "source"])
+def test_boxes_of_something_else_are_refused_and_untouched(source, tmp_path, other):
+    compute_boxes(source, encoder(), tmp_path / "boxes", SETTINGS)
+    before = contents(tmp_path / "boxes")
+    changed = encoder(seed=int(other == "weights"), size=40 if other == "input size" else 32)
+    settings = ComputeSettings(threshold=0.2 if other == "threshold" else 0.1)
+    if other == "source":
+        pack(Scenes(29, size=48), tmp_path / "more", max_images=10)
+        source = open_source(tmp_path / "more")
+    with pytest.raises(CcropError, match="boxes"):
+        compute_boxes(source, changed, tmp_path / "boxes", settings)
+    assert contents(tmp_path / "boxes") == before
+
+
+def test_overwrite_replaces_a_box_set_and_nothing_else(source, tmp_path):
+    folder = tmp_path / "boxes"
+    compute_boxes(source, encoder(), folder, SETTINGS)
+    box_set = compute_boxes(source, encoder(seed=1), folder, SETTINGS, overwrite=True)
+    assert validate(box_set.folder) == []
+    (folder / "thesis.tex").write_text("precious")
+    with pytest.raises(CcropError, match=r"thesis\.tex"):
+        compute_boxes(source, encoder(), folder, SETTINGS, overwrite=True)
+    assert (folder / "thesis.tex").read_text() == "precious"
+
+
+def test_unreadable_and_blank_images_get_the_full_box(tmp_path):
+    good = next(Scenes(1, size=48).read("train-000000")).image
+    samples = [Sample("bad", b"\xff\xd8broken", None), Sample("good", good, None)]
+    pack(samples, tmp_path / "tars")
+    blank = encoder()
+    for weight in blank.module.parameters():
+        weight.data.zero_()
+    source = open_source(tmp_path / "tars")
+    table = compute_boxes(source, blank, tmp_path / "blank", SETTINGS).read("data-000000")
+    assert table.status.tolist() == [UNREADABLE, EMPTY]
+    assert table.boxes.tolist() == [[0, 0, 1, 1]] * 2
+    assert table.sizes.tolist() == [[0, 0], [48, 48]]
+    table = compute_boxes(source, encoder(), tmp_path / "boxes", SETTINGS).read("data-000000")
+    assert table.status.tolist() == [UNREADABLE, OK]
+
+
+@pytest.mark.parametrize("form", ["parquet", "webdataset"])
+def test_both_forms_hold_the_same_boxes_with_heatmaps_or_without(source, tmp_path, form):
+    reference = compute_boxes(source, encoder(), tmp_path / "reference", SETTINGS)
+    settings = ComputeSettings(batch_size=7, heatmaps=False, form=form)
+    box_set = compute_boxes(source, encoder(), tmp_path / "boxes", settings)
+    for (_, ours), (_, theirs) in zip(box_set.tables(), reference.tables(), strict=True):
+        assert ours.heatmaps is None
+        assert np.array_equal(ours.boxes, theirs.boxes)
+    assert BoxSet.open(tmp_path / "boxes").manifest.form == form
+
+
+def test_a_key_that_stands_twice_is_refused_before_anything_is_computed(tmp_path):
+    image = next(Scenes(1, size=48).read("train-000000")).image
+    (tmp_path / "tars").mkdir()
+    for part in "ab":
+        pack([Sample("same", image, None)], tmp_path / part, prefix=part)
+        (tmp_path / part / f"{part}-000000.tar").rename(tmp_path / "tars" / f"{part}.tar")
+    with pytest.raises(CcropError, match="same"):
+        compute_boxes(open_source(tmp_path / "tars"), encoder(), tmp_path / "boxes", SETTINGS)
+    assert not (tmp_path / "boxes").exists()
