@@ -86,9 +86,8 @@ def test_shares_of_flipped_grey_and_untouched_views_are_those_asked_for():
     made = make_batch(ramp, hash_keys(keys), np.zeros(4000, np.int64))
     settings = AugmentSettings(jitter_p=0.0, grayscale_p=0.3, flip_p=0.25)
     views = Augment(settings, 0, CPU)(made, 0)[0]
-    views = views * torch.tensor(IMAGENET_STD).view(3, 1, 1) + torch.tensor(IMAGENET_MEAN).view(
-        3, 1, 1
-    )
+    mean, std = (torch.tensor(channels).view(3, 1, 1) for channels in (IMAGENET_MEAN, IMAGENET_STD))
+    views = views * std + mean
     grey = (views[:, 0] - views[:, 1]).abs().amax((1, 2)) < 1e-4
     flipped = views[:, 0, 0, 0] > views[:, 0, 0, 3]
     # Five standard deviations of a share of 4000 draws.
