@@ -1,0 +1,45 @@
+"""What a run tells whoever watches it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ccrop_pipeline.train.plan import RefreshStage, Stage
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One training step.
+
+    Attributes:
+        epoch: Epoch, counted from 0.
+        step: Steps done in this epoch.
+        steps: Steps an epoch.
+        images: Images of the step.
+        waited: Seconds that the step waited for its data.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    images: int
+    waited: float
+
+
+class Observer:
+    """Hears of everything and says nothing; a progress display overrides what it shows."""
+
+    def stage(self, stage: Stage) -> None:
+        """A stage begins, or is taken up again."""
+
+    def step(self, report: StepReport) -> None:
+        """A training step is done."""
+
+    def epoch_done(self, record: Mapping[str, Any]) -> None:
+        """An epoch is trained and saved; `record` is what was written to the metrics."""
+
+    def images_located(self, shard: str, images: int) -> None:
+        """A refresh has computed the boxes of some more images of a shard."""
+
+    def refreshed(self, stage: RefreshStage, seconds: float) -> None:
+        """A box set is complete."""

@@ -1,0 +1,213 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from ccrop_pipeline.boxset import BoxSet, validate
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
+from ccrop_pipeline.train import (
+    Inputs,
+    Machine,
+    Observer,
+    RefreshStage,
+    Trainer,
+    load_checkpoint,
+    load_recipe,
+)
+from ccrop_pipeline.train.run import Run
+
+SETTINGS = [
+    "image_size=32",
+    "epochs=4",
+    "batch_size=16",
+    "method.queue_size=32",
+    "boxes.refresh_at=[0.5]",
+    "optimizer.lr_warmup_epochs=0",
+    "probe.every=2",
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tars"
+    pack(Scenes(48, size=32), folder, max_images=10)
+    return open_source(folder)
+
+
+def recipe(*settings):
+    return load_recipe("demo", [*SETTINGS, *settings])
+
+
+def trained(source, folder, *settings, observer=None, workers=0, boxes=None, overwrite=False):
+    machine = Machine(workers=workers)
+    inputs = Inputs(source, boxes)
+    observer = observer or Observer()
+    trainer = Trainer(inputs, folder, recipe(*settings), machine, observer, overwrite)
+    trainer.train()
+    return trainer
+
+
+def results(folder: Path):
+    """All that must not depend on kills: weights, optimizer, boxes, and metrics but for times."""
+    checkpoint = load_checkpoint(folder)
+    boxes = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted((folder / "boxes").glob("*/*"))
+        if path.is_file()
+    }
+    timeless = [
+        {name: record.get(name) for name in ("epoch", "boxes", "loss", "lr", "knn")}
+        for record in Run(folder).metrics()
+    ]
+    return checkpoint.epoch, checkpoint.method, checkpoint.optimizer, boxes, timeless
+
+
+def assert_same(first: Path, second: Path):
+    one, two = results(first), results(second)
+    assert one[0] == two[0]
+    assert one[1].keys() == two[1].keys()
+    for name in one[1]:
+        assert torch.equal(one[1][name], two[1][name]), name
+    for a, b in zip(one[2]["state"].values(), two[2]["state"].values(), strict=True):
+        assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+    assert one[3:] == two[3:]
+
+
+class KillAt(Observer):
+    """Kills its own process, with no chance to clean up, at the n-th event of a kind."""
+
+    def __init__(self, event, count):
+        self.event, self.left = event, count
+
+    def _count(self, event):
+        if event == self.event:
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def stage(self, stage):
+        self._count("refresh begins" if isinstance(stage, RefreshStage) else "stage begins")
+
+    def step(self, report):
+        self._count("step")
+
+    def epoch_done(self, record):
+        self._count("epoch")
+
+    def images_located(self, shard, images):
+        self._count("located")
+
+    def refreshed(self, stage, seconds):
+        self._count("refreshed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "undisturbed"
+    trained(source, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("event", "count"),
+    [
+        ("stage begins", 1),
+        ("step", 5),  # warm-up, second epoch of three steps
+        ("epoch", 2),
+        ("refresh begins", 1),
+        ("located", 1),
+        ("located", 3),
+        ("refreshed", 1),
+        ("stage begins", 2),
+        ("step", 8),  # training from boxes
+        ("epoch", 4),
+    ],
+)
+def test_a_killed_run_ends_as_if_it_had_never_been_killed(
+    source, undisturbed, tmp_path, event, count
+):
+    folder = tmp_path / "run"
+    child = multiprocessing.get_context("fork").Process(
+        target=trained, args=(source, folder), kwargs={"observer": KillAt(event, count)}
+    )
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    trained(source, folder)
+    assert_same(folder, undisturbed)
+
+
+def test_loader_processes_change_nothing(source, undisturbed, tmp_path):
+    trained(source, tmp_path / "run", workers=2)
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_run_leaves_what_it_promises(source, undisturbed):
+    run = undisturbed
+    assert validate(run / "boxes/epoch-0002") == []
+    assert load_checkpoint(run / "checkpoints/epoch-0002.pt").epoch == 2
+    metrics = Run(run).metrics()
+    assert [record["epoch"] for record in metrics] == [1, 2, 3, 4]
+    assert [record["boxes"] for record in metrics] == [None, None, *["boxes/epoch-0002"] * 2]
+    assert ["knn" in record for record in metrics] == [False, True, False, True]
+    assert all(0 <= record["data_wait"] <= 1 < record["images_per_s"] for record in metrics)
+
+
+def test_boxes_of_a_refresh_are_those_of_the_checkpoint_before_it(source, undisturbed, tmp_path):
+    encoder = load_checkpoint(undisturbed / "checkpoints/epoch-0002.pt").encoder()
+    again = compute_boxes(source, encoder, tmp_path / "boxes", ComputeSettings(0.1))
+    made = BoxSet.open(undisturbed / "boxes/epoch-0002")
+    assert again.manifest == made.manifest
+
+
+def test_another_seed_gives_other_weights(source, undisturbed, tmp_path):
+    trained(source, tmp_path / "run", "seed=1", "epochs=1", "boxes.refresh_at=[]")
+    other, first = load_checkpoint(tmp_path / "run"), load_checkpoint(undisturbed)
+    assert any(not torch.equal(other.method[key], first.method[key]) for key in first.method)
+
+
+def test_given_boxes_are_used_from_the_start_and_refreshed_on_demand(source, undisturbed, tmp_path):
+    given = undisturbed / "boxes/epoch-0002"
+    plain = trained(source, tmp_path / "a", "epochs=2", boxes=given)
+    assert [record["boxes"] for record in plain.run.metrics()] == [str(given)] * 2
+    assert not (tmp_path / "a/boxes").exists()
+    again = trained(source, tmp_path / "b", "epochs=2", "boxes.refresh_every=1", boxes=given)
+    used = [record["boxes"] for record in again.run.metrics()]
+    assert used == [str(given), "boxes/epoch-0001"]
+    assert validate(tmp_path / "b/boxes/epoch-0001") == []
+
+
+def test_a_run_with_other_settings_is_refused_until_overwritten(source, tmp_path):
+    short = ("epochs=1", "boxes.refresh_at=[]")
+    trained(source, tmp_path / "run", *short)
+    with pytest.raises(CcropError, match=r"optimizer\.lr: .* -> 0\.5"):
+        trained(source, tmp_path / "run", *short, "optimizer.lr=0.5")
+    trainer = trained(source, tmp_path / "run", *short, "optimizer.lr=0.5", overwrite=True)
+    assert trainer.run.metrics()[0]["lr"] < 0.5
+
+
+def test_a_diverged_loss_ends_the_run_with_the_epoch_and_a_remedy(source, tmp_path):
+    with pytest.raises(CcropError, match=r"epoch 1 is nan.*optimizer\.lr"):
+        trained(source, tmp_path / "run", "epochs=1", "boxes.refresh_at=[]", "optimizer.lr=1e30")
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+def test_a_source_smaller_than_a_batch_is_refused_and_leaves_no_run(source, tmp_path):
+    with pytest.raises(CcropError, match=r"48 images.*batch of 64"):
+        trained(source, tmp_path / "run", "batch_size=64")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
+    samples = list(Scenes(16, size=32).read("train-000000"))
+    samples[3] = Sample(samples[3].key, b"no image", 0)
+    pack(samples, tmp_path / "tars")
+    with pytest.warns(RuntimeWarning, match=samples[3].key):
+        trainer = trained(open_source(tmp_path / "tars"), tmp_path / "run", "epochs=2")
+    assert [record["unreadable"] for record in trainer.run.metrics()] == [1, 1]
+    assert BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.counts["unreadable"] == 1
