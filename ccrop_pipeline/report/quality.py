@@ -1,0 +1,79 @@
+"""How well boxes fit true ones, where a source has true ones."""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ccrop_pipeline.boxset import FULL_BOX, BoxSet
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.sources import Source, true_boxes
+
+CENTRE_70 = (0.15, 0.15, 0.85, 0.85)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Fit of boxes to true boxes over some images.
+
+    Attributes:
+        images: Number of images with a true box.
+        found: Share of them whose box has an IoU of at least 0.5 with any of their true boxes.
+        whole_image: The same share if every box were the whole image.
+        centre: The same share if every box were the central 70 % of each side.
+        mean_iou: Mean of the best IoU of each box with a true box.
+    """
+
+    images: int
+    found: float
+    whole_image: float
+    centre: float
+    mean_iou: float
+
+
+def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
+    """Compares a box set with the true boxes of its source.
+
+    Args:
+        box_set: Boxes to judge.
+        source: Images whose annotations hold true boxes.
+
+    Returns:
+        Quality for each ``source`` that annotations name (data sets that were put together) in
+        alphabetical order.
+
+    Raises:
+        CcropError: When no image of the source has a true box, or one has no box in the set.
+    """
+    rows = defaultdict(list)
+    for shard in source.shards:
+        table = box_set.read(shard)
+        by_key = dict(zip(table.keys, table.boxes, strict=True))
+        for sample in source.read(shard):
+            truth = true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4))
+            if not len(truth):
+                continue
+            if sample.key not in by_key:
+                raise CcropError(f"image {sample.key!r} has no box in {box_set.folder}")
+            group = str(json.loads(sample.annotation or b"{}").get("source", "all"))
+            candidates = (by_key[sample.key], FULL_BOX, CENTRE_70)
+            rows[group].append([iou(box, truth).max() for box in candidates])
+    if not rows:
+        raise CcropError(f"no image of {source.location} comes with true boxes")
+    return {group: _summary(np.array(best)) for group, best in sorted(rows.items())}
+
+
+def iou(box: ArrayLike, others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of one box (4,) with others (m, 4), as (m,)."""
+    box = np.asarray(box, np.float64)
+    shared = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    intersection = shared.clip(0).prod(1)
+    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - intersection
+    return np.asarray(intersection / union)
+
+
+def _summary(best: NDArray[np.float64]) -> Quality:
+    found, whole, centre = (best >= 0.5).mean(0)
+    return Quality(len(best), float(found), float(whole), float(centre), float(best[:, 0].mean()))
