@@ -1,0 +1,1 @@
+"""The `ccrop` command: one file a command; click and rich are used here and nowhere else."""

@@ -1,0 +1,44 @@
+"""`ccrop boxes validate`."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("validate")
+@click.argument("boxes", type=click.Path(path_type=Path))
+@click.argument("source", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def validate(boxes: Path, source: str | None, as_json: bool) -> None:
+    """Check the box set BOXES against the rules of the format and, if given, against SOURCE.
+
+    All problems are printed, each with the id of its rule in docs/format.md; the exit status is
+    1 if there are any.
+
+    \b
+    Example:
+      ccrop boxes validate boxes/first data/photos
+    """
+    from ccrop_pipeline.boxset import SourceImage
+    from ccrop_pipeline.boxset import validate as find_problems
+    from ccrop_pipeline.sources import image_hash
+
+    from .opening import open_any
+
+    images = None
+    if source is not None:
+        opened = open_any(source)
+        images = (
+            SourceImage(shard, sample.key, image_hash(sample.image))
+            for shard in opened.shards
+            for sample in opened.read(shard)
+        )
+    problems = find_problems(boxes, images)
+    if as_json:
+        click.echo(json.dumps([problem._asdict() for problem in problems]))
+    else:
+        for problem in problems:
+            click.echo(f"{problem.rule}  {problem.where}: {problem.message}")
+        click.echo(f"{boxes}: {len(problems)} problems" if problems else f"{boxes}: valid")
+    raise SystemExit(bool(problems))

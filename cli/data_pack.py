@@ -1,0 +1,75 @@
+"""`ccrop data pack`."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import click
+
+
+@click.command("pack")
+@click.argument("source")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--prefix", default="data", show_default=True, help="Start of the shard names.")
+@click.option(
+    "--max-images",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Most images a shard.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Split of a torchvision data set.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("~/.cache/ccrop"),
+    show_default=True,
+    help="Where torchvision keeps its data sets.",
+)
+@click.option("--no-download", is_flag=True, help="Do not download a torchvision data set.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def pack(
+    source: str,
+    out: Path,
+    prefix: str,
+    max_images: int,
+    split: Literal["train", "test"],
+    root: Path,
+    no_download: bool,
+    as_json: bool,
+) -> None:
+    """Copy the images of SOURCE into tar shards in the new folder OUT.
+
+    SOURCE is an image folder, Parquet in the Hugging Face image layout, tar shards, or the name
+    of a torchvision data set (cifar10, stl10, ...). Image bytes, labels, order and JSON
+    annotations are kept.
+
+    \b
+    Example:
+      ccrop data pack photos data/photos
+    """
+    from ccrop_pipeline.sources import pack as pack_source
+
+    from .opening import open_any
+    from .progress import counter
+
+    opened = open_any(source, split=split, root=root.expanduser(), download=not no_download)
+    with counter("packing") as advance:
+        summary = pack_source(
+            opened,
+            out,
+            prefix=prefix,
+            max_images=max_images,
+            on_shard=lambda _shard, images: advance(images),
+        )
+    if as_json:
+        result = {"out": str(out), "shards": list(summary.shards), "images": summary.images}
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"{summary.images:,} images in {len(summary.shards)} shards in {out}")

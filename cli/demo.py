@@ -1,0 +1,142 @@
+"""`ccrop demo`."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.report import Quality
+    from ccrop_pipeline.sources import Source
+    from ccrop_pipeline.train import Recipe
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much the demo does.
+
+    Args:
+        train: Scenes to train on.
+        test: Scenes to probe on.
+        overrides: Settings of the demo recipe to change.
+    """
+
+    train: int = 3000
+    test: int = 1000
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        seconds: By stage, in the order they ran.
+        knn: Accuracy of each run by its name.
+        boxes: Path of the newest box set.
+        quality: Fit of those boxes to the true ones.
+    """
+
+    boxes: Path
+    quality: "Quality"
+    seconds: dict[str, float] = field(default_factory=dict)
+    knn: dict[str, float] = field(default_factory=dict)
+
+
+@click.command("demo")
+@click.argument("out", type=click.Path(path_type=Path), default=Path("demo"))
+def demo(out: Path) -> None:
+    """Run the whole pipeline on generated images, in the folder OUT (default: demo).
+
+    Trains twice for the same number of epochs, once with boxes and once with random crops only.
+    A few minutes on two cores. A demo that was stopped is taken up by the same command.
+
+    \b
+    Example:
+      ccrop demo
+    """
+    result = run_demo(out, DemoSize())
+    _print_tables(result)
+    click.echo(f"\ncontact sheet  {out / 'contact_sheet.png'}")
+    click.echo(f"run            {out / 'run'}")
+    click.echo(f"box set        {result.boxes}")
+    click.echo(f"\nnext: ccrop boxes info {result.boxes}")
+
+
+def run_demo(out: Path, size: DemoSize) -> DemoResult:
+    """Makes scenes, trains with boxes and without, and draws the contact sheet."""
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.report import box_quality, contact_sheet
+    from ccrop_pipeline.train import RefreshStage, load_recipe, make_plan
+
+    seconds: dict[str, float] = {}
+    with _clock(seconds, "make images"):
+        train = _scenes(out / "data" / "train", size.train)
+        test = _scenes(out / "data" / "test", size.test)
+    recipe = load_recipe("demo", size.overrides)
+    random_only = load_recipe("demo", [*size.overrides, "boxes.refresh_at=[]"])
+    knn = {
+        "boxes": _train(train, test, out / "run", recipe, seconds),
+        "random crops": _train(train, test, out / "run-random", random_only, seconds),
+    }
+    refreshes = [stage for stage in make_plan(recipe) if isinstance(stage, RefreshStage)]
+    boxes = out / "run" / refreshes[-1].boxes
+    box_set = BoxSet.open(boxes)
+    contact_sheet(box_set, train, recipe.crop).save(out / "contact_sheet.png")
+    return DemoResult(boxes, box_quality(box_set, train)["scenes"], seconds, knn)
+
+
+def _scenes(folder: Path, count: int) -> "Source":
+    from ccrop_pipeline.sources import Scenes, open_source, pack
+
+    if not folder.exists():
+        pack(Scenes(count, split=folder.name), folder, prefix=folder.name, max_images=1000)
+    return open_source(folder)
+
+
+def _train(
+    train: "Source", test: "Source", run: Path, recipe: "Recipe", seconds: dict[str, float]
+) -> float:
+    from ccrop_pipeline.train import Inputs, Machine, Trainer
+
+    from .train_progress import StageClock
+
+    progress = StageClock(recipe.epochs, len(train.index()), run.name, seconds)
+    machine = Machine(threads=os.cpu_count() or 1)
+    trainer = Trainer(Inputs(train, test_source=test), run, recipe, machine, progress)
+    with progress:
+        trainer.train()
+    return float(trainer.run.metrics()[-1]["knn"])
+
+
+@contextmanager
+def _clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+def _print_tables(result: DemoResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    quality = result.quality
+    boxes = Table("boxes", "IoU with the true box ≥ 0.5", title=f"{quality.images:,} images")
+    boxes.add_row("found", f"{quality.found:.1%}")
+    boxes.add_row("whole image", f"{quality.whole_image:.1%}")
+    boxes.add_row("central 70 %", f"{quality.centre:.1%}")
+    runs = Table("training", "kNN accuracy", title="same images, same epochs, one seed")
+    for name, accuracy in result.knn.items():
+        runs.add_row(name, f"{accuracy:.1%}")
+    times = Table("stage", "seconds")
+    for name, taken in result.seconds.items():
+        times.add_row(name, f"{taken:.1f}")
+    times.add_row("total", f"{sum(result.seconds.values()):.1f}", style="bold")
+    console = Console()
+    for table in (boxes, runs, times):
+        console.print(table)

@@ -1,0 +1,68 @@
+"""The root of the command line, and how errors reach people."""
+
+from typing import Any
+
+import click
+
+from ccrop_pipeline import __version__
+from ccrop_pipeline.errors import CcropError
+
+from .boxes_compute import compute
+from .boxes_info import info
+from .boxes_validate import validate
+from .data_pack import pack
+from .demo import demo
+from .probe import probe
+from .train import train
+
+
+class _Root(click.Group):
+    """A group that shows errors meant for people as one message, with exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CcropError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ccrop")
+def cli() -> None:
+    """ContrastiveCrop as a pipeline: boxes are data, computed offline and kept in files.
+
+    A usual order: pack images, train with random crops and refreshed boxes, or compute boxes
+    once and reuse them.
+
+    \b
+    Example:
+      ccrop demo
+    """
+
+
+@click.group("data")
+def data() -> None:
+    """Bring images into tar shards.
+
+    \b
+    Example:
+      ccrop data pack photos data/photos
+    """
+
+
+@click.group("boxes")
+def boxes() -> None:
+    """Compute, inspect and check box sets.
+
+    \b
+    Example:
+      ccrop boxes info boxes/first
+    """
+
+
+data.add_command(pack)
+boxes.add_command(compute)
+boxes.add_command(info)
+boxes.add_command(validate)
+for command in (demo, data, train, boxes, probe):
+    cli.add_command(command)

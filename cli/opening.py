@@ -1,0 +1,41 @@
+"""From what stands on the command line to sources and devices."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ccrop_pipeline.errors import CcropError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ccrop_pipeline.sources import Source
+
+Split = Literal["train", "test"]
+CACHE = Path("~/.cache/ccrop")
+
+
+def open_any(
+    spec: str, split: Split = "train", root: Path | None = None, download: bool = True
+) -> "Source":
+    """Opens a path or pattern, or else a torchvision data set of that name."""
+    from ccrop_pipeline.sources import open_source, open_torchvision
+
+    looks_like_a_path = any(mark in spec for mark in "/\\.*{?")
+    if looks_like_a_path or Path(spec).exists():
+        return open_source(spec)
+    return open_torchvision(spec, (root or CACHE).expanduser(), split, download)
+
+
+def open_device(name: str) -> "torch.device":
+    """A torch device by name; "auto" is the GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise CcropError(f"device {name!r} cannot be used here: {reason}") from error
+    return device

@@ -1,0 +1,40 @@
+"""Progress on stderr: a live line on a terminal, silence elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def bar() -> Progress:
+    """A bar with counts, time left and a free text; it vanishes when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def counter(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Shows a count of images and images/s; yields the function that adds to it."""
+    started, done = time.perf_counter(), 0
+    with bar() as shown:
+        task = shown.add_task(description, total=total, note="")
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            rate = done / (time.perf_counter() - started)
+            shown.update(task, advance=images, note=f"{rate:,.0f} images/s")
+
+        yield advance

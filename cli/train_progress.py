@@ -1,0 +1,136 @@
+"""What a person sees of a run: a line for each stage and epoch, a live bar within an epoch."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.progress import TaskID
+
+from ccrop_pipeline.train import Observer, RefreshStage, Stage, StepReport, describe
+
+from .progress import bar, console
+
+
+class TrainProgress(Observer):
+    """Shows a run on stderr.
+
+    Args:
+        epochs: Epochs of the run.
+        images: Images of its source.
+        prefix: Put before each line, to tell runs apart.
+    """
+
+    def __init__(self, epochs: int, images: int, prefix: str = "") -> None:
+        self._epochs, self._images, self._prefix = epochs, images, prefix
+        self._bar = bar()
+        self._task: TaskID | None = None
+        self._started = 0.0
+        self._waited = 0.0
+        self._done = 0
+
+    def __enter__(self) -> "TrainProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, stage: Stage) -> None:
+        """Names the stage."""
+        self._drop_task()
+        console.print(f"[bold]{self._prefix}{describe(stage)}[/bold]")
+
+    def step(self, report: StepReport) -> None:
+        """Moves the bar of the epoch."""
+        if self._task is None:
+            self._begin(f"epoch {report.epoch + 1}/{self._epochs}", report.steps)
+        self._waited += report.waited
+        self._done += report.images
+        seconds = time.perf_counter() - self._started
+        note = f"{self._done / seconds:,.0f} images/s, data wait {self._waited / seconds:.0%}"
+        self._move(1, note)
+
+    def epoch_done(self, record: Mapping[str, Any]) -> None:
+        """Prints the record of the epoch."""
+        self._drop_task()
+        knn = f"  kNN {record['knn']:.1%}" if "knn" in record else ""
+        grey = f"  {record['unreadable']} unreadable" if record["unreadable"] else ""
+        console.print(
+            f"{self._prefix}epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  "
+            f"lr {record['lr']:.4f}  {record['images_per_s']:,.0f} images/s  "
+            f"data wait {record['data_wait']:.0%}{grey}{knn}"
+        )
+
+    def images_located(self, shard: str, images: int) -> None:
+        """Moves the bar of the refresh."""
+        if self._task is None:
+            self._begin("boxes", self._images)
+        self._done += images
+        rate = self._done / (time.perf_counter() - self._started)
+        self._move(images, f"{shard}, {rate:,.0f} images/s")
+
+    def refreshed(self, stage: RefreshStage, seconds: float) -> None:
+        """Says how long the refresh took."""
+        self._drop_task()
+        console.print(f"{self._prefix}boxes in {stage.boxes} after {seconds:.1f} s")
+
+    def _begin(self, description: str, total: int) -> None:
+        self._task = self._bar.add_task(self._prefix + description, total=total, note="")
+        self._started, self._waited, self._done = time.perf_counter(), 0.0, 0
+
+    def _move(self, steps: int, note: str) -> None:
+        assert self._task is not None
+        self._bar.update(self._task, advance=steps, note=note)
+
+    def _drop_task(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+class StageClock(TrainProgress):
+    """A progress display that also adds up the seconds of each kind of stage.
+
+    Args:
+        epochs: Epochs of the run.
+        images: Images of its source.
+        name: Name of the run; put before each line and each kind of stage.
+        seconds: Where the sums go, by name of run and kind of stage.
+    """
+
+    def __init__(self, epochs: int, images: int, name: str, seconds: dict[str, float]) -> None:
+        super().__init__(epochs, images, f"{name}: ")
+        self._seconds = seconds
+        self._kind = ""
+        self._since = 0.0
+
+    def stage(self, stage: Stage) -> None:
+        """Starts the clock of the stage."""
+        self._stop()
+        if isinstance(stage, RefreshStage):
+            self._kind = "compute boxes"
+        else:
+            self._kind = "train from boxes" if stage.boxes else "train with random crops"
+        self._since = time.perf_counter()
+        super().stage(stage)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+        super().__exit__(kind, error, traceback)
+
+    def _stop(self) -> None:
+        if self._kind:
+            name = self._prefix + self._kind
+            taken = time.perf_counter() - self._since
+            self._seconds[name] = self._seconds.get(name, 0.0) + taken

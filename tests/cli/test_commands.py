@@ -1,0 +1,211 @@
+"""The command line as its users meet it; each test runs the real command in-process."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.sources import Scenes
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands(group=cli, path=("ccrop",)):
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands())
+LEAVES = {path: c for path, c in COMMANDS.items() if not isinstance(c, click.Group)}
+
+
+def example_of(command):
+    """The line after "Example:" in the help of a command."""
+    lines = [line.strip() for line in command.help.splitlines()]
+    return lines[lines.index("Example:") + 1]
+
+
+def ccrop(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder like a new user's: photographs in class folders."""
+    folder = tmp_path_factory.mktemp("workplace")
+    scenes = Scenes(160, size=48)
+    for sample in scenes.read(scenes.shards[0]):
+        path = folder / "photos" / scenes.classes[sample.label] / f"{sample.key}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.image)
+    return folder
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_that_stands_in_the_readme(path):
+    command = COMMANDS[path]
+    example = example_of(command)
+    # The example of a group is one of its commands.
+    assert tuple(example.split())[: len(path)] == path
+    assert example in (ROOT / "README.md").read_text()
+    assert all(
+        isinstance(p, click.Argument) or p.help or p.name == "batch_size" for p in command.params
+    )
+    shown = CliRunner().invoke(cli, [*path[1:], "--help"])
+    assert shown.exit_code == 0
+    assert example in shown.output
+
+
+def test_the_examples_run_in_the_order_of_the_readme(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    examples = [
+        example_of(command) for path, command in LEAVES.items() if path != ("ccrop", "demo")
+    ]
+    readme = (ROOT / "README.md").read_text()
+    assert ccrop("data", "pack", "photos", "data/test").exit_code == 0
+    for example in sorted(examples, key=readme.index):
+        result = ccrop(*shlex.split(example)[1:], *(["--device", "cpu"] * ("train" in example)))
+        assert result.exit_code == 0, f"{example}: {result.output}"
+    assert BoxSet.open(workplace / "boxes/first").manifest.rows == 160
+
+
+def test_help_is_quick_to_load_and_prints_the_commands():
+    result = ccrop("--help")
+    assert result.exit_code == 0
+    assert {"data", "train", "boxes", "probe", "demo"} <= set(
+        re.findall(r"^  (\w+) ", result.output, re.M)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["train"], 2, "Missing argument"),
+        (["train", "photos", "run"], 2, "--recipe or --method"),
+        (["train", "photos", "run", "--recipe", "dem"], 1, "did you mean demo"),
+        (
+            ["train", "photos", "run", "--recipe", "demo", "--set", "epoch=3"],
+            1,
+            "did you mean epochs",
+        ),
+        (["train", "nowhere/x", "run", "--recipe", "demo"], 1, "nowhere/x"),
+        (["train", "cifar11", "run", "--recipe", "demo"], 1, "cifar10"),
+        (["train", "photos", "run", "--method", "mocov9"], 2, "mocov9"),
+        (["train", "photos", "run", "--recipe", "demo", "--device", "gpu"], 1, "device 'gpu'"),
+        (
+            ["train", "photos", "photos", "--recipe", "demo", "--device", "cpu"],
+            1,
+            "choose another folder",
+        ),
+        (["boxes", "compute", "photos", "boxes/x", "--model", "photos"], 1, "no checkpoint"),
+        (["boxes", "compute", "photos", "boxes/x"], 2, "--model"),
+        (["boxes", "info", "photos"], 1, "not a box set"),
+        (["boxes", "info", "nowhere"], 1, "nowhere"),
+        (["probe", "photos", "photos", "photos"], 1, "no checkpoint"),
+        (["data", "pack", "photos", "photos"], 1, "not empty"),
+        (["data", "pack", "nowhere/x", "out"], 1, "nowhere/x"),
+    ],
+)
+def test_mistakes_get_one_message_and_the_right_status(
+    workplace, monkeypatch, arguments, status, message
+):
+    monkeypatch.chdir(workplace)
+    before = sorted(path.name for path in workplace.iterdir())
+    result = ccrop(*arguments)
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in workplace.iterdir()) == before
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    line = ["train", "photos", "dry", "--recipe", "demo", "--set", "epochs=10", "--dry-run"]
+    result = ccrop(*line)
+    assert result.stdout.splitlines()[:2] == [
+        "1. train epochs 1-3: random crops",
+        "2. refresh after epoch 3: compute boxes/epoch-0003",
+    ]
+    plan = json.loads(ccrop(*line, "--json").stdout)
+    assert plan["plan"][0] == {"stage": "train", "first": 0, "stop": 3, "boxes": None}
+    assert plan["recipe"]["epochs"] == 10
+    assert not (workplace / "dry").exists()
+
+
+def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    packed = ccrop("data", "pack", "photos", "json/data", "--json")
+    assert json.loads(packed.stdout) == {
+        "out": "json/data",
+        "shards": ["data-000000"],
+        "images": 160,
+    }
+    quick = [
+        "--recipe",
+        "cifar10-simclr-2core",
+        "--set",
+        "epochs=2",
+        "--set",
+        "boxes.refresh_at=[0.5]",
+    ]
+    trained = ccrop("train", "json/data", "json/run", *quick, "--json", "--device", "cpu")
+    assert json.loads(trained.stdout)["epoch"] == 2
+    assert "epoch 2/2  loss" in trained.stderr
+    computed = ccrop(
+        "boxes",
+        "compute",
+        "json/data",
+        "json/boxes",
+        "--model",
+        "json/run",
+        "--json",
+        "--device",
+        "cpu",
+    )
+    assert json.loads(computed.stdout)["counts"]["ok"] == 160
+    assert json.loads(computed.stdout) == json.loads(
+        ccrop("boxes", "info", "json/boxes", "--json").stdout
+    )
+    probed = ccrop(
+        "probe", "json/run", "json/data", "json/data", "--k", "1", "--json", "--device", "cpu"
+    )
+    assert json.loads(probed.stdout)["knn"] == 1.0
+
+
+def test_validate_lists_every_problem_and_fails(workplace, monkeypatch, tmp_path):
+    monkeypatch.chdir(workplace)
+    if not Path("valid").exists():
+        ccrop("data", "pack", "photos", "valid/data")
+        ccrop(
+            "train", "valid/data", "valid/run", "--recipe", "cifar10-simclr-2core",
+            "--set", "epochs=1", "--set", "boxes.refresh_at=[]", "--device", "cpu",
+        )  # fmt: skip
+        ccrop("boxes", "compute", "valid/data", "valid/boxes", "--model", "valid/run")
+    good = ccrop("boxes", "validate", "valid/boxes", "valid/data")
+    assert (good.exit_code, good.stdout) == (0, "valid/boxes: valid\n")
+    shard = Path("valid/boxes/data-000000.parquet")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1000])
+    bad = ccrop("boxes", "validate", "valid/boxes")
+    shard.write_bytes(whole)
+    assert bad.exit_code == 1
+    assert re.search(r"^B\d{3}  data-000000\.parquet: ", bad.stdout, re.M)
+    other = ccrop("boxes", "validate", "valid/boxes", "photos", "--json")
+    assert other.exit_code == 1
+    assert {"rule", "where", "message"} == set(json.loads(other.stdout)[0])
+
+
+def test_the_installed_command_answers():
+    command = Path(sys.executable).with_name("ccrop")
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == "ccrop, version 0.1.0\n"

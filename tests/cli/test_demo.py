@@ -1,0 +1,27 @@
+from ccrop_cli.demo import DemoSize, run_demo
+from PIL import Image
+
+from ccrop_pipeline.boxset import validate
+from ccrop_pipeline.sources import open_source
+
+SMALL = DemoSize(
+    train=80,
+    test=40,
+    overrides=("epochs=4", "batch_size=16", "method.queue_size=64", "optimizer.lr_warmup_epochs=0"),
+)
+
+
+def test_the_demo_leaves_what_it_promises_and_takes_itself_up(tmp_path):
+    first = run_demo(tmp_path / "demo", SMALL)
+    assert len(open_source(tmp_path / "demo/data/train").index()) == 80
+    assert validate(first.boxes, None) == []
+    assert first.quality.images == 80
+    assert set(first.knn) == {"boxes", "random crops"}
+    assert {"make images", "run: compute boxes", "run-random: train with random crops"} <= set(
+        first.seconds
+    )
+    with Image.open(tmp_path / "demo/contact_sheet.png") as sheet:
+        assert sheet.width > 1000
+    again = run_demo(tmp_path / "demo", SMALL)
+    assert (again.knn, again.quality) == (first.knn, first.quality)
+    assert "run-random: train with random crops" not in again.seconds

@@ -1,0 +1,85 @@
+"""The tree as design and README promise it: imports point downwards, light parts stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# From top to bottom: a part may import from parts further down only.
+LAYERS = (
+    "report",
+    "train",
+    "methods",
+    "compute",
+    "views",
+    "localize",
+    "crops",
+    "sources",
+    "boxset",
+    "errors",
+)
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def parts(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("ccrop_pipeline.")} & {*LAYERS}
+
+
+def files_of(part: str) -> list[Path]:
+    package = ROOT / "ccrop_pipeline" / part
+    return sorted(package.rglob("*.py")) or [package.with_suffix(".py")]
+
+
+def test_every_part_of_the_package_has_its_layer():
+    found = {
+        path.stem
+        for path in (ROOT / "ccrop_pipeline").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    assert found == set(LAYERS)
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_imports_point_downwards(part):
+    allowed = {*LAYERS[LAYERS.index(part) :]}
+    for file in files_of(part):
+        upwards = parts(imported(file)) - allowed
+        assert not upwards, f"{file.relative_to(ROOT)} imports {upwards}"
+
+
+def test_click_and_rich_are_used_by_the_command_line_only():
+    for file in (ROOT / "ccrop_pipeline").rglob("*.py"):
+        assert not {"click", "rich"} & {name.split(".")[0] for name in imported(file)}, file
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*{{name.split('.')[0] for name in sys.modules}})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import ccrop_pipeline.boxset", {"torch", "xxhash", "webdataset", "PIL", "scipy"}),
+        ("import ccrop_pipeline.sources", {"torch", "webdataset"}),
+        ("import ccrop_pipeline.crops", {"torch"}),
+        ("import ccrop_cli.main", {"torch", "pyarrow", "numpy", "rich", "PIL"}),
+    ],
+)
+def test_light_parts_stay_light(statement, absent):
+    assert not loaded_by(statement) & absent
