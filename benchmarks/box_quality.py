@@ -1,4 +1,4 @@
-"""How well a box set fits the true boxes of its source: python benchmarks/box_quality.py BOXES SOURCE.
+"""How well boxes fit the true boxes of their source: box_quality.py BOXES SOURCE.
 
 Prints one JSON line for each data set that the annotations name.
 """

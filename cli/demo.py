@@ -26,7 +26,7 @@ class DemoSize:
         overrides: Settings of the demo recipe to change.
     """
 
-    train: int = 3000
+    train: int = 2000
     test: int = 1000
     overrides: tuple[str, ...] = ()
 

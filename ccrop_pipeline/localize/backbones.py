@@ -80,7 +80,7 @@ def _resnet(name: str) -> Backbone:
     stages = dict(models.get_model(name.removesuffix(_CIFAR), weights=None).named_children())
     feature_dim: int = stages.pop("fc").in_features
     if name.endswith(_CIFAR):
-        stages["conv1"] = _conv3x3(3, stages["conv1"].out_channels, stride=1)
+        stages["conv1"] = _conv3x3(3, stages["conv1"].out_channels)
         del stages["maxpool"]
     stages["flatten"] = nn.Flatten()
     return Backbone(name, stages, feature_dim, layer="layer4")
@@ -90,21 +90,24 @@ def _small() -> Backbone:
     stages: dict[str, nn.Module] = {}
     width_in = 3
     for number, width in enumerate(_SMALL_WIDTHS, start=1):
+        # Max-pooling and not strides: a strided 3x3 convolution looks at the upper left of what
+        # its cell stands for, and three of them put the heat visibly beside the object.
         stages[f"layer{number}"] = nn.Sequential(
-            *_conv_bn_relu(width_in, width, stride=1 if number == 1 else 2),
-            *_conv_bn_relu(width, width, stride=1),
+            *([nn.MaxPool2d(2)] if number > 1 else []),
+            *_conv_bn_relu(width_in, width),
+            *_conv_bn_relu(width, width),
         )
         width_in = width
     stages |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     return Backbone("small", stages, feature_dim=width_in, layer="layer4")
 
 
-def _conv_bn_relu(width_in: int, width: int, stride: int) -> tuple[nn.Module, ...]:
-    return _conv3x3(width_in, width, stride), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+def _conv_bn_relu(width_in: int, width: int) -> tuple[nn.Module, ...]:
+    return _conv3x3(width_in, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
 
 
-def _conv3x3(width_in: int, width: int, stride: int) -> nn.Conv2d:
-    conv = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+def _conv3x3(width_in: int, width: int) -> nn.Conv2d:
+    conv = nn.Conv2d(width_in, width, 3, padding=1, bias=False)
     # What torchvision's ResNets start from, so that the exchanged first layer is no exception.
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

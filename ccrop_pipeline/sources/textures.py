@@ -103,23 +103,23 @@ def background(size: int, rng: np.random.Generator) -> Floats:
 
     Field (1987), Journal of the Optical Society of America A 4(12), found the law, Tolhurst et
     al. (1992), Ophthalmic and Physiological Optics 12(2), exponents of 0.8 to 1.5 from image
-    to image: 1.0 to 1.5 here. Colour lies mostly along brightness, less along blue-yellow,
+    to image: 1.4 or 1.5 here. Colour lies mostly along brightness, less along blue-yellow,
     least along red-green, the axes Ruderman et al. (1998), JOSA A 15(8), found in natural
     images; that it varies more slowly than brightness, and by how much, is our choice.
 
     Returns:
         RGB, shape ``(size, size, 3)``, mostly within [0, 1], not clipped.
     """
-    step = int(rng.integers(6))
+    step = int(rng.integers(4, 6))
     decay = np.stack([_decay(size, step), colour := _decay(size, step + 3), colour])
     spectrum = rng.standard_normal((2, *decay.shape), dtype=np.float32)
     planes = np.fft.irfft2((spectrum[0] + 1j * spectrum[1]) * decay, s=(size, size))
     planes /= planes.std(axis=(1, 2), keepdims=True)
-    contrast = rng.uniform(0.7, 1.3) * np.array([0.13, 0.035, 0.025])
-    mean = np.array([rng.uniform(0.3, 0.65), rng.normal(0, 0.05), rng.normal(0, 0.03)])
+    contrast = rng.uniform(0.8, 1.2) * np.array([0.05, 0.014, 0.01])
+    mean = np.array([rng.uniform(0.42, 0.55), rng.normal(0, 0.012), rng.normal(0, 0.008)])
     planes = planes * contrast[:, None, None] + mean[:, None, None]
     # Light from above, or below, as over a landscape.
-    planes[0] += rng.normal(0, 0.08) * np.linspace(-1, 1, size)[:, None]
+    planes[0] += rng.normal(0, 0.04) * np.linspace(-1, 1, size)[:, None]
     return np.asarray(np.moveaxis(planes, 0, -1) @ _OPPONENT, dtype=np.float32)
 
 

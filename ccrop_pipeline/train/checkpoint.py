@@ -57,7 +57,7 @@ def encoder_of(
     return Encoder(
         backbone,
         backbone.layer,
-        recipe.image_size,
+        recipe.eval_size or recipe.image_size,
         name=backbone.name,
         epoch=epoch,
         device=device,

@@ -97,7 +97,9 @@ class Recipe:
 
     Args:
         backbone: A name that `build_backbone` knows.
-        image_size: Side of a view, and of the images that boxes are computed on, in pixels.
+        image_size: Side of a view in pixels.
+        eval_size: Side in pixels of the whole images that boxes are computed on and that the
+            probe sees; 0 for `image_size`. Twice the size gives heatmaps of twice the cells.
         epochs: Epochs of training, warm-up included.
         batch_size: Images a step.
         seed: Seed of weights, order, crops and colours.
@@ -115,6 +117,7 @@ class Recipe:
 
     backbone: str = "resnet50"
     image_size: int = 224
+    eval_size: int = 0
     epochs: int = 200
     batch_size: int = 256
     seed: int = 0
@@ -127,7 +130,8 @@ class Recipe:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self) -> None:
-        for name, least in (("image_size", 8), ("epochs", 1), ("batch_size", 2), ("seed", 0)):
+        smallest = {"image_size": 8, "eval_size": 0, "epochs": 1, "batch_size": 2, "seed": 0}
+        for name, least in smallest.items():
             if getattr(self, name) < least:
                 raise CcropError(f"{name} is {getattr(self, name)}; it must be {least} or more")
 

@@ -133,11 +133,11 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     line = ["train", "photos", "dry", "--recipe", "demo", "--set", "epochs=10", "--dry-run"]
     result = ccrop(*line)
     assert result.stdout.splitlines()[:2] == [
-        "1. train epochs 1-3: random crops",
-        "2. refresh after epoch 3: compute boxes/epoch-0003",
+        "1. train epochs 1-1: random crops",
+        "2. refresh after epoch 1: compute boxes/epoch-0001",
     ]
     plan = json.loads(ccrop(*line, "--json").stdout)
-    assert plan["plan"][0] == {"stage": "train", "first": 0, "stop": 3, "boxes": None}
+    assert plan["plan"][0] == {"stage": "train", "first": 0, "stop": 1, "boxes": None}
     assert plan["recipe"]["epochs"] == 10
     assert not (workplace / "dry").exists()
 

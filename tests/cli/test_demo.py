@@ -7,7 +7,12 @@ from ccrop_pipeline.sources import open_source
 SMALL = DemoSize(
     train=80,
     test=40,
-    overrides=("epochs=4", "batch_size=16", "method.queue_size=64", "optimizer.lr_warmup_epochs=0"),
+    overrides=(
+        "epochs=4",
+        "batch_size=16",
+        "boxes.refresh_at=[0.5]",
+        "optimizer.lr_warmup_epochs=0",
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from ccrop_pipeline.train import Checkpoint, load_checkpoint, load_recipe
 from ccrop_pipeline.train.checkpoint import save_checkpoint
 from ccrop_pipeline.train.run import Run
 
-RECIPE = load_recipe("demo", ["method.queue_size=16"])
+RECIPE = load_recipe("demo", ["image_size=24", "eval_size=48"])
 
 
 def checkpoint(seed=0):

@@ -23,6 +23,8 @@ from ccrop_pipeline.train.run import Run
 
 SETTINGS = [
     "image_size=32",
+    "eval_size=0",
+    "boxes.threshold=0.1",
     "epochs=4",
     "batch_size=16",
     "method.queue_size=32",

@@ -1,0 +1,158 @@
+"""Checks on a GPU that results are those of the CPU, and times its paths: make gpu-check.
+
+Needs no data, no network and no installation beyond the dependencies: images are generated. Prints
+JSON lines; exits with status 1 when a check fails and 2 where there is no GPU.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.localize import Encoder, boxes_from_heatmaps, build_backbone
+from ccrop_pipeline.report import iou
+from ccrop_pipeline.sources import Scenes, Source, open_source, pack
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+from ccrop_pipeline.views import Augment, AugmentSettings, MapLoader, MapViews, ViewCutter
+
+GPU = torch.device("cuda")
+
+
+def main() -> int:
+    """Runs every check and returns the exit status."""
+    if not torch.cuda.is_available():
+        print("no GPU here: nothing was checked", file=sys.stderr)
+        return 2
+    print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pack(Scenes(4096, size=64), folder / "images")
+        source = open_source(folder / "images")
+        results = [
+            heatmaps_to_boxes(),
+            augmentation(source),
+            computed_boxes(source, folder),
+            resumed_training(source, folder),
+        ]
+    forward_passes()
+    return int(not all(results))
+
+
+def say(check: str, passed: bool, **figures: float) -> bool:
+    """Prints one check as a JSON line."""
+    print(json.dumps({"check": check, "passed": bool(passed), **figures}), flush=True)
+    return bool(passed)
+
+
+def heatmaps_to_boxes() -> bool:
+    """The same stored heatmaps give the same boxes, bit for bit, on either device."""
+    heatmaps = torch.rand(4096, 7, 7, generator=torch.Generator().manual_seed(0)).half()
+    on_cpu, _ = boxes_from_heatmaps(heatmaps, 0.6, 224)
+    on_gpu, _ = boxes_from_heatmaps(heatmaps.to(GPU), 0.6, 224)
+    return say("boxes from equal heatmaps are equal", torch.equal(on_cpu, on_gpu.cpu()))
+
+
+def augmentation(source: Source) -> bool:
+    """Augmentation draws the same numbers and gives the same pixels to rounding."""
+    loader = MapLoader(
+        MapViews(source.index(), ViewCutter(64), load_recipe("demo").crop), batch_size=512
+    )
+    batch = next(loader.epoch(0))
+    on_cpu = Augment(AugmentSettings(), 0, torch.device("cpu"))(batch, 0)
+    augment = Augment(AugmentSettings(), 0, GPU)
+    on_gpu = augment(batch, 0)
+    off = (on_cpu - on_gpu.cpu()).abs()
+    seconds = timed(lambda: augment(batch, 0))
+    rate = batch.views.shape[0] * batch.views.shape[1] / seconds
+    # A pixel on the edge between two hues may fall on either side: allow one in 100,000.
+    far = (off > 1e-3).float().mean().item()
+    return say("augmented views agree", far < 1e-5, share_far_off=far, views_per_s=round(rate))
+
+
+def computed_boxes(source: Source, folder: Path) -> bool:
+    """Boxes of one encoder on both devices: nearly all equal, all close."""
+    boxes, seconds = {}, {}
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18-cifar").eval()
+    for device in ("cpu", "cuda"):
+        encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=device)
+        started = time.perf_counter()
+        box_set = compute_boxes(source, encoder, folder / device, ComputeSettings(threads=8))
+        seconds[device] = time.perf_counter() - started
+        boxes[device] = np.concatenate([table.boxes for _, table in box_set.tables()])
+    overlap = [iou(a, b[None])[0] for a, b in zip(boxes["cpu"], boxes["cuda"], strict=True)]
+    return say(
+        "computed boxes agree",
+        np.mean(overlap) > 0.99,
+        mean_iou=float(np.mean(overlap)),
+        share_equal=float(np.mean(np.array(overlap) == 1)),
+        gpu_images_per_s=round(len(overlap) / seconds["cuda"]),
+        cpu_images_per_s=round(len(overlap) / seconds["cpu"]),
+    )
+
+
+def resumed_training(source: Source, folder: Path) -> bool:
+    """Both methods train with a refresh; a second start finds nothing left to do."""
+    passed = []
+    for name in ("cifar10-mocov2", "cifar10-simclr"):
+        settings = ["epochs=4", "batch_size=256", "boxes.refresh_at=[0.5]", "optimizer.lr=0.1"]
+        recipe = load_recipe(name, settings)
+        inputs, machine = Inputs(source), Machine(GPU, workers=8, threads=8)
+        trainer = Trainer(inputs, folder / name, recipe, machine, Observer())
+        trainer.train()
+        records = trainer.run.metrics()
+        Trainer(inputs, folder / name, recipe, machine, Observer()).train()
+        again = Trainer(inputs, folder / name, recipe, machine, Observer()).run.metrics()
+        passed.append(
+            say(
+                f"{name} trains, refreshes and resumes",
+                len(records) == 4 and again == records,
+                loss=records[-1]["loss"],
+                images_per_s=records[-1]["images_per_s"],
+                data_wait=records[-1]["data_wait"],
+            )
+        )
+    return all(passed)
+
+
+def forward_passes() -> None:
+    """Times bare feature maps of ResNets at 224 px."""
+    for name in ("resnet18", "resnet50"):
+        for precision in ("fp32", "bf16"):
+            encoder = Encoder(
+                build_backbone(name),
+                "layer4",
+                224,
+                device=GPU,
+                precision=precision,  # type: ignore[arg-type]
+            )
+            images = torch.randint(0, 256, (256, 3, 224, 224), dtype=torch.uint8, device=GPU)
+            seconds = timed(lambda e=encoder, i=images: e.features(i))
+            print(
+                json.dumps(
+                    {"forward": name, "precision": precision, "images_per_s": round(256 / seconds)}
+                )
+            )
+
+
+def timed(work) -> float:
+    """Median seconds of five calls after two of warming up."""
+    taken = []
+    for _ in range(7):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return sorted(taken[2:])[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
