@@ -35,9 +35,6 @@ from ccrop_pipeline.sources import Sample, Source, image_hash
 from ccrop_pipeline.views.whole import WholeImages, whole_images
 
 Progress = Callable[[str, int], None]
-PREPROCESSING = (
-    "whole image squeezed to a square, bilinear with antialiasing, ImageNet mean and std"
-)
 
 
 @dataclass(frozen=True)
@@ -109,12 +106,19 @@ def provenance_of(source: Source, encoder: Encoder, settings: ComputeSettings) -
             threshold=settings.threshold,
             interpolation="bilinear",
             input_size=encoder.input_size,
-            preprocessing=PREPROCESSING,
+            preprocessing=_preprocessing(encoder),
         ),
         source=SourceInfo(source.kind, source.fingerprint()),
         libraries={
             name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")
         },
+    )
+
+
+def _preprocessing(encoder: Encoder) -> str:
+    return (
+        "whole image squeezed to a square, bilinear with antialiasing; "
+        f"mean {list(encoder.mean)}, std {list(encoder.std)}; {encoder.precision}"
     )
 
 

@@ -73,7 +73,7 @@ def compute(
     from ccrop_pipeline.compute import ComputeSettings, compute_boxes
     from ccrop_pipeline.train import load_checkpoint
 
-    from .boxes_info import show
+    from .boxes_info import show, warn_if_useless
     from .opening import open_any, open_device
     from .progress import counter
 
@@ -94,3 +94,4 @@ def compute(
             opened, encoder, out, settings, lambda _shard, images: advance(images), overwrite
         )
     show(box_set, as_json)
+    warn_if_useless(box_set)

@@ -9,6 +9,8 @@ import click
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
 
+_NEARLY_FULL = 0.9
+
 
 @click.command("info")
 @click.argument("boxes", type=click.Path(path_type=Path))
@@ -35,14 +37,22 @@ def show(box_set: "BoxSet", as_json: bool) -> None:
         click.echo(f"{name:<12}{value}")
 
 
-def _summary(box_set: "BoxSet") -> dict[str, Any]:
-    import numpy as np
+def warn_if_useless(box_set: "BoxSet") -> None:
+    """Says on stderr when most boxes are nearly the whole image, so that they change little."""
+    areas = box_set.areas()
+    share = (areas > _NEARLY_FULL).mean() if len(areas) else 0
+    if share > 0.5:
+        click.echo(
+            f"Warning: {share:.0%} of the boxes in {box_set.folder} cover more than "
+            f"{_NEARLY_FULL:.0%} of their image, so they hardly change where crops go. Try a "
+            "higher threshold, or an encoder that was trained for longer.",
+            err=True,
+        )
 
+
+def _summary(box_set: "BoxSet") -> dict[str, Any]:
     manifest = box_set.manifest
-    boxes = np.concatenate(
-        [table.boxes for _, table in box_set.tables()] or [np.empty((0, 4), np.float32)]
-    )
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas = box_set.areas()
     return {
         "folder": str(box_set.folder),
         "form": manifest.form,

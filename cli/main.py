@@ -24,6 +24,9 @@ class _Root(click.Group):
             return super().invoke(ctx)
         except (CcropError, OSError) as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nStopped. The same command goes on from what is complete.", err=True)
+            raise SystemExit(130) from None
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})

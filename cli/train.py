@@ -100,12 +100,8 @@ def train(
     )
     progress = TrainProgress(settings.epochs, len(inputs.source.index()))
     trainer = Trainer(inputs, run, settings, machine, progress, overwrite)
-    try:
-        with progress:
-            trainer.train()
-    except KeyboardInterrupt:
-        click.echo(f"\nStopped. The same command takes {run} up again.", err=True)
-        raise SystemExit(130) from None
+    with progress:
+        trainer.train()
     _print_result(run, trainer.run.metrics()[-1], as_json)
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from rich.progress import TaskID
 
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.train import Observer, RefreshStage, Stage, StepReport, describe
 
+from .boxes_info import warn_if_useless
 from .progress import bar, console
 
 
@@ -75,10 +77,12 @@ class TrainProgress(Observer):
         rate = self._done / (time.perf_counter() - self._started)
         self._move(images, f"{shard}, {rate:,.0f} images/s")
 
-    def refreshed(self, stage: RefreshStage, seconds: float) -> None:
-        """Says how long the refresh took."""
+    def refreshed(self, box_set: BoxSet, seconds: float) -> None:
+        """Says how long the refresh took, and warns when its boxes are of no use."""
         self._drop_task()
-        console.print(f"{self._prefix}boxes in {stage.boxes} after {seconds:.1f} s")
+        area = box_set.areas().mean()
+        console.print(f"{self._prefix}boxes after {seconds:.1f} s, mean area {area:.0%}")
+        warn_if_useless(box_set)
 
     def _begin(self, description: str, total: int) -> None:
         self._task = self._bar.add_task(self._prefix + description, total=total, note="")

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
 from ccrop_pipeline.boxset.manifest import MANIFEST, Manifest, read_manifest, strays
 from ccrop_pipeline.boxset.rules import Problem, refuse
@@ -72,6 +75,13 @@ class BoxSet:
         """Read all shards, one at a time, in source order, with their names."""
         for entry in self.manifest.shards:
             yield entry.name, self.read(entry.name, heatmaps)
+
+    def areas(self) -> NDArray[np.float32]:
+        """Give the share of its image that each box covers, (rows,), in source order."""
+        boxes = [table.boxes for _, table in self.tables(heatmaps=False)]
+        sides = [table[:, 2:] - table[:, :2] for table in boxes]
+        widths, heights = np.concatenate([np.empty((0, 2), np.float32), *sides]).T
+        return np.asarray(widths * heights)
 
     def lookup(self) -> BoxLookup:
         """Open the boxes for finding by key, from a cache file that is built the first time.

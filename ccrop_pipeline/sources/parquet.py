@@ -15,7 +15,7 @@ from ccrop_pipeline.sources.classes import read_classes
 from ccrop_pipeline.sources.keys import Keys, refuse_duplicates
 from ccrop_pipeline.sources.parquet_columns import Columns, find_columns, keys_of, labels_of
 from ccrop_pipeline.sources.shards import IMAGES_PER_SHARD, shard_names, shard_position
-from ccrop_pipeline.sources.source import Sample, digest, known_label
+from ccrop_pipeline.sources.source import Sample, digest_files, known_label
 
 BATCH_ROWS = 256  # encoded photographs of one batch stay below some 100 MB
 
@@ -71,8 +71,8 @@ class ParquetSource:
                     yield Sample(key, image.as_py(), known_label(label))
 
     def fingerprint(self) -> str:
-        """Return a digest of the files' names and sizes, not of their contents."""
-        return digest(self.kind, ((path.name, path.stat().st_size) for path in self.paths))
+        """Return a digest of the files' names, sizes, beginnings and ends, not of all contents."""
+        return digest_files(self.kind, self.paths)
 
     def index(self) -> "ParquetIndex":
         """Load all encoded images into memory and return random access to them.

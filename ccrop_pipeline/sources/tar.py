@@ -11,7 +11,7 @@ import numpy as np
 from ccrop_pipeline.sources.classes import read_classes
 from ccrop_pipeline.sources.keys import Keys, refuse_duplicates
 from ccrop_pipeline.sources.shards import shard_position
-from ccrop_pipeline.sources.source import Sample, digest
+from ccrop_pipeline.sources.source import Sample, digest_files
 from ccrop_pipeline.sources.tar_scan import Entry, Extent, open_tar, read_extent, read_label, scan
 
 MAX_OPEN = 256  # a quarter of the usual limit of 1024 descriptors a process
@@ -52,8 +52,8 @@ class TarSource:
                 yield _sample(file.fileno(), entry, path)
 
     def fingerprint(self) -> str:
-        """Return a digest of the tars' names and sizes, not of their contents."""
-        return digest(self.kind, ((path.name, path.stat().st_size) for path in self.paths))
+        """Return a digest of the tars' names, sizes, beginnings and ends, not of all contents."""
+        return digest_files(self.kind, self.paths)
 
     def index(self) -> "TarIndex":
         """Scan all headers and return random access by offset.

@@ -151,14 +151,14 @@ class Trainer:
         started = time.perf_counter()
         encoder = encoder_of(self.method.backbone, self.recipe, stage.epoch, self.machine.device)
         settings = ComputeSettings(self.recipe.boxes.threshold, threads=self.machine.threads)
-        compute_boxes(
+        box_set = compute_boxes(
             self.inputs.source,
             encoder,
             self.run.folder / stage.boxes,
             settings,
             self.observer.images_located,
         )
-        self.observer.refreshed(stage, time.perf_counter() - started)
+        self.observer.refreshed(box_set, time.perf_counter() - started)
 
     def _train_stage(self, stage: TrainStage) -> None:
         self.loader.use_boxes(self.run.folder / stage.boxes if stage.boxes else None)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ccrop_pipeline.train.plan import RefreshStage, Stage
+from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.train.plan import Stage
 
 
 @dataclass(frozen=True)
@@ -41,5 +42,5 @@ class Observer:
     def images_located(self, shard: str, images: int) -> None:
         """A refresh has computed the boxes of some more images of a shard."""
 
-    def refreshed(self, stage: RefreshStage, seconds: float) -> None:
-        """A box set is complete."""
+    def refreshed(self, box_set: BoxSet, seconds: float) -> None:
+        """A box set is complete, after so many seconds."""

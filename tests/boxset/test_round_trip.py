@@ -225,3 +225,17 @@ def test_a_box_shard_lies_beside_its_images(tmp_path: Path) -> None:
         assert len(keys) > 10
         assert [box["box.json"]["key"] for box in boxes] == keys
     write_manifest(tmp_path, [shard.stem for shard in shards], PROVENANCE, "webdataset")
+
+
+def test_areas_are_shares_of_the_image(tmp_path: Path) -> None:
+    boxes = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 1]], np.float32)
+    table = BoxTable(
+        ["a", "b"],
+        boxes,
+        np.full((2, 2), 8, np.uint32),
+        np.zeros(2, np.uint8),
+        np.zeros(2, np.uint64),
+    )
+    write_shard(tmp_path, "s", table, PROVENANCE)
+    write_manifest(tmp_path, ["s"], PROVENANCE)
+    assert BoxSet.open(tmp_path).areas().tolist() == [1.0, 0.25]

@@ -151,7 +151,7 @@ def test_damaged_pages_are_refused(tmp_path):
         read_all(open_source(path))
 
 
-def test_the_fingerprint_is_of_names_and_sizes(tmp_path):
+def test_the_fingerprint_is_of_names_sizes_and_ends(tmp_path):
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
         parquet_of(tmp_path / place / "a.parquet", ["x", "y"])

@@ -217,7 +217,7 @@ def test_a_tar_shortened_after_the_scan_is_noticed(tmp_path):
         index.read(2)
 
 
-def test_the_fingerprint_is_of_names_and_sizes(tmp_path):
+def test_the_fingerprint_is_of_names_sizes_and_ends(tmp_path):
     for place in ("here", "there/deep"):
         (tmp_path / place).mkdir(parents=True)
         tar_of(tmp_path / place / "a.tar", ["x", "y"])
@@ -228,6 +228,17 @@ def test_the_fingerprint_is_of_names_and_sizes(tmp_path):
     added = open_source(tmp_path / "here").fingerprint()
     (tmp_path / "there/deep/a.tar").write_bytes(bytes(20_480))
     assert len({before, added, there.fingerprint()}) == 3
+
+
+def test_the_fingerprint_tells_tars_of_one_size_apart(tmp_path):
+    sizes, fingerprints = set(), set()
+    for number, keys in enumerate((["x"], ["y"], ["x", "y"])):
+        (tmp_path / str(number)).mkdir()
+        path = tmp_path / str(number) / "a.tar"
+        tar_of(path, keys)
+        sizes.add(path.stat().st_size)
+        fingerprints.add(open_source(path).fingerprint())
+    assert (len(sizes), len(fingerprints)) == (1, 3)
 
 
 def test_a_tar_that_went_is_named(tmp_path):

@@ -104,7 +104,7 @@ class KillAt(Observer):
     def images_located(self, shard, images):
         self._count("located")
 
-    def refreshed(self, stage, seconds):
+    def refreshed(self, box_set, seconds):
         self._count("refreshed")
 
 
