@@ -126,11 +126,11 @@ def _print_tables(result: DemoResult) -> None:
     from rich.table import Table
 
     quality = result.quality
-    boxes = Table("boxes", "IoU with the true box ≥ 0.5", title=f"{quality.images:,} images")
+    boxes = Table(f"boxes of {quality.images:,} images", "IoU with the true box ≥ 0.5")
     boxes.add_row("found", f"{quality.found:.1%}")
     boxes.add_row("whole image", f"{quality.whole_image:.1%}")
     boxes.add_row("central 70 %", f"{quality.centre:.1%}")
-    runs = Table("training", "kNN accuracy", title="same images, same epochs, one seed")
+    runs = Table("training, same epochs, one seed", "kNN accuracy")
     for name, accuracy in result.knn.items():
         runs.add_row(name, f"{accuracy:.1%}")
     times = Table("stage", "seconds")

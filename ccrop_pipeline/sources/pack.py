@@ -106,18 +106,23 @@ def _write_shards(
     """Yield each tar when it is complete and on disk."""
     writer: _TarWriter | None = None
     count = 0
-    for key, sample in _renamed(_read_all(samples) if isinstance(samples, Source) else samples):
-        if writer and (writer.images == max_images or writer.bytes + _payload(sample) > max_bytes):
-            writer.close()
+    renamed = _renamed(_read_all(samples) if isinstance(samples, Source) else samples)
+    try:
+        for key, sample in renamed:
+            if writer and writer.is_full(sample, max_images, max_bytes):
+                writer.finish()
+                yield writer
+                writer = None
+            if writer is None:
+                writer = _TarWriter(folder / f"{prefix}-{count:06d}.tar")
+                count += 1
+            writer.add(key, sample)
+        if writer is not None:
+            writer.finish()
             yield writer
-            writer = None
-        if writer is None:
-            writer = _TarWriter(folder / f"{prefix}-{count:06d}.tar")
-            count += 1
-        writer.add(key, sample)
-    if writer is not None:
-        writer.close()
-        yield writer
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _read_all(source: Source) -> Iterator[Sample]:
@@ -159,10 +164,18 @@ class _TarWriter:
         self.images += 1
         self.bytes += _payload(sample)
 
-    def close(self) -> None:
+    def is_full(self, sample: Sample, max_images: int, max_bytes: int) -> bool:
+        return self.images == max_images or self.bytes + _payload(sample) > max_bytes
+
+    def finish(self) -> None:
+        """Complete the tar on disk."""
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
         self._file.close()
 
 

@@ -96,10 +96,10 @@ def test_restores_even_when_the_module_fails(images: Tensor) -> None:
 def test_a_later_in_place_layer_does_not_reach_the_features(
     backbone: Backbone, images: Tensor
 ) -> None:
-    """Behind the normalisation ``layer4.4`` stands an in-place ReLU, which would cut at 0."""
-    assert isinstance(backbone.layer4[5], nn.ReLU)
-    assert backbone.layer4[5].inplace
-    features = Encoder(backbone, "layer4.4", 32).features(images)
+    """Behind the normalisation ``layer4.5`` stands an in-place ReLU, which would cut at 0."""
+    assert isinstance(backbone.layer4[6], nn.ReLU)
+    assert backbone.layer4[6].inplace
+    features = Encoder(backbone, "layer4.5", 32).features(images)
     assert features.min() < 0
     torch.testing.assert_close(features.relu(), Encoder(backbone, "layer4", 32).features(images))
 
