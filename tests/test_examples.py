@@ -11,6 +11,7 @@ import torch
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.crops import decode
 from ccrop_pipeline.localize import Encoder, build_backbone
 from ccrop_pipeline.sources import Scenes, open_source, pack
 
@@ -55,3 +56,14 @@ def test_boxes_with_pyarrow_alone(made):
     assert f"boxes:   130, mean share of the image {area:.3f}" in output
     left, right = table.boxes[0, 0] * 48, table.boxes[0, 2] * 48
     assert f"{table.keys[0]}: x {left:.1f} to {right:.1f}" in output
+
+
+def test_the_lines_of_the_readme_cut_a_view(made, monkeypatch):
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    monkeypatch.chdir(made)
+    sample = next(open_source(made / "images").read("data-000000"))
+    known = {"key": sample.key, "image": decode(sample.image)}
+    exec(block.replace("boxes/first", "boxes"), known)
+    assert known["found"].all()
+    assert known["view"].size == (224, 224)
