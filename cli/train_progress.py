@@ -28,8 +28,7 @@ class TrainProgress(Observer):
         self._bar = bar()
         self._task: TaskID | None = None
         self._started = 0.0
-        self._waited = 0.0
-        self._done = 0
+        self._located = 0
 
     def __enter__(self) -> "TrainProgress":
         self._bar.start()
@@ -47,16 +46,16 @@ class TrainProgress(Observer):
         """Names the stage."""
         self._drop_task()
         console.print(f"[bold]{self._prefix}{describe(stage)}[/bold]")
+        if isinstance(stage, RefreshStage):
+            self._begin("boxes", self._images)
+            self._started, self._located = time.perf_counter(), 0
 
     def step(self, report: StepReport) -> None:
         """Moves the bar of the epoch."""
         if self._task is None:
             self._begin(f"epoch {report.epoch + 1}/{self._epochs}", report.steps)
-        self._waited += report.waited
-        self._done += report.images
-        seconds = time.perf_counter() - self._started
-        note = f"{self._done / seconds:,.0f} images/s, data wait {self._waited / seconds:.0%}"
-        self._move(1, note)
+        rate, waited = report.images / report.seconds, report.waited / report.seconds
+        self._move(1, f"{rate:,.0f} images/s, data wait {waited:.0%}")
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """Prints the record of the epoch."""
@@ -71,10 +70,8 @@ class TrainProgress(Observer):
 
     def images_located(self, shard: str, images: int) -> None:
         """Moves the bar of the refresh."""
-        if self._task is None:
-            self._begin("boxes", self._images)
-        self._done += images
-        rate = self._done / (time.perf_counter() - self._started)
+        self._located += images
+        rate = self._located / (time.perf_counter() - self._started)
         self._move(images, f"{shard}, {rate:,.0f} images/s")
 
     def refreshed(self, box_set: BoxSet, seconds: float) -> None:
@@ -86,7 +83,6 @@ class TrainProgress(Observer):
 
     def _begin(self, description: str, total: int) -> None:
         self._task = self._bar.add_task(self._prefix + description, total=total, note="")
-        self._started, self._waited, self._done = time.perf_counter(), 0.0, 0
 
     def _move(self, steps: int, note: str) -> None:
         assert self._task is not None

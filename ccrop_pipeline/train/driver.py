@@ -179,8 +179,10 @@ class Trainer:
             total += loss
             waited += wait
             unreadable += batch.unreadable
+            seconds = time.perf_counter() - started
+            images = (step + 1) * self.recipe.batch_size
             self.observer.step(
-                StepReport(epoch, step + 1, len(self.loader), len(batch.labels), wait)
+                StepReport(epoch, step + 1, len(self.loader), images, seconds, waited)
             )
         mean_loss = total.item() / len(self.loader)
         seconds = time.perf_counter() - started
@@ -189,7 +191,6 @@ class Trainer:
                 f"the loss of epoch {epoch + 1} is {mean_loss}. The newest checkpoint is of epoch "
                 f"{self.epoch}; start another run with a lower learning rate (optimizer.lr)"
             )
-        images = len(self.loader) * self.recipe.batch_size
         return {
             "loss": mean_loss,
             "lr": lr,

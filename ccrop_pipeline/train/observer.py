@@ -10,20 +10,22 @@ from ccrop_pipeline.train.plan import Stage
 
 @dataclass(frozen=True)
 class StepReport:
-    """One training step.
+    """How far an epoch is after one of its steps.
 
     Attributes:
         epoch: Epoch, counted from 0.
         step: Steps done in this epoch.
         steps: Steps an epoch.
-        images: Images of the step.
-        waited: Seconds that the step waited for its data.
+        images: Images trained on in this epoch.
+        seconds: Seconds since the epoch began.
+        waited: Seconds of these that training waited for its data.
     """
 
     epoch: int
     step: int
     steps: int
     images: int
+    seconds: float
     waited: float
 
 
