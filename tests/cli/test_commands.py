@@ -130,7 +130,7 @@ def test_mistakes_get_one_message_and_the_right_status(
 
 def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    line = ["train", "photos", "dry", "--recipe", "demo", "--set", "epochs=10", "--dry-run"]
+    line = ["train", "photos", "dry", "--recipe", "demo", "--set", "epochs=20", "--dry-run"]
     result = ccrop(*line)
     assert result.stdout.splitlines()[:2] == [
         "1. train epochs 1-1: random crops",
@@ -138,7 +138,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     ]
     plan = json.loads(ccrop(*line, "--json").stdout)
     assert plan["plan"][0] == {"stage": "train", "first": 0, "stop": 1, "boxes": None}
-    assert plan["recipe"]["epochs"] == 10
+    assert plan["recipe"]["epochs"] == 20
     assert not (workplace / "dry").exists()
 
 
