@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read without running code from the file."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
+from ccrop_pipeline.train.files import replacing
 from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.train.recipe_files import recipe_from_dict
 
@@ -67,13 +67,9 @@ def encoder_of(
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint aside, syncs it and moves it to `path`, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        content = {"kind": _KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
+    content = {"kind": _KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
+    with replacing(path) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

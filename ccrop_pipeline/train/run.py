@@ -1,7 +1,6 @@
 """The folder of a run: what it was started with, and what it has measured."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.train.files import replacing
 from ccrop_pipeline.train.recipe import differences
 
 _IDENTITY = "run.json"
@@ -78,9 +78,5 @@ class Run:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    with aside.open("w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    aside.replace(file)
+    with replacing(file) as out:
+        out.write(text.encode())
