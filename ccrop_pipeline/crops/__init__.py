@@ -6,15 +6,15 @@ torchvision in, at first use.
 
 from typing import TYPE_CHECKING, Any
 
-from ccrop_pipeline.crops.decode import UnreadableImage, crop_and_resize, decode
-from ccrop_pipeline.crops.philox import FLIP, PHOTOMETRIC, WINDOW, key_hash, uniforms
+from ccrop_pipeline.crops.decode import UnreadableImage, decode, decode_reduced, stored_size
+from ccrop_pipeline.crops.philox import PHOTOMETRIC, WINDOW, key_hash, uniforms
+from ccrop_pipeline.crops.resize import crop_and_resize, reduction_for
 from ccrop_pipeline.crops.windows import RULES, UNIFORMS_PER_WINDOW, CropParams, sample_windows
 
 if TYPE_CHECKING:
     from ccrop_pipeline.crops.transform import ContrastiveCrop, as_bounding_box
 
 __all__ = [
-    "FLIP",
     "PHOTOMETRIC",
     "RULES",
     "UNIFORMS_PER_WINDOW",
@@ -25,8 +25,11 @@ __all__ = [
     "as_bounding_box",
     "crop_and_resize",
     "decode",
+    "decode_reduced",
     "key_hash",
+    "reduction_for",
     "sample_windows",
+    "stored_size",
     "uniforms",
 ]
 

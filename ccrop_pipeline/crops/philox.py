@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 WINDOW: Final = 0
 PHOTOMETRIC: Final = 1
-FLIP: Final = 2
 
 # Multipliers and key increments of section 3.2 of the paper; the increments are the fractional
 # parts of the golden ratio and of the square root of 3.
@@ -61,7 +60,12 @@ def philox4x32(
 
 
 def uniforms(
-    seed: int, epoch: int, key_hashes: NDArray[np.uint64], view: int, stream: int, count: int
+    seed: int,
+    epoch: int,
+    key_hashes: NDArray[np.uint64],
+    view: int | NDArray[np.integer],
+    stream: int,
+    count: int,
 ) -> NDArray[np.float64]:
     """Draw uniform numbers for a batch of images.
 
@@ -72,8 +76,8 @@ def uniforms(
         seed: in [0, 2**64).
         epoch: in [0, 2**32).
         key_hashes: (n,) `key_hash` of each image.
-        view: which view of the image, in [0, 2**16).
-        stream: what the numbers are for (`WINDOW`, `PHOTOMETRIC`, `FLIP`), in [0, 256).
+        view: which view of the image, in [0, 2**16); one for all, or (n,) one for each.
+        stream: what the numbers are for (`WINDOW`, `PHOTOMETRIC`), in [0, 256).
         count: numbers for each image, at most 1024; a larger count only appends.
 
     Returns:
@@ -84,7 +88,9 @@ def uniforms(
     """
     _check_range("seed", seed, 1 << 64)
     _check_range("epoch", epoch, 1 << 32)
-    _check_range("view", view, 1 << 16)
+    views = np.atleast_1d(np.asarray(view, np.int64))
+    for end in (views.min(initial=0), views.max(initial=0)):
+        _check_range("view", int(end), 1 << 16)
     _check_range("stream", stream, 1 << 8)
     _check_range("count", count, 1025)
     if key_hashes.dtype != np.uint64 or key_hashes.ndim != 1:
@@ -98,7 +104,7 @@ def uniforms(
             hashes & _LOW,
             hashes >> _HALF,
             np.full((1, 1), epoch, np.uint64),
-            blocks | np.uint64(view << 16 | stream << 8),
+            blocks | (views.astype(np.uint64) << np.uint64(16) | np.uint64(stream << 8))[:, None],
         ),
         (seed & _MASK, seed >> 32),
     )

@@ -1,7 +1,7 @@
 """ContrastiveCrop as a torchvision v2 transform, for anyone's training loop."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -14,20 +14,22 @@ from torchvision.transforms.v2 import functional as F
 from ccrop_pipeline.crops.windows import UNIFORMS_PER_WINDOW, CropParams, sample_windows
 
 _DEFAULT_PARAMS: Final = CropParams()
+_ATTACHED: Final = "_ccrop_box"
 
 
 class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carries no types
     """Crop a random window that minds the sample's box, and resize it.
 
-    Takes any structure a v2 transform takes (arguments, tuple, dict ...) with exactly one box in
-    it: a `tv_tensors.BoundingBoxes` of one row, not rotated, in any format, on the canvas of the
-    image. Images may be PIL images, tensors (..., C, H, W) or tv_tensors. The box comes out in the
-    frame of the crop, clamped. Randomness is torch's global generator.
+    Takes any structure a v2 transform takes (one image, arguments, tuple, dict ...) with exactly
+    one box in it. Either a PIL image carries it (`attach_box`), and then the crop carries none; or
+    it is a `tv_tensors.BoundingBoxes` of one row, not rotated, in any format, on the canvas of the
+    image, and comes out in the frame of the crop, clamped. Images may be PIL images, tensors
+    (..., C, H, W) or tv_tensors. Randomness is torch's global generator.
 
     Args:
         size: height and width of the crop in pixels, or one number for both.
         params: how windows are drawn.
-        interpolation: as in torchvision's resize.
+        interpolation: as in torchvision's resize, which takes its name as well.
         antialias: as in torchvision's resize; it concerns tensors only.
 
     Raises:
@@ -39,7 +41,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
         self,
         size: int | Sequence[int],
         params: CropParams = _DEFAULT_PARAMS,
-        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+        interpolation: InterpolationMode | str | int = InterpolationMode.BILINEAR,
         antialias: bool = True,
     ) -> None:
         super().__init__()
@@ -75,7 +77,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
 
     def extra_repr(self) -> str:
         """Show what `repr` prints between the parentheses."""
-        mode = self.interpolation.value
+        mode = getattr(self.interpolation, "value", self.interpolation)
         return f"size={self.size}, params={self.params}, interpolation={mode}"
 
 
@@ -100,13 +102,61 @@ def as_bounding_box(box: Sequence[float], width: int, height: int) -> tv_tensors
     )
 
 
+def attach_box(image: PIL.Image.Image, box: Sequence[float]) -> PIL.Image.Image:
+    """Mark a PIL image with its box, for a `ContrastiveCrop` that is given nothing but the image.
+
+    The mark is on this one object. Whatever makes a new image of it (a flip, a resize, `convert`,
+    `copy`, pickling) leaves the mark behind, since the box need not fit the new one, and
+    ContrastiveCrop refuses an image without a mark. So attach the box last before the crop.
+
+    Args:
+        image: in the image frame, EXIF orientation not applied; any mode.
+        box: normalised x_min, y_min, x_max, y_max.
+
+    Returns:
+        The image given, marked.
+
+    Raises:
+        ValueError: if the box is not ordered and within [0, 1].
+    """
+    x_min, y_min, x_max, y_max = (float(number) for number in box)
+    if not (0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1):
+        raise ValueError(
+            "a box must be 0 <= x_min < x_max <= 1 and so for y, in shares of the image's size and "
+            f"not in pixels: {(x_min, y_min, x_max, y_max)}"
+        )
+    setattr(image, _ATTACHED, _Attached((x_min, y_min, x_max, y_max), image.size))
+    return image
+
+
+class _Attached(NamedTuple):
+    box: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+
+def _attached_box(image: PIL.Image.Image) -> tv_tensors.BoundingBoxes | None:
+    attached: _Attached | None = getattr(image, _ATTACHED, None)
+    if attached is None:
+        return None
+    if attached.size != image.size:
+        raise ValueError(
+            f"the image was {attached.size} (width, height) when its box was attached and is "
+            f"{image.size} now: attach the box last before ContrastiveCrop"
+        )
+    return as_bounding_box(attached.box, *image.size)
+
+
 def _only_box(flat_inputs: list[Any]) -> tv_tensors.BoundingBoxes:
     boxes = [item for item in flat_inputs if isinstance(item, tv_tensors.BoundingBoxes)]
+    carried = (_attached_box(item) for item in flat_inputs if isinstance(item, PIL.Image.Image))
+    boxes += [box for box in carried if box is not None]
     rows = sum(len(item) for item in boxes)
     if rows != 1 or len(boxes) != 1:
         raise ValueError(
             f"ContrastiveCrop needs exactly one box in a sample and found {rows} in {len(boxes)} "
-            "BoundingBoxes; `as_bounding_box` makes one, (0, 0, 1, 1) stands for the whole image"
+            "places. Attach it to a PIL image last before the crop (`attach_box`: flips, resizes "
+            "and convert leave it behind), or give a BoundingBoxes beside the image "
+            "(`as_bounding_box`); (0, 0, 1, 1) stands for the whole image"
         )
     if boxes[0].shape[-1] != 4:
         raise ValueError(f"ContrastiveCrop takes no rotated boxes, and got {boxes[0].format}")

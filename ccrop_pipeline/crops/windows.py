@@ -112,20 +112,29 @@ def _window_sizes(images: Floats, uniforms: Floats, params: CropParams) -> Float
     RandomResizedCrop's rule. Where nothing fits (a panorama), its fallback gives the size, but not
     the position: there the rule still counts, so that the box does.
     """
-    (small, large), (narrow, wide) = params.scale, params.ratio
-    areas = images.prod(axis=1, keepdims=True)
-    areas = areas * (small + (large - small) * uniforms[:, :_CANDIDATES])
-    shape_draws = uniforms[:, _CANDIDATES : 2 * _CANDIDATES]
-    shapes = np.exp(log(narrow) + (log(wide) - log(narrow)) * shape_draws)
-    candidates = np.rint(np.sqrt(np.stack([areas * shapes, areas / shapes], axis=-1)))
-    fits = ((candidates >= 1) & (candidates <= images[:, None])).all(axis=-1)
-    first = fits.argmax(axis=1)
-    rows = np.arange(len(images))
-    chosen: Floats = candidates[rows, first]
-    failed = ~fits[rows, first]
-    if failed.any():
-        chosen[failed] = _largest_sizes(images[failed], narrow, wide)
+    chosen = _candidate(0, images, uniforms, params)
+    # Few images need a second candidate, and next to none a third.
+    failed = _unfit(chosen, images)
+    for candidate in range(1, _CANDIDATES):
+        if not len(failed):
+            return chosen
+        chosen[failed] = _candidate(candidate, images[failed], uniforms[failed], params)
+        failed = failed[_unfit(chosen[failed], images[failed])]
+    chosen[failed] = _largest_sizes(images[failed], *params.ratio)
     return chosen
+
+
+def _candidate(number: int, images: Floats, uniforms: Floats, params: CropParams) -> Floats:
+    (small, large), (narrow, wide) = params.scale, params.ratio
+    areas = images[:, 0] * images[:, 1] * (small + (large - small) * uniforms[:, number])
+    draws = uniforms[:, _CANDIDATES + number]
+    shapes = np.exp(log(narrow) + (log(wide) - log(narrow)) * draws)
+    return np.rint(np.sqrt(np.stack([areas * shapes, areas / shapes], axis=1)))
+
+
+def _unfit(windows: Floats, images: Floats) -> NDArray[np.intp]:
+    """Return the rows of windows that are empty or larger than their images."""
+    return np.flatnonzero(((windows < 1) | (windows > images)).any(axis=1))
 
 
 def _largest_sizes(images: Floats, narrow: float, wide: float) -> Floats:

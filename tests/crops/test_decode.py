@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -7,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from ccrop_pipeline.crops import UnreadableImage, crop_and_resize, decode
+from ccrop_pipeline.crops import UnreadableImage, decode, decode_reduced, stored_size
 from ccrop_pipeline.errors import CcropError
 
+module = sys.modules["ccrop_pipeline.crops.decode"]
 DATA = Path(__file__).parents[2] / "../shared/data"
 
 
@@ -30,7 +32,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def smooth(width: int, height: int) -> Image.Image:
-    return noise(8, 6).resize((width, height), Image.Resampling.BICUBIC)
+    return noise(3, 3).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -145,24 +147,100 @@ def test_damage_raises_nothing_else(data, source):
     decodes_or_is_unreadable(bytes(damaged))
 
 
-@pytest.mark.parametrize("size", [24, 224])
-@pytest.mark.parametrize("window", [(0, 0, 90, 120), (10, 37, 61, 50), (89, 119, 1, 1)])
-def test_crop_and_resize_is_torchvisions(window, size):
-    for image in (noise(120, 90), smooth(120, 90)):
-        view = crop_and_resize(image, np.array(window), size)
-        assert view.dtype == np.uint8
-        assert view.flags.writeable
-        pil = F.resized_crop(image, *window, [size, size], antialias=True)
-        np.testing.assert_array_equal(view, np.asarray(pil))
-        tensor = F.resized_crop(F.pil_to_tensor(image), *window, [size, size], antialias=True)
-        difference = view.astype(int) - tensor.permute(1, 2, 0).numpy()
-        assert np.abs(difference).max() <= 1
+@pytest.fixture(params=["simplejpeg", "Pillow alone"])
+def decoder(request, monkeypatch):
+    if request.param == "Pillow alone":
+        monkeypatch.setattr(module, "simplejpeg", None)
+    else:
+        pytest.importorskip("simplejpeg")
+    return request.param
 
 
-def test_nothing_outside_of_the_window_is_seen():
-    image = Image.new("RGB", (100, 100), "white")
-    image.paste((0, 0, 0), (20, 30, 60, 70))
-    assert crop_and_resize(image, (30, 20, 40, 40), 64).max() == 0
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_the_stored_size_is_read_from_the_header(decoder, fmt):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if fmt == "GIF" else {"exif": exif}
+    data = encoded(smooth(41, 30), fmt, **options)
+    assert stored_size(data) == (41, 30)
+    if fmt != "WEBP":  # whose decoder wants to see the whole file first
+        assert stored_size(data[:-9]) == (41, 30)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", JPEG[:20], JPEG[10:]])
+def test_without_a_header_there_is_no_size(decoder, data):
+    with pytest.raises(UnreadableImage, match=f"cannot decode {len(data)} bytes"):
+        stored_size(data)
+
+
+def test_a_jpeg_of_a_size_that_must_be_an_attack(decoder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    for function in (stored_size, lambda data: decode_reduced(data, 1)):
+        with pytest.raises(UnreadableImage, match="1200 pixels"):
+            function(JPEG)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 67),
+    st.integers(1, 67),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([0, 1, 2]),
+    st.booleans(),
+)
+@example(2, 3, 4, 0, False)  # Pillow would halve what is to be quartered
+def test_a_reduced_jpeg_is_the_mean_of_its_pixels(width, height, reduction, subsampling, fast):
+    kept, module.simplejpeg = module.simplejpeg, module.simplejpeg if fast else None
+    try:
+        ramp = noise(2, 2).point(lambda value: 100 + value // 4)
+        ramp = ramp.resize((width, height), Image.Resampling.BILINEAR)
+        data = encoded(ramp, "JPEG", quality=95, subsampling=subsampling)
+        pixels, made = decode_reduced(data, reduction)
+    finally:
+        module.simplejpeg = kept
+    large = min(width, height) >= 24
+    assert made == reduction or not large
+    rows, columns = -(-height // made), -(-width // made)
+    assert pixels.shape == (rows, columns, 3)
+    full = np.asarray(decode(data)).astype(float)
+    means = np.zeros(pixels.shape)
+    for row in range(rows):
+        for column in range(columns):
+            block = full[row * made :][:made, column * made :][:, :made]
+            means[row, column] = block.mean((0, 1))
+    if large:  # the ramp is smooth, and but at the last blocks next to nothing is left out
+        assert np.abs(pixels - means)[:-2, :-2].mean() < 3
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(noise(40, 32)),
+        encoded(Image.new("CMYK", (40, 32), (0, 255, 255, 0)), "JPEG", quality=100),
+        encoded(smooth(40, 32).convert("L"), "JPEG"),
+        encoded(smooth(40, 32), "JPEG", progressive=True) + b"trailing bytes",
+    ],
+)
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_other_files_are_decoded_too_and_perhaps_in_full(decoder, data, reduction):
+    pixels, made = decode_reduced(data, reduction)
+    assert made in (1, reduction)
+    assert pixels.shape == (32 // made, 40 // made, 3)
+    full = np.asarray(decode(data)).astype(float)
+    expected = full.reshape(32 // made, made, 40 // made, made, 3).mean((1, 3))
+    assert np.abs(pixels - expected).mean() < 4
+
+
+def test_the_decoders_agree_bit_for_bit_or_nearly(monkeypatch):
+    data = encoded(smooth(123, 77), "JPEG", quality=92)
+    ours, _ = decode_reduced(data, 1)
+    assert np.abs(ours.astype(int) - np.asarray(decode(data))).max() <= 1
+
+
+@pytest.mark.parametrize("data", [b"", JPEG[: len(JPEG) // 2], PNG[: len(PNG) // 2]])
+def test_what_cannot_be_decoded_whole_is_unreadable_in_part_as_well(decoder, data):
+    with pytest.raises(UnreadableImage, match=f"cannot decode {len(data)} bytes"):
+        decode_reduced(data, 2)
 
 
 def test_real_photographs():

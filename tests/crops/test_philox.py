@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccrop_pipeline.crops import FLIP, PHOTOMETRIC, WINDOW, key_hash, uniforms
+from ccrop_pipeline.crops import PHOTOMETRIC, WINDOW, key_hash, uniforms
 from ccrop_pipeline.crops.philox import philox4x32
 
 # Counter, key and answer of philox4x32-10 in kat_vectors of the Random123 library.
@@ -93,7 +93,7 @@ def test_every_argument_matters_and_numbers_are_uniform():
             (0, 1, hashes, 0, WINDOW),
             (0, 0, hashes, 1, WINDOW),
             (0, 0, hashes, 0, PHOTOMETRIC),
-            (0, 0, hashes, 0, FLIP),
+            (0, 0, hashes, 0, 2),
         )
     ]
     numbers = np.stack(draws).reshape(-1)
@@ -130,3 +130,14 @@ def test_importing_the_folder_is_light():
     program = f"import sys, ccrop_pipeline.crops; sys.exit(str({heavy}) if {heavy} else 0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_view_for_each_image_gives_what_one_for_all_gives():
+    hashes = np.array([key_hash(f"key {i}") for i in range(6)], np.uint64)
+    views = np.array([3, 0, 65535, 3, 1, 0])
+    together = uniforms(5, 7, hashes, views, WINDOW, 9)
+    for row, view in enumerate(views.tolist()):
+        alone = uniforms(5, 7, hashes[row : row + 1], view, WINDOW, 9)
+        np.testing.assert_array_equal(together[row], alone[0])
+    with pytest.raises(ValueError, match="view must be in"):
+        uniforms(5, 7, hashes, views + 1, WINDOW, 9)

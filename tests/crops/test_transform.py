@@ -3,7 +3,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from torchvision import transforms as v1
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
@@ -15,6 +16,7 @@ from ccrop_pipeline.crops import (
     as_bounding_box,
     sample_windows,
 )
+from ccrop_pipeline.crops.transform import attach_box
 
 WIDTH, HEIGHT = 120, 90
 BOX = (0.2, 0.3, 0.6, 0.9)
@@ -199,3 +201,95 @@ def test_the_image_is_not_changed(pixels):
     ContrastiveCrop(32)(pixels, box())
     assert torch.equal(F.pil_to_tensor(image), before)
     assert torch.equal(pixels, before)
+
+
+@pytest.mark.parametrize("rule", ["official", "paper", "overlap"])
+def test_a_box_attached_to_the_image_counts_as_one_beside_it(pixels, rule):
+    crop = ContrastiveCrop(32, CropParams(rule))
+    image = F.to_pil_image(pixels)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected, _ = crop(image, box())
+        marked = attach_box(F.to_pil_image(pixels), BOX)
+        chain = v1.Compose([crop, v1.RandomHorizontalFlip(0.0)])
+        for call in (
+            crop,
+            chain,
+            lambda image: crop((image, 7))[0],
+            lambda image: crop(image, 7)[0],
+        ):
+            torch.manual_seed(seed)
+            np.testing.assert_array_equal(call(marked), expected)
+
+
+def test_attaching_marks_the_image_itself_and_the_last_box_counts(pixels):
+    image = F.to_pil_image(pixels)
+    assert attach_box(image, (0, 0, 1, 1)) is image
+    assert attach_box(image, np.array(BOX, np.float32)) is image
+    torch.manual_seed(0)
+    view = ContrastiveCrop(32)(image)
+    torch.manual_seed(0)
+    float32_box = as_bounding_box(np.array(BOX, np.float32), WIDTH, HEIGHT)
+    expected, _ = ContrastiveCrop(32)(F.to_pil_image(pixels), float32_box)
+    np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize("size", [32, (HEIGHT, WIDTH)])
+def test_a_crop_carries_no_box(pixels, size):
+    # Even where the crop is the whole image in its own size.
+    whole = CropParams(scale=(1, 1), ratio=(WIDTH / HEIGHT, WIDTH / HEIGHT))
+    view = ContrastiveCrop(size, whole)(attach_box(F.to_pil_image(pixels), BOX))
+    assert view.size == ((32, 32) if size == 32 else (WIDTH, HEIGHT))
+    with pytest.raises(ValueError, match="found 0 in 0 places"):
+        ContrastiveCrop(32)(view)
+
+
+NEW_IMAGES = {
+    "copy": lambda image: image.copy(),
+    "convert to its own mode": lambda image: image.convert("RGB"),
+    "convert": lambda image: image.convert("L"),
+    "mirror": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turn": lambda image: image.rotate(180),
+    "crop to the whole": lambda image: image.crop((0, 0, WIDTH, HEIGHT)),
+    "crop": lambda image: image.crop((10, 10, 60, 60)),
+    "resize to the same": lambda image: image.resize(image.size),
+    "resize": lambda image: image.resize((60, 45)),
+    "transform": lambda image: image.transform(
+        image.size, Image.Transform.AFFINE, (1, 0, 9, 0, 1, 0)
+    ),
+    "orientation": ImageOps.exif_transpose,
+    "torchvision's flip": v2.RandomHorizontalFlip(1.0),
+    "torchvision's flip, v1": v1.RandomVerticalFlip(1.0),
+    "torchvision's jitter": v2.ColorJitter(0.4),
+    "torchvision's grey": v2.Grayscale(3),
+    "torchvision's resize": v2.Resize(45),
+    "torchvision's tensor": v2.ToImage(),
+    "pickling": lambda image: pickle.loads(pickle.dumps(image)),
+}
+
+
+@pytest.mark.parametrize("change", NEW_IMAGES.values(), ids=NEW_IMAGES)
+def test_whatever_makes_a_new_image_leaves_the_box_behind(pixels, change):
+    image = attach_box(F.to_pil_image(pixels), BOX)
+    with pytest.raises(ValueError, match=r"found 0 in 0 places.*attach_box"):
+        ContrastiveCrop(32)(change(image))
+
+
+def test_an_image_that_was_resized_in_place_is_refused(pixels):
+    image = attach_box(F.to_pil_image(pixels), BOX)
+    image.thumbnail((60, 60))
+    with pytest.raises(ValueError, match=r"was \(120, 90\) .* is \(60, 45\) now"):
+        ContrastiveCrop(32)(image)
+
+
+def test_a_box_attached_and_one_beside_it_are_two(pixels):
+    with pytest.raises(ValueError, match="found 2 in 2"):
+        ContrastiveCrop(32)(attach_box(F.to_pil_image(pixels), BOX), box())
+
+
+@pytest.mark.parametrize(
+    "wrong", [(0, 0, 60, 40), (0.5, 0, 0.5, 1), (0, 1, 1, 0), (-0.1, 0, 1, 1), (0, 0, np.nan, 1)]
+)
+def test_boxes_that_cannot_be_attached(pixels, wrong):
+    with pytest.raises(ValueError, match="shares of the image's size and not in pixels"):
+        attach_box(F.to_pil_image(pixels), wrong)
