@@ -5,6 +5,7 @@ Needs numpy and pyarrow and nothing else of this project, so that any program ca
 """
 
 from ccrop_pipeline.boxset.convert import convert
+from ccrop_pipeline.boxset.finder import BoxFinder, MissingBoxes
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, write_manifest
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
@@ -29,12 +30,14 @@ __all__ = [
     "RULES",
     "STATUSES",
     "UNREADABLE",
+    "BoxFinder",
     "BoxLookup",
     "BoxSet",
     "BoxTable",
     "EncoderInfo",
     "LocalizerInfo",
     "Manifest",
+    "MissingBoxes",
     "Problem",
     "Provenance",
     "ShardEntry",

@@ -29,7 +29,10 @@ class BoxSet:
 
     @classmethod
     def open(cls, folder: Path) -> "BoxSet":
-        """Open a box set after a quick check: manifest, sizes and fingerprints of the shards.
+        """Open a box set after a quick check: the manifest, and the sizes of the shards.
+
+        No shard is opened: that a shard has the provenance of the manifest is checked when it
+        is read. `validate` checks everything.
 
         Raises:
             CcropError: If the folder holds no complete box set that this version can read.
@@ -44,9 +47,7 @@ class BoxSet:
             path = folder / entry.file
             if not path.is_file() or path.stat().st_size != entry.bytes:
                 problems.append(Problem("B007", entry.file, "missing, or not of the size listed"))
-            else:
-                check_provenance(path, manifest.form, manifest.provenance.fingerprint, problems)
-        refuse(problems, f"{folder} is damaged: copy it again, or compute these boxes again.")
+        refuse(problems, _damaged(folder))
         return cls(folder, manifest)
 
     def read(self, name: str, heatmaps: bool = True) -> BoxTable:
@@ -57,7 +58,7 @@ class BoxSet:
             heatmaps: Read the heatmaps as well, if there are any.
 
         Raises:
-            CcropError: If there is no such shard or it is damaged.
+            CcropError: If there is no such shard, it is damaged, or not of this box set.
         """
         files = {entry.name: entry.file for entry in self.manifest.shards}
         if name not in files:
@@ -65,9 +66,11 @@ class BoxSet:
                 f"{self.folder} has no shard {name!r}; it has {len(files)}, such as "
                 f"{next(iter(files), None)!r}. Use the boxes that were computed for this source."
             )
-        problems: list[Problem] = []
-        table = FORMS[self.manifest.form].load(self.folder / files[name], problems, heatmaps)
-        refuse(problems, f"{self.folder} is damaged: copy it again, or compute these boxes again.")
+        path, form, problems = self.folder / files[name], self.manifest.form, list[Problem]()
+        check_provenance(path, form, self.manifest.provenance.fingerprint, problems)
+        refuse(problems, _damaged(self.folder))
+        table = FORMS[form].load(path, problems, heatmaps)
+        refuse(problems, _damaged(self.folder))
         assert table is not None
         return table
 
@@ -94,6 +97,10 @@ class BoxSet:
             self.manifest.sha256,
             lambda: ((table.keys, table.boxes) for _, table in self.tables(heatmaps=False)),
         )
+
+
+def _damaged(folder: Path) -> str:
+    return f"{folder} is damaged: copy it again, or compute these boxes again."
 
 
 def _expect_manifest(folder: Path) -> None:

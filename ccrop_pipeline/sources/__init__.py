@@ -1,4 +1,4 @@
-"""Where images come from: tar shards, folders, Parquet, torchvision, and generated scenes.
+"""Where images come from: tars here or elsewhere, folders, Parquet, torchvision, and scenes.
 
 A source hands out encoded bytes in stored order, shard by shard, or by position through its
 index; it decodes nothing. ``open_source`` recognises what lies on disk, and ``pack`` turns any
@@ -10,6 +10,7 @@ from ccrop_pipeline.sources.folder import FolderSource
 from ccrop_pipeline.sources.opening import expand_braces, open_source
 from ccrop_pipeline.sources.pack import PackSummary, pack, tar_key
 from ccrop_pipeline.sources.parquet import ParquetSource
+from ccrop_pipeline.sources.remote import RemoteTarSource
 from ccrop_pipeline.sources.scenes import Scenes
 from ccrop_pipeline.sources.source import ImageIndex, Sample, Source, image_hash
 from ccrop_pipeline.sources.tar import TarSource
@@ -20,6 +21,7 @@ __all__ = [
     "ImageIndex",
     "PackSummary",
     "ParquetSource",
+    "RemoteTarSource",
     "Sample",
     "Scenes",
     "Source",

@@ -30,6 +30,7 @@ class FolderSource:
     """
 
     kind: ClassVar[str] = "folder"
+    random_access: ClassVar[bool] = True
     location: str
     root: Path
 

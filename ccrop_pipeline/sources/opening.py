@@ -1,7 +1,7 @@
 """From what a person writes (a folder, a file, a pattern) to a source."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
 from re import search
@@ -9,29 +9,42 @@ from re import search
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources.folder import FolderSource
 from ccrop_pipeline.sources.parquet import ParquetSource
+from ccrop_pipeline.sources.remote import (
+    PIPE,
+    RemoteTarSource,
+    explained,
+    is_remote,
+    located,
+)
 from ccrop_pipeline.sources.source import Source
 from ccrop_pipeline.sources.tar import TarSource
 
 ACCEPTED = (
     "Accepted are a folder of .tar shards, of .parquet files or of images, one .tar or .parquet "
-    "file, and patterns of such files: 'train-*.tar', 'train-{000000..000009}.tar'."
+    "file, and patterns of such files: 'train-*.tar', 'train-{000000..000009}.tar'. Tars may also "
+    "be addresses, 's3://bucket/train-*.tar', or commands, 'pipe:curl https://host/a.tar'."
 )
 
 
 def open_source(spec: str | Path) -> Source:
-    """Open local images.
+    """Open images on a local disk, or tars that are read from elsewhere.
 
     Args:
         spec: A folder (tars on its first level go before Parquet files, and those before
             images at any depth), one ``.tar`` or ``.parquet`` file, a glob pattern, or a
-            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates.
+            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates. Or tars that
+            are only read in order: addresses that fsspec knows (``s3://…``, ``https://…``), or
+            shell commands that write a tar (``pipe:…``), with the same patterns; commands
+            have braces only.
 
     Raises:
         CcropError: If there is nothing of the kind, files of several kinds, or two files of
             the same stem.
     """
-    path = Path(spec).expanduser()
     location = str(spec)
+    if is_remote(location):
+        return _open_remote(location)
+    path = Path(spec).expanduser()
     if path.is_dir():
         return _open_folder(location, path)
     if path.is_file():
@@ -71,7 +84,7 @@ def _open_folder(location: str, folder: Path) -> Source:
 
 
 def _open_files(location: str, paths: tuple[Path, ...]) -> Source:
-    _refuse_equal_stems(paths)
+    _refuse_equal_stems((path.stem, str(path)) for path in paths)
     kinds = {path.suffix.lower() for path in paths}
     if kinds == {".tar"}:
         return TarSource(location, paths)
@@ -93,15 +106,35 @@ def _matching(pattern: str) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def _refuse_equal_stems(paths: tuple[Path, ...]) -> None:
-    first: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in first:
+def _open_remote(location: str) -> RemoteTarSource:
+    urls = tuple(expand_braces(location))
+    if not location.startswith(PIPE):
+        urls = tuple(url for pattern in urls for url in _matching_remote(pattern))
+    source = RemoteTarSource(location, urls)
+    _refuse_equal_stems(zip(source.shards, urls, strict=True))
+    return source
+
+
+def _matching_remote(pattern: str) -> list[str]:
+    files, (path,) = located([pattern])
+    if not has_magic(path):
+        return [pattern]
+    with explained(pattern):
+        found = sorted(files.glob(path))
+    if not found:
+        raise CcropError(f"nothing is found at {pattern}. {ACCEPTED}")
+    return [files.unstrip_protocol(name) for name in found]
+
+
+def _refuse_equal_stems(shards: Iterable[tuple[str, str]]) -> None:
+    first: dict[str, str] = {}
+    for stem, place in shards:
+        if stem in first:
             raise CcropError(
-                f"two files give the shard name {path.stem!r}: {first[path.stem]} and {path}. "
+                f"two files give the shard name {stem!r}: {first[stem]} and {place}. "
                 "A box set has one file a shard: rename one of them, or open them one by one."
             )
-        first[path.stem] = path
+        first[stem] = place
 
 
 def _contents(folder: Path) -> str:

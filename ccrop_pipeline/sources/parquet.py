@@ -38,6 +38,7 @@ class ParquetSource:
     """
 
     kind: ClassVar[str] = "parquet"
+    random_access: ClassVar[bool] = True
     location: str
     paths: tuple[Path, ...]
 

@@ -54,6 +54,7 @@ class Scenes:
     """
 
     kind: ClassVar[str] = "scenes"
+    random_access: ClassVar[bool] = True
     count: int
     size: int = 64
     seed: int = 0

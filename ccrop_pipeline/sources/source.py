@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-_END = 65_536  # bytes of either end of a file that enter a fingerprint
+FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
 
 
 class Sample(NamedTuple):
@@ -64,6 +64,10 @@ class Source(Protocol):
         """``tar``, ``folder``, ``parquet``, ``torchvision`` or ``scenes``."""
 
     @property
+    def random_access(self) -> bool:
+        """Whether ``index`` is possible, or images can only be read in order."""
+
+    @property
     def location(self) -> str:
         """Where the images come from, for people."""
 
@@ -82,7 +86,11 @@ class Source(Protocol):
         """Return a digest of names, sizes and samples of the contents that survives a move."""
 
     def index(self) -> ImageIndex:
-        """Return random access to all images; duplicate keys are refused."""
+        """Return random access to all images.
+
+        Raises:
+            CcropError: If two images have one key, or there is no random access.
+        """
 
 
 def image_hash(image: bytes) -> int:
@@ -108,9 +116,9 @@ def _file_entry(path: Path) -> tuple[str, int, str]:
     ends = xxhash.xxh3_64()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        for start in (0, max(0, size - _END)):
+        for start in (0, max(0, size - FINGERPRINT_END)):
             file.seek(start)
-            ends.update(file.read(_END))
+            ends.update(file.read(FINGERPRINT_END))
     return path.name, size, ends.hexdigest()
 
 

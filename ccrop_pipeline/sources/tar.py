@@ -27,6 +27,7 @@ class TarSource:
     """
 
     kind: ClassVar[str] = "tar"
+    random_access: ClassVar[bool] = True
     location: str
     paths: tuple[Path, ...]
 
@@ -128,7 +129,7 @@ class TarIndex:
             os.close(descriptor)
 
 
-def _sample(descriptor: int, entry: Entry, path: Path) -> Sample:
+def _sample(descriptor: int, entry: Entry[Extent], path: Path) -> Sample:
     return Sample(
         key=entry.key,
         image=read_extent(descriptor, entry.image, path),

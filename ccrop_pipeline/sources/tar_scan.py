@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources.formats import IMAGE_EXTENSIONS
@@ -19,39 +19,63 @@ class Extent(NamedTuple):
     size: int
 
 
-class Entry(NamedTuple):
-    """One sample of a tar, not yet read."""
+# Where the content of a member lies, or the content itself where a tar is read only once.
+Content = TypeVar("Content", Extent, bytes)
+
+
+class Entry(NamedTuple, Generic[Content]):
+    """One sample of a tar."""
 
     key: str
-    image: Extent
-    label: Extent | None
-    annotation: Extent | None
+    image: Content
+    label: Content | None
+    annotation: Content | None
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple, Generic[Content]):
+    """One file of a tar."""
+
     key: str
     extension: str
-    extent: Extent
+    content: Content
 
 
-def scan(path: Path) -> Iterator[Entry]:
+def scan(path: Path) -> Iterator[Entry[Extent]]:
     """Yield the samples of a tar in stored order, reading headers only.
-
-    Members are grouped as WebDataset does it: the key is the path up to the first dot of its
-    last part, the rest the extension, and the members of a sample follow each other.
 
     Raises:
         CcropError: If the tar is damaged, a sample has no image or two, or a key comes back.
     """
+    return group(_members(path), str(path))
+
+
+def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
+    """Yield the samples that the members of the tar ``where`` make up.
+
+    Members are grouped as WebDataset does it: the members of a sample follow each other.
+
+    Raises:
+        CcropError: If a sample has no image or two, or a key comes back.
+    """
     seen: dict[str, int] = {}
-    for position, (key, members) in enumerate(groupby(_members(path), lambda m: m.key)):
+    for position, (key, of_sample) in enumerate(groupby(members, lambda m: m.key)):
         if key in seen:
             raise CcropError(
-                f"key {key!r} occurs twice in {path}: samples {seen[key]} and {position}. "
+                f"key {key!r} occurs twice in {where}: samples {seen[key]} and {position}. "
                 "Files of one sample must follow each other and keys must be unique: pack again."
             )
         seen[key] = position
-        yield _entry(key, members, path)
+        yield _entry(key, of_sample, where)
+
+
+def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Split the name of a file in a tar as WebDataset does it, ``None`` for what is no sample's.
+
+    The key is the path up to the first dot of its last part, the rest the extension.
+    """
+    folder, slash, name = info.name.rpartition("/")
+    stem, dot, extension = name.partition(".")
+    return (folder + slash + stem, extension.lower()) if info.isfile() and stem and dot else None
 
 
 def open_tar(path: Path) -> BinaryIO:
@@ -75,31 +99,31 @@ def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
     return data
 
 
-def read_label(descriptor: int, entry: Entry, path: Path) -> int | None:
+def read_label(descriptor: int, entry: Entry[Extent], path: Path) -> int | None:
     """Return the class index in the sample's ``.cls`` member, ``None`` without one."""
-    if entry.label is None:
-        return None
-    text = read_extent(descriptor, entry.label, path)
+    text = entry.label and read_extent(descriptor, entry.label, path)
+    return parse_label(text, entry.key, str(path))
+
+
+def parse_label(text: bytes | None, key: str, where: str) -> int | None:
+    """Return the class index that a ``.cls`` member holds, ``None`` for no member."""
     try:
         return known_label(text)
     except ValueError:
         raise CcropError(
-            f"label {text[:40]!r} of key {entry.key!r} in {path} is not a whole number: "
+            f"label {text!r:.50} of key {key!r} in {where} is not a whole number: "
             "a .cls member holds one class index."
         ) from None
 
 
-def _members(path: Path) -> Iterator[_Member]:
+def _members(path: Path) -> Iterator[Member[Extent]]:
     try:
         with tarfile.open(path, "r:") as tar:
             while (info := tar.next()) is not None:
                 # TarFile remembers every header it saw; a shard may have a million.
                 tar.members.clear()  # type: ignore[attr-defined]
-                folder, slash, name = info.name.rpartition("/")
-                stem, dot, extension = name.partition(".")
-                if info.isfile() and stem and dot:
-                    extent = Extent(info.offset_data, info.size)
-                    yield _Member(folder + slash + stem, extension.lower(), extent)
+                if name := key_and_extension(info):
+                    yield Member(*name, Extent(info.offset_data, info.size))
             _check_end(path, tar.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise CcropError(
@@ -116,16 +140,16 @@ def _check_end(path: Path, offset: int) -> None:
             raise tarfile.ReadError(f"damaged or cut off at byte {offset}")
 
 
-def _entry(key: str, members: Iterable[_Member], path: Path) -> Entry:
-    parts: dict[str, Extent] = {}
+def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Content]:
+    parts: dict[str, Content] = {}
     for member in members:
         if member.extension in parts:
-            raise CcropError(f"{path} holds two files {key}.{member.extension}: remove one.")
-        parts[member.extension] = member.extent
-    images = [extent for extension, extent in parts.items() if extension in IMAGE_EXTENSIONS]
+            raise CcropError(f"{where} holds two files {key}.{member.extension}: remove one.")
+        parts[member.extension] = member.content
+    images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
         raise CcropError(
-            f"sample {key!r} in {path} has {len(images)} images (members: "
+            f"sample {key!r} in {where} has {len(images)} images (members: "
             f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
             f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."
         )

@@ -72,6 +72,7 @@ class TorchvisionSource:
     """
 
     kind: ClassVar[str] = "torchvision"
+    random_access: ClassVar[bool] = True
     name: str
     root: Path
     split: Split

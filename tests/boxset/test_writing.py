@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,19 +146,48 @@ def test_open_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
         BoxSet.open(tmp_path / "boxes")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"), [({"version": 2}, "reads ccrop-boxes 1"), ({"rule": "other"}, "B013")]
-)
-def test_open_refuses_other_versions_and_mixed_shards(
-    changes: dict[str, Any], message: str, tmp_path: Path
+def test_open_refuses_other_versions(tmp_path: Path) -> None:
+    raw = RawSet()
+    raw.header = make_header(version=2)
+    raw.write(tmp_path / "boxes")
+    with pytest.raises(CcropError, match="reads ccrop-boxes 1"):
+        BoxSet.open(tmp_path / "boxes")
+
+
+@FORMS
+def test_a_shard_of_other_boxes_is_refused_when_it_is_read(form: str, tmp_path: Path) -> None:
+    raw = RawSet(form)
+    raw.shard_headers["a-1"] = json.dumps(make_header(rule="other"))
+    raw.write(tmp_path / "boxes")
+    boxes = BoxSet.open(tmp_path / "boxes")
+    assert boxes.read("a-0").keys == ["one", "two"]
+    for use in (lambda: boxes.read("a-1"), lambda: list(boxes.tables()), boxes.lookup):
+        with pytest.raises(CcropError, match=r"B013 a-1(.|\n)*compute these boxes again"):
+            use()
+
+
+@FORMS
+def test_opening_and_reading_one_shard_leave_the_others_alone(form: str, tmp_path: Path) -> None:
+    raw = RawSet(form)
+    raw.edit_folder = lambda folder: [
+        path.write_bytes(b"?" * path.stat().st_size) for path in folder.glob("a-1.*")
+    ]
+    raw.write(tmp_path / "boxes")
+    boxes = BoxSet.open(tmp_path / "boxes")
+    assert boxes.read("a-0").keys == ["one", "two"]
+    with pytest.raises(CcropError, match="B011 a-1") as caught:
+        boxes.read("a-1")
+    assert str(caught.value).count("B011") == 1
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_open_notices_a_shard_that_is_missing_or_of_another_size(
+    change: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     raw = RawSet()
-    if "version" in changes:
-        raw.header = make_header(**changes)
-    else:
-        raw.shard_headers["a-1"] = json.dumps(make_header(**changes))
+    raw.edit_folder = lambda folder: change(folder / "a-1.parquet")
     raw.write(tmp_path / "boxes")
-    with pytest.raises(CcropError, match=message):
+    with pytest.raises(CcropError, match=r"B007 a-1\.parquet"):
         BoxSet.open(tmp_path / "boxes")
 
 
