@@ -4,22 +4,32 @@ Loaders return uint8 crops; `Augment` changes their colours and flips them, batc
 device that trains.
 """
 
-from ccrop_pipeline.views.augment import Augment, AugmentSettings
+from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch
-from ccrop_pipeline.views.boxes import MissingBoxes, join_boxes
 from ccrop_pipeline.views.cutter import ViewCutter
+from ccrop_pipeline.views.loader import Loader
 from ccrop_pipeline.views.map_style import MapLoader, MapViews
-from ccrop_pipeline.views.streaming import StreamViews, stream_loader
+from ccrop_pipeline.views.resident import (
+    ResidentImages,
+    ResidentLoader,
+    canvas_within,
+    load_images,
+)
+from ccrop_pipeline.views.settings import AugmentSettings, ViewGroup
+from ccrop_pipeline.views.streaming import StreamLoader
 
 __all__ = [
     "Augment",
     "AugmentSettings",
     "Batch",
+    "Loader",
     "MapLoader",
     "MapViews",
-    "MissingBoxes",
-    "StreamViews",
+    "ResidentImages",
+    "ResidentLoader",
+    "StreamLoader",
     "ViewCutter",
-    "join_boxes",
-    "stream_loader",
+    "ViewGroup",
+    "canvas_within",
+    "load_images",
 ]

@@ -1,153 +1,144 @@
-"""Colour jitter, grayscale, flip and normalisation of a whole batch, on any device.
+"""Colour jitter, grayscale, blur, solarize, flip and normalisation of a batch, on any device.
 
 Each image has its own random numbers and its own order of the jitter's four steps, as if
-torchvision's transforms had been applied to it alone. The definitions are torchvision's for
-float images (``adjust_brightness`` and so on).
+torchvision's transforms had been applied to it alone. The order of the rest is that of MoCo v2,
+BYOL and DINO.
 """
 
-from dataclasses import dataclass
-from itertools import permutations
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
-from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
 from ccrop_pipeline.views.batch import Batch
+from ccrop_pipeline.views.blur import blur
+from ccrop_pipeline.views.colour import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    grayscale,
+    solarize,
+)
+from ccrop_pipeline.views.draws import SKIP, UNIFORMS_PER_VIEW, Draws, draw
+from ccrop_pipeline.views.settings import ViewGroup
 
-_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as in torchvision's rgb_to_grayscale
-_ORDERS = np.array(list(permutations(range(4))))
-_UNIFORMS = 8  # jitter or not, its order, four factors, grayscale or not, flip or not
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """Strengths and probabilities, named as in torchvision.
-
-    Args:
-        brightness: Factor is drawn from [1 - b, 1 + b], not below 0; contrast and saturation
-            likewise.
-        contrast: See `brightness`.
-        saturation: See `brightness`.
-        hue: Shift is drawn from [-h, h] turns, h at most 0.5.
-        jitter_p: Probability of the four steps above.
-        grayscale_p: Probability of grayscale.
-        flip_p: Probability of a horizontal flip.
-
-    Raises:
-        CcropError: When a number is out of its range.
-    """
-
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    jitter_p: float = 0.8
-    grayscale_p: float = 0.2
-    flip_p: float = 0.5
-
-    def __post_init__(self) -> None:
-        limits = {"brightness": np.inf, "contrast": np.inf, "saturation": np.inf, "hue": 0.5}
-        for name, value in vars(self).items():
-            limit = limits.get(name, 1.0)
-            if not 0 <= value <= limit:
-                raise CcropError(f"augment.{name} is {value}; it must lie in [0, {limit:g}]")
+_STEPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+_CPU_CHUNK = 400_000  # values changed at a time on a CPU, so few that its caches hold them
 
 
 class Augment:
     """Turns the uint8 crops of a batch into normalised views.
 
     Args:
-        settings: Strengths and probabilities.
+        groups: The groups of views, in the order of `Batch.views`.
         seed: Seed of the run; an image's draw depends on (seed, epoch, key, view) alone.
         device: Where the batch is augmented.
     """
 
-    def __init__(self, settings: AugmentSettings, seed: int, device: torch.device) -> None:
-        self.settings, self.seed, self.device = settings, seed, device
+    def __init__(self, groups: Sequence[ViewGroup], seed: int, device: torch.device) -> None:
+        self.groups, self.seed, self.device = tuple(groups), seed, device
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+        self._inverse_std = 1 / torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
 
-    def __call__(self, batch: Batch, epoch: int) -> Tensor:
-        """Returns normalised float32 views, shape (V, B, 3, S, S), channels last in memory."""
-        crops = batch.views.to(self.device, non_blocking=True)
-        views = [
-            self._one_view(
-                crops[view], uniforms(self.seed, epoch, batch.hashes, view, PHOTOMETRIC, _UNIFORMS)
-            )
-            for view in range(len(crops))
-        ]
-        return torch.stack(views)
+    def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, ...]:
+        """Augments all views of a batch.
 
-    def _one_view(self, crops: Tensor, randoms: np.ndarray) -> Tensor:
-        s = self.settings
-        images = crops.float().div_(255)
-        images = self._jitter(images, randoms)
-        grey = self._rows(randoms[:, 6] < s.grayscale_p)
-        images[grey] = grayscale(images[grey]).expand(-1, 3, -1, -1)
-        flip = self._rows(randoms[:, 7] < s.flip_p)
-        images[flip] = images[flip].flip(-1)
-        return images.sub_(self._mean).div_(self._std)
+        Args:
+            batch: Its views are uint8 (V, B, 3, S, S), one tensor a group, in any layout.
+            epoch: Epoch that the random numbers are drawn for.
 
-    def _jitter(self, images: Tensor, randoms: np.ndarray) -> Tensor:
-        s = self.settings
-        chosen = randoms[:, 0] < s.jitter_p
-        orders = _ORDERS[(randoms[:, 1] * len(_ORDERS)).astype(int)]
-        lows = np.array(
-            [max(0, 1 - f) for f in (s.brightness, s.contrast, s.saturation)] + [-s.hue]
-        )
-        highs = np.array([1 + s.brightness, 1 + s.contrast, 1 + s.saturation, s.hue])
-        drawn = (lows + (highs - lows) * randoms[:, 2:6]).astype(np.float32)
-        factors = torch.from_numpy(drawn).to(self.device).view(-1, 4, 1, 1, 1)
-        for position in range(4):
-            for step, adjust in enumerate(_STEPS):
-                rows = self._rows(chosen & (orders[:, position] == step))
-                if len(rows):
-                    images[rows] = adjust(images[rows], factors[rows, step])
-        return images
+        Returns:
+            One tensor a group, float32 (V, B, 3, S, S), normalised by the mean and the standard
+            deviation of ImageNet.
+        """
+        views, first = [], 0
+        for group, crops in zip(self.groups, batch.views, strict=True):
+            numbers = range(first, first + len(crops))
+            randoms = [
+                uniforms(self.seed, epoch, batch.hashes, view, PHOTOMETRIC, UNIFORMS_PER_VIEW)
+                for view in numbers
+            ]
+            draws = draw(np.concatenate(randoms), group.augment)
+            images = crops.to(self.device, non_blocking=True).flatten(0, 1)
+            threshold = group.augment.solarize_threshold
+            views.append(self._augment(images, draws, threshold).view(crops.shape))
+            first = numbers.stop
+        return tuple(views)
 
-    def _rows(self, mask: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.flatnonzero(mask)).to(self.device, non_blocking=True)
+    def _augment(self, crops: Tensor, draws: Draws, threshold: float) -> Tensor:
+        views = torch.empty(crops.shape, device=self.device)
+        strengths = self._upload(np.column_stack([draws.factors, draws.sigma]))
+        on_cpu = self.device.type == "cpu"
+        size = max(1, _CPU_CHUNK // crops[0].numel()) if on_cpu else len(crops)
+        for start in range(0, len(crops), size):
+            part = slice(start, start + size)
+            rows, *chosen = self._rows(draws, part)
+            pixels = crops.index_select(0, rows)
+            images = _change(pixels, draws.steps[part], strengths[part], chosen, threshold)
+            _put(views, rows, images.sub_(self._mean).mul_(self._inverse_std))
+        return views
 
+    def _rows(self, draws: Draws, part: slice) -> tuple[Tensor, ...]:
+        """Where the views of a part stand in their group; which of the part to flip and so on.
 
-def grayscale(images: Tensor) -> Tensor:
-    """Luma of float RGB images (B, 3, S, S), as (B, 1, S, S)."""
-    red, green, blue = images.unbind(1)
-    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue).unsqueeze(1)
+        All rows travel to the device in one copy.
+        """
+        chosen = (draws.flipped, draws.grey, draws.sigma, draws.solarized)
+        rows = [draws.rows[part], *(np.flatnonzero(which[part]) for which in chosen)]
+        return torch.split(self._upload(np.concatenate(rows)), [len(some) for some in rows])
 
-
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends float RGB images in [0, 1] with black; factor (B, 1, 1, 1), 1 changes nothing."""
-    return (images * factor).clamp_(0, 1)
+    def _upload(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
 
 
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends each image with its mean grey; factor (B, 1, 1, 1), 1 changes nothing."""
-    return _blend(images, grayscale(images).mean((1, 2, 3), keepdim=True), factor)
+def _change(
+    pixels: Tensor,
+    steps: np.ndarray,
+    strengths: Tensor,
+    chosen: Sequence[Tensor],
+    threshold: float,
+) -> Tensor:
+    """All but the normalisation, from uint8 pixels to float32 images, both (n, 3, S, S)."""
+    flipped, grey, blurred, solarized = chosen
+    # A flip is cheapest on bytes, and no other step tells left from right.
+    _replace(pixels, flipped, lambda some: some.flip(-1))
+    images = pixels.float().mul_(1 / 255)
+    factors, sigmas = strengths[:, :4, None, None, None], strengths[:, 4]
+    _jitter(images, steps, factors)
+    _replace(images, grey, lambda some: grayscale(some).expand_as(some))
+    blur(images, blurred, sigmas)
+    _replace(images, solarized, lambda some: solarize(some, threshold))
+    return images
 
 
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blends each image with its grayscale; factor (B, 1, 1, 1), 1 changes nothing."""
-    return _blend(images, grayscale(images), factor)
+def _jitter(images: Tensor, steps: np.ndarray, factors: Tensor) -> None:
+    for steps_at_one_time in steps.T.tolist():
+        for step, run in _runs(steps_at_one_time):
+            if step != SKIP:
+                _STEPS[step](images[run], factors[run, step])
 
 
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turns the hue of float RGB images in [0, 1] by `shift` (B, 1, 1, 1), in turns."""
-    value, at = images.max(1, keepdim=True)
-    chroma = value - images.amin(1, keepdim=True)
-    red, green, blue = images.unbind(1)
-    towards = torch.stack([green - blue, blue - red, red - green], 1).gather(1, at)
-    hue = (towards / chroma.clamp(min=1e-12) + 2 * at) / 6 + shift
-    # HSV to RGB without cases: https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1)
-    sixth = (offsets + 6 * hue) % 6
-    return value - chroma * torch.minimum(sixth, 4 - sixth).clamp_(0, 1)
+def _runs(values: list[int]) -> Iterator[tuple[int, slice]]:
+    """Each maximal run of equal values, and where it is."""
+    start = 0
+    for value, run in groupby(values):
+        stop = start + len(list(run))
+        yield value, slice(start, stop)
+        start = stop
 
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (factor * images + (1 - factor) * other).clamp_(0, 1)
+def _replace(images: Tensor, rows: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+    if len(rows):
+        _put(images, rows, function(images.index_select(0, rows)))
 
 
-_STEPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+def _put(target: Tensor, rows: Tensor, values: Tensor) -> None:
+    if target.device.type == "cpu":
+        target.numpy()[rows.numpy()] = values.numpy()  # several times as fast as index_copy_
+    else:
+        target.index_copy_(0, rows, values)

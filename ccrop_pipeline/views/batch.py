@@ -14,20 +14,21 @@ class Batch:
     """Crops of one batch of images, not yet augmented.
 
     Attributes:
-        views: uint8, shape (V, B, 3, S, S), channels last in memory.
+        views: One tensor a group of views, uint8 (V, B, 3, S, S) with the group's number V and
+            side S of views; on the CPU, or where a resident data set lies.
         key_hashes: int64 (B,), the bits of the unsigned hash of each key.
         labels: int64 (B,), -1 where an image has none.
         unreadable: Number of images of the batch that could not be decoded and are grey.
     """
 
-    views: Tensor
+    views: tuple[Tensor, ...]
     key_hashes: Tensor
     labels: Tensor
     unreadable: int = 0
 
     def pin_memory(self) -> "Batch":
         """Lets a `DataLoader` pin the crops for asynchronous copies to a GPU."""
-        self.views = self.views.pin_memory()
+        self.views = tuple(group.pin_memory() for group in self.views)
         return self
 
     @property
@@ -42,12 +43,9 @@ def hash_keys(keys: list[str]) -> np.ndarray:
 
 
 def make_batch(
-    crops: np.ndarray, hashes: np.ndarray, labels: np.ndarray, unreadable: int = 0
+    views: tuple[Tensor, ...], hashes: np.ndarray, labels: np.ndarray, unreadable: int = 0
 ) -> Batch:
-    """Wraps crops (V, B, S, S, 3) as a batch without copying them."""
+    """A batch from views, hashes uint64 (B,) and labels int64 (B,), none of them copied."""
     return Batch(
-        torch.from_numpy(crops).permute(0, 1, 4, 2, 3),
-        torch.from_numpy(hashes.view(np.int64)),
-        torch.from_numpy(labels),
-        unreadable,
+        views, torch.from_numpy(hashes.view(np.int64)), torch.from_numpy(labels), unreadable
     )

@@ -5,20 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+import torch
+from torch import Tensor
 
+from ccrop_pipeline.boxset import FULL_BOX
 from ccrop_pipeline.crops import (
     UNIFORMS_PER_WINDOW,
     WINDOW,
     CropParams,
     UnreadableImage,
     crop_and_resize,
-    decode,
+    decode_reduced,
+    reduction_for,
     sample_windows,
+    stored_size,
     uniforms,
 )
+from ccrop_pipeline.views.settings import ViewGroup
 
-GREY = Image.new("RGB", (1, 1), (128, 128, 128))
+GREY = 128
+_FULL = np.array([FULL_BOX], np.float32)
 
 
 @dataclass(frozen=True)
@@ -26,52 +32,106 @@ class ViewCutter:
     """Cuts the views of a batch; a pure function of its arguments.
 
     Args:
-        size: Side of a view in pixels.
-        views: Views per image.
+        groups: The views of an image. They are numbered through all groups.
         seed: Seed of the run; a view depends on (seed, epoch, key, view) and nothing else.
     """
 
-    size: int
-    views: int = 2
+    groups: tuple[ViewGroup, ...]
     seed: int = 0
+
+    @property
+    def view_sizes(self) -> list[int]:
+        """Side in pixels of each view."""
+        return [group.size for group in self.groups for _ in range(group.count)]
+
+    def windows(
+        self, hashes: np.ndarray, sizes: np.ndarray, boxes: np.ndarray | None, epoch: int
+    ) -> np.ndarray:
+        """Draws the windows of all views of a batch.
+
+        Args:
+            hashes: Hashes of the keys, uint64 (n,).
+            sizes: Width and height of the images in pixels, int64 (n, 2).
+            boxes: Normalised boxes, float32 (n, 4). None for random crops: the windows of
+                RandomResizedCrop at the scale and ratio of each group.
+            epoch: Epoch that the views are drawn for.
+
+        Returns:
+            int64 (V, n, 4) top, left, height, width in pixels.
+        """
+        drawn, first = [], 0
+        for group in self.groups:
+            params = group.crop if boxes is not None else random_crop(group.crop)
+            views = np.repeat(np.arange(first, first + group.count), len(hashes))
+            each_again = np.tile(np.arange(len(hashes)), group.count)
+            randoms = uniforms(
+                self.seed, epoch, hashes[each_again], views, WINDOW, UNIFORMS_PER_WINDOW
+            )
+            of_images = _FULL.repeat(len(hashes), 0) if boxes is None else boxes
+            windows = sample_windows(of_images[each_again], sizes[each_again], randoms, params)
+            drawn.append(windows.reshape(group.count, len(hashes), 4))
+            first += group.count
+        return np.concatenate(drawn)
 
     def cut(
         self,
         images: Sequence[bytes],
         keys: Sequence[str],
         hashes: np.ndarray,
-        boxes: np.ndarray,
+        boxes: np.ndarray | None,
         epoch: int,
-        params: CropParams,
-    ) -> tuple[np.ndarray, int]:
-        """Decodes each image once and cuts all its views.
+    ) -> tuple[tuple[Tensor, ...], int]:
+        """Decodes each image once, as small as its windows allow, and cuts all its views.
 
         Args:
             images: Encoded images.
             keys: Their keys, for messages.
             hashes: Hashes of the keys, uint64 (n,).
-            boxes: Normalised boxes, float32 (n, 4).
+            boxes: Normalised boxes, float32 (n, 4), or None for random crops.
             epoch: Epoch that the views are drawn for.
-            params: How windows are drawn.
 
         Returns:
-            Crops, uint8 (views, n, size, size, 3), and the number of unreadable images. Those
-            are grey, and each is named in a warning: one bad file must not end a long run.
+            Crops, a tensor a group, uint8 (V, n, 3, S, S), channels last in memory; and the
+            number of unreadable images. Those are grey, and each is named in a warning: one bad
+            file must not end a long run.
         """
-        decoded = [_decode_or_grey(image, key) for image, key in zip(images, keys, strict=True)]
-        sizes = np.array([image.size for image in decoded], np.int64).reshape(-1, 2)
-        crops = np.empty((self.views, len(decoded), self.size, self.size, 3), np.uint8)
-        for view in range(self.views):
-            randoms = uniforms(self.seed, epoch, hashes, view, WINDOW, UNIFORMS_PER_WINDOW)
-            windows = sample_windows(boxes, sizes, randoms, params)
-            for row, (image, window) in enumerate(zip(decoded, windows, strict=True)):
-                crops[view, row] = crop_and_resize(image, window, self.size)
-        return crops, sum(image is GREY for image in decoded)
+        sizes = np.array([_size_or_one(image) for image in images], np.int64).reshape(-1, 2)
+        windows = self.windows(hashes, sizes, boxes, epoch)
+        reductions = reduction_for(windows, self.view_sizes)
+        groups = [
+            np.empty((group.count, len(images), group.size, group.size, 3), np.uint8)
+            for group in self.groups
+        ]
+        views = [view for group in groups for view in group]
+        unreadable = 0
+        for row, (image, reduction) in enumerate(zip(images, reductions.tolist(), strict=True)):
+            decoded = decode_or_warn(image, keys[row], reduction)
+            unreadable += decoded is None
+            for view, window in zip(views, windows[:, row], strict=True):
+                view[row] = crop_and_resize(*decoded, window, len(view[row])) if decoded else GREY
+        return tuple(torch.from_numpy(group).permute(0, 1, 4, 2, 3) for group in groups), unreadable
 
 
-def _decode_or_grey(image: bytes, key: str) -> Image.Image:
+def random_crop(params: CropParams) -> CropParams:
+    """The parameters under which a full box gives RandomResizedCrop."""
+    return CropParams(rule="overlap", alpha=1.0, scale=params.scale, ratio=params.ratio)
+
+
+def decode_or_warn(image: bytes, key: str, reduction: int = 1) -> tuple[np.ndarray, int] | None:
+    """Pixels as `decode_reduced` gives them; None, and a warning, where there are none.
+
+    One bad file must not end a long run: whoever calls this shows a grey image.
+    """
     try:
-        return decode(image)
+        return decode_reduced(image, reduction)
     except UnreadableImage as error:
-        warnings.warn(f"image {key!r} is shown as grey: {error}", RuntimeWarning, stacklevel=2)
-        return GREY
+        warnings.warn(f"image {key!r} is shown as grey: {error}", RuntimeWarning, stacklevel=3)
+        return None
+
+
+def _size_or_one(image: bytes) -> tuple[int, int]:
+    # What cannot be read is met again, and named, when it is decoded.
+    try:
+        return stored_size(image)
+    except UnreadableImage:
+        return 1, 1

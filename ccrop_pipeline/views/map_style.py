@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.crops import CropParams
+from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
 from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
-from ccrop_pipeline.views.boxes import MissingBoxes, SharedBoxes, join_boxes
+from ccrop_pipeline.views.boxes import SharedBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
+from ccrop_pipeline.views.order import batches_of
 
 
 class MapViews(Dataset[Batch]):
@@ -20,14 +21,13 @@ class MapViews(Dataset[Batch]):
 
     Args:
         index: Images by position.
-        cutter: Size, number and seed of the views.
-        params: How windows are drawn once there are boxes.
+        cutter: Groups and seed of the views.
     """
 
-    def __init__(self, index: ImageIndex, cutter: ViewCutter, params: CropParams) -> None:
+    def __init__(self, index: ImageIndex, cutter: ViewCutter) -> None:
         self.index = index
         self.cutter = cutter
-        self.boxes = SharedBoxes(len(index), params)
+        self.boxes = SharedBoxes(len(index))
         self._hashes = hash_keys(list(index.keys))
 
     def __len__(self) -> int:
@@ -39,40 +39,29 @@ class MapViews(Dataset[Batch]):
     def __getitems__(self, rows: list[int]) -> Batch:
         """Views of the images at `rows`, for the current epoch and boxes."""
         at = np.asarray(rows)
-        crops, unreadable = self.cutter.cut(
+        views, unreadable = self.cutter.cut(
             [self.index.read(row) for row in rows],
             [self.index.keys[row] for row in rows],
             self._hashes[at],
             self.boxes.of(at),
             self.boxes.epoch,
-            self.boxes.params,
         )
-        return make_batch(crops, self._hashes[at], self.index.labels[at], unreadable)
+        return make_batch(views, self._hashes[at], self.index.labels[at], unreadable)
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Batches of a whole epoch in an order that depends on (seed, epoch) alone.
-
-    The last images that do not fill a batch are left out, as contrastive losses and batch
-    norm want equal batches; which images those are changes from epoch to epoch.
-
-    Args:
-        count: Number of images.
-        batch_size: Images a batch, at most `count`.
-        seed: Seed of the run.
-    """
+class _EpochBatches(Sampler[list[int]]):
+    """Rows of the batches of the epoch that is set, from the one that is set."""
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return self.count // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+        order = batches_of(self.epoch, self.count, self.batch_size, self.seed)
+        yield from order[self.start :].tolist()
 
 
 class MapLoader:
@@ -96,7 +85,7 @@ class MapLoader:
     ) -> None:
         self.views = views
         self._missing = missing
-        self._batches = EpochBatches(len(views), batch_size, views.cutter.seed)
+        self._batches = _EpochBatches(len(views), batch_size, views.cutter.seed)
         self._loader = DataLoader(
             views,
             batch_sampler=self._batches,
@@ -104,6 +93,8 @@ class MapLoader:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
+            # Else every epoch begun, so every restart, would draw from the generator of all.
+            generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
@@ -117,12 +108,12 @@ class MapLoader:
         """
         boxes = None
         if folder is not None:
-            boxes = join_boxes(self.views.index.keys, BoxSet.open(folder), self._missing)
+            boxes = BoxFinder(folder, self._missing).find(self.views.index.keys)
         self.views.boxes.use(boxes)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """All batches of one epoch."""
-        self._batches.epoch = epoch
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from the one numbered `start` on, counted from 0."""
+        self._batches.epoch, self._batches.start = epoch, start
         self.views.boxes.epoch = epoch
         return iter(self._loader)
 

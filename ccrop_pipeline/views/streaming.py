@@ -1,121 +1,261 @@
 """Views shard by shard, for sources that are read in order."""
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ccrop_pipeline.boxset import FULL_BOX, BoxSet
-from ccrop_pipeline.crops import CropParams
+from ccrop_pipeline.boxset import FULL_BOX, BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Sample, Source
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
-from ccrop_pipeline.views.boxes import CurrentBoxSet, MissingBoxes, random_crop
+from ccrop_pipeline.views.boxes import CurrentBoxSet
 from ccrop_pipeline.views.cutter import ViewCutter
+from ccrop_pipeline.views.leftover import Leftover, whole_batches
+from ccrop_pipeline.views.shuffle import shards_of_rank, shuffled
 
-Boxed = tuple[Sample, np.ndarray]
+# A sample with its box, float32 (4,); None while there are no boxes.
+Boxed = tuple[Sample, np.ndarray | None]
+Item = Batch | Leftover | None | CcropError
 
 
-class StreamViews(IterableDataset[Batch]):
-    """Reads each image shard beside the one box shard that belongs to it.
+class StreamViews(IterableDataset[Item]):
+    """What one worker of a stream hands over: its batches, then what is left.
 
-    Shards are shuffled, then split over the workers; samples pass through a buffer. What a
-    view shows depends on (seed, epoch, key, view) alone; the order of the samples depends on
-    the number of workers as well. Each worker ends with a batch that may be smaller.
+    None takes the place of a batch that comes before the start in any case, and an error that
+    of what could not be read.
 
     Args:
         source: Where the images are.
-        cutter: Size, number and seed of the views.
-        params: How windows are drawn once there are boxes.
+        cutter: Groups and seed of the views.
         batch_size: Images a batch.
-        buffer: Samples held back for shuffling; 1 keeps the stored order.
+        rank: Number of this process among those that share the shards.
+        world_size: Number of those processes.
+        buffer: Samples that a worker holds back for shuffling.
         missing: What to do with an image that has no box.
+
+    Attributes:
+        current: Box set, epoch and start, seen by workers that already run.
     """
 
     def __init__(
         self,
         source: Source,
         cutter: ViewCutter,
-        params: CropParams,
         batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
         buffer: int = 1000,
         missing: MissingBoxes = "error",
     ) -> None:
-        self.source, self.cutter, self.params = source, cutter, params
-        self.batch_size, self.buffer, self.missing = batch_size, buffer, missing
+        self.source, self.cutter, self.batch_size = source, cutter, batch_size
+        self.rank, self.world_size = rank, world_size
+        self.buffer, self.missing = buffer, missing
         self.current = CurrentBoxSet()
 
-    def __iter__(self) -> Iterator[Batch]:
-        random = np.random.default_rng((self.cutter.seed, self.current.epoch))
-        samples = _shuffle(self._read(random), self.buffer, random)
-        while chunk := list(islice(samples, self.batch_size)):
-            yield self._batch(chunk)
+    def __iter__(self) -> Iterator[Item]:
+        # Taken once: they may change for the next epoch while this one is still read ahead.
+        epoch, folder, start = self.current.epoch, self.current.folder, self.current.start
+        try:
+            yield from self._items(epoch, folder, start)
+        except CcropError as error:
+            # Raised in a worker, it would reach people inside of a traceback.
+            yield error
 
-    def _read(self, random: np.random.Generator) -> Iterator[Boxed]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        folder = self.current.folder
+    def _items(
+        self, epoch: int, folder: Path | None, start: int
+    ) -> Iterator[Batch | Leftover | None]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        seed = self.cutter.seed
+        shards = shards_of_rank(self.source.shards, seed, epoch, self.rank, self.world_size)
+        own = np.random.SeedSequence((seed, epoch), spawn_key=(self.rank, worker))
+        samples = shuffled(
+            self._boxed(shards[worker::workers], folder), self.buffer, np.random.default_rng(own)
+        )
+        for turn in count():
+            chunk = list(islice(samples, self.batch_size))
+            if len(chunk) < self.batch_size:
+                break
+            # Workers take turns and each item gives at most one batch, so this is the latest
+            # place that this batch can have among all. Others may end earlier.
+            latest = turn * workers + worker
+            yield None if latest < start else self._batch(chunk, epoch)
+        if chunk:
+            # One by one, to know which of them are unreadable.
+            yield Leftover.of([self._batch([boxed], epoch) for boxed in chunk])
+
+    def _boxed(self, shards: list[str], folder: Path | None) -> Iterator[Boxed]:
         box_set = BoxSet.open(folder) if folder else None
-        for shard in random.permutation(self.source.shards)[first::step]:
-            boxes = _boxes_by_key(box_set, str(shard)) if box_set else None
-            for sample in self.source.read(str(shard)):
-                yield sample, self._box(sample.key, boxes)
+        for shard in shards:
+            box_of = _boxes(box_set, shard, self.missing) if box_set else _no_box
+            for sample in self.source.read(shard):
+                yield sample, box_of(sample.key)
 
-    def _box(self, key: str, boxes: dict[str, np.ndarray] | None) -> np.ndarray:
-        if boxes is None or (self.missing == "full" and key not in boxes):
-            return np.array(FULL_BOX, np.float32)
-        if key not in boxes:
-            raise CcropError(
-                f"image {key!r} has no box in {self.current.folder}. Compute the boxes of this "
-                'source again, or let such images keep the full box (missing="full")'
-            )
-        return boxes[key]
-
-    def _batch(self, chunk: list[Boxed]) -> Batch:
+    def _batch(self, chunk: list[Boxed], epoch: int) -> Batch:
         samples = [sample for sample, _ in chunk]
         keys = [sample.key for sample in samples]
         hashes = hash_keys(keys)
-        params = self.params if self.current.folder else random_crop(self.params)
-        crops, unreadable = self.cutter.cut(
+        boxes = [box for _, box in chunk if box is not None]
+        views, unreadable = self.cutter.cut(
             [sample.image for sample in samples],
             keys,
             hashes,
-            np.stack([box for _, box in chunk]),
-            self.current.epoch,
-            params,
+            np.stack(boxes) if boxes else None,
+            epoch,
         )
         labels = np.array([-1 if s.label is None else s.label for s in samples], np.int64)
-        return make_batch(crops, hashes, labels, unreadable)
+        return make_batch(views, hashes, labels, unreadable)
 
 
-def stream_loader(
-    views: StreamViews, workers: int = 0, pin_memory: bool = False
-) -> DataLoader[Batch]:
-    """A loader over `views`.
+class StreamLoader:
+    """Batches of views from shards that are read in order, each beside its one box shard.
 
-    Before each epoch set ``views.current.epoch`` and, whenever it changes,
-    ``views.current.folder``; workers that already run see both.
+    Shards are shuffled, shared out to ranks and then to workers, and samples pass through a
+    buffer. What a view shows depends on (seed, epoch, key, view) alone. The order of the
+    samples depends on the number of ranks and workers as well: a restart in mid-epoch needs the
+    same number of both.
+
+    Args:
+        source: Where the images are.
+        cutter: Groups and seed of the views.
+        batch_size: Images a batch.
+        images: Images that this rank has in an epoch, which gives the loader its length. Where
+            shards are of different sizes, ranks have different shares: take the least, so that
+            all ranks end an epoch together. None: as many as there are, and no length.
+        workers: Loader processes; 0 loads in the calling process.
+        rank: Number of this process among those that share the shards.
+        world_size: Number of those processes.
+        buffer: Encoded images that each worker holds back for shuffling; 1 keeps the stored
+            order.
+        pin_memory: Whether crops are to be copied to a GPU.
+        missing: What to do with an image that has no box.
+        drop_last: Whether the images that do not fill a last batch are left out.
+
+    Raises:
+        CcropError: When there are more ranks than shards.
     """
-    return DataLoader(
-        views,
-        batch_size=None,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-    )
+
+    def __init__(
+        self,
+        source: Source,
+        cutter: ViewCutter,
+        batch_size: int,
+        images: int | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        buffer: int = 1000,
+        pin_memory: bool = False,
+        missing: MissingBoxes = "error",
+        drop_last: bool = True,
+    ) -> None:
+        if len(source.shards) < world_size:
+            raise CcropError(
+                f"{source.location} has {len(source.shards)} shards, too few for {world_size} "
+                "processes that each need one. Pack the images into more shards"
+            )
+        self._images, self._drop_last = images, drop_last
+        self._pin = pin_memory and torch.accelerator.is_available()
+        self._views = StreamViews(source, cutter, batch_size, rank, world_size, buffer, missing)
+        self._loader = DataLoader(
+            self._views,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            # Else every epoch begun, so every restart, would draw from the generator of all.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Batches an epoch.
+
+        Raises:
+            CcropError: When the number of images was not given.
+        """
+        if self._images is None:
+            raise CcropError(
+                f"how many batches {self._views.source.location} has is not known before it is "
+                "read: give the loader the number of images"
+            )
+        full, rest = divmod(self._images, self._views.batch_size)
+        return full + (rest > 0 and not self._drop_last)
+
+    def use_boxes(self, folder: Path | None) -> None:
+        """Draws windows from the boxes of a box set from the next epoch on; None: random crops.
+
+        Raises:
+            CcropError: The box set cannot be opened. Its shards are read, and images without a
+                box found, as an epoch comes to them.
+        """
+        if folder is not None:
+            BoxSet.open(folder)
+        self._views.current.folder = folder
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch, without the first `start`: a restart in its middle.
+
+        What is left out is read, and all but a few batches of it not decoded.
+
+        Raises:
+            CcropError: When the source or the box set cannot be read, an image has no box and
+                that is an error, or there are fewer images than the loader was told.
+        """
+        self._views.current.epoch, self._views.current.start = epoch, start
+        return self._batches(iter(self._loader), start)
+
+    def _batches(self, items: Iterator[Item], start: int) -> Iterator[Batch]:
+        end = None if self._images is None else len(self)
+        batches = whole_batches(_raised(items), self._views.batch_size, self._drop_last)
+        done = 0
+        for batch in islice(batches, end):
+            done += 1
+            if done > start:
+                assert batch is not None
+                yield batch.pin_memory() if self._pin else batch
+        if end is not None and done < end:
+            raise CcropError(
+                f"{self._views.source.location} gave {done} batches and not {end}: it has fewer "
+                f"images than the {self._images} that the loader was told. With several "
+                "processes, tell it the least that one of them has"
+            )
 
 
-def _boxes_by_key(box_set: BoxSet, shard: str) -> dict[str, np.ndarray]:
-    table = box_set.read(shard)
-    return dict(zip(table.keys, table.boxes, strict=True))
+def _raised(items: Iterator[Item]) -> Iterator[Batch | Leftover | None]:
+    for item in items:
+        if isinstance(item, CcropError):
+            try:
+                raise item
+            finally:
+                # Else error and frame would hold each other, and with them the workers, until
+                # the garbage collector ends those the slow way.
+                del item
+        yield item
 
 
-def _shuffle(samples: Iterator[Boxed], size: int, random: np.random.Generator) -> Iterator[Boxed]:
-    buffer = list(islice(samples, size))
-    for sample in samples:
-        at = int(random.integers(size))
-        yield buffer[at]
-        buffer[at] = sample
-    for at in random.permutation(len(buffer)):
-        yield buffer[at]
+def _boxes(box_set: BoxSet, shard: str, missing: MissingBoxes) -> Callable[[str], np.ndarray]:
+    if missing == "full" and all(entry.name != shard for entry in box_set.manifest.shards):
+        return lambda _: np.array(FULL_BOX, np.float32)
+    table = box_set.read(shard, heatmaps=False)
+    rows = {key: row for row, key in enumerate(table.keys)}
+
+    def box_of(key: str) -> np.ndarray:
+        if key in rows:
+            box: np.ndarray = table.boxes[rows[key]]
+            return box
+        if missing == "full":
+            return np.array(FULL_BOX, np.float32)
+        raise CcropError(
+            f"image {key!r} has no box in {box_set.folder}. Compute the boxes of this source "
+            "again, or let such images keep the full box (--missing-boxes full)"
+        )
+
+    return box_of
+
+
+def _no_box(_: str) -> None:
+    return None

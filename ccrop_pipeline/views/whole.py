@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from PIL import Image
 
-from ccrop_pipeline.crops import UnreadableImage, crop_and_resize, decode
+from ccrop_pipeline.crops import UnreadableImage, decode
 
 
 @dataclass
@@ -64,8 +65,9 @@ def _square(image: bytes, size: int) -> _Square:
         decoded = decode(image)
     except UnreadableImage:
         return np.full((size, size, 3), 128, np.uint8), (0, 0), False
-    window = (0, 0, decoded.height, decoded.width)
-    return crop_and_resize(decoded, window, size), decoded.size, True
+    # Always by Pillow: the same images give the same boxes, whatever else is installed.
+    square = decoded.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(square), decoded.size, True
 
 
 def _gather(batch: list[Future[_Square]]) -> WholeImages:

@@ -42,13 +42,13 @@ def make_boxes(source: Source, folder: Path, seed: int, leave_out: str = "") -> 
     return folder
 
 
-def by_key(batches: Iterable[Batch], source: Source) -> dict[str, Tensor]:
-    """Views (V, 3, S, S) of each image; fails when an image comes twice."""
+def by_key(batches: Iterable[Batch], source: Source, group: int = 0) -> dict[str, Tensor]:
+    """Views (V, 3, S, S) of one group of each image; fails when an image comes twice."""
     keys = list(source.index().keys)
     names = dict(zip(hash_keys(keys).tolist(), keys, strict=True))
     found: dict[str, Tensor] = {}
     for batch in batches:
         for row, hashed in enumerate(batch.hashes.tolist()):
             assert names[hashed] not in found
-            found[names[hashed]] = batch.views[:, row].clone()
+            found[names[hashed]] = batch.views[group][:, row].clone()
     return found

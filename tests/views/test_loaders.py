@@ -1,7 +1,10 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from made_views import COUNT, by_key, make_boxes, make_source
+from PIL import Image
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import (
@@ -9,17 +12,26 @@ from ccrop_pipeline.crops import (
     WINDOW,
     CropParams,
     crop_and_resize,
-    decode,
+    decode_reduced,
     key_hash,
     sample_windows,
     uniforms,
 )
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Sample, open_source, pack
-from ccrop_pipeline.views import MapLoader, MapViews, StreamViews, ViewCutter, stream_loader
+from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
+from ccrop_pipeline.views import (
+    MapLoader,
+    MapViews,
+    ResidentLoader,
+    ViewCutter,
+    ViewGroup,
+    canvas_within,
+    load_images,
+)
 
 PARAMS = CropParams(rule="overlap", alpha=0.3)
-CUTTER = ViewCutter(16, views=2, seed=7)
+CUTTER = ViewCutter((ViewGroup(2, 16, PARAMS),), seed=7)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -33,29 +45,30 @@ def boxes(source, tmp_path_factory):
 
 
 def map_loader(source, workers=0, batch_size=4, missing="error"):
-    return MapLoader(MapViews(source.index(), CUTTER, PARAMS), batch_size, workers, missing=missing)
+    return MapLoader(MapViews(source.index(), CUTTER), batch_size, workers, missing=missing)
 
 
-def expected_views(source, folder, epoch):
-    """One image at a time, straight from the parts."""
+def resident_loader(source, batch_size=4, missing="error", cutter=CUTTER):
+    index = source.index()
+    images = load_images(index, canvas_within(index, 1_000_000, CPU), CPU, threads=2)
+    return ResidentLoader(images, cutter, batch_size, missing)
+
+
+def expected_views(source, folder, epoch, group=CUTTER.groups[0], first=0):
+    """One image and one view at a time, straight from the parts."""
     views = {}
     for shard in source.shards:
         for sample in source.read(shard):
-            image = decode(sample.image)
+            pixels, _ = decode_reduced(sample.image, 1)
             box, found = BoxSet.open(folder).lookup().find([sample.key])
             assert found.all()
+            hashed = np.array([key_hash(sample.key)], np.uint64)
             crops = []
-            for view in range(2):
-                randoms = uniforms(
-                    7,
-                    epoch,
-                    np.array([key_hash(sample.key)], np.uint64),
-                    view,
-                    WINDOW,
-                    UNIFORMS_PER_WINDOW,
-                )
-                window = sample_windows(box, np.array([image.size]), randoms, PARAMS)[0]
-                crops.append(crop_and_resize(image, window, 16))
+            for view in range(first, first + group.count):
+                randoms = uniforms(7, epoch, hashed, view, WINDOW, UNIFORMS_PER_WINDOW)
+                size = np.array([pixels.shape[1::-1]])
+                window = sample_windows(box, size, randoms, group.crop)[0]
+                crops.append(crop_and_resize(pixels, 1, window, group.size))
             views[sample.key] = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
     return views
 
@@ -70,14 +83,6 @@ def test_map_views_are_the_same_for_any_workers_and_batch_size(source, boxes, wo
     loader.use_boxes(boxes[0])
     views = by_key(loader.epoch(2), source)
     assert same(views, expected_views(source, boxes[0], epoch=2))
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_streamed_views_are_those_of_the_map_and_come_once_each(source, boxes, workers):
-    views = StreamViews(source, CUTTER, PARAMS, batch_size=5, buffer=4)
-    loader = stream_loader(views, workers)
-    views.current.epoch, views.current.folder = 2, boxes[0]
-    assert same(by_key(loader, source), expected_views(source, boxes[0], epoch=2))
 
 
 def test_batches_of_a_map_come_in_the_same_order_for_any_workers(source):
@@ -99,14 +104,6 @@ def test_persistent_map_workers_see_a_refreshed_box_set(source, boxes):
     assert same(by_key(loader.epoch(0), source), random)
 
 
-def test_persistent_streaming_workers_see_a_refreshed_box_set(source, boxes):
-    views = StreamViews(source, CUTTER, PARAMS, batch_size=5)
-    loader = stream_loader(views, workers=2)
-    for folder in boxes:
-        views.current.folder = folder
-        assert same(by_key(loader, source), expected_views(source, folder, 0))
-
-
 def test_without_boxes_windows_are_those_of_the_full_box_with_alpha_one(source):
     views = by_key(map_loader(source).epoch(1), source)
     sample = next(source.read(source.shards[0]))
@@ -115,8 +112,8 @@ def test_without_boxes_windows_are_those_of_the_full_box_with_alpha_one(source):
     )
     plain = CropParams(rule="overlap", alpha=1.0)
     window = sample_windows(np.array([[0.0, 0, 1, 1]]), np.array([[32, 32]]), randoms, plain)[0]
-    crop = torch.from_numpy(crop_and_resize(decode(sample.image), window, 16)).permute(2, 0, 1)
-    assert torch.equal(views[sample.key][0], crop)
+    crop = crop_and_resize(decode_reduced(sample.image, 1)[0], 1, window, 16)
+    assert torch.equal(views[sample.key][0], torch.tensor(crop).permute(2, 0, 1))
 
 
 def test_an_epoch_takes_whole_batches_only(source):
@@ -128,38 +125,106 @@ def test_an_epoch_takes_whole_batches_only(source):
 def test_labels_and_memory_layout(source):
     batch = next(map_loader(source).epoch(0))
     keys, labels = list(source.index().keys), source.index().labels
-    assert batch.views.shape == (2, 4, 3, 16, 16)
-    assert batch.views[0].is_contiguous(memory_format=torch.channels_last)
+    (views,) = batch.views
+    assert views.shape == (2, 4, 3, 16, 16)
+    assert views[0].is_contiguous(memory_format=torch.channels_last)
     by_hash = {key_hash(key): label for key, label in zip(keys, labels, strict=True)}
     assert [by_hash[hashed] for hashed in batch.hashes.tolist()] == batch.labels.tolist()
 
 
-@pytest.mark.parametrize("kind", ["map", "stream"])
-def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(source, tmp_path, kind):
+@pytest.mark.parametrize("build", [map_loader, resident_loader])
+def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(source, tmp_path, build):
     absent = list(source.index().keys)[3]
     folder = make_boxes(source, tmp_path / "boxes", 0, leave_out=absent)
-
-    def views_of(missing):
-        if kind == "map":
-            loader = map_loader(source, missing=missing)
-            loader.use_boxes(folder)
-            return by_key(loader.epoch(0), source)
-        stream = StreamViews(source, CUTTER, PARAMS, batch_size=5, missing=missing)
-        stream.current.folder = folder
-        return by_key(stream_loader(stream), source)
-
     with pytest.raises(CcropError, match=absent):
-        views_of("error")
-    assert set(views_of("full")) == set(source.index().keys)
+        build(source).use_boxes(folder)
+    loader = build(source, missing="full")
+    loader.use_boxes(folder)
+    assert set(by_key(loader.epoch(0), source)) == set(source.index().keys)
 
 
-def test_an_unreadable_image_is_grey_counted_and_named(tmp_path):
+@pytest.mark.parametrize("build", [map_loader, resident_loader])
+def test_an_unreadable_image_is_grey_counted_and_named(tmp_path, build):
     good = next(make_source(tmp_path / "good").read("data-000000"))
     pack([Sample("good", good.image, 0), Sample("bad", b"no image", 1)], tmp_path / "bad")
-    loader = map_loader(open_source(tmp_path / "bad"), batch_size=2)
     with pytest.warns(RuntimeWarning, match="'bad'"):
-        (batch,) = loader.epoch(0)
+        (batch,) = build(open_source(tmp_path / "bad"), batch_size=2).epoch(0)
     assert batch.unreadable == 1
     bad = batch.labels.tolist().index(1)
-    assert (batch.views[:, bad] == 128).all()
-    assert not (batch.views[:, 1 - bad] == 128).all()
+    (views,) = batch.views
+    assert (views[:, bad] == 128).all()
+    assert not (views[:, 1 - bad] == 128).all()
+
+
+@pytest.mark.parametrize("batch_size", [4, 8, 24])
+def test_resident_views_are_those_of_the_map_but_for_rounding(source, boxes, batch_size):
+    resident, mapped = resident_loader(source, batch_size), map_loader(source, 0, batch_size)
+    for loader in (resident, mapped):
+        loader.use_boxes(boxes[0])
+    for ours, theirs in zip(resident.epoch(2), mapped.epoch(2), strict=True):
+        assert torch.equal(ours.key_hashes, theirs.key_hashes)
+        assert torch.equal(ours.labels, theirs.labels)
+        assert (ours.views[0].int() - theirs.views[0].int()).abs().max() <= 2
+
+
+def test_resident_views_are_the_same_bits_for_any_batch_size(source, boxes):
+    views = []
+    for batch_size in (4, 6, 24):
+        loader = resident_loader(source, batch_size)
+        loader.use_boxes(boxes[1])
+        views.append(by_key(loader.epoch(1), source))
+    assert same(views[0], views[1])
+    assert same(views[0], views[2])
+
+
+@pytest.mark.parametrize("build", [map_loader, resident_loader])
+def test_an_epoch_is_taken_up_in_its_middle(source, boxes, build):
+    loader = build(source)
+    loader.use_boxes(boxes[0])
+    whole = list(loader.epoch(3))
+    for start in range(len(whole) + 1):
+        rest = list(loader.epoch(3, start))
+        assert len(rest) == len(whole) - start
+        for ours, theirs in zip(rest, whole[start:], strict=True):
+            assert torch.equal(ours.key_hashes, theirs.key_hashes)
+            assert torch.equal(ours.views[0], theirs.views[0])
+
+
+def test_images_of_several_sizes_lie_in_one_canvas(tmp_path):
+    pack(Scenes(6, size=32), tmp_path / "small")
+    samples = []
+    for i, sample in enumerate(open_source(tmp_path / "small").read("data-000000")):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(sample.image)).resize((20 + 3 * i, 40 - 4 * i)).save(buffer, "PNG")
+        samples.append(sample._replace(image=buffer.getvalue()))
+    pack(samples, tmp_path / "mixed")
+    source = open_source(tmp_path / "mixed")
+    assert canvas_within(source.index(), 6 * 3 * 35 * 40, CPU) == (35, 40)
+    assert canvas_within(source.index(), 6 * 3 * 35 * 40 - 1, CPU) is None
+    folder = make_boxes(source, tmp_path / "boxes", 5)
+    loader = resident_loader(source, batch_size=6)
+    loader.use_boxes(folder)
+    views, expected = by_key(loader.epoch(0), source), expected_views(source, folder, 0)
+    for key in expected:
+        assert (views[key].int() - expected[key].int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("build", [map_loader, resident_loader])
+def test_groups_of_views_have_their_own_number_size_scale_rule_and_alpha(source, boxes, build):
+    large = ViewGroup(2, 24, CropParams("official", alpha=0.6, scale=(0.4, 1.0)))
+    small = ViewGroup(4, 8, CropParams("paper", alpha=0.1, scale=(0.05, 0.4)))
+    cutter = ViewCutter((large, small), seed=7)
+    if build is map_loader:
+        loader = MapLoader(MapViews(source.index(), cutter), 6)
+    else:
+        loader = resident_loader(source, 6, cutter=cutter)
+    loader.use_boxes(boxes[0])
+    batches = list(loader.epoch(1))
+    shapes = [tuple(group.shape) for group in batches[0].views]
+    assert shapes == [(2, 6, 3, 24, 24), (4, 6, 3, 8, 8)]
+    for number, (group, first) in enumerate(((large, 0), (small, 2))):
+        views = by_key(batches, source, number)
+        expected = expected_views(source, boxes[0], 1, group, first)
+        assert views.keys() == expected.keys()
+        for key in expected:
+            assert (views[key].int() - expected[key].int()).abs().max() <= 2

@@ -1,0 +1,157 @@
+"""Views of a data set that lies decoded in memory, on the device that trains."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
+from ccrop_pipeline.crops import UnreadableImage, stored_size
+from ccrop_pipeline.crops.resample import crop_and_resize_batch
+from ccrop_pipeline.sources import ImageIndex
+from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
+from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
+from ccrop_pipeline.views.order import batches_of
+
+_IMAGES_A_TASK = 256
+_CPU_SIDE = 40
+
+
+@dataclass
+class ResidentImages:
+    """All images of an index, decoded.
+
+    Attributes:
+        index: Where they come from.
+        pixels: uint8 (n, 3, H, W) on some device, H and W those of the largest image; smaller
+            ones lie in the upper left corner.
+        sizes: Width and height of each image in pixels, int64 (n, 2).
+        readable: bool (n,); the others are grey.
+    """
+
+    index: ImageIndex
+    pixels: Tensor
+    sizes: np.ndarray
+    readable: np.ndarray
+
+
+def canvas_within(
+    index: ImageIndex, max_bytes: float, device: torch.device
+) -> tuple[int, int] | None:
+    """Width and height in pixels of the largest image, if all are worth keeping decoded.
+
+    They are if they fit into so many bytes and, on a CPU, are no larger than 40 px: batched
+    crops take as many operations as an image has pixels along an axis, so that on a CPU it is
+    quicker to decode larger images again and cut them one by one (figures in docs/benchmarks.md).
+
+    Reads headers only, and stops at the image that makes it too much.
+    """
+    width = height = 1
+    for row in range(len(index)):
+        try:
+            own = stored_size(index.read(row))
+        except UnreadableImage:
+            continue
+        width, height = max(width, own[0]), max(height, own[1])
+        if 3 * width * height * len(index) > max_bytes:
+            return None
+        if device.type == "cpu" and max(width, height) > _CPU_SIDE:
+            return None
+    return width, height
+
+
+def load_images(
+    index: ImageIndex, canvas: tuple[int, int], device: torch.device, threads: int
+) -> ResidentImages:
+    """Decodes all images; those that cannot be decoded become grey, each named in a warning.
+
+    Args:
+        index: Images by position.
+        canvas: Width and height in pixels of the largest image.
+        device: Where the pixels are to lie.
+        threads: Decoding threads.
+    """
+    width, height = canvas
+    n = len(index)
+    pixels = np.zeros((n, 3, height, width), np.uint8)
+    sizes = np.full((n, 2), canvas, np.int64)
+    readable = np.ones(n, bool)
+
+    def load(rows: range) -> None:
+        for row in rows:
+            decoded = decode_or_warn(index.read(row), index.keys[row])
+            if decoded is None:
+                pixels[row], readable[row] = GREY, False
+                continue
+            image, _ = decoded
+            pixels[row, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+            sizes[row] = image.shape[1::-1]
+
+    with ThreadPoolExecutor(threads) as pool:
+        starts = range(0, n, _IMAGES_A_TASK)
+        list(pool.map(load, (range(i, min(i + _IMAGES_A_TASK, n)) for i in starts)))
+    return ResidentImages(index, torch.from_numpy(pixels).to(device), sizes, readable)
+
+
+class ResidentLoader:
+    """An epoch of shuffled batches at a time, without workers and without decoding.
+
+    The batches are those of `MapLoader`, in the same order; pixels may differ by a rounding.
+
+    Args:
+        images: Decoded images.
+        cutter: Groups and seed of the views.
+        batch_size: Images a batch, at most as many as there are.
+        missing: What to do with an image that has no box.
+    """
+
+    def __init__(
+        self,
+        images: ResidentImages,
+        cutter: ViewCutter,
+        batch_size: int,
+        missing: MissingBoxes = "error",
+    ) -> None:
+        self.images, self.cutter, self.batch_size = images, cutter, batch_size
+        self._missing = missing
+        self._hashes = hash_keys(list(images.index.keys))
+        self._boxes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images.index) // self.batch_size
+
+    def use_boxes(self, folder: Path | None) -> None:
+        """Draws windows from the boxes of a box set from now on; None: random crops.
+
+        Raises:
+            CcropError: The box set cannot be read, or lacks images and that is an error.
+        """
+        self._boxes = (
+            BoxFinder(folder, self._missing).find(self.images.index.keys) if folder else None
+        )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch from the one numbered `start` on, counted from 0."""
+        order = batches_of(epoch, len(self.images.index), self.batch_size, self.cutter.seed)
+        for rows in order[start:]:
+            yield self._batch(rows, epoch)
+
+    def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
+        images, hashes = self.images, self._hashes[rows]
+        boxes = None if self._boxes is None else self._boxes[rows]
+        windows = self.cutter.windows(hashes, images.sizes[rows], boxes, epoch)
+        device = images.pixels.device
+        chosen = images.pixels[torch.from_numpy(rows).to(device)]
+        on_device = torch.from_numpy(windows).to(device)
+        groups = self.cutter.groups
+        counts = [group.count for group in groups]
+        views = tuple(
+            torch.stack([crop_and_resize_batch(chosen, of_view, group.size) for of_view in drawn])
+            for group, drawn in zip(groups, torch.split(on_device, counts), strict=True)
+        )
+        unreadable = int(np.count_nonzero(~images.readable[rows]))
+        return make_batch(views, hashes, images.index.labels[rows], unreadable)

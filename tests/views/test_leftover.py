@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccrop_pipeline.views import Batch
+from ccrop_pipeline.views.leftover import Leftover, whole_batches
+
+
+def image(number: int) -> Batch:
+    """One image in two groups of views; each third is unreadable."""
+    views = tuple(
+        torch.full((count, 1, side, side, 3), number % 256, dtype=torch.uint8).permute(
+            0, 1, 4, 2, 3
+        )
+        for count, side in ((2, 4), (3, 2))
+    )
+    return Batch(views, torch.tensor([number]), torch.tensor([number * 2]), int(number % 3 == 0))
+
+
+def numbers_of(batch: Batch) -> list[int]:
+    numbers = batch.key_hashes.tolist()
+    assert batch.labels.tolist() == [number * 2 for number in numbers]
+    assert batch.unreadable == sum(number % 3 == 0 for number in numbers)
+    for group, (count, side) in zip(batch.views, ((2, 4), (3, 2)), strict=True):
+        assert group.shape == (count, len(numbers), 3, side, side)
+        assert (group == torch.tensor(numbers).view(1, -1, 1, 1, 1)).all()
+        for view in group:
+            assert view.is_contiguous(memory_format=torch.channels_last)
+    return numbers
+
+
+@given(
+    st.integers(1, 6).flatmap(
+        lambda size: st.tuples(st.just(size), st.lists(st.integers(-1, size - 1), max_size=12))
+    ),
+    st.booleans(),
+)
+def test_leftovers_are_joined_in_order_as_soon_as_they_fill_a_batch(case, drop_last):
+    """A size of 0 stands for a full batch that passes, one of -1 for one nobody wants."""
+    size, sizes = case
+    items, expected, waiting, number = [], [], [], 1
+    for given_size in sizes:
+        count = size if given_size == 0 else given_size
+        if given_size == -1:
+            items.append(None)
+            expected.append(None)
+            continue
+        new = list(range(number, number + count))
+        number += count
+        leftover = Leftover.of([image(i) for i in new])
+        items.append(leftover.batch if given_size == 0 else leftover)
+        if given_size == 0:
+            expected.append(new)
+        else:
+            waiting += new
+            if len(waiting) >= size:
+                expected.append(waiting[:size])
+                waiting = waiting[size:]
+    if waiting and not drop_last:
+        expected.append(waiting)
+    found = [batch and numbers_of(batch) for batch in whole_batches(items, size, drop_last)]
+    assert found == expected
+
+
+def test_a_full_batch_is_handed_on_as_it_is():
+    batch = Leftover.of([image(i) for i in range(3)]).batch
+    (same,) = whole_batches([batch], 3)
+    assert same is batch
+
+
+@pytest.mark.parametrize(("first", "end"), [(0, 2), (1, None), (3, None)])
+def test_rows_of_a_leftover(first, end):
+    leftover = Leftover.of([image(i) for i in (3, 4, 6)])
+    assert leftover.unreadable.tolist() == [True, False, True]
+    part = leftover.rows(first, end)
+    assert part.batch.key_hashes.tolist() == [3, 4, 6][first:end]
+    np.testing.assert_array_equal(part.unreadable, [True, False, True][first:end])
