@@ -1,42 +1,27 @@
-"""A small SimCLR on boxes computed before: python torchvision_training_loop.py IMAGES BOXES."""
+"""A small SimCLR on boxes computed before: python torchvision_training_loop.py FOLDER BOXES."""
 
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.crops import ContrastiveCrop, as_bounding_box, decode
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.adapters import BoxedDataset, ContrastiveCrop, folder_keys
 
 SIDE, BATCH, STEPS, TEMPERATURE = 32, 64, 20, 0.5
 
+augment = v2.Compose([
+    ContrastiveCrop(SIDE), v2.RandomHorizontalFlip(), v2.RandomGrayscale(0.2),
+    v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+])  # fmt: skip
 
-class TwoViews(Dataset[tuple[Tensor, Tensor]]):
-    """Two views of each image that has a box."""
 
-    def __init__(self, images: str, boxes: str) -> None:
-        self.index = open_source(images).index()
-        self.boxes, found = BoxSet.open(Path(boxes)).lookup().find(self.index.keys)
-        self.rows = found.nonzero()[0].tolist()
-        self.augment = v2.Compose([
-            ContrastiveCrop(SIDE), v2.RandomHorizontalFlip(), v2.RandomGrayscale(0.2),
-            v2.ColorJitter(0.4, 0.4, 0.4, 0.1), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
-        ])  # fmt: skip
-
-    def __len__(self) -> int:
-        """Give the number of images."""
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        """Cut two views of one image, each (3, SIDE, SIDE)."""
-        image = decode(self.index.read(self.rows[i]))
-        box = as_bounding_box(self.boxes[self.rows[i]], *image.size)
-        return self.augment(image, box)[0], self.augment(image, box)[0]
+def two_views(image: object) -> tuple[Tensor, Tensor]:
+    """Cut two views of one image, each (3, SIDE, SIDE)."""
+    return augment(image), augment(image)
 
 
 def nt_xent(first: Tensor, second: Tensor) -> Tensor:
@@ -47,10 +32,13 @@ def nt_xent(first: Tensor, second: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
+    folder, boxes = sys.argv[1:]
+    images = ImageFolder(folder)
+    dataset = BoxedDataset(images, folder_keys(images), boxes, two_views)
     model = resnet18(num_classes=128)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    loader = DataLoader(TwoViews(*sys.argv[1:]), BATCH, shuffle=True)
-    for step, (first, second) in zip(range(1, STEPS + 1), loader, strict=False):
+    loader = DataLoader(dataset, BATCH, shuffle=True)
+    for step, ((first, second), _) in zip(range(1, STEPS + 1), loader, strict=False):
         loss = nt_xent(*model(torch.cat([first, second])).chunk(2))
         optimizer.zero_grad()
         loss.backward()

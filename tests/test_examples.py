@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -19,20 +20,63 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    pack(Scenes(128, size=48), folder / "images")
+def scenes():
+    return [Scenes(128, size=48).sample(i) for i in range(128)]
+
+
+def boxes_of(source, folder):
     torch.manual_seed(0)
     backbone = build_backbone("small")
-    source = open_source(folder / "images")
     encoder = Encoder(backbone, backbone.layer, 32, name="small")
-    compute_boxes(source, encoder, folder / "boxes", ComputeSettings())
+    compute_boxes(open_source(str(source)), encoder, folder, ComputeSettings())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Tar shards in images/, their boxes in boxes/."""
+    folder = tmp_path_factory.mktemp("made")
+    pack(Scenes(128, size=48), folder / "images", max_images=64)
+    boxes_of(folder / "images", folder / "boxes")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory, scenes):
+    """A folder of ten classes in images/, its boxes in boxes/."""
+    folder = tmp_path_factory.mktemp("image_folder")
+    for scene in scenes:
+        path = folder / f"images/class {scene.label}/{scene.key}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(scene.image)
+    boxes_of(folder / "images", folder / "boxes")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, scenes):
+    """A table in the Hugging Face layout, images.parquet, its boxes in boxes/."""
+    folder = tmp_path_factory.mktemp("table")
+    cells = [{"bytes": scene.image, "path": f"{scene.key}.jpg"} for scene in scenes]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    labels = [scene.label for scene in scenes]
+    columns = {"image": pa.array(cells, kind), "label": labels}
+    pq.write_table(pa.table(columns), folder / "images.parquet")
+    boxes_of(folder / "images.parquet", folder / "boxes")
     return folder
 
 
 def run(name, *arguments):
     command = [sys.executable, EXAMPLES / name, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def losses_of(output):
+    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output)]
+    assert all(0 < loss < 20 for loss in losses)
+    return losses
 
 
 def test_examples_are_short():
@@ -41,29 +85,81 @@ def test_examples_are_short():
     assert all(len(file.read_text().splitlines()) <= 60 for file in files)
 
 
-def test_boxes_in_a_plain_torchvision_loop(made):
-    output = run("torchvision_training_loop.py", made / "images", made / "boxes")
-    losses = [float(loss) for loss in re.findall(r"loss (\S+)", output)]
-    assert len(losses) == 2  # 128 images in batches of 64
-    assert all(0 < loss < 20 for loss in losses)
+def test_boxes_in_a_plain_torchvision_loop(image_folder):
+    output = run("torchvision_training_loop.py", image_folder / "images", image_folder / "boxes")
+    assert len(losses_of(output)) == 2  # 128 images in batches of 64
+
+
+def test_boxes_in_timms_loader(image_folder):
+    pytest.importorskip("timm")
+    output = run("timm_loader.py", image_folder / "images", image_folder / "boxes")
+    assert len(losses_of(output)) == 2
+    assert output.count("views (64, 3, 64, 64)") == 2
+
+
+def test_boxes_in_lightlys_transforms(image_folder):
+    pytest.importorskip("lightly")
+    output = run("lightly_transform.py", image_folder / "images", image_folder / "boxes")
+    assert len(losses_of(output)) == 2
+    assert output.count("views 2 ") == 2
+
+
+def test_boxes_in_hugging_face_data_sets(table, tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    output = run("huggingface_datasets.py", table / "images.parquet", table / "boxes")
+    assert len(losses_of(output)) == 2
+    assert output.count("views (64, 3, 32, 32)") == 2
+
+
+def test_boxes_in_a_webdataset_pipeline(made):
+    pytest.importorskip("webdataset")
+    shards = made / "images/data-{000000..000001}.tar"
+    output = run("webdataset_pipeline.py", shards, made / "boxes")
+    assert len(losses_of(output)) == 4  # batches of 32, 64 images a shard
+    assert output.count("views (32, 3, 32, 32)") == 4
+
+
+def test_boxes_in_a_lightning_data_module(made):
+    pytest.importorskip("lightning")
+    output = run("lightning_datamodule.py", made / "images", made / "boxes")
+    assert len(losses_of(output)) == 4
+    assert re.findall(r"epoch (\d)  loss", output) == ["0", "0", "1", "1"]
 
 
 def test_boxes_with_pyarrow_alone(made):
     assert "ccrop_pipeline" not in (EXAMPLES / "read_boxes_with_pyarrow.py").read_text()
     output = run("read_boxes_with_pyarrow.py", made / "boxes")
     table = BoxSet.open(made / "boxes").read("data-000000")
-    area = np.prod(table.boxes[:, 2:] - table.boxes[:, :2], axis=1).mean()
+    area = BoxSet.open(made / "boxes").areas().mean()
     assert f"boxes:   128, mean share of the image {area:.3f}" in output
     left, right = table.boxes[0, 0] * 48, table.boxes[0, 2] * 48
     assert f"{table.keys[0]}: x {left:.1f} to {right:.1f}" in output
 
 
+def blocks_of_the_readme():
+    return re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.S)
+
+
 def test_the_lines_of_the_readme_cut_a_view(made, monkeypatch):
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    (block,) = [block for block in blocks_of_the_readme() if "ContrastiveCrop(" in block]
     monkeypatch.chdir(made)
     sample = next(open_source(made / "images").read("data-000000"))
     known = {"key": sample.key, "image": decode(sample.image)}
     exec(block.replace("boxes/first", "boxes"), known)
     assert known["found"].all()
     assert known["view"].size == (224, 224)
+
+
+def test_the_lines_of_the_readme_load_groups_of_views(made, monkeypatch):
+    (block,) = [block for block in blocks_of_the_readme() if "MapLoader(" in block]
+    monkeypatch.chdir(made)
+    known = {"device": torch.device("cpu")}
+    smaller = {"data/photos": "images", "boxes/first": "boxes", "224": "32", "96": "16"}
+    for name, stand_in in smaller.items():
+        assert name in block
+        block = block.replace(name, stand_in)
+    exec(block, known)
+    assert known["two"].shape == (2, 64, 3, 32, 32)
+    assert known["six"].shape == (6, 64, 3, 16, 16)
