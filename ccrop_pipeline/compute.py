@@ -82,7 +82,8 @@ def compute_boxes(
     """
     if overwrite:
         _remove_box_set(folder)
-    source.index()  # refuses keys that stand twice, before hours of work depend on them
+    if source.random_access:
+        source.index()  # refuses keys that stand twice, before hours of work depend on them
     provenance = provenance_of(source, encoder, settings)
     for shard in source.shards:
         if not shard_is_complete(folder, shard, provenance, settings.form):
@@ -168,6 +169,8 @@ def _compute_shard(
         located.append(_locate(batch, encoder, settings.threshold))
         if report:
             report(len(batch.readable))
+    if not located:
+        return _empty_table()
     return BoxTable(
         keys=keys,
         boxes=np.concatenate([rows.boxes for rows in located]),
@@ -175,6 +178,16 @@ def _compute_shard(
         status=np.concatenate([rows.status for rows in located]),
         image_hash=np.array(hashes, np.uint64),
         heatmaps=np.concatenate([rows.heatmaps for rows in located]) if settings.heatmaps else None,
+    )
+
+
+def _empty_table() -> BoxTable:
+    return BoxTable(
+        keys=[],
+        boxes=np.empty((0, 4), np.float32),
+        sizes=np.empty((0, 2), np.uint32),
+        status=np.empty(0, np.uint8),
+        image_hash=np.empty(0, np.uint64),
     )
 
 

@@ -89,7 +89,8 @@ def compute(
     )
     if input_size is not None:
         encoder = replace(encoder, input_size=input_size)
-    with counter("boxes", total=len(opened.index())) as advance:
+    total = len(opened.index()) if opened.random_access else None
+    with counter("boxes", total) as advance:
         box_set = compute_boxes(
             opened, encoder, out, settings, lambda _shard, images: advance(images), overwrite
         )

@@ -106,7 +106,7 @@ def _train(
 
     from .train_progress import StageClock
 
-    progress = StageClock(recipe.epochs, len(train.index()), run.name, seconds)
+    progress = StageClock(recipe.epochs, run.name, seconds)
     machine = Machine(threads=os.cpu_count() or 1)
     trainer = Trainer(Inputs(train, test_source=test), run, recipe, machine, progress)
     with progress:

@@ -51,6 +51,14 @@ if TYPE_CHECKING:
     default=None,
     help="Loader processes.  [default: one a core on a GPU, else 0]",
 )
+@click.option(
+    "--resident-gb",
+    type=click.FloatRange(0),
+    default=4.0,
+    show_default=True,
+    metavar="GB",
+    help="Keep images decoded on the device when they need no more than this; 0: never.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(
     source: str,
@@ -66,6 +74,7 @@ def train(
     overwrite: bool,
     device: str,
     workers: int | None,
+    resident_gb: float,
     as_json: bool,
 ) -> None:
     """Train on the images of SOURCE in the folder RUN: warm-up, boxes, training from them.
@@ -89,16 +98,15 @@ def train(
         return
     on = open_device(device)
     cores = os.cpu_count() or 1
-    machine = Machine(
-        on, (0 if on.type == "cpu" else cores) if workers is None else workers, threads=cores
-    )
+    processes = (0 if on.type == "cpu" else cores) if workers is None else workers
+    machine = Machine(on, processes, cores, resident_gb)
     inputs = Inputs(
         open_any(source),
         boxes,
         "full" if missing_boxes == "full" else "error",
         open_any(test_source) if test_source else None,
     )
-    progress = TrainProgress(settings.epochs, len(inputs.source.index()))
+    progress = TrainProgress(settings.epochs)
     trainer = Trainer(inputs, run, settings, machine, progress, overwrite)
     with progress:
         trainer.train()

@@ -19,12 +19,11 @@ class TrainProgress(Observer):
 
     Args:
         epochs: Epochs of the run.
-        images: Images of its source.
         prefix: Put before each line, to tell runs apart.
     """
 
-    def __init__(self, epochs: int, images: int, prefix: str = "") -> None:
-        self._epochs, self._images, self._prefix = epochs, images, prefix
+    def __init__(self, epochs: int, prefix: str = "") -> None:
+        self._epochs, self._prefix, self._images = epochs, prefix, 0
         self._bar = bar()
         self._task: TaskID | None = None
         self._started = 0.0
@@ -41,6 +40,11 @@ class TrainProgress(Observer):
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
+
+    def loading(self, images: int, note: str) -> None:
+        """Says how images are loaded."""
+        self._images = images
+        console.print(f"{self._prefix}{note}")
 
     def stage(self, stage: Stage) -> None:
         """Names the stage."""
@@ -99,13 +103,12 @@ class StageClock(TrainProgress):
 
     Args:
         epochs: Epochs of the run.
-        images: Images of its source.
         name: Name of the run; put before each line and each kind of stage.
         seconds: Where the sums go, by name of run and kind of stage.
     """
 
-    def __init__(self, epochs: int, images: int, name: str, seconds: dict[str, float]) -> None:
-        super().__init__(epochs, images, f"{name}: ")
+    def __init__(self, epochs: int, name: str, seconds: dict[str, float]) -> None:
+        super().__init__(epochs, f"{name}: ")
         self._seconds = seconds
         self._kind = ""
         self._since = 0.0

@@ -1,5 +1,7 @@
 import io
 import os
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -156,3 +158,29 @@ def test_a_key_that_stands_twice_is_refused_before_anything_is_computed(tmp_path
     with pytest.raises(CcropError, match="same"):
         compute_boxes(open_source(tmp_path / "tars"), encoder(), tmp_path / "boxes", SETTINGS)
     assert not (tmp_path / "boxes").exists()
+
+
+def test_tars_from_elsewhere_give_the_same_bytes(source, tmp_path):
+    here = compute_boxes(source, encoder(), tmp_path / "here", SETTINGS).folder
+    remote = open_source(f"file://{tmp_path}/tars/*.tar")
+    assert contents(compute_boxes(remote, encoder(), tmp_path / "there", SETTINGS).folder) == (
+        contents(here)
+    )
+
+
+def test_a_key_that_stands_twice_is_found_in_tars_from_elsewhere_as_well(tmp_path):
+    (sample,) = Scenes(1, size=48).read("train-000000")
+    for number in range(2):
+        pack([sample], tmp_path / f"{number}", prefix=f"t{number}")
+    spec = f"pipe:cat {tmp_path}/{{0/t0,1/t1}}-000000.tar"
+    with pytest.raises(CcropError, match="B018"):
+        compute_boxes(open_source(spec), encoder(), tmp_path / "boxes", SETTINGS)
+
+
+def test_an_empty_shard_has_no_boxes(source, tmp_path):
+    shutil.copytree(tmp_path / "tars", tmp_path / "more")
+    tarfile.open(tmp_path / "more/zzz.tar", "w").close()
+    box_set = compute_boxes(open_source(tmp_path / "more"), encoder(), tmp_path / "boxes", SETTINGS)
+    assert len(box_set.read("zzz")) == 0
+    assert box_set.manifest.rows == len(source.index())
+    assert not validate(box_set.folder)

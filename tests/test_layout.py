@@ -14,6 +14,7 @@ LAYERS = (
     "train",
     "methods",
     "compute",
+    "adapters",
     "views",
     "localize",
     "crops",

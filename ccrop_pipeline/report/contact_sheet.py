@@ -10,7 +10,7 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import CropParams, UnreadableImage, decode
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Sample, Source, true_boxes
-from ccrop_pipeline.views import ViewCutter
+from ccrop_pipeline.views import ViewCutter, ViewGroup
 from ccrop_pipeline.views.batch import hash_keys
 
 _CELL, _GAP, _HEADER = 144, 6, 44
@@ -88,10 +88,12 @@ def _cells(
     for truth in true_boxes(sample.annotation) if sample.annotation else ():
         _outline(pen, truth, _TRUE)
     _outline(pen, box, _FOUND)
-    crops, _ = ViewCutter(_CELL).cut(
-        [sample.image], [sample.key], hash_keys([sample.key]), box[None], 0, params
+    cutter = ViewCutter((ViewGroup(2, _CELL, params),))
+    (views,), _ = cutter.cut(
+        [sample.image], [sample.key], hash_keys([sample.key]), box[None], epoch=0
     )
-    return [boxed, _heated(image, heatmap), *(Image.fromarray(view[0]) for view in crops)]
+    shown = [Image.fromarray(view.numpy()) for view in views[:, 0].permute(0, 2, 3, 1)]
+    return [boxed, _heated(image, heatmap), *shown]
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: NDArray[np.floating], colour: tuple[int, ...]) -> None:

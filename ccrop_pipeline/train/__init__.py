@@ -1,7 +1,8 @@
 """Training: a recipe, the plan that follows from it, and one driver that executes the plan."""
 
 from ccrop_pipeline.train.checkpoint import Checkpoint, load_checkpoint
-from ccrop_pipeline.train.driver import Inputs, Machine, Trainer
+from ccrop_pipeline.train.driver import Trainer
+from ccrop_pipeline.train.inputs import Inputs, Machine
 from ccrop_pipeline.train.observer import Observer, StepReport
 from ccrop_pipeline.train.plan import RefreshStage, Stage, TrainStage, describe, make_plan
 from ccrop_pipeline.train.recipe import ProbeSettings, Recipe

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import build_method
-from ccrop_pipeline.sources import Source
 from ccrop_pipeline.train.checkpoint import (
     NEWEST,
     Checkpoint,
@@ -21,45 +20,15 @@ from ccrop_pipeline.train.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from ccrop_pipeline.train.inputs import Inputs, Machine
+from ccrop_pipeline.train.loading import open_loader, view_groups
 from ccrop_pipeline.train.observer import Observer, StepReport
 from ccrop_pipeline.train.plan import RefreshStage, TrainStage, make_plan
-from ccrop_pipeline.train.probe import embed, held_out, knn_accuracy, labelled
+from ccrop_pipeline.train.probe import LabelledImages, embed, held_out, knn_accuracy, labelled
 from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.train.run import Run
 from ccrop_pipeline.train.schedule import learning_rate
-from ccrop_pipeline.views import Augment, Batch, MapLoader, MapViews, MissingBoxes, ViewCutter
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run is made from.
-
-    Attributes:
-        source: Images to train on.
-        boxes: A box set to use from the first epoch on, without warm-up.
-        missing_boxes: What to do with an image that has no box.
-        test_source: Labelled images that the probe asks about; None: about a sixth of `source`.
-    """
-
-    source: Source
-    boxes: Path | None = None
-    missing_boxes: MissingBoxes = "error"
-    test_source: Source | None = None
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What differs from machine to machine and changes no result.
-
-    Attributes:
-        device: Where the method trains.
-        workers: Loader processes; 0 loads in the training process.
-        threads: Decoding threads of refreshes and probes.
-    """
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workers: int = 0
-    threads: int = 2
+from ccrop_pipeline.views import Augment, Batch
 
 
 class Trainer:
@@ -91,16 +60,11 @@ class Trainer:
         self.inputs, self.recipe, self.machine, self.observer = inputs, recipe, machine, observer
         self.plan = make_plan(recipe, inputs.boxes)
         self.run = Run(folder)
-        index = inputs.source.index()
-        if len(index) < recipe.batch_size:
-            raise CcropError(
-                f"{inputs.source.location} has {len(index)} images, less than one batch of "
-                f"{recipe.batch_size}. Lower batch_size"
-            )
+        loading = open_loader(inputs, recipe, machine)
         self.run.start(_identity(inputs, recipe), overwrite)
-        self.index = index
-        self.loader = self._build_loader()
-        self.augment = Augment(recipe.augment, recipe.seed, machine.device)
+        observer.loading(loading.images, loading.note)
+        self.index, self.loader = loading.index, loading.loader
+        self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
         torch.manual_seed(recipe.seed)
         method = build_method(recipe.method, recipe.backbone)
         self.method = method.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,17 +75,6 @@ class Trainer:
             weight_decay=recipe.optimizer.weight_decay,
         )
         self.epoch = 0
-
-    def _build_loader(self) -> MapLoader:
-        recipe, machine = self.recipe, self.machine
-        cutter = ViewCutter(recipe.image_size, seed=recipe.seed)
-        return MapLoader(
-            MapViews(self.index, cutter, recipe.crop),
-            recipe.batch_size,
-            machine.workers,
-            pin_memory=machine.device.type == "cuda",
-            missing=self.inputs.missing_boxes,
-        )
 
     def train(self) -> None:
         """Executes what is left of the plan."""
@@ -210,7 +163,7 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        views = self.augment(batch, epoch)
+        (views,) = self.augment(batch, epoch)
         self.method.before_step()
         with torch.autocast(
             self.machine.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"
@@ -225,14 +178,10 @@ class Trainer:
         settings, last = self.recipe.probe, self.epoch == self.recipe.epochs
         if not settings.every or not (last or self.epoch % settings.every == 0):
             return {}
-        if not (self.index.labels >= 0).any():
+        if self.index is None or not (self.index.labels >= 0).any():
             return {}
         bank = labelled(self.index, self.inputs.source.location)
-        if self.inputs.test_source:
-            test = self.inputs.test_source
-            queries = labelled(test.index(), test.location)
-        else:
-            bank, queries = held_out(bank)
+        bank, queries = (bank, self._test) if self._test else held_out(bank)
         encoder = encoder_of(self.method.backbone, self.recipe, self.epoch, self.machine.device)
         accuracy = knn_accuracy(
             embed(bank, encoder, self.machine.threads),
@@ -240,6 +189,11 @@ class Trainer:
             settings,
         )
         return {"knn": round(accuracy, 5)}
+
+    @cached_property
+    def _test(self) -> LabelledImages | None:
+        test = self.inputs.test_source
+        return labelled(test.index(), test.location) if test else None
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(

@@ -32,6 +32,9 @@ class StepReport:
 class Observer:
     """Hears of everything and says nothing; a progress display overrides what it shows."""
 
+    def loading(self, images: int, note: str) -> None:
+        """So many images were found; `note` says how they are loaded."""
+
     def stage(self, stage: Stage) -> None:
         """A stage begins, or is taken up again."""
 

@@ -46,7 +46,7 @@ def recipe(*settings):
 
 
 def trained(source, folder, *settings, observer=None, workers=0, boxes=None, overwrite=False):
-    machine = Machine(workers=workers)
+    machine = Machine(workers=workers, resident_gb=0)
     inputs = Inputs(source, boxes)
     observer = observer or Observer()
     trainer = Trainer(inputs, folder, recipe(*settings), machine, observer, overwrite)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.sources import Scenes, open_source, pack
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+from ccrop_pipeline.train.loading import open_loader
+from ccrop_pipeline.views import MapLoader, ResidentLoader, StreamLoader
+
+SETTINGS = ["image_size=32", "eval_size=0", "boxes.refresh_at=[0.5]", "epochs=2", "batch_size=8"]
+
+
+@pytest.fixture(scope="module")
+def tars(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tars"
+    pack(Scenes(20, size=32), folder, max_images=7)
+    return folder
+
+
+def opened(source, **machine):
+    return open_loader(Inputs(source), load_recipe("demo", SETTINGS), Machine(**machine))
+
+
+def test_small_images_that_fit_the_budget_stay_decoded(tars):
+    loading = opened(open_source(tars), resident_gb=20 * 3 * 32 * 32 / 1e9)
+    assert isinstance(loading.loader, ResidentLoader)
+    assert loading.images == len(loading.index) == 20
+    assert "20 images lie decoded in the memory of cpu" in loading.note
+
+
+@pytest.mark.parametrize("budget", [0, (20 * 3 * 32 * 32 - 1) / 1e9])
+def test_images_beyond_the_budget_are_read_by_position(tars, budget):
+    loading = opened(open_source(tars), resident_gb=budget)
+    assert isinstance(loading.loader, MapLoader)
+    assert "in the training process" in loading.note
+
+
+def test_larger_images_are_cut_one_by_one_on_a_cpu(tmp_path):
+    pack(Scenes(9, size=48), tmp_path / "tars")
+    assert isinstance(opened(open_source(tmp_path / "tars")).loader, MapLoader)
+
+
+def test_a_source_without_random_access_is_streamed(tars):
+    loading = opened(open_source(f"file://{tars}/data-{{000000..000002}}.tar"))
+    assert isinstance(loading.loader, StreamLoader)
+    assert (loading.images, loading.index, len(loading.loader)) == (20, None, 2)
+    assert "shard by shard" in loading.note
+
+
+def test_less_than_a_batch_is_refused(tars):
+    for source in (open_source(tars), open_source(f"pipe:cat {tars}/data-000000.tar")):
+        settings = [*SETTINGS, "batch_size=21"]
+        with pytest.raises(CcropError, match="less than one batch of 21"):
+            open_loader(Inputs(source), load_recipe("demo", settings), Machine())
+
+
+def test_a_streamed_run_trains_refreshes_and_is_repeatable(tars, tmp_path):
+    source = open_source(f"pipe:cat {tars}/data-{{000000..000002}}.tar")
+    weights = []
+    for name in ("first", "second"):
+        trainer = Trainer(
+            Inputs(source), tmp_path / name, load_recipe("demo", SETTINGS), Machine(), Observer()
+        )
+        trainer.train()
+        records = trainer.run.metrics()
+        assert [record["epoch"] for record in records] == [1, 2]
+        assert records[1]["boxes"] == "boxes/epoch-0001"
+        assert not any("knn" in record for record in records)
+        weights.append(torch.cat([w.flatten() for w in trainer.method.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_how_images_are_loaded_is_told_to_the_observer(tars, tmp_path):
+    class Listener(Observer):
+        def loading(self, images, note):
+            self.heard = images, note
+
+    listener = Listener()
+    recipe = load_recipe("demo", SETTINGS)
+    Trainer(Inputs(open_source(tars)), tmp_path / "run", recipe, Machine(), listener)
+    assert listener.heard[0] == 20
+    assert "decoded in the memory of cpu" in listener.heard[1]
