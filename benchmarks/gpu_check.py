@@ -20,9 +20,19 @@ from ccrop_pipeline.localize import Encoder, boxes_from_heatmaps, build_backbone
 from ccrop_pipeline.report import iou
 from ccrop_pipeline.sources import Scenes, Source, open_source, pack
 from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
-from ccrop_pipeline.views import Augment, AugmentSettings, MapLoader, MapViews, ViewCutter
+from ccrop_pipeline.views import (
+    Augment,
+    AugmentSettings,
+    MapLoader,
+    MapViews,
+    ResidentLoader,
+    ViewCutter,
+    ViewGroup,
+    load_images,
+)
 
 GPU = torch.device("cuda")
+GROUP = ViewGroup(2, 64, augment=AugmentSettings(blur_p=0.5, solarize_p=0.2))
 
 
 def main() -> int:
@@ -37,6 +47,7 @@ def main() -> int:
         source = open_source(folder / "images")
         results = [
             heatmaps_to_boxes(),
+            resident_crops(source),
             augmentation(source),
             computed_boxes(source, folder),
             resumed_training(source, folder),
@@ -59,18 +70,32 @@ def heatmaps_to_boxes() -> bool:
     return say("boxes from equal heatmaps are equal", torch.equal(on_cpu, on_gpu.cpu()))
 
 
+def resident_crops(source: Source) -> bool:
+    """Crops of resident images are the same bits on both devices, and for any batch size."""
+    index = source.index()
+    views = []
+    for device, batch_size in ((torch.device("cpu"), 256), (GPU, 256), (GPU, 64)):
+        images = load_images(index, (64, 64), device, threads=8)
+        loader = ResidentLoader(images, ViewCutter((GROUP,)), batch_size)
+        views.append(next(loader.epoch(0)).views[0][:, :64].cpu())
+    seconds = timed(lambda: next(loader.epoch(0)))
+    return say(
+        "resident crops are equal",
+        torch.equal(views[0], views[1]) and torch.equal(views[1], views[2]),
+        views_per_s=round(2 * 64 / seconds),
+    )
+
+
 def augmentation(source: Source) -> bool:
     """Augmentation draws the same numbers and gives the same pixels to rounding."""
-    loader = MapLoader(
-        MapViews(source.index(), ViewCutter(64), load_recipe("demo").crop), batch_size=512
-    )
+    loader = MapLoader(MapViews(source.index(), ViewCutter((GROUP,))), batch_size=512)
     batch = next(loader.epoch(0))
-    on_cpu = Augment(AugmentSettings(), 0, torch.device("cpu"))(batch, 0)
-    augment = Augment(AugmentSettings(), 0, GPU)
-    on_gpu = augment(batch, 0)
+    (on_cpu,) = Augment((GROUP,), 0, torch.device("cpu"))(batch, 0)
+    augment = Augment((GROUP,), 0, GPU)
+    (on_gpu,) = augment(batch, 0)
     off = (on_cpu - on_gpu.cpu()).abs()
     seconds = timed(lambda: augment(batch, 0))
-    rate = batch.views.shape[0] * batch.views.shape[1] / seconds
+    rate = on_cpu.shape[0] * on_cpu.shape[1] / seconds
     # A pixel on the edge between two hues may fall on either side: allow one in 100,000.
     far = (off > 1e-3).float().mean().item()
     return say("augmented views agree", far < 1e-5, share_far_off=far, views_per_s=round(rate))
