@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import PIL.Image
 from torch.utils.data import Dataset
 
+from ccrop_pipeline.adapters.choice import chosen
 from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
 from ccrop_pipeline.crops.transform import attach_box
 from ccrop_pipeline.errors import CcropError
@@ -18,7 +20,8 @@ class BoxedDataset(Dataset[Any]):
     Args:
         dataset: Samples by position, each a tuple or a dict with a PIL image in it.
         keys: The key of each sample, in the data set's order; `folder_keys` has an ImageFolder's.
-        boxes: Folder of a box set.
+        boxes: Folder of a box set. Where an image has several boxes, one is drawn each time the
+            sample is read, from torch's global generator.
         transform: Applied to each image once it has its box; also an attribute, which frameworks
             may set.
         image: Position or name of the image in a sample.
@@ -46,7 +49,8 @@ class BoxedDataset(Dataset[Any]):
         _refuse_what_would_not_fit(dataset)
         self.dataset = dataset
         self.transform = transform
-        self._boxes = BoxFinder(boxes, missing).find(keys)
+        finder = BoxFinder(boxes, missing)
+        self._boxes, self._choices = finder.find(keys), finder.choices(keys)
         self._image = image
 
     def __len__(self) -> int:
@@ -72,9 +76,14 @@ class BoxedDataset(Dataset[Any]):
                 f"the image of sample {i} is a {type(image).__name__} and no PIL image. Let the "
                 "data set give PIL images, and turn them into tensors in BoxedDataset's transform."
             )
-        attach_box(image, self._boxes[i])
+        attach_box(image, self._box(i))
         parts[self._image] = image if self.transform is None else self.transform(image)
         return parts if isinstance(parts, dict) else tuple(parts)
+
+    def _box(self, i: int) -> Any:
+        row = np.array([i])
+        choices = None if self._choices is None else self._choices.take(row)
+        return chosen(self._boxes[row], choices)[0]
 
 
 def folder_keys(dataset: Any) -> list[str]:

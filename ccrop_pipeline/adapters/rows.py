@@ -6,6 +6,7 @@ from typing import Any
 
 import xxhash
 
+from ccrop_pipeline.adapters.choice import chosen
 from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
 from ccrop_pipeline.crops import decode
 from ccrop_pipeline.crops.transform import attach_box
@@ -20,7 +21,8 @@ class BoxedRows:
     which moves pixels and not boxes, and drop the names and bytes that keys are made of.
 
     Args:
-        boxes: Folder of a box set.
+        boxes: Folder of a box set. Where an image has several boxes, one is drawn each time its
+            row is read, from torch's global generator.
         transform: From a PIL image in mode RGB that carries its box to what takes its place.
         image: Name of the image column.
         missing: What to do with an image that has no box: fail, or take the full box.
@@ -58,9 +60,10 @@ class BoxedRows:
             name or xxhash.xxh3_64_hexdigest(data)
             for name, data in zip(names, encoded, strict=True)
         ]
+        boxes = chosen(self._finder.find(keys), self._finder.choices(keys))
         images = [
             self._transform(attach_box(decode(data), box))
-            for data, box in zip(encoded, self._finder.find(keys), strict=True)
+            for data, box in zip(encoded, boxes, strict=True)
         ]
         return rows | {self._image: images}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import PIL.Image
 
+from ccrop_pipeline.adapters.choice import chosen
 from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
 from ccrop_pipeline.crops.transform import attach_box
 from ccrop_pipeline.errors import CcropError
@@ -22,7 +23,8 @@ def add_boxes(
     It stands after `decode("pil")` and before anything that changes images.
 
     Args:
-        boxes: Folder of a box set.
+        boxes: Folder of a box set. Where an image has several boxes, one is drawn each time the
+            sample is read, from torch's global generator.
         missing: What to do with an image that has no box: fail, or take the full box.
 
     Returns:
@@ -44,7 +46,8 @@ def _with_boxes(finder: BoxFinder, samples: _Samples) -> Iterator[dict[str, Any]
                 f"{', '.join(name for name in sample if not name.startswith('__'))}. Put "
                 'decode("pil") before add_boxes, and what makes tensors behind it.'
             )
-        (box,) = finder.find([sample["__key__"]])
+        keys = [sample["__key__"]]
+        (box,) = chosen(finder.find(keys), finder.choices(keys))
         for image in images:
             attach_box(image, box)
         yield sample

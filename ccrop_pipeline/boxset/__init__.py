@@ -4,14 +4,22 @@ Needs numpy and pyarrow and nothing else of this project, so that any program ca
 `docs/format.md` is its specification.
 """
 
+from ccrop_pipeline.boxset.choices import Choices
 from ccrop_pipeline.boxset.convert import convert
 from ccrop_pipeline.boxset.finder import BoxFinder, MissingBoxes
+from ccrop_pipeline.boxset.folder import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, write_manifest
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
 from ccrop_pipeline.boxset.reader import BoxSet
 from ccrop_pipeline.boxset.rules import RULES, Problem
-from ccrop_pipeline.boxset.shards import FORMS, shard_is_complete, write_shard
+from ccrop_pipeline.boxset.shards import (
+    FORMS,
+    missing_shards,
+    shard_is_complete,
+    write_shard,
+    write_shard_once,
+)
 from ccrop_pipeline.boxset.table import (
     EMPTY,
     FULL_BOX,
@@ -31,11 +39,14 @@ __all__ = [
     "STATUSES",
     "UNREADABLE",
     "BoxFinder",
+    "BoxFolder",
     "BoxLookup",
     "BoxSet",
     "BoxTable",
+    "Choices",
     "EncoderInfo",
     "LocalizerInfo",
+    "Location",
     "Manifest",
     "MissingBoxes",
     "Problem",
@@ -44,8 +55,12 @@ __all__ = [
     "SourceImage",
     "SourceInfo",
     "convert",
+    "is_address",
+    "missing_shards",
+    "open_folder",
     "shard_is_complete",
     "validate",
     "write_manifest",
     "write_shard",
+    "write_shard_once",
 ]

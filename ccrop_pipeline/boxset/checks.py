@@ -14,10 +14,10 @@ _NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def check_rows(table: BoxTable, where: str) -> list[Problem]:
-    """Find every breach of the rules on keys, boxes, sizes and heatmaps in a table."""
+    """Find every breach of the rules on keys, boxes, sizes, heatmaps and choices in a table."""
     return [
         Problem(rule, f"{where} row {row}", message)
-        for check in (_keys, _boxes, _sizes, _heatmaps)
+        for check in (_keys, _boxes, _sizes, _heatmaps, _choices)
         for rule, row, message in check(table)
     ]
 
@@ -62,6 +62,29 @@ def _heatmaps(table: BoxTable) -> Iterator[tuple[str, int, str]]:
     for row in _rows(((bits > 0x3C00) & (bits != 0x8000)).any(axis=(1, 2))):
         low, high = table.heatmaps[row].min(), table.heatmaps[row].max()
         yield "B025", row, f"the heatmap runs from {low} to {high}"
+
+
+def _choices(table: BoxTable) -> Iterator[tuple[str, int, str]]:
+    choices = table.choices
+    if choices is None:
+        return
+    for row in _rows(choices.counts == 0):
+        yield "B029", row, "there is no box to choose"
+    boxes = choices.boxes
+    inside = np.all((boxes >= 0) & (boxes <= 1), axis=1)
+    proper = inside & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+    row_of = np.repeat(np.arange(len(choices)), choices.counts)
+    for place in _rows(~proper):
+        box = boxes[place].tolist()
+        yield "B029", int(row_of[place]), f"the choice {box} leaves [0, 1] or has no area"
+    sound = choices.counts > 0
+    sound[row_of[~proper]] = False
+    rows = np.flatnonzero(sound)
+    unions = choices.take(rows).union()
+    for row, union in zip(rows.tolist(), unions, strict=True):
+        if (table.boxes[row] != union).any():
+            message = f"the box {table.boxes[row].tolist()} is not the union {union.tolist()}"
+            yield "B030", row, message
 
 
 def _rows(mask: NDArray[np.bool_]) -> list[int]:

@@ -1,21 +1,20 @@
 """From one form of the box set to the other."""
 
-from pathlib import Path
-
+from ccrop_pipeline.boxset.folder import Location
 from ccrop_pipeline.boxset.manifest import Manifest, write_manifest
 from ccrop_pipeline.boxset.reader import BoxSet
 from ccrop_pipeline.boxset.shards import shard_is_complete, write_shard
 
 
-def convert(folder: Path, out: Path, form: str) -> Manifest:
+def convert(folder: Location, out: Location, form: str) -> Manifest:
     """Write a box set again in another form, with the same rows and the same provenance.
 
     After a kill the same call continues. Parquet to WebDataset and back gives the same bytes
     with the same version of pyarrow.
 
     Args:
-        folder: The box set.
-        out: Folder of the new one.
+        folder: The box set: a local path, or an address that fsspec knows.
+        out: Folder of the new one, either as well.
         form: `parquet` or `webdataset`.
 
     Returns:

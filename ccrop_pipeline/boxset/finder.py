@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.choices import Choices
 from ccrop_pipeline.boxset.reader import BoxSet
 from ccrop_pipeline.errors import CcropError
 
@@ -17,7 +18,7 @@ class BoxFinder:
     """Finds boxes by key in a memory-mapped file that all workers share.
 
     Args:
-        boxes: Folder of a box set.
+        boxes: Folder of a box set: a local path, or an address that fsspec knows.
         missing: What to do with a key that has no box: fail, or take the full box.
 
     Raises:
@@ -27,12 +28,14 @@ class BoxFinder:
     def __init__(self, boxes: str | Path, missing: MissingBoxes = "error") -> None:
         if missing not in ("error", "full"):
             raise ValueError(f"missing must be 'error' or 'full', not {missing!r}")
-        self._box_set = BoxSet.open(Path(boxes))
+        self._box_set = BoxSet.open(boxes)
         self._lookup = self._box_set.lookup()
         self._missing = missing
 
     def find(self, keys: Sequence[str]) -> NDArray[np.float32]:
         """Return the boxes of keys, normalised x_min, y_min, x_max, y_max, (n, 4).
+
+        Where an image has several boxes, this is their union.
 
         Raises:
             CcropError: If a key has no box and that is an error.
@@ -48,6 +51,17 @@ class BoxFinder:
                 '(missing="full"; --missing-boxes full).'
             )
         return boxes
+
+    def choices(self, keys: Sequence[str]) -> Choices | None:
+        """Return the boxes that a sampler may draw from, n rows; None where each key has one box.
+
+        Raises:
+            CcropError: If a key has no box and that is an error.
+        """
+        choices = self._lookup.choices(keys)
+        if choices is not None and self._missing == "error":
+            self.find(keys)
+        return choices
 
     def _some_key(self) -> str | None:
         tables = self._box_set.tables(heatmaps=False)

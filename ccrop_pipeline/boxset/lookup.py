@@ -1,7 +1,9 @@
 """Boxes by key from a memory-mapped cache file: little memory, shared by all workers.
 
-The file is little-endian: one word of 64 bits with the salt, the hashes of all keys in rising
-order, then the four float32 edges of the box of each.
+The file is little-endian and of words of 64 bits: the salt, the hashes of all n keys in rising
+order, then the four float32 edges of the box of each. With several boxes an image, the salt has
+`_WITH_CHOICES` added and n follows it, and at the end stand n + 1 words that say where the choices
+of each key begin, then the edges of all choices.
 """
 
 import hashlib
@@ -15,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset.atomic import written_aside
-from ccrop_pipeline.boxset.table import FULL_BOX
+from ccrop_pipeline.boxset.choices import Choices
+from ccrop_pipeline.boxset.folder import Location, is_address
+from ccrop_pipeline.boxset.table import FULL_BOX, BoxTable
 from ccrop_pipeline.errors import CcropError
 
-Rows = Callable[[], Iterable[tuple[list[str], NDArray[np.float32]]]]
+Rows = Callable[[], Iterable[BoxTable]]
 _SALTS = 4
+_WITH_CHOICES = 1 << 32
 
 
 def key_hashes(keys: Sequence[str], salt: int) -> NDArray[np.uint64]:
@@ -49,10 +54,12 @@ class BoxLookup:
     def __init__(self, path: Path) -> None:
         self._path = path
         words = np.asarray(np.memmap(path, "<u8", "r"))
-        n = (len(words) - 1) // 3
-        self._salt = int(words[0])
-        self._hashes = words[1 : 1 + n]
-        self._boxes = words[1 + n :].view("<f4").reshape(n, 4)
+        several = int(words[0]) >= _WITH_CHOICES
+        first, n = (2, int(words[1])) if several else (1, (len(words) - 1) // 3)
+        self._salt = int(words[0]) % _WITH_CHOICES
+        self._hashes = words[first : first + n]
+        self._boxes = _as_boxes(words[first + n : first + 3 * n])
+        self._choices = _as_choices(words[first + 3 * n :], n) if several else None
 
     def __len__(self) -> int:
         """Give the number of boxes."""
@@ -73,29 +80,62 @@ class BoxLookup:
             key is there, bool (n,).
         """
         boxes = np.full((len(keys), 4), FULL_BOX, np.float32)
+        places, found = self._places(keys)
+        boxes[found] = self._boxes[places[found]]
+        return boxes, found
+
+    def choices(self, keys: Sequence[str]) -> Choices | None:
+        """Look up the boxes that a sampler may draw from.
+
+        Args:
+            keys: n keys, repeated or not.
+
+        Returns:
+            n rows, the full box alone for a key that is not there; None for a box set with one
+            box an image.
+        """
+        if self._choices is None:
+            return None
+        places, found = self._places(keys)
+        known = self._choices.take(places[found])
+        counts = np.ones(len(keys), np.int64)
+        counts[found] = known.counts
+        boxes = np.full((counts.sum(), 4), FULL_BOX, np.float32)
+        boxes[np.repeat(found, counts)] = known.boxes
+        return Choices(boxes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    def _places(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         hashes = key_hashes(keys, self._salt)
         places = np.searchsorted(self._hashes, hashes)
         found = places < len(self)
         found[found] = self._hashes[places[found]] == hashes[found]
-        boxes[found] = self._boxes[places[found]]
-        return boxes, found
+        return places, found
 
 
-def open_lookup(folder: Path, version: str, rows: Rows) -> BoxLookup:
+def _as_boxes(words: NDArray[np.uint64]) -> NDArray[np.float32]:
+    return words.view("<f4").reshape(-1, 4)
+
+
+def _as_choices(words: NDArray[np.uint64], n: int) -> Choices:
+    return Choices(_as_boxes(words[n + 1 :]), words[: n + 1].view("<i8"))
+
+
+def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
     """Open the cache of one state of a box set, building it if it is not there.
 
     Args:
-        folder: The box set; the cache goes into it, or where it is read-only into a folder of
-            the user's own for temporary files.
+        folder: The box set; the cache goes into it, or where it is read-only or remote into a
+            folder of the user's own for temporary files.
         version: Changes whenever the box set changes.
-        rows: Gives keys and boxes, float32 (n, 4), shard by shard; called again for each salt.
+        rows: Gives the tables, shard by shard; called again for each salt.
 
     Raises:
         CcropError: If a key stands twice, or there is no place for the cache.
     """
     words: NDArray[np.uint64] | None = None
     failures = []
-    for make_place in (partial(_inside, folder), _temporary):
+    places = () if is_address(folder) else (partial(_inside, Path(folder)),)
+    for make_place in (*places, _temporary):
         try:
             path = make_place() / f"{version}.lookup"
             if not path.exists():
@@ -132,26 +172,44 @@ def sorted_words(
     """Build the content of the cache file with the first salt that tells all keys apart.
 
     Args:
-        rows: Gives keys and boxes, float32 (n, 4), shard by shard; called again for each salt.
+        rows: Gives the tables, shard by shard; called again for each salt.
         hashed: Hash of keys under a salt.
 
     Returns:
-        uint64 (1 + 3n,).
+        uint64 (1 + 3n,), or with choices, m in all, (2 + 3n + n + 1 + 2m,).
 
     Raises:
         CcropError: If several salts in turn give equal hashes, so that keys must be equal.
     """
     for salt in range(_SALTS):
-        shards = [(hashed(keys, salt), boxes) for keys, boxes in rows()]
-        hashes = np.concatenate([np.empty(0, "<u8"), *(part for part, _ in shards)])
+        shards = [(hashed(table.keys, salt), table.boxes, table.choices) for table in rows()]
+        hashes = np.concatenate([np.empty(0, "<u8"), *(part for part, _, _ in shards)])
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         if (hashes[1:] == hashes[:-1]).any():
             continue
-        boxes = np.concatenate([np.empty((0, 4), "<f4"), *(part for _, part in shards)])
-        edges = boxes[order].astype("<f4").reshape(-1).view("<u8")
-        return np.concatenate([np.array([salt], "<u8"), hashes, edges])
+        boxes = np.concatenate([np.empty((0, 4), "<f4"), *(part for _, part, _ in shards)])
+        head = np.array([salt], "<u8")
+        # A shard without rows need not tell whether the box set has choices.
+        choices = [part for own, _, part in shards if part is not None and len(own)]
+        if not choices:
+            return np.concatenate([head, hashes, _as_words(boxes[order])])
+        ordered = _joined(choices).take(order)
+        head = np.array([salt + _WITH_CHOICES, len(hashes)], "<u8")
+        starts = ordered.starts.astype("<u8")
+        edges = _as_words(boxes[order]), starts, _as_words(ordered.boxes)
+        return np.concatenate([head, hashes, *edges])
     raise CcropError(
         "a key stands twice in the box set (rule B018), so its box is not certain. "
         "Validate the box set to see where, and compute it again."
     )
+
+
+def _as_words(boxes: NDArray[np.float32]) -> NDArray[np.uint64]:
+    return boxes.astype("<f4").reshape(-1).view("<u8")
+
+
+def _joined(shards: list[Choices]) -> Choices:
+    boxes = np.concatenate([part.boxes for part in shards])
+    counts = np.concatenate([part.counts for part in shards])
+    return Choices(boxes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.boxset.atomic import written_aside
+from ccrop_pipeline.boxset.atomic import TargetTakenError
+from ccrop_pipeline.boxset.folder import BoxFolder, Location, open_folder
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json, typed
 from ccrop_pipeline.boxset.rules import Problem, refuse
@@ -66,61 +67,105 @@ class Manifest:
 
 
 def write_manifest(
-    folder: Path, shard_names: Iterable[str], provenance: Provenance, form: str = "parquet"
+    folder: Location, shard_names: Iterable[str], provenance: Provenance, form: str = "parquet"
 ) -> Manifest:
     """Check all shards against the rules and declare the box set complete.
 
+    Whoever finds all shards there may call this, and several at once may: the first one writes
+    the manifest, and those who find it there do not read the shards again.
+
     Args:
-        folder: The box set.
+        folder: The box set: a local path, or an address that fsspec knows.
         shard_names: All its shards, in source order.
         provenance: What made the boxes; every shard must have its fingerprint.
         form: `parquet` or `webdataset`.
 
     Returns:
-        The manifest as written.
+        The manifest as it is there.
 
     Raises:
         CcropError: If a shard is missing or a rule is broken, naming the places, or another
             manifest is there already. Nothing is written then.
         ValueError: If the form is not known or a name is no plain file name.
     """
-    folder, names = Path(folder), list(shard_names)
+    place, names = open_folder(folder), list(shard_names)
     files = {name: shard_file(name, form) for name in names}
-    missing = [file for file in files.values() if not (folder / file).is_file()]
+    there = place.files()
+    missing = [file for file in files.values() if file not in there]
     if missing:
         raise CcropError(
-            f"{folder} lacks {len(missing)} of {len(names)} shards, such as {missing[0]}. "
+            f"{place} lacks {len(missing)} of {len(names)} shards, such as {missing[0]}. "
             "Run the same command again: it computes what is missing."
         )
-    inspection = Inspection(form, provenance.fingerprint)
-    problems = inspection.problems
+    problems = strays(there, files.values())
     if len(files) < len(names):
-        problems.append(Problem("B006", str(folder), "the same shard name is given twice"))
-    problems += strays(folder, files.values())
-    entries, counts = [], dict.fromkeys(STATUSES, 0)
-    for name, file in files.items():
-        table = inspection.shard(folder / file)
-        if table is not None:
-            digest = sha256_of(folder / file)
-            size = (folder / file).stat().st_size
-            entries.append(ShardEntry(name, file, len(table), size, digest))
-            counts = {status: counts[status] + n for status, n in table.counts().items()}
-    refuse(problems, f"No manifest was written to {folder}: put this right, then run again.")
-    manifest = Manifest(provenance, form, tuple(entries), counts, sum(e.rows for e in entries))
-    with written_aside(folder / MANIFEST) as aside:
-        aside.write_text(manifest.to_text(), encoding="utf-8")
+        problems.append(Problem("B006", str(place), "the same shard name is given twice"))
+    found = read_manifest(place, []) if MANIFEST in there and not problems else None
+    if found and _says(found, names, provenance, form) and not wrong_sizes(found, there):
+        return found
+    manifest = _inspected(place, files, provenance, form, problems)
+    try:
+        with place.written(MANIFEST) as path:
+            path.write_text(manifest.to_text(), encoding="utf-8")
+    except TargetTakenError:
+        # Another process may have been as far with other versions of the libraries.
+        found = read_manifest(place, [])
+        if (
+            not found
+            or not _says(found, names, provenance, form)
+            or (found.shards != manifest.shards)
+        ):
+            raise
+        return found
     return manifest
 
 
-def read_manifest(folder: Path, problems: list[Problem]) -> Manifest | None:
+def _inspected(
+    place: BoxFolder,
+    files: dict[str, str],
+    provenance: Provenance,
+    form: str,
+    problems: list[Problem],
+) -> Manifest:
+    inspection = Inspection(place, form, provenance.fingerprint)
+    entries, counts = [], dict.fromkeys(STATUSES, 0)
+    for name, file in files.items():
+        with place.local(file) as path:
+            table = inspection.shard(path)
+            if table is not None:
+                size = path.stat().st_size
+                entries.append(ShardEntry(name, file, len(table), size, sha256_of(path)))
+                counts = {status: counts[status] + n for status, n in table.counts().items()}
+    remedy = f"No manifest was written to {place}: put this right, then run again."
+    refuse(problems + inspection.problems(), remedy)
+    return Manifest(provenance, form, tuple(entries), counts, sum(e.rows for e in entries))
+
+
+def _says(manifest: Manifest, names: list[str], provenance: Provenance, form: str) -> bool:
+    listed = [entry.name for entry in manifest.shards]
+    same = manifest.provenance.fingerprint == provenance.fingerprint
+    return same and (listed, manifest.form) == (names, form)
+
+
+def wrong_sizes(manifest: Manifest, there: Mapping[str, int]) -> list[Problem]:
+    """Find listed shards that are not there with the bytes listed; rule B007."""
+    return [
+        Problem("B007", entry.file, "missing, or not of the size listed")
+        for entry in manifest.shards
+        if there.get(entry.file) != entry.bytes
+    ]
+
+
+def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None:
     """Read `manifest.json`, adding to `problems` what breaks rules B001 to B006 and B008.
 
     Returns:
         The manifest, or None where it cannot be understood.
     """
     try:
-        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with folder.local(MANIFEST) as path:
+            data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, CcropError) as error:
         problems.append(Problem("B001", MANIFEST, f"no readable JSON: {error}"))
         return None
     # First the version: of another one, nothing else is known.
@@ -177,14 +222,14 @@ def _wrong_names(manifest: Manifest) -> list[str]:
     return wrong
 
 
-def strays(folder: Path, files: Iterable[str]) -> list[Problem]:
-    """Find finished shards of either form that are not among `files`; rule B010."""
+def strays(there: Iterable[str], files: Iterable[str]) -> list[Problem]:
+    """Find finished shards of either form that are there and not among `files`; rule B010."""
     known = set(files)
     suffixes = tuple(form.suffix for form in FORMS.values())
     return [
-        Problem("B010", path.name, "this shard does not belong to the box set")
-        for path in sorted(folder.iterdir())
-        if path.name.endswith(suffixes) and path.name[0] != "." and path.name not in known
+        Problem("B010", file, "this shard does not belong to the box set")
+        for file in there
+        if file.endswith(suffixes) and file not in known
     ]
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.choices import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
@@ -25,6 +26,7 @@ _COLUMNS = {
     "status": pa.dictionary(pa.int8(), pa.string()),
     "image_hash": pa.uint64(),
 }
+_OPTIONAL = {"heatmap": pa.float16(), "choices": pa.float32()}  # lists of lists of these
 
 
 def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
@@ -33,6 +35,8 @@ def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
     if table.heatmap_shape is not None:
         height, width = table.heatmap_shape
         types["heatmap"] = pa.list_(pa.list_(pa.float16(), width), height)
+    if table.choices is not None:
+        types["choices"] = pa.list_(pa.list_(pa.float32(), 4))
     footer = {"ccrop": json.dumps(provenance.to_json(), ensure_ascii=False)}
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
     arrays = dict(_arrays(table))
@@ -40,7 +44,7 @@ def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
     groups = -(-len(table) // MAX_ROW_GROUP) or 1
     pq.write_table(
         pa.table([arrays[name] for name in types], schema=schema.with_metadata(footer)),
-        path,
+        path.absolute(),  # a relative one with a colon in it would be taken for an address
         compression="zstd",
         row_group_size=-(-len(table) // groups) or 1,
         # Hashes and heatmaps do not repeat: a dictionary would only be tried and dropped.
@@ -62,12 +66,17 @@ def _arrays(table: BoxTable) -> Iterator[tuple[str, Any]]:
         cells = pa.array(np.ascontiguousarray(table.heatmaps).reshape(-1))
         lines = pa.FixedSizeListArray.from_arrays(cells, width)
         yield "heatmap", pa.FixedSizeListArray.from_arrays(lines, height)
+    if table.choices is not None:
+        edges = pa.array(np.ascontiguousarray(table.choices.boxes).reshape(-1))
+        boxes = pa.FixedSizeListArray.from_arrays(edges, 4)
+        starts = pa.array(table.choices.starts.astype(np.int32))
+        yield "choices", pa.ListArray.from_arrays(starts, boxes)
 
 
 def header(path: Path, problems: list[Problem]) -> str | None:
     """Read the provenance text from the footer; rules B011 and B012."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        metadata = pq.read_metadata(path.absolute()).metadata or {}
         return str(metadata[b"ccrop"], "utf-8")
     except KeyError:
         problems.append(Problem("B012", path.name, "the footer has no entry `ccrop`"))
@@ -78,10 +87,10 @@ def header(path: Path, problems: list[Problem]) -> str | None:
 
 def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
     """Read a table; rules B011, B014, B015, B019 and, within the shard, B024."""
-    wanted = None if heatmaps else list(_COLUMNS)
+    wanted = None if heatmaps else [*_COLUMNS, "choices"]
     try:
         # One thread: shards are small, and readers run one a worker.
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path.absolute()) as file:
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             data = file.read(columns=wanted, use_threads=False)
             data.validate(full=True)
@@ -96,9 +105,10 @@ def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable
 
 
 def _wrong_columns(data: Any) -> Iterator[str]:
-    names = [name for name in data.column_names if name != "heatmap"]
-    if sorted(names) != sorted(_COLUMNS):
-        yield f"the columns are {data.column_names}, not {list(_COLUMNS)} and perhaps heatmap"
+    names = [name for name in data.column_names if name not in _OPTIONAL]
+    if sorted(names) != sorted(_COLUMNS) or len(set(data.column_names)) < data.num_columns:
+        expected = f"{list(_COLUMNS)} and perhaps {' and '.join(_OPTIONAL)}"
+        yield f"the columns are {data.column_names}, not {expected}"
         return
     for name in data.column_names:
         kind = data.schema.field(name).type
@@ -114,8 +124,8 @@ def _fits(name: str, kind: Any) -> bool:
     if name in ("key", "status"):
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-    if name == "heatmap":
-        return _is_list(kind) and _is_list(kind.value_type) and _cell(kind) == pa.float16()
+    if name in _OPTIONAL:
+        return _is_list(kind) and _is_list(kind.value_type) and _cell(kind) == _OPTIONAL[name]
     return bool(kind == _COLUMNS[name])
 
 
@@ -142,7 +152,24 @@ def _table(data: Any, where: str, problems: list[Problem]) -> BoxTable:
         heatmaps=_grid(data["heatmap"], where, problems)
         if "heatmap" in data.schema.names
         else None,
+        choices=_choices(data["choices"], where, problems)
+        if "choices" in data.schema.names
+        else None,
     )
+
+
+def _choices(column: Any, where: str, problems: list[Problem]) -> Choices | None:
+    array = column.combine_chunks()
+    counts = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+    boxes = array.flatten()
+    lengths = pc.unique(pc.list_value_length(boxes)).to_pylist()
+    edges = boxes.flatten()
+    if lengths not in ([], [4]) or boxes.null_count or edges.null_count:
+        message = f"column choices has missing values, or boxes of {lengths} edges and not 4"
+        problems.append(Problem("B014", where, message))
+        return None
+    cells = edges.to_numpy(zero_copy_only=False).reshape(-1, 4)
+    return Choices(cells, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
 def _grid(column: Any, where: str, problems: list[Problem]) -> NDArray[np.float16] | None:

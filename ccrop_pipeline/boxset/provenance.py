@@ -5,11 +5,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ccrop_pipeline.boxset.rules import Problem
 
 VERSION = 1
+COMPONENTS = ("all", "largest")
 _FIXED = {
     "format": "ccrop-boxes",
     "version": VERSION,
@@ -42,24 +43,52 @@ class LocalizerInfo:
     """How a feature map became a box.
 
     Attributes:
-        reduction: From channels to one map, such as `sum`.
-        threshold: Cells strictly above it are content; k of the paper; in [0, 1].
+        map: What made one heatmap of the features, such as `sum`, the sum over channels.
+        threshold: Cells strictly above it are content; k of the ContrastiveCrop paper (arXiv
+            2202.03278); in [0, 1]. None where `mass` is given.
+        mass: Share of the heat, in (0, 1], that the smallest box had to hold. None where
+            `threshold` is given.
+        component: `all` content, or its `largest` connected component alone.
+        margin: Share of the box's own side that was added on each side; at least 0.
+        min_size: Least side of a box as a share of the image's, in [0, 1].
         interpolation: From the native grid to the input size, such as `bilinear`.
         input_size: Side of the square that the encoder saw, in pixels.
         preprocessing: From the stored image to that square.
+
+    Raises:
+        ValueError: If a number leaves its range, or not exactly one of threshold and mass is
+            given.
     """
 
-    reduction: str
-    threshold: float
+    map: str
+    threshold: float | None
+    mass: float | None
+    component: str
+    margin: float
+    min_size: float
     interpolation: str
     input_size: int
     preprocessing: str
 
     def __post_init__(self) -> None:
-        """Make the threshold a float, so that 0 and 0.0 have one fingerprint."""
-        object.__setattr__(self, "threshold", float(self.threshold))
-        if not 0 <= self.threshold <= 1:
+        """Make the shares floats, so that 0 and 0.0 have one fingerprint, and check them."""
+        for name in ("threshold", "mass", "margin", "min_size"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else float(value))
+        if (self.threshold is None) == (self.mass is None):
+            raise ValueError(
+                f"exactly one of threshold {self.threshold} and mass {self.mass} is given"
+            )
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
+        if self.mass is not None and not 0 < self.mass <= 1:
+            raise ValueError(f"mass must be in (0, 1], not {self.mass}")
+        if self.component not in COMPONENTS:
+            raise ValueError(f"component must be one of {COMPONENTS}, not {self.component!r}")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin must be at least 0, not {self.margin}")
+        if not 0 <= self.min_size <= 1:
+            raise ValueError(f"min_size must be in [0, 1], not {self.min_size}")
 
 
 @dataclass(frozen=True)
@@ -177,7 +206,7 @@ def typed(kind: type[Part], data: Any) -> Part:
     for name, hint in hints.items():
         value = data[name]
         # JSON has one kind of number, Python three: 1 is a float here and true is no integer.
-        allowed = int | float if hint is float else hint
+        allowed = hint | int if float in (get_args(hint) or (hint,)) else hint
         finite = not isinstance(value, float) or math.isfinite(value)
         if isinstance(value, bool) or not isinstance(value, allowed) or not finite:
             raise ValueError(f"{name} is {value!r}, not {getattr(hint, '__name__', hint)}")

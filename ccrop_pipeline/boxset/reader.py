@@ -1,14 +1,21 @@
 """Opening a complete box set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.folder import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
-from ccrop_pipeline.boxset.manifest import MANIFEST, Manifest, read_manifest, strays
+from ccrop_pipeline.boxset.manifest import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    strays,
+    wrong_sizes,
+)
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.shards import FORMS, check_provenance
 from ccrop_pipeline.boxset.table import BoxTable
@@ -17,38 +24,38 @@ from ccrop_pipeline.errors import CcropError
 
 @dataclass(frozen=True)
 class BoxSet:
-    """A complete box set on disk; `BoxSet.open` makes one.
+    """A complete box set; `BoxSet.open` makes one.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is, as it was opened: a local path, or an address that fsspec knows.
         manifest: What it consists of.
     """
 
-    folder: Path
+    folder: Location
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: Path) -> "BoxSet":
+    def open(cls, folder: Location) -> "BoxSet":
         """Open a box set after a quick check: the manifest, and the sizes of the shards.
 
         No shard is opened: that a shard has the provenance of the manifest is checked when it
         is read. `validate` checks everything.
 
+        Args:
+            folder: A local path, or an address that fsspec knows.
+
         Raises:
             CcropError: If the folder holds no complete box set that this version can read.
         """
-        folder = Path(folder)
-        _expect_manifest(folder)
+        place = open_folder(folder)
+        there = place.files()
+        _expect_manifest(place, there)
         problems: list[Problem] = []
-        manifest = read_manifest(folder, problems)
+        manifest = read_manifest(place, problems)
         refuse(problems, f"{folder} cannot be opened: compute these boxes again.")
         assert manifest is not None
-        for entry in manifest.shards:
-            path = folder / entry.file
-            if not path.is_file() or path.stat().st_size != entry.bytes:
-                problems.append(Problem("B007", entry.file, "missing, or not of the size listed"))
-        refuse(problems, _damaged(folder))
-        return cls(folder, manifest)
+        refuse(wrong_sizes(manifest, there), _damaged(folder))
+        return cls(folder if is_address(folder) else Path(folder), manifest)
 
     def read(self, name: str, heatmaps: bool = True) -> BoxTable:
         """Read the rows of one shard.
@@ -66,10 +73,11 @@ class BoxSet:
                 f"{self.folder} has no shard {name!r}; it has {len(files)}, such as "
                 f"{next(iter(files), None)!r}. Use the boxes that were computed for this source."
             )
-        path, form, problems = self.folder / files[name], self.manifest.form, list[Problem]()
-        check_provenance(path, form, self.manifest.provenance.fingerprint, problems)
-        refuse(problems, _damaged(self.folder))
-        table = FORMS[form].load(path, problems, heatmaps)
+        form, problems = self.manifest.form, list[Problem]()
+        with open_folder(self.folder).local(files[name]) as path:
+            check_provenance(path, form, self.manifest.provenance.fingerprint, problems)
+            refuse(problems, _damaged(self.folder))
+            table = FORMS[form].load(path, problems, heatmaps)
         refuse(problems, _damaged(self.folder))
         assert table is not None
         return table
@@ -95,20 +103,20 @@ class BoxSet:
         return open_lookup(
             self.folder,
             self.manifest.sha256,
-            lambda: ((table.keys, table.boxes) for _, table in self.tables(heatmaps=False)),
+            lambda: (table for _, table in self.tables(heatmaps=False)),
         )
 
 
-def _damaged(folder: Path) -> str:
+def _damaged(folder: Location) -> str:
     return f"{folder} is damaged: copy it again, or compute these boxes again."
 
 
-def _expect_manifest(folder: Path) -> None:
-    if not folder.is_dir():
-        raise CcropError(f"there is no folder {folder}. Compute boxes into it, or check the path.")
-    if (folder / MANIFEST).exists():
+def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
+    if MANIFEST in there:
         return
-    if found := strays(folder, ()):
+    if not folder.exists():
+        raise CcropError(f"there is no folder {folder}. Compute boxes into it, or check the path.")
+    if found := strays(there, ()):
         raise CcropError(
             f"the box set {folder} is not complete: it has {len(found)} shards and no {MANIFEST}. "
             "Resume by running the same command that was computing it."

@@ -37,6 +37,9 @@ RULES = {
     "B025": "Heatmap values are finite and in [0, 1].",
     "B026": "The rows of a shard are the images of its source shard, in source order.",
     "B027": "`image_hash` is the hash of the image as it now is in the source.",
+    "B028": "Either every row of the box set has `choices` or none has.",
+    "B029": "The `choices` of a row are one or more boxes, each of which keeps B020 and B021.",
+    "B030": "The box of a row with `choices` is their union.",
 }
 
 _SHOWN = 5

@@ -1,13 +1,14 @@
 """One shard of a box set: its file in either form, written, looked for and read."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
-from ccrop_pipeline.boxset.atomic import written_aside
+from ccrop_pipeline.boxset.atomic import TargetTakenError
 from ccrop_pipeline.boxset.checks import check_rows
+from ccrop_pipeline.boxset.folder import Location, open_folder
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.table import BoxTable
@@ -45,12 +46,12 @@ def shard_file(name: str, form: str = "parquet") -> str:
 
 
 def write_shard(
-    folder: Path, name: str, table: BoxTable, provenance: Provenance, form: str = "parquet"
+    folder: Location, name: str, table: BoxTable, provenance: Provenance, form: str = "parquet"
 ) -> None:
     """Write one shard, wholly or not at all; make the folder if need be.
 
     Args:
-        folder: The box set.
+        folder: The box set: a local path, or an address that fsspec knows.
         name: Stem of the source shard, such as `train-000042`.
         table: Its rows, in source order.
         provenance: What made the boxes.
@@ -60,18 +61,52 @@ def write_shard(
         CcropError: If rows break a rule, or the shard is there already with other content.
         ValueError: If the form is not known or the name is no plain file name.
     """
-    path = Path(folder) / shard_file(name, form)
-    refuse(check_rows(table, path.name), "The shard was not written: put these rows right.")
+    file = shard_file(name, form)
+    refuse(check_rows(table, file), "The shard was not written: put these rows right.")
     if form == "webdataset":
         remedy = "Write the Parquet form, or pack the images under other keys."
-        refuse(webdataset_form.check_keys(table, path.name), remedy)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        FORMS[form].write(aside, table, provenance)
+        refuse(webdataset_form.check_keys(table, file), remedy)
+    with open_folder(folder).written(file) as path:
+        FORMS[form].write(path, table, provenance)
+
+
+def write_shard_once(
+    folder: Location, name: str, table: BoxTable, provenance: Provenance, form: str = "parquet"
+) -> bool:
+    """Write one shard unless another process wrote it meanwhile: the first one stays.
+
+    Two kinds of device round differently, so the same work may give other bytes.
+
+    Args:
+        folder: The box set: a local path, or an address that fsspec knows.
+        name: Stem of the source shard, such as `train-000042`.
+        table: Its rows, in source order.
+        provenance: What made the boxes.
+        form: `parquet` or `webdataset`.
+
+    Returns:
+        Whether the shard has these rows now, to the bit; if not, it has those of the other.
+
+    Raises:
+        CcropError: If rows break a rule, or the shard there is damaged or of another provenance.
+        ValueError: If the form is not known or the name is no plain file name.
+    """
+    try:
+        write_shard(folder, name, table, provenance, form)
+    except TargetTakenError:
+        shard_is_complete(folder, name, provenance, form)
+        return False
+    return True
+
+
+def missing_shards(folder: Location, names: Iterable[str], form: str = "parquet") -> list[str]:
+    """Give those of the shards `names` that are not there, from one listing of the folder."""
+    there = open_folder(folder).files()
+    return [name for name in names if shard_file(name, form) not in there]
 
 
 def shard_is_complete(
-    folder: Path, name: str, provenance: Provenance, form: str = "parquet"
+    folder: Location, name: str, provenance: Provenance, form: str = "parquet"
 ) -> bool:
     """Tell whether a shard of this provenance is there and need not be computed again.
 
@@ -79,12 +114,14 @@ def shard_is_complete(
         CcropError: If the file is damaged or of another provenance.
         ValueError: If the form is not known or the name is no plain file name.
     """
-    path = Path(folder) / shard_file(name, form)
-    if not path.exists():
+    place, file = open_folder(folder), shard_file(name, form)
+    if not place.has(file):
         return False
     problems: list[Problem] = []
-    check_provenance(path, form, provenance.fingerprint, problems)
-    refuse(problems, f"{path} is not a shard of these boxes: delete it or choose another folder.")
+    with place.local(file) as path:
+        check_provenance(path, form, provenance.fingerprint, problems)
+    remedy = "is not a shard of these boxes: delete it or choose another folder."
+    refuse(problems, f"{place}/{file} {remedy}")
     return True
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.choices import Choices
+
 STATUSES = ("ok", "empty", "unreadable")
 OK, EMPTY, UNREADABLE = range(3)
 FULL_BOX = (0.0, 0.0, 1.0, 1.0)
@@ -21,6 +23,8 @@ class BoxTable:
         status: uint8 (n,), index into `STATUSES`.
         image_hash: uint64 (n,), xxh3 of the encoded bytes of the image.
         heatmaps: float16 (n, h, w) on the native grid, in [0, 1]; None for a table without.
+        choices: Several boxes an image for the sampler to draw from, at least one a row, whose
+            union is the row's box; None for a table without.
 
     Raises:
         ValueError: If a shape or dtype is another, or a status is no index into `STATUSES`.
@@ -32,6 +36,7 @@ class BoxTable:
     status: NDArray[np.uint8]
     image_hash: NDArray[np.uint64]
     heatmaps: NDArray[np.float16] | None = None
+    choices: Choices | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes; the values are checked where they are written."""
@@ -45,6 +50,8 @@ class BoxTable:
             if len(grid) != 2 or 0 in grid:
                 raise ValueError(f"heatmaps must be (n, h, w), not {self.heatmaps.shape}")
             _expect("heatmaps", self.heatmaps, np.float16, (n, *grid))
+        if self.choices is not None and len(self.choices) != n:
+            raise ValueError(f"choices must have {n} rows, not {len(self.choices)}")
         if n and int(self.status.max()) >= len(STATUSES):
             raise ValueError(f"status must be below {len(STATUSES)}, not {self.status.max()}")
 

@@ -1,10 +1,11 @@
 """Every breach of the rules in a box set, and in its match with its images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from ccrop_pipeline.boxset.folder import BoxFolder, Location, open_folder
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.manifest import (
     Manifest,
@@ -26,50 +27,50 @@ class SourceImage(NamedTuple):
     image_hash: int
 
 
-def validate(folder: Path, images: Iterable[SourceImage] | None = None) -> list[Problem]:
+def validate(folder: Location, images: Iterable[SourceImage] | None = None) -> list[Problem]:
     """Find every breach of the rules B001 to B025, and with images of B026 and B027.
 
     Args:
-        folder: The box set.
+        folder: The box set: a local path, or an address that fsspec knows.
         images: All images of the source, in source order.
 
     Returns:
         All problems; empty for a box set that is right.
     """
-    folder, problems = Path(folder), list[Problem]()
-    manifest = read_manifest(folder, problems)
+    place, problems = open_folder(folder), list[Problem]()
+    manifest = read_manifest(place, problems)
     if manifest is None:
         return problems
-    problems += strays(folder, [entry.file for entry in manifest.shards])
-    inspection = Inspection(manifest.form, manifest.provenance.fingerprint)
+    there = place.files()
+    problems += strays(there, [entry.file for entry in manifest.shards])
+    inspection = Inspection(place, manifest.form, manifest.provenance.fingerprint)
     counts: dict[str, int] | None = dict.fromkeys(STATUSES, 0)
     for entry in {entry.file: entry for entry in manifest.shards}.values():
-        table = _check_entry(folder, entry, inspection) if _is_plain(entry.file) else None
+        if entry.file not in there:
+            counts = None
+            if Path(entry.file).name == entry.file:  # others break B006 and are not looked for
+                problems.append(Problem("B007", entry.file, "the file is missing"))
+            continue
+        with place.local(entry.file) as path:
+            table = _check_entry(path, entry, inspection, problems)
         if table is None or counts is None:
             counts = None
         else:
             counts = {status: counts[status] + n for status, n in table.counts().items()}
-    problems += inspection.problems
+    problems += inspection.problems()
     # Rows without a status that counts would only show the same fault twice.
-    known = all(problem.rule != "B019" for problem in inspection.problems)
+    known = all(problem.rule != "B019" for problem in problems)
     if known and counts is not None and counts != manifest.counts:
         message = f"counts is {manifest.counts}, and the rows are {counts}"
         problems.append(Problem("B009", "manifest.json", message))
     if images is not None:
-        problems += _check_images(folder, manifest, images)
+        problems += _check_images(place, there, manifest, images)
     return problems
 
 
-def _is_plain(file: str) -> bool:
-    # A name that breaks B006 must not lead out of the folder.
-    return Path(file).name == file
-
-
-def _check_entry(folder: Path, entry: ShardEntry, inspection: Inspection) -> BoxTable | None:
-    path, problems = folder / entry.file, inspection.problems
-    if not path.is_file():
-        problems.append(Problem("B007", entry.file, "the file is missing"))
-        return None
+def _check_entry(
+    path: Path, entry: ShardEntry, inspection: Inspection, problems: list[Problem]
+) -> BoxTable | None:
     found = path.stat().st_size, sha256_of(path)
     if found != (entry.bytes, entry.sha256):
         message = f"bytes and sha256 are {found}, not {(entry.bytes, entry.sha256)}"
@@ -81,18 +82,21 @@ def _check_entry(folder: Path, entry: ShardEntry, inspection: Inspection) -> Box
     return table
 
 
-def _check_images(folder: Path, manifest: Manifest, images: Iterable[SourceImage]) -> list[Problem]:
+def _check_images(
+    place: BoxFolder, there: Container[str], manifest: Manifest, images: Iterable[SourceImage]
+) -> list[Problem]:
     problems: list[Problem] = []
-    files = {e.name: e.file for e in manifest.shards if (folder / e.file).is_file()}
+    files = {e.name: e.file for e in manifest.shards if e.file in there}
     seen: list[str] = []
     for name, group in groupby(images, key=lambda image: image.shard):
         if name not in files or name in seen:
             wrong = "is not in one piece" if name in seen else "has no boxes"
-            problems.append(Problem("B026", str(folder), f"the source shard {name!r} {wrong}"))
+            problems.append(Problem("B026", str(place), f"the source shard {name!r} {wrong}"))
             continue
         seen.append(name)
         # What cannot be read was reported before.
-        table = FORMS[manifest.form].load(folder / files[name], [], False)
+        with place.local(files[name]) as path:
+            table = FORMS[manifest.form].load(path, [], False)
         if table is not None:
             problems += _compare(table, list(group), files[name])
     problems += [

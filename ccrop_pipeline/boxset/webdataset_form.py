@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.choices import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
@@ -21,6 +22,7 @@ _EDGES = ("x_min", "y_min", "x_max", "y_max")
 _FIELDS = {"key", *_EDGES, "width", "height", "status", "image_hash"}
 # WebDataset ends a key at the first dot after the last slash and skips `__meta__` folders.
 _HIDDEN = re.compile(r"__[^/]*__/|(.*/)?[^/]*\.[^/]*$", re.DOTALL)
+_OPTIONAL = {"heatmap", "choices"}
 _HASH = re.compile("[0-9a-f]{16}")
 # Python's tarfile, and so WebDataset, cannot read a global header with no member after it.
 _EMPTY = "__empty__"
@@ -63,6 +65,8 @@ def _samples(table: BoxTable) -> Iterator[dict[str, Any]]:
         if table.heatmaps is not None:
             bits = np.ascontiguousarray(table.heatmaps[row]).view(np.uint16)
             sample["heatmap"] = _shortest()[bits].tolist()
+        if table.choices is not None:
+            sample["choices"] = table.choices.of_row(row).tolist()
         yield sample
 
 
@@ -87,7 +91,7 @@ def header(path: Path, problems: list[Problem]) -> str | None:
 
 
 def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
-    """Read a table; rules B011, B014, B016, B019 and, within the shard, B024."""
+    """Read a table; rules B011, B014, B016, B019 and, within the shard, B024 and B028."""
     samples: list[dict[str, Any]] = []
     count = len(problems)
     try:
@@ -103,6 +107,9 @@ def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable
         message = f"only some rows have a heatmap, or of other shapes: {sorted(grids)}"
         problems.append(Problem("B024", path.name, message))
         heatmaps = False
+    with_choices = sum("choices" in sample for sample in samples)
+    if with_choices not in (0, len(samples)):
+        problems.append(Problem("B028", path.name, f"only {with_choices} rows have choices"))
     fatal = any(problem.rule in ("B011", "B014") for problem in problems[count:])
     return None if fatal else _table(samples, bool(grids) and heatmaps)
 
@@ -144,8 +151,8 @@ def _sample(
 
 
 def _wrong_field(sample: Any) -> str | None:
-    if not isinstance(sample, dict) or set(sample) - {"heatmap"} != _FIELDS:
-        return f"the fields are not {sorted(_FIELDS)} and perhaps heatmap"
+    if not isinstance(sample, dict) or set(sample) - _OPTIONAL != _FIELDS:
+        return f"the fields are not {sorted(_FIELDS)} and perhaps {sorted(_OPTIONAL)}"
     checks = {
         "key": isinstance(sample["key"], str),
         "status": isinstance(sample["status"], str),
@@ -154,6 +161,7 @@ def _wrong_field(sample: Any) -> str | None:
         "width": type(sample["width"]) is int and 0 <= sample["width"] < 1 << 32,
         "height": type(sample["height"]) is int and 0 <= sample["height"] < 1 << 32,
         "heatmap": "heatmap" not in sample or _is_grid(sample["heatmap"]),
+        "choices": "choices" not in sample or _are_boxes(sample["choices"]),
         **{edge: _is_number(sample[edge]) for edge in _EDGES},
     }
     wrong = [name for name, right in checks.items() if not right]
@@ -166,6 +174,12 @@ def _is_grid(lines: Any) -> bool:
     width = len(lines[0])
     return width > 0 and all(
         len(line) == width and all(_is_number(cell) for cell in line) for line in lines
+    )
+
+
+def _are_boxes(boxes: Any) -> bool:
+    return isinstance(boxes, list) and all(
+        isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) for box in boxes
     )
 
 
@@ -191,4 +205,11 @@ def _table(samples: list[dict[str, Any]], heatmaps: bool) -> BoxTable:
         status=np.array([STATUSES.index(s["status"]) for s in samples], np.uint8),
         image_hash=np.array([int(s["image_hash"], 16) for s in samples], np.uint64),
         heatmaps=grids,
+        choices=_choices(samples) if n and all("choices" in s for s in samples) else None,
     )
+
+
+def _choices(samples: list[dict[str, Any]]) -> Choices:
+    with np.errstate(over="ignore"):  # as above, for B029
+        rows = [np.array(s["choices"], np.float32).reshape(-1, 4) for s in samples]
+    return Choices.of(rows)

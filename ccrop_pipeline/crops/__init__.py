@@ -7,7 +7,7 @@ torchvision in, at first use.
 from typing import TYPE_CHECKING, Any
 
 from ccrop_pipeline.crops.decode import UnreadableImage, decode, decode_reduced, stored_size
-from ccrop_pipeline.crops.philox import PHOTOMETRIC, WINDOW, key_hash, uniforms
+from ccrop_pipeline.crops.philox import CHOICE, PHOTOMETRIC, WINDOW, key_hash, uniforms
 from ccrop_pipeline.crops.resize import crop_and_resize, reduction_for
 from ccrop_pipeline.crops.windows import RULES, UNIFORMS_PER_WINDOW, CropParams, sample_windows
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.crops.transform import ContrastiveCrop, as_bounding_box
 
 __all__ = [
+    "CHOICE",
     "PHOTOMETRIC",
     "RULES",
     "UNIFORMS_PER_WINDOW",

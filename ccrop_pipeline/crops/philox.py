@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 WINDOW: Final = 0
 PHOTOMETRIC: Final = 1
+CHOICE: Final = 2  # of one of an image's boxes; drawn for view 0, and meant for all
 
 # Multipliers and key increments of section 3.2 of the paper; the increments are the fractional
 # parts of the golden ratio and of the square root of 3.
@@ -77,7 +78,7 @@ def uniforms(
         epoch: in [0, 2**32).
         key_hashes: (n,) `key_hash` of each image.
         view: which view of the image, in [0, 2**16); one for all, or (n,) one for each.
-        stream: what the numbers are for (`WINDOW`, `PHOTOMETRIC`), in [0, 256).
+        stream: what the numbers are for (`WINDOW`, `PHOTOMETRIC`, `CHOICE`), in [0, 256).
         count: numbers for each image, at most 1024; a larger count only appends.
 
     Returns:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
+from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.boxes import SharedBoxes
+from ccrop_pipeline.views.choice import ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.order import batches_of
 
@@ -28,7 +29,7 @@ class MapViews(Dataset[Batch]):
         self.index = index
         self.cutter = cutter
         self.boxes = SharedBoxes(len(index))
-        self._hashes = hash_keys(list(index.keys))
+        self.hashes = hash_keys(list(index.keys))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -42,11 +43,11 @@ class MapViews(Dataset[Batch]):
         views, unreadable = self.cutter.cut(
             [self.index.read(row) for row in rows],
             [self.index.keys[row] for row in rows],
-            self._hashes[at],
+            self.hashes[at],
             self.boxes.of(at),
             self.boxes.epoch,
         )
-        return make_batch(views, self._hashes[at], self.index.labels[at], unreadable)
+        return make_batch(views, self.hashes[at], self.index.labels[at], unreadable)
 
 
 class _EpochBatches(Sampler[list[int]]):
@@ -85,6 +86,7 @@ class MapLoader:
     ) -> None:
         self.views = views
         self._missing = missing
+        self._boxes: ImageBoxes | None = None
         self._batches = _EpochBatches(len(views), batch_size, views.cutter.seed)
         self._loader = DataLoader(
             views,
@@ -106,15 +108,25 @@ class MapLoader:
         Raises:
             CcropError: When the box set cannot be read or lacks images and that is an error.
         """
-        boxes = None
+        self._boxes = None
         if folder is not None:
-            boxes = BoxFinder(folder, self._missing).find(self.views.index.keys)
-        self.views.boxes.use(boxes)
+            keys = list(self.views.index.keys)
+            self._boxes = ImageBoxes.find(folder, keys, self._missing)
+        self._share_boxes()
+
+    def _share_boxes(self) -> None:
+        views, boxes = self.views, None
+        if self._boxes is not None:
+            seed, epoch = views.cutter.seed, views.boxes.epoch
+            boxes = self._boxes.of_epoch(seed, epoch, views.hashes)
+        views.boxes.use(boxes)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from the one numbered `start` on, counted from 0."""
         self._batches.epoch, self._batches.start = epoch, start
         self.views.boxes.epoch = epoch
+        if self._boxes is not None and self._boxes.choices is not None:
+            self._share_boxes()
         return iter(self._loader)
 
 

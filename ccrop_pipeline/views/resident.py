@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
+from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.crops import UnreadableImage, stored_size
 from ccrop_pipeline.crops.resample import crop_and_resize_batch
 from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
+from ccrop_pipeline.views.choice import ImageBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
 from ccrop_pipeline.views.order import batches_of
 
@@ -119,7 +120,7 @@ class ResidentLoader:
         self.images, self.cutter, self.batch_size = images, cutter, batch_size
         self._missing = missing
         self._hashes = hash_keys(list(images.index.keys))
-        self._boxes: np.ndarray | None = None
+        self._boxes: ImageBoxes | None = None
 
     def __len__(self) -> int:
         return len(self.images.index) // self.batch_size
@@ -130,19 +131,20 @@ class ResidentLoader:
         Raises:
             CcropError: The box set cannot be read, or lacks images and that is an error.
         """
-        self._boxes = (
-            BoxFinder(folder, self._missing).find(self.images.index.keys) if folder else None
-        )
+        keys = list(self.images.index.keys)
+        self._boxes = ImageBoxes.find(folder, keys, self._missing) if folder else None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from the one numbered `start` on, counted from 0."""
         order = batches_of(epoch, len(self.images.index), self.batch_size, self.cutter.seed)
+        boxes = None
+        if self._boxes is not None:
+            boxes = self._boxes.of_epoch(self.cutter.seed, epoch, self._hashes)
         for rows in order[start:]:
-            yield self._batch(rows, epoch)
+            yield self._batch(rows, epoch, None if boxes is None else boxes[rows])
 
-    def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
+    def _batch(self, rows: np.ndarray, epoch: int, boxes: np.ndarray | None) -> Batch:
         images, hashes = self.images, self._hashes[rows]
-        boxes = None if self._boxes is None else self._boxes[rows]
         windows = self.cutter.windows(hashes, images.sizes[rows], boxes, epoch)
         device = images.pixels.device
         chosen = images.pixels[torch.from_numpy(rows).to(device)]

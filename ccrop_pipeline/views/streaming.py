@@ -13,6 +13,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Sample, Source
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.boxes import CurrentBoxSet
+from ccrop_pipeline.views.choice import ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.leftover import Leftover, whole_batches
 from ccrop_pipeline.views.shuffle import shards_of_rank, shuffled
@@ -74,7 +75,9 @@ class StreamViews(IterableDataset[Item]):
         shards = shards_of_rank(self.source.shards, seed, epoch, self.rank, self.world_size)
         own = np.random.SeedSequence((seed, epoch), spawn_key=(self.rank, worker))
         samples = shuffled(
-            self._boxed(shards[worker::workers], folder), self.buffer, np.random.default_rng(own)
+            self._boxed(shards[worker::workers], folder, epoch),
+            self.buffer,
+            np.random.default_rng(own),
         )
         for turn in count():
             chunk = list(islice(samples, self.batch_size))
@@ -88,10 +91,12 @@ class StreamViews(IterableDataset[Item]):
             # One by one, to know which of them are unreadable.
             yield Leftover.of([self._batch([boxed], epoch) for boxed in chunk])
 
-    def _boxed(self, shards: list[str], folder: Path | None) -> Iterator[Boxed]:
+    def _boxed(self, shards: list[str], folder: Path | None, epoch: int) -> Iterator[Boxed]:
         box_set = BoxSet.open(folder) if folder else None
         for shard in shards:
-            box_of = _boxes(box_set, shard, self.missing) if box_set else _no_box
+            box_of: Callable[[str], np.ndarray | None] = _no_box
+            if box_set:
+                box_of = _boxes(box_set, shard, self.missing, self.cutter.seed, epoch)
             for sample in self.source.read(shard):
                 yield sample, box_of(sample.key)
 
@@ -237,15 +242,21 @@ def _raised(items: Iterator[Item]) -> Iterator[Batch | Leftover | None]:
         yield item
 
 
-def _boxes(box_set: BoxSet, shard: str, missing: MissingBoxes) -> Callable[[str], np.ndarray]:
+def _boxes(
+    box_set: BoxSet, shard: str, missing: MissingBoxes, seed: int, epoch: int
+) -> Callable[[str], np.ndarray]:
     if missing == "full" and all(entry.name != shard for entry in box_set.manifest.shards):
         return lambda _: np.array(FULL_BOX, np.float32)
     table = box_set.read(shard, heatmaps=False)
+    boxes = table.boxes
+    if table.choices is not None:
+        own = ImageBoxes(boxes, table.choices)
+        boxes = own.of_epoch(seed, epoch, hash_keys(table.keys))
     rows = {key: row for row, key in enumerate(table.keys)}
 
     def box_of(key: str) -> np.ndarray:
         if key in rows:
-            box: np.ndarray = table.boxes[rows[key]]
+            box: np.ndarray = boxes[rows[key]]
             return box
         if missing == "full":
             return np.array(FULL_BOX, np.float32)

@@ -30,8 +30,12 @@ def make_header(**changes: Any) -> dict[str, Any]:
         "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
         "encoder": {"name": "resnet18", "layer": "layer4", "weights_sha256": "ab", "epoch": 7},
         "localizer": {
-            "reduction": "sum",
+            "map": "sum",
             "threshold": 0.1,
+            "mass": None,
+            "component": "all",
+            "margin": 0.0,
+            "min_size": 0.0,
             "interpolation": "bilinear",
             "input_size": 224,
             "preprocessing": "Größe 224",
@@ -50,13 +54,15 @@ def make_row(key: str, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def make_schema(heatmap: bool) -> pa.Schema:
+def make_schema(heatmap: bool, choices: bool) -> pa.Schema:
     fields = [("key", pa.string())]
     fields += [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
     fields += [("width", pa.uint32()), ("height", pa.uint32())]
     fields += [("status", pa.string()), ("image_hash", pa.uint64())]
     if heatmap:
         fields.append(("heatmap", pa.list_(pa.list_(pa.float16()))))
+    if choices:
+        fields.append(("choices", pa.list_(pa.list_(pa.float32()))))
     return pa.schema(fields)
 
 
@@ -96,7 +102,7 @@ class RawSet:
         self.edit_folder(folder)
 
     def _write_parquet(self, path: Path, rows: list[Any], header: str | None) -> None:
-        table = pa.Table.from_pylist(rows, make_schema("heatmap" in rows[0]))
+        table = pa.Table.from_pylist(rows, make_schema("heatmap" in rows[0], "choices" in rows[0]))
         table = self.edit_table(table)
         table = table.replace_schema_metadata(None if header is None else {"ccrop": header})
         pq.write_table(table, path, row_group_size=self.row_group)

@@ -9,6 +9,7 @@ from ccrop_pipeline.boxset import (
     FULL_BOX,
     OK,
     BoxTable,
+    Choices,
     EncoderInfo,
     LocalizerInfo,
     Provenance,
@@ -17,7 +18,7 @@ from ccrop_pipeline.boxset import (
 
 PROVENANCE = Provenance(
     EncoderInfo("resnet18", "layer4", "ab" * 32, 100),
-    LocalizerInfo("sum", 0.1, "bilinear", 224, "resize to 224"),
+    LocalizerInfo("sum", 0.1, None, "all", 0, 0, "bilinear", 224, "resize to 224"),
     SourceInfo("tar", "cd" * 32),
     libraries={"torch": "2.7.0", "numpy": "2.0"},
 )
@@ -40,7 +41,18 @@ def tables(draw: Any, max_rows: int = 12) -> BoxTable:
     boxes[status != OK] = FULL_BOX
     sizes = np.array([(draw(_sizes), draw(_sizes)) for _ in names], np.uint32).reshape(n, 2)
     hashes = draw(st.lists(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
-    return BoxTable(names, boxes, sizes, status, np.array(hashes, np.uint64), draw(_grids(n)))
+    choices = draw(_choices(status)) if n and draw(st.booleans()) else None
+    boxes = boxes if choices is None else choices.union()
+    return BoxTable(
+        names, boxes, sizes, status, np.array(hashes, np.uint64), draw(_grids(n)), choices
+    )
+
+
+@st.composite
+def _choices(draw: Any, status: np.ndarray) -> Choices:
+    rows = [draw(st.lists(_boxes(), min_size=1, max_size=4)) for _ in status]
+    rows = [r if s == OK else [FULL_BOX] for r, s in zip(rows, status, strict=True)]
+    return Choices.of([np.array(row, np.float32) for row in rows])
 
 
 @st.composite
@@ -81,3 +93,7 @@ def assert_same(one: BoxTable, two: BoxTable) -> None:
         assert (a is None) == (b is None), name
         if a is not None:
             assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes()), name
+    assert (one.choices is None) == (two.choices is None)
+    if one.choices is not None:
+        assert one.choices.boxes.tobytes() == two.choices.boxes.tobytes()
+        assert one.choices.starts.tolist() == two.choices.starts.tolist()

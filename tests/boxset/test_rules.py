@@ -24,6 +24,10 @@ def header(**changes: Any) -> Edit:
     return lambda raw: setattr(raw, "header", make_header(**changes))
 
 
+def localizer(**changes: Any) -> Edit:
+    return header(localizer=make_header()["localizer"] | changes)
+
+
 def shard_header(text: str | None) -> Edit:
     return lambda raw: raw.shard_headers.update({"a-1": text})
 
@@ -60,6 +64,14 @@ def heatmaps(*grids: Any) -> Edit:
     return edit
 
 
+def choices(*boxes: Any) -> Edit:
+    def edit(raw: RawSet) -> None:
+        for one, own in zip((r for rows in raw.shards.values() for r in rows), boxes, strict=True):
+            one.update({} if own is None else {"choices": own})
+
+    return edit
+
+
 def only_shard(path: Path) -> Path:
     return next(path.glob("a-1.*"))
 
@@ -89,14 +101,20 @@ def cast(name: str, kind: pa.DataType) -> Edit:
 
 GRID = [[0.0, 1.0, 0.5], [0.25, 0.5, 0.125]]
 NOTHING: Edit = lambda raw: None  # noqa: E731
+WHOLE = [[0.25, 0.0, 1.0, 0.5]]  # the box of every row
+PARTS = [[0.25, 0.0, 0.5, 0.5], [0.25, 0.25, 1.0, 0.5], [0.5, 0.125, 0.75, 0.25]]
 NO_MODEL = header(encoder=None, localizer=None, rule="centre")
-ODD_LOCALIZER = make_header()["localizer"] | {"threshold": 1.5}
 
 VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B001", BOTH, NOTHING),
     ("B002", BOTH, NOTHING),
     ("B003", BOTH, NO_MODEL),
     ("B003", P, header(libraries={})),
+    (
+        "B003",
+        BOTH,
+        localizer(threshold=None, mass=0.9, component="largest", margin=1.0, min_size=1.0),
+    ),
     ("B004", P, header(source={"kind": "folder", "fingerprint": "Bücher"})),
     ("B005", BOTH, NOTHING),
     ("B006", BOTH, lambda raw: raw.shards.update({"ä b.c": [make_row("four")]})),
@@ -127,6 +145,10 @@ VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B025", BOTH, heatmaps([[0.0]], [[1.0]], [[-0.0]])),
     ("B026", BOTH, images(IMAGES)),
     ("B027", BOTH, images(IMAGES)),
+    ("B028", BOTH, choices(WHOLE, WHOLE, WHOLE)),
+    ("B029", BOTH, choices(WHOLE, PARTS, PARTS[::-1])),
+    ("B029", W, choices([[0.25, 0, 1, 0.5]], WHOLE, WHOLE)),
+    ("B030", BOTH, choices([*WHOLE, *PARTS], PARTS, PARTS)),
 ]
 
 INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
@@ -151,7 +173,17 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", P, header(frame="EXIF applied")),
     ("B003", P, header(libraries={"torch": 2})),
     ("B003", P, header(source={"kind": "tar"})),
-    ("B003", P, header(localizer=ODD_LOCALIZER)),
+    ("B003", BOTH, localizer(threshold=1.5)),
+    ("B003", P, localizer(mass=0.9)),
+    ("B003", P, localizer(threshold=None)),
+    ("B003", P, localizer(threshold=None, mass=0.0)),
+    ("B003", P, localizer(threshold=True)),
+    ("B003", P, localizer(component="second")),
+    ("B003", P, localizer(margin=-0.1)),
+    ("B003", P, localizer(margin=None)),
+    ("B003", P, localizer(min_size=1.5)),
+    ("B003", P, localizer(input_size=224.0)),
+    ("B003", P, localizer(reduction="sum")),
     ("B003", P, header(encoder=make_header()["encoder"] | {"epoch": True})),
     ("B004", BOTH, lambda raw: raw.header.update(fingerprint="0" * 64)),
     ("B005", BOTH, manifest(lambda m: m.update(form="csv"))),
@@ -216,6 +248,19 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B026", BOTH, images([*IMAGES, ("a-2", "four", 1)])),
     ("B026", BOTH, images([*IMAGES, IMAGES[0]])),
     ("B027", BOTH, images([*IMAGES[:2], ("a-1", "three", 5)])),
+    ("B014", BOTH, choices(WHOLE, [[0.0, 0.0, 1.0]], WHOLE)),
+    ("B014", BOTH, choices(WHOLE, [[0.25, 0.0, 1.0, None]], WHOLE)),
+    ("B014", BOTH, choices(WHOLE, [None], WHOLE)),
+    ("B014", W, choices(WHOLE, {"box": 1}, WHOLE)),
+    ("B014", W, choices(WHOLE, [[0.25, 0.0, 1.0, "0.5"]], WHOLE)),
+    ("B028", BOTH, choices(WHOLE, WHOLE, None)),
+    ("B028", W, choices(WHOLE, None, WHOLE)),
+    ("B029", BOTH, choices(WHOLE, [], WHOLE)),
+    ("B029", BOTH, choices(WHOLE, [*WHOLE, [0.5, 0.0, 1.5, 0.5]], WHOLE)),
+    ("B029", BOTH, choices(WHOLE, [*WHOLE, [0.5, 0.25, 0.5, 0.5]], WHOLE)),
+    ("B029", P, choices(WHOLE, [*WHOLE, [0.5, float("nan"), 0.75, 0.5]], WHOLE)),
+    ("B030", BOTH, choices(WHOLE, PARTS[:1], WHOLE)),
+    ("B030", BOTH, choices([[0.25, 0.0, 1.0, 0.75]], WHOLE, WHOLE)),
 ]
 
 
