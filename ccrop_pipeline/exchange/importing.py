@@ -1,0 +1,161 @@
+"""Boxes of another tool, joined to a source by key, as a box set."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ccrop_pipeline.boxset import UNREADABLE, BoxSet
+from ccrop_pipeline.exchange.annotations import Annotated, Annotations
+from ccrop_pipeline.exchange.join import join, refuse_no_match
+from ccrop_pipeline.exchange.several import Several
+from ccrop_pipeline.exchange.writing import Advance, write_boxes
+from ccrop_pipeline.sources import Source
+
+# YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
+_BEYOND = 1e-5
+
+
+@dataclass
+class ImportCounts:
+    """What an import met.
+
+    Attributes:
+        matched: Images of the source that are annotated.
+        unannotated: Images of the source that are not.
+        without_image: Annotated images that the source does not have.
+        boxes: Boxes that were taken.
+        clipped: Boxes among them that reached beyond their image and were cut off there.
+        dropped: Boxes that were left out since they have no area within their image.
+        misfits: Images whose annotation is for an image of another shape, such as one that was
+            turned by its EXIF orientation; they count as images without a box.
+    """
+
+    matched: int = 0
+    unannotated: int = 0
+    without_image: int = 0
+    boxes: int = 0
+    clipped: int = 0
+    dropped: int = 0
+    misfits: int = 0
+
+
+def import_boxes(
+    source: Source,
+    annotations: Annotations,
+    folder: str | Path,
+    several: Several,
+    advance: Advance | None = None,
+) -> tuple[BoxSet, ImportCounts]:
+    """Write a box set from annotations.
+
+    Images without a box in them get the full box and the status `empty`. A source that can only
+    be read in order is read twice, first for its keys.
+
+    Args:
+        source: Images.
+        annotations: Boxes in the frame of the stored images, without EXIF orientation.
+        folder: Where the box set goes; complete shards of the same are kept.
+        several: What becomes of images with several boxes.
+        advance: If given, called with numbers of images that are done.
+
+    Returns:
+        The box set, and what was met, in shards that were kept as well.
+
+    Raises:
+        CcropError: If no annotation belongs to an image, the folder holds other boxes, or
+            something cannot be read.
+    """
+    keys = _keys(source)
+    name_of = join(annotations.names, keys)
+    if not name_of:
+        refuse_no_match(annotations.names, keys, source.location)
+    placing = _Placing(annotations, name_of, several)
+    rule = f"import {annotations.kind}, {several.text}, sha256 {annotations.digest}"
+    box_set = write_boxes(source, folder, rule, placing, several.keeps_choices, advance)
+    placing.count_again(box_set)
+    counts = placing.counts
+    counts.matched = len(name_of)
+    counts.unannotated = len(keys) - len(name_of)
+    counts.without_image = len(annotations.names) - len(name_of)
+    return box_set, counts
+
+
+def _keys(source: Source) -> list[str]:
+    if source.random_access:
+        return list(source.index().keys)
+    return [sample.key for shard in source.shards for sample in source.read(shard)]
+
+
+@dataclass
+class _Placing:
+    """The boxes of an image by its key and size, and the counts of what was met."""
+
+    annotations: Annotations
+    name_of: dict[str, str]
+    several: Several
+    counts: ImportCounts = field(default_factory=ImportCounts)
+    seen: set[str] = field(default_factory=set)
+
+    def __call__(self, key: str, width: int, height: int) -> NDArray[np.float32]:
+        """Boxes of an image, float32 (k, 4), k = 0 where there is none."""
+        self.seen.add(key)
+        nothing = np.empty((0, 4), np.float32)
+        name = self.name_of.get(key)
+        if name is None:
+            return nothing
+        shares = in_shares(self.annotations.read(name), width, height)
+        if shares is None:
+            self.counts.misfits += 1
+            return nothing
+        boxes = np.clip(shares, 0, 1).astype(np.float32)
+        # NaN is neither: a box with one is dropped.
+        proper = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+        beyond = ((shares < -_BEYOND) | (shares > 1 + _BEYOND)).any(axis=1)
+        self.counts.boxes += int(proper.sum())
+        self.counts.clipped += int((beyond & proper).sum())
+        self.counts.dropped += int((~proper).sum())
+        return self.several.apply(boxes[proper]) if proper.any() else nothing
+
+    def count_again(self, box_set: BoxSet) -> None:
+        """Count what was met in shards that an earlier call had completed."""
+        manifest = box_set.manifest
+        if len(self.seen) == manifest.rows - manifest.counts["unreadable"]:
+            return
+        for _, table in box_set.tables(heatmaps=False):
+            for row in np.flatnonzero(table.status != UNREADABLE).tolist():
+                if table.keys[row] not in self.seen:
+                    self(table.keys[row], *table.sizes[row].tolist())
+
+
+def in_shares(annotated: Annotated, width: int, height: int) -> NDArray[np.float64] | None:
+    """Turn boxes into shares of an image.
+
+    Args:
+        annotated: Boxes and what they are measured in.
+        width: Of the stored image, in pixels.
+        height: Of the stored image, in pixels.
+
+    Returns:
+        float64 (k, 4), or None where they belong to an image of another shape.
+    """
+    boxes, frame = annotated
+    if frame == "shares":
+        return boxes
+    if isinstance(frame, tuple):
+        if not _same_shape(frame, (width, height)):
+            return None
+        width, height = frame
+    sides = np.array([width, height, width, height], np.float64)
+    shares: NDArray[np.float64] = boxes / sides
+    return shares
+
+
+def _same_shape(frame: tuple[int, int], stored: tuple[int, int]) -> bool:
+    (width, height), (w, h) = frame, stored
+    if frame == stored:
+        return True
+    # Resized, both sides are rounded to pixels: each is off by less than one.
+    turned = (width, height) == (h, w)
+    return not turned and abs(width * h - height * w) <= width + height

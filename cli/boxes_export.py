@@ -1,0 +1,50 @@
+"""`ccrop boxes export`."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("export")
+@click.argument("boxes")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--form",
+    required=True,
+    type=click.Choice(["coco", "csv", "npz", "hf", "parquet", "webdataset"]),
+    help="coco, csv and npz: one file OUT. hf: metadata.parquet for Hugging Face datasets, in the "
+    "folder OUT of the images. parquet and webdataset: a box set in that form in the folder OUT.",
+)
+@click.option(
+    "--suffix",
+    default="",
+    help="For coco and hf: put behind each key to make its file_name, such as .jpg.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export(boxes: str, out: Path, form: str, suffix: str, overwrite: bool, as_json: bool) -> None:
+    """Write the box set BOXES as OUT for other tools.
+
+    Images whose box is no find have no object in coco and hf, and their status in csv and npz.
+    Where a box set keeps several boxes an image, each is written.
+
+    \b
+    Example:
+      ccrop boxes export boxes/first boxes.json --form coco --suffix .jpg
+    """
+    from ccrop_pipeline.boxset import BoxSet, convert
+    from ccrop_pipeline.exchange import export_file
+
+    if form in ("parquet", "webdataset"):
+        if overwrite:
+            raise click.UsageError(f"--overwrite is for single files, not for --form {form}.")
+        rows, written = convert(boxes, out, form).rows, out
+    else:
+        box_set = BoxSet.open(boxes)
+        rows = box_set.manifest.rows
+        written = export_file(box_set, out, form, suffix, overwrite)
+    if as_json:
+        click.echo(json.dumps({"images": rows, "form": form, "path": str(written)}))
+    else:
+        click.echo(f"{rows:,} images in {written} ({form})")

@@ -1,0 +1,128 @@
+"""`ccrop boxes import`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.exchange import Annotations, ImportCounts, Several
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _several(_context: click.Context, _option: click.Parameter, text: str) -> "Several":
+    from ccrop_pipeline.exchange import Several
+
+    try:
+        return Several(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command("import")
+@click.argument("source")
+@click.argument("out")
+@click.option("--coco", type=_FILE, help="COCO detection JSON.")
+@click.option("--yolo", type=_FOLDER, help="Folder of YOLO label files.")
+@click.option("--csv", type=_FILE, help="Table with key, x_min, y_min, x_max, y_max.")
+@click.option("--masks", type=_FOLDER, help="Folder of PNG masks, not zero where the content is.")
+@click.option("--npz", type=_FILE, help="NumPy archive: keys and boxes, or an array a key.")
+@click.option(
+    "--several",
+    callback=_several,
+    metavar="union|largest|keep:K",
+    default="union",
+    show_default=True,
+    help="An image's several boxes: their union, the largest, or the K largest, of which the "
+    "loaders draw one each epoch.",
+)
+@click.option(
+    "--pixels", is_flag=True, help="Numbers of --csv and --npz are pixels of the stored images."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def import_(
+    source: str,
+    out: str,
+    coco: Path | None,
+    yolo: Path | None,
+    csv: Path | None,
+    masks: Path | None,
+    npz: Path | None,
+    several: "Several",
+    pixels: bool,
+    as_json: bool,
+) -> None:
+    """Make the box set OUT of boxes that another tool drew on the images of SOURCE.
+
+    Annotations are joined to images by key, and where no key is equal by file name if it is
+    unique. Boxes are taken to lie in the stored pixels, EXIF orientation not applied. Images
+    without a box get the whole image and the status empty. docs/import-export.md says the rest.
+
+    \b
+    Example:
+      ccrop boxes import data/photos boxes/coco --coco boxes.json
+    """
+    given = {"coco": coco, "yolo": yolo, "csv": csv, "masks": masks, "npz": npz}
+    chosen = [(form, path) for form, path in given.items() if path is not None]
+    if len(chosen) != 1:
+        options = ", ".join(f"--{form}" for form in given)
+        raise click.UsageError(f"Give exactly one of {options}.")
+    ((form, path),) = chosen
+    if pixels and form not in ("csv", "npz"):
+        raise click.UsageError(f"--pixels is for --csv and --npz: --{form} says itself what it is.")
+
+    from ccrop_pipeline.exchange import import_boxes
+
+    from .boxes_info import show, summary
+    from .opening import open_any
+    from .progress import counter
+
+    opened = open_any(source)
+    annotations = _read(form, path, pixels)
+    total = len(opened.index()) if opened.random_access else None
+    with counter("boxes", total) as advance:
+        box_set, counts = import_boxes(opened, annotations, out, several, advance)
+    if as_json:
+        click.echo(json.dumps(summary(box_set) | {"import": vars(counts)}))
+        return
+    show(box_set, as_json)
+    for name, value in _lines(counts):
+        click.echo(f"{name:<12}{value}")
+
+
+def _read(form: str, path: Path, pixels: bool) -> "Annotations":
+    from ccrop_pipeline import exchange
+
+    if form == "csv":
+        return exchange.read_csv(path, pixels)
+    if form == "npz":
+        return exchange.read_npz(path, pixels)
+    readers = {"coco": exchange.read_coco, "yolo": exchange.read_yolo, "masks": exchange.read_masks}
+    return readers[form](path)
+
+
+def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:
+    lines = [
+        (
+            "matched",
+            f"{counts.matched:,} images; {counts.unannotated:,} without an annotation, "
+            f"{counts.without_image:,} annotations without an image",
+        ),
+        (
+            "taken",
+            f"{counts.boxes:,} boxes, {counts.clipped:,} of them clipped at the border; "
+            f"{counts.dropped:,} without area dropped",
+        ),
+    ]
+    if counts.misfits:
+        lines.append(
+            (
+                "misfits",
+                f"{counts.misfits:,} images of another shape than annotated, perhaps turned by "
+                "EXIF: the full box",
+            )
+        )
+    return lines

@@ -1,0 +1,65 @@
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.exchange.join import join, refuse_no_match
+from ccrop_pipeline.sources import tar_key
+
+_parts = st.lists(st.sampled_from(["a", "b", ".", "/", ".jpg"]), min_size=1, max_size=5)
+_names = st.lists(_parts.map("".join), unique=True, max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("names", "keys", "expected"),
+    [
+        (["a.jpg", "b.jpg"], ["b.jpg", "c.jpg"], {"b.jpg": "b.jpg"}),
+        (["n1/a.jpg", "n2/a.jpg"], ["n1/a", "n2/a"], {"n1/a": "n1/a.jpg", "n2/a": "n2/a.jpg"}),
+        (["a"], ["a.jpeg"], {"a.jpeg": "a"}),
+        (["x/a.v2.jpg"], ["x/a_v2"], {"x/a_v2": "x/a.v2.jpg"}),
+        (["train/a.jpg"], ["photos/a.jpg"], {"photos/a.jpg": "train/a.jpg"}),
+        (["train/a.jpg"], ["photos/a"], {"photos/a": "train/a.jpg"}),
+        (["a.jpg"], ["x/a.jpg", "x/a.png"], {"x/a.jpg": "a.jpg"}),
+        # Which image is meant cannot be told.
+        (["a.jpg"], ["x/a", "y/a"], {}),
+        (["x/a.jpg", "y/a.jpg"], ["a"], {}),
+        # A key that is known may still make another ambiguous.
+        (["a", "z/b"], ["a", "x/a", "b"], {"a": "a", "b": "z/b"}),
+        # A name belongs to one key.
+        (["x/a.jpg"], ["x/a", "y/a.jpg"], {"x/a": "x/a.jpg"}),
+        ([], ["a"], {}),
+    ],
+)
+def test_names_belong_to_keys(names, keys, expected):
+    assert join(names, keys) == expected
+
+
+def packed(name: str) -> str:
+    return tar_key(name) if name.split("/")[-1] else name
+
+
+def last(name: str) -> str:
+    return name.split("/")[-1]
+
+
+FORMS: list[Callable[[str], str]] = [packed, last, lambda name: packed(last(name))]
+
+
+@given(_names, _names)
+def test_join_agrees_with_the_definition(names, keys):
+    found = {key: key for key in keys if key in names}
+    for form in FORMS:
+        for key in keys:
+            meant = [name for name in names if form(name) == form(key)]
+            rivals = [other for other in keys if form(other) == form(key)]
+            unused = key not in found and meant and meant[0] not in found.values()
+            if len(meant) == 1 and rivals == [key] and unused:
+                found[key] = meant[0]
+    assert join(names, keys) == found
+
+
+def test_the_error_shows_names_of_both_sides():
+    with pytest.raises(CcropError, match=r"none of the 1 annotated.*2 of photos.*'x'.*'a', 'b'"):
+        refuse_no_match(["x"], ["a", "b"], "photos")

@@ -1,0 +1,226 @@
+"""Files of other tools, written by hand as those tools write them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.ops import box_convert, masks_to_boxes
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.exchange import read_coco, read_csv, read_masks, read_npz, read_yolo
+from ccrop_pipeline.exchange.importing import in_shares
+
+
+def read(annotations, name):
+    boxes, frame = annotations.read(name)
+    assert boxes.dtype == np.float64
+    return boxes.tolist(), frame
+
+
+def coco(path: Path, images, annotations) -> Path:
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+def test_coco_boxes_are_left_top_width_height_in_pixels(tmp_path):
+    images = [
+        {"id": 7, "file_name": "a/1.jpg", "width": 40, "height": 20, "license": 1},
+        {"id": 3, "file_name": "2.jpg"},
+        {"id": 9, "file_name": "3.jpg", "width": 5, "height": 5},
+    ]
+    bboxes = [[4, 5, 8.5, 10], [1, 2, 3, 4], [0, 0, 1, 1]]
+    annotations = [
+        {"id": n, "image_id": image, "bbox": box, "iscrowd": crowd, "segmentation": [[1, 2]]}
+        for n, (image, box, crowd) in enumerate(
+            [(7, bboxes[0], 0), (3, bboxes[2], 0), (7, bboxes[1], 0), (9, bboxes[0], 1)]
+        )
+    ]
+    found = read_coco(coco(tmp_path / "i.json", images, annotations))
+    assert (found.kind, list(found.names)) == ("coco", ["a/1.jpg", "2.jpg", "3.jpg"])
+    expected = box_convert(torch.tensor(bboxes, dtype=torch.float64), "xywh", "xyxy").tolist()
+    assert read(found, "a/1.jpg") == (expected[:2], (40, 20))
+    assert read(found, "2.jpg") == (expected[2:], "stored")
+    assert read(found, "3.jpg") == ([], (5, 5))  # a crowd is no object
+
+
+IMAGE = {"id": 1, "file_name": "a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "said"),
+    [
+        ([IMAGE], [{"image_id": 2, "bbox": [1, 2, 3, 4]}], "KeyError: 2"),
+        ([IMAGE], [{"image_id": 1, "bbox": [1, 2, 3]}], "ValueError"),
+        ([IMAGE], [{"image_id": 1, "segmentation": []}], "KeyError: 'bbox'"),
+        ([{"id": 1}], [], "file_name"),
+        ([IMAGE, {"id": 2, "file_name": "a.jpg"}], [], "2 images only 1 different names"),
+        ({"a": 1}, [], "no COCO detection file"),
+    ],
+)
+def test_what_is_no_coco_is_refused(images, annotations, said, tmp_path):
+    with pytest.raises(CcropError, match=said):
+        read_coco(coco(tmp_path / "i.json", images, annotations))
+
+
+def test_yolo_boxes_are_centre_and_size_in_shares(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/a.b.txt").write_text("0 0.5 0.5 0.25 0.5\n\n17 0.1 0.2 0.2 0.4 0.93\n")
+    (tmp_path / "none.txt").write_text("")
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    found = read_yolo(tmp_path)
+    assert list(found.names) == ["none", "train/a.b"]
+    centres = torch.tensor([[0.5, 0.5, 0.25, 0.5], [0.1, 0.2, 0.2, 0.4]], dtype=torch.float64)
+    expected = box_convert(centres, "cxcywh", "xyxy").numpy()
+    boxes, frame = found.read("train/a.b")
+    np.testing.assert_allclose(boxes, expected, rtol=0, atol=1e-15)
+    assert frame == "shares"
+    assert read(found, "none") == ([], "shares")
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 0.1", "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1", "0 a 1 1 1"])
+def test_a_yolo_line_that_is_no_box_is_named(line, tmp_path):
+    (tmp_path / "a.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
+    with pytest.raises(CcropError, match=r"a\.txt line 2"):
+        read_yolo(tmp_path).read("a")
+
+
+@pytest.mark.parametrize("reader", [read_yolo, read_masks])
+def test_an_empty_folder_is_refused(reader, tmp_path):
+    with pytest.raises(CcropError, match="holds no"):
+        reader(tmp_path)
+
+
+def test_csv_has_several_lines_a_key_in_any_order(tmp_path):
+    path = tmp_path / "b.csv"
+    path.write_text(
+        "label,x_max,y_max,filename,x_min,y_min\n"
+        "dog,0.5,1,007,0.25,0\ncat,1,1,b,0,0.5\ndog,1,1,007,0.5,0.5\n,,,c,,\n"
+    )
+    found = read_csv(path, pixels=False)
+    assert list(found.names) == ["007", "b", "c"]  # 007 stays text
+    assert read(found, "007") == ([[0.25, 0, 0.5, 1], [0.5, 0.5, 1, 1]], "shares")
+    assert read(found, "c") == ([], "shares")
+    assert (found.kind, read_csv(path, pixels=True).kind) == ("csv", "csv in pixels")
+
+
+def test_csv_lines_that_are_not_ok_give_no_box(tmp_path):
+    path = tmp_path / "b.csv"
+    path.write_text("key,x_min,y_min,x_max,y_max,status\na,0,0,1,1,empty\nb,0,0,1,1,ok\n")
+    found = read_csv(path, pixels=False)
+    assert [len(found.read(name).boxes) for name in ("a", "b")] == [0, 1]
+
+
+@pytest.mark.parametrize("form", ["csv", "npz"])
+def test_pixels_must_be_said(form, tmp_path):
+    path = tmp_path / "b"
+    if form == "csv":
+        path.write_text("key,x_min,y_min,x_max,y_max\na,0,0,1,1\nb,0,5,20,10\n")
+    else:
+        with path.open("wb") as file:
+            np.savez(file, keys=["a", "b"], boxes=[[0, 0, 1, 1], [0, 5, 20, 10]])
+    reader = {"csv": read_csv, "npz": read_npz}[form]
+    with pytest.raises(CcropError, match=r"as large as 20.*--pixels"):
+        reader(path, False)
+    found = reader(path, True)
+    assert read(found, "b") == ([[0, 5, 20, 10]], "stored")
+    assert in_shares(found.read("b"), 40, 20).tolist() == [[0, 0.25, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "key,x_min,y_min,x_max\na,0,0,1\n", "x_min,y_min,x_max,y_max\n0,0,1,1\n",
+             "key,x_min,y_min,x_max,y_max\na,0,0,1,one\n"]
+)  # fmt: skip
+def test_what_is_no_table_of_boxes_is_refused(text, tmp_path):
+    (tmp_path / "b.csv").write_text(text)
+    with pytest.raises(CcropError, match=r"b\.csv"):
+        read_csv(tmp_path / "b.csv", pixels=False)
+
+
+def test_npz_of_keys_and_boxes(tmp_path):
+    path = tmp_path / "b.npz"
+    boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0, 1, 1]], np.float32)
+    np.savez(path, keys=np.array(["a", "b", "a"]), boxes=boxes)
+    found = read_npz(path, pixels=False)
+    assert read(found, "a") == (boxes[[0, 2]].tolist(), "shares")
+    np.savez(path, keys=np.array(["a", "b", "a"]), boxes=boxes, status=["ok", "empty", "ok"])
+    assert read(read_npz(path, pixels=False), "b") == ([], "shares")
+
+
+def test_npz_of_an_array_a_key(tmp_path):
+    path = tmp_path / "b.npz"
+    arrays = {"x/a.jpg": np.array([0, 1, 2, 3]), "b": np.array([[0, 0, 4, 4], [1, 1, 2, 2]])}
+    np.savez(path, **arrays)
+    found = read_npz(path, pixels=True)
+    assert read(found, "x/a.jpg") == ([[0, 1, 2, 3]], "stored")
+    assert read(found, "b") == (arrays["b"].tolist(), "stored")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"keys": np.array(["a"]), "boxes": np.zeros((2, 4))},
+        {"keys": np.array([1]), "boxes": np.zeros((1, 4))},
+        {"keys": np.array(["a"], object), "boxes": np.zeros((1, 4))},
+        {"a": np.zeros((2, 5))},
+        {"a": np.array(["x"] * 4)},
+    ],
+)
+def test_another_archive_is_refused(arrays, tmp_path):
+    np.savez(tmp_path / "b.npz", **arrays)
+    with pytest.raises(CcropError, match=r"b\.npz is no archive of boxes"):
+        read_npz(tmp_path / "b.npz", pixels=False)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04cut"])
+def test_what_is_no_archive_is_refused(data, tmp_path):
+    (tmp_path / "b.npz").write_bytes(data)
+    with pytest.raises(CcropError, match="no archive"):
+        read_npz(tmp_path / "b.npz", pixels=False)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "RGB", "RGBA"])
+def test_the_box_of_a_mask_is_that_of_its_pixels(mode, tmp_path):
+    random = np.random.default_rng(1)
+    for number in range(20):
+        content = random.random((9, 13)) < 0.03
+        content[random.integers(9), random.integers(13)] = True
+        channels = {"RGB": 3, "RGBA": 4}.get(mode)
+        pixels = content.astype(np.uint16 if mode == "I;16" else np.uint8)
+        if channels:
+            pixels = np.repeat(pixels[..., None], channels, 2) * np.array([0, 9, 0, 0][:channels])
+            pixels[..., 3:] = 255
+            mask = Image.fromarray(pixels.astype(np.uint8), mode)
+        elif mode == "1":
+            mask = Image.fromarray(pixels * 255).convert("1")
+        elif mode == "P":
+            mask = Image.fromarray(pixels)
+            mask.putpalette([0, 0, 0] * 256)  # all colours look alike
+        else:
+            mask = Image.fromarray(pixels)
+        (tmp_path / "x").mkdir(exist_ok=True)
+        mask.save(tmp_path / f"x/{number}.png")
+        left, top, right, bottom = masks_to_boxes(torch.from_numpy(content)[None])[0].tolist()
+        expected = [[left, top, right + 1, bottom + 1]]  # torchvision counts the last pixel
+        assert read(read_masks(tmp_path), f"x/{number}.png") == (expected, (13, 9))
+
+
+def test_a_mask_without_content_gives_no_box_and_a_damaged_one_is_named(tmp_path):
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    masks = read_masks(tmp_path)
+    assert read(masks, "a.png") == ([], (3, 2))
+    with pytest.raises(CcropError, match=r"b\.png cannot be decoded"):
+        masks.read("b.png")
+
+
+def test_a_digest_changes_with_names_and_bytes(tmp_path):
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    digests = {read_yolo(tmp_path).digest}
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.1 0.2")
+    digests.add(read_yolo(tmp_path).digest)
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    digests.add(read_yolo(tmp_path).digest)
+    assert len(digests) == 3
