@@ -4,13 +4,16 @@ The steps, each a plain function on tensors::
 
     features = encoder.features(images)                # (B, C, h, w) float32
     heatmaps, usable = min_max(channel_sum(features))  # (B, h, w) float16 in [0, 1]
-    boxes, found = boxes_from_heatmaps(heatmaps, threshold=0.1, map_size=224)
+    boxes, found = boxes_from_heatmaps(heatmaps, BoxRule(threshold=0.1), map_size=224)
+
+`Localizer` does them all, with the map and the rule that are asked for.
 
 This folder needs torch and touches no files.
 """
 
+from ccrop_pipeline.localize.attention import Attention
 from ccrop_pipeline.localize.backbones import Backbone, backbone_names, build_backbone
-from ccrop_pipeline.localize.boxes import Convention, boxes_from_heatmaps
+from ccrop_pipeline.localize.boxes import BoxRule, Convention, boxes_from_heatmaps
 from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -18,17 +21,24 @@ from ccrop_pipeline.localize.encoder import (
     weights_sha256,
 )
 from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
+from ccrop_pipeline.localize.localizer import MAPS, Localizer, choose_map, rule_of
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MAPS",
+    "Attention",
     "Backbone",
+    "BoxRule",
     "Convention",
     "Encoder",
+    "Localizer",
     "backbone_names",
     "boxes_from_heatmaps",
     "build_backbone",
     "channel_sum",
+    "choose_map",
     "min_max",
+    "rule_of",
     "weights_sha256",
 ]

@@ -1,17 +1,23 @@
 """Encoders: what turns images into the feature maps that heatmaps are made of."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
+from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.boxset import EncoderInfo
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
+from ccrop_pipeline.localize.grid import Layout, as_feature_map, token_grid
+from ccrop_pipeline.localize.tap import Tap
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 # Mean and standard deviation of ImageNet's training images, as torchvision's weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,11 +42,17 @@ class Encoder:
         epoch: Epochs the network was trained for, if known.
         device: Where the module runs.
         channels_last: Whether images are laid out with the channels innermost, mostly faster.
-        precision: ``bf16`` runs the module under autocast; features come out in float32 anyway.
+        precision: ``bf16`` and ``fp16`` run the module under autocast; features come out in
+            float32 anyway. ``fp16`` needs CUDA.
+        prefix_tokens: Tokens that a transformer has before those of the patches: class,
+            distillation, registers. They have no place on the grid and are dropped.
+        layout: What the layer gives: ``bchw`` maps, ``bhwc`` maps with the channels last, or
+            ``tokens`` (B, prefix + h * w, C), whose patches fill a square row by row.
+        compile: Whether ``torch.compile`` compiles the network, once for each encoder.
 
     Raises:
-        CcropError: ``module`` has no such layer.
-        ValueError: ``input_size``, ``mean``, ``std`` or ``precision`` make no sense.
+        CcropError: ``module`` has no such layer, or the device no such precision.
+        ValueError: Another field makes no sense.
     """
 
     module: nn.Module = field(repr=False)
@@ -52,7 +64,10 @@ class Encoder:
     epoch: int | None = None
     device: torch.device | str = "cpu"
     channels_last: bool = True
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
+    prefix_tokens: int = 0
+    layout: Layout = "bchw"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields and move the module."""
@@ -62,8 +77,17 @@ class Encoder:
             raise ValueError(
                 f"mean and std must have 3 numbers, std above 0, not {self.mean}, {self.std}"
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
+        for name, kind in (("precision", Precision), ("layout", Layout)):
+            if getattr(self, name) not in get_args(kind):
+                allowed = ", ".join(map(repr, get_args(kind)))
+                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+        if self.prefix_tokens < 0:
+            raise ValueError(f"prefix_tokens must be at least 0, not {self.prefix_tokens}")
+        if self.precision == "fp16" and torch.device(self.device).type != "cuda":
+            raise CcropError(
+                f"Precision fp16 needs a CUDA device, and this is {self.device}. "
+                "Use bf16 or fp32 here."
+            )
         self._hooked()
         self.module.to(self.device)
 
@@ -71,6 +95,11 @@ class Encoder:
     def info(self) -> EncoderInfo:
         """What a box set records of this encoder; hashes the present weights on every access."""
         return EncoderInfo(self.name, self.layer, weights_sha256(self.module), self.epoch)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether `attention` can read the queries and keys of this layer."""
+        return self.layout == "tokens" and attention_in(self._hooked()) is not None
 
     def features(self, images: Tensor) -> Tensor:
         """Feature maps of a batch, with the module in evaluation mode and without gradients.
@@ -86,38 +115,90 @@ class Encoder:
                 a batch of feature maps.
             ValueError: ``images`` has another shape or dtype.
         """
-        size = (3, self.input_size, self.input_size)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != size:
-            raise ValueError(
-                f"images must be uint8 (B, 3, {self.input_size}, {self.input_size}), "
-                f"not {images.dtype} {tuple(images.shape)}"
-            )
-        outputs: list[object] = []
-
-        def keep(_module: nn.Module, _args: object, output: object) -> None:
-            # Copied, since the next layer may work in place (ReLUs and residual sums often do).
-            if isinstance(output, Tensor):
-                output = output.to(torch.float32, copy=True)
-            outputs.append(output)
-
-        handle = self._hooked().register_forward_hook(keep)
+        tap = self._tap
+        handle = self._hooked().register_forward_hook(tap.keep)
         try:
-            # Without the cache: older releases of torch would keep the weights cast here, in
-            # inference mode, for an autocast region around this call, and it lost its gradients.
-            with (
-                _evaluation(self.module),
-                torch.inference_mode(),
-                torch.autocast(
-                    torch.device(self.device).type,
-                    dtype=torch.bfloat16,
-                    enabled=self.precision == "bf16",
-                    cache_enabled=False,
-                ),
-            ):
-                self.module(self._normalised(images))
+            with self._inference():
+                output = (self._compiled if self.compile else tap)(self._normalised(images))
         finally:
             handle.remove()
-        return self._feature_map(outputs, batch=len(images))
+            tap.kept = {}
+        return self._feature_map(output, batch=len(images))
+
+    def attention(self, images: Tensor) -> Attention:
+        """Queries and keys of the self-attention in the layer, for every head and token.
+
+        Args:
+            images: As for `features`.
+
+        Raises:
+            CcropError: The layer is no block of a transformer with one self-attention that is
+                understood, or its tokens fill no square.
+            ValueError: ``images`` has another shape or dtype.
+        """
+        block = self._hooked()
+        inside = attention_in(block) if self.layout == "tokens" else None
+        if inside is None:
+            raise CcropError(
+                f"The layer {self.layer!r} of {self.name or type(self.module).__name__} is not a "
+                "block of a vision transformer whose attention can be read. Name such a block "
+                "(`ccrop boxes layers` lists the layers), or choose a map that needs none."
+            )
+        found: list[tuple[Tensor, Tensor, float]] = []
+
+        def keep(part: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            found.append(queries_and_keys(part, args, kwargs))
+
+        attention = block.get_submodule(inside)
+        handle = attention.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            self.run(images)
+        finally:
+            handle.remove()
+        if not found:
+            raise CcropError(self._no_part())
+        queries, keys, scale = found[-1]
+        grid = token_grid(queries.shape[2], self.prefix_tokens)
+        return Attention(queries, keys, self.prefix_tokens, grid, scale)
+
+    def run(self, images: Tensor) -> object:
+        """What the module itself gives for a batch, in evaluation mode and without gradients.
+
+        Args:
+            images: As for `features`.
+        """
+        with self._inference():
+            return self.module(self._normalised(images))
+
+    @cached_property
+    def _tap(self) -> Tap:
+        return Tap(self.module, self.layer)
+
+    @cached_property
+    def _compiled(self) -> Callable[[Tensor], object]:
+        compiled: Callable[[Tensor], object] = torch.compile(self._tap)
+        return compiled
+
+    @cached_property
+    def _scaling(self) -> Tensor:
+        """Mean and standard deviation of pixels in [0, 255], (2, 3, 1, 1); on the device once."""
+        return torch.tensor([self.mean, self.std], device=self.device).view(2, 3, 1, 1) * 255
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        # Without the cache: older releases of torch would keep the weights cast here, in
+        # inference mode, for an autocast region around this call, and it lost its gradients.
+        with (
+            _evaluation(self.module),
+            torch.inference_mode(),
+            torch.autocast(
+                torch.device(self.device).type,
+                dtype=torch.float16 if self.precision == "fp16" else torch.bfloat16,
+                enabled=self.precision != "fp32",
+                cache_enabled=False,
+            ),
+        ):
+            yield
 
     def _hooked(self) -> nn.Module:
         try:
@@ -131,28 +212,43 @@ class Encoder:
             ) from None
 
     def _normalised(self, images: Tensor) -> Tensor:
+        size = (3, self.input_size, self.input_size)
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != size:
+            raise ValueError(
+                f"images must be uint8 (B, 3, {self.input_size}, {self.input_size}), "
+                f"not {images.dtype} {tuple(images.shape)}"
+            )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = images.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout)
-        mean, std = (
-            torch.tensor(channels, device=self.device).view(3, 1, 1) * 255
-            for channels in (self.mean, self.std)
-        )
+        mean, std = self._scaling
         return pixels.sub_(mean).div_(std)
 
-    def _feature_map(self, outputs: list[object], batch: int) -> Tensor:
-        if not outputs:
-            raise CcropError(
-                f"The layer {self.layer!r} took no part in the forward pass of the encoder. "
-                "Name a layer that does."
-            )
-        output = outputs[-1]
-        if isinstance(output, Tensor) and output.ndim == 4 and len(output) == batch:
-            return output
+    def _feature_map(self, output: object, batch: int) -> Tensor:
+        if output is None:
+            raise CcropError(self._no_part())
+        features = as_feature_map(output, self.layout, self.prefix_tokens, batch)
+        if features is not None:
+            return features.float()
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        expected = {
+            "bchw": f"({batch}, channels, height, width)",
+            "bhwc": f"({batch}, height, width, channels)",
+            "tokens": f"({batch}, tokens, channels)",
+        }[self.layout]
+        advice = (
+            'For the tokens of a transformer, set layout to "tokens".'
+            if self.layout == "bchw" and isinstance(output, Tensor) and output.ndim == 3
+            else "Name a layer before the pooling."
+        )
         raise CcropError(
             f"The layer {self.layer!r} gives {found}, which is not a batch of feature maps "
-            f"({batch}, channels, height, width). Name a convolutional layer before the pooling; "
-            "a transformer's tokens have to be put back on their grid first."
+            f"{expected}. {advice}"
+        )
+
+    def _no_part(self) -> str:
+        return (
+            f"The layer {self.layer!r} took no part in the forward pass of the encoder. "
+            "Name a layer that does."
         )
 
 

@@ -1,7 +1,9 @@
-"""Heatmaps: a feature map summed over its channels and stretched to [0, 1].
+"""Heatmaps: feature maps reduced over their channels and stretched to [0, 1].
 
-Section 3 of ContrastiveCrop (arXiv:2202.03278). The stretching happens on the grid of the
-feature map, before any upsampling.
+The channel sum and the stretching are those of section 3 of ContrastiveCrop (arXiv:2202.03278),
+whose features are never negative. Features that can be negative cancel in a sum, so here are
+reductions that do not: absolute sum, L2 norm, first principal component. Those of transformers
+stand in `attention`. The stretching happens on the grid of the features, before any upsampling.
 """
 
 import torch
@@ -20,9 +22,57 @@ def channel_sum(features: Tensor) -> Tensor:
     Raises:
         ValueError: ``features`` has not four dimensions.
     """
-    if features.ndim != 4:
-        raise ValueError(f"features must be (B, C, h, w), not {tuple(features.shape)}")
+    _check(features)
     return features.sum(dim=1, dtype=torch.float32)
+
+
+def absolute_sum(features: Tensor) -> Tensor:
+    """Sum the absolute values over the channels; arguments and result as in `channel_sum`."""
+    _check(features)
+    return features.abs().sum(dim=1, dtype=torch.float32)
+
+
+def l2_norm(features: Tensor) -> Tensor:
+    """Euclidean norm over the channels, the patch norm of a transformer's tokens.
+
+    Arguments and result as in `channel_sum`.
+    """
+    _check(features)
+    norm: Tensor = torch.linalg.vector_norm(features, dim=1, dtype=torch.float32)
+    return norm
+
+
+def first_component(features: Tensor) -> Tensor:
+    """Where the cells of each image lie along the direction in which they differ most.
+
+    Principal component analysis of the cells of one image over its channels: the projections of
+    the centred cells on the first component. Its sign, which the analysis leaves open, is set so
+    that the cells of the outermost ring are cold in the mean; on a grid that is all ring, so that
+    the projection of greatest magnitude is positive.
+
+    Args:
+        features: ``(B, C, h, w)``, any floating dtype.
+
+    Returns:
+        float32 ``(B, h, w)``; NaN throughout where an image's features are not finite.
+
+    Raises:
+        ValueError: ``features`` has not four dimensions.
+    """
+    _check(features)
+    _, _, height, width = features.shape
+    finite = features.isfinite().flatten(1).all(dim=1)
+    cells = torch.where(finite[:, None, None], features.to(torch.float32).flatten(2), 0.0)
+    cells = cells - cells[:, :, :1]  # cells that are all alike become exactly 0
+    extent = cells.abs().amax(dim=(1, 2), keepdim=True)
+    cells = cells / torch.where(extent > 0, extent, 1.0)  # so that no square is lost or infinite
+    cells = cells - cells.mean(dim=2, keepdim=True)
+    # The first eigenvector of the products of cells is the projections, up to a factor.
+    projections = torch.linalg.eigh(cells.transpose(1, 2) @ cells).eigenvectors[:, :, -1]
+    projections = torch.where(extent[:, :, 0] > 0, projections, 0.0)
+    projections = projections * _sign(projections, height, width)
+    projections = torch.where(finite[:, None], projections, torch.nan)
+    return projections.reshape(-1, height, width)
 
 
 def min_max(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,3 +99,19 @@ def min_max(maps: Tensor) -> tuple[Tensor, Tensor]:
     usable = span.isfinite() & (span > 0)  # NaN and infinity reach the span through both extremes
     heatmaps = torch.where(usable, (cells - low) / span, 0.0)
     return heatmaps.to(torch.float16), usable[:, 0, 0]
+
+
+def _check(features: Tensor) -> None:
+    if features.ndim != 4:
+        raise ValueError(f"features must be (B, C, h, w), not {tuple(features.shape)}")
+
+
+def _sign(projections: Tensor, height: int, width: int) -> Tensor:
+    """1 or -1 for each image, (B, 1): what makes the outermost ring cold."""
+    ring = torch.ones(height, width, dtype=torch.bool, device=projections.device)
+    ring[1:-1, 1:-1] = False
+    if ring.all():
+        extreme = projections.abs().argmax(dim=1, keepdim=True)
+        return torch.where(projections.gather(1, extreme) < 0, -1.0, 1.0)
+    outside = projections[:, ring.flatten()].mean(dim=1, keepdim=True)
+    return torch.where(outside > 0, -1.0, 1.0)

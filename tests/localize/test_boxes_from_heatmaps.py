@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
-from ccrop_pipeline.localize import boxes_from_heatmaps, min_max
+from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps, min_max
 
 FULL = (0.0, 0.0, 1.0, 1.0)
 
@@ -88,7 +88,7 @@ def test_box_is_the_papers_rule_in_rational_arithmetic(
     heatmap: np.ndarray, threshold: float, size: int
 ) -> None:
     one = torch.from_numpy(heatmap)
-    boxes, found = boxes_from_heatmaps(one[None], threshold, size)
+    boxes, found = boxes_from_heatmaps(one[None], BoxRule(threshold), size)
     assert tuple(boxes[0].tolist()) == slow_box(one, threshold, size)
     assert bool(found[0]) == (slow_extent(one, threshold, size) is not None)
 
@@ -105,7 +105,7 @@ def test_usual_grids_match_the_slow_rule(
     grid: tuple[int, int], size: int, threshold: float
 ) -> None:
     heatmaps = random_heatmaps(3, *grid)
-    boxes, _ = boxes_from_heatmaps(heatmaps, threshold, size)
+    boxes, _ = boxes_from_heatmaps(heatmaps, BoxRule(threshold), size)
     assert [tuple(box) for box in boxes.tolist()] == [
         slow_box(heatmap, threshold, size) for heatmap in heatmaps
     ]
@@ -120,7 +120,7 @@ def test_equal_to_torch_upsampling_bit_for_bit(cells: int, size: int, threshold:
     with_ties = torch.randint(0, 5, (48, cells, cells), generator=generator) / 4
     sparse = with_ties * (torch.rand(with_ties.shape, generator=generator) < 0.1)
     heatmaps = torch.cat([with_ties.half(), sparse.half(), random_heatmaps(48, cells, cells)])
-    boxes, found = boxes_from_heatmaps(heatmaps, threshold, size)
+    boxes, found = boxes_from_heatmaps(heatmaps, BoxRule(threshold), size)
     content = interpolated(heatmaps, size) > threshold
     assert torch.equal(boxes, boxes_of_full_maps(content))
     assert torch.equal(found, content.flatten(1).any(1))
@@ -135,7 +135,7 @@ def test_equal_to_torch_upsampling_away_from_ties(grid: tuple[int, int], size: i
     upsampled = interpolated(heatmaps, size)
     clear = ((upsampled - 0.1).abs() > 1e-9).flatten(1).all(1)
     assert clear.sum() > 50
-    boxes, _ = boxes_from_heatmaps(heatmaps[clear], 0.1, size)
+    boxes, _ = boxes_from_heatmaps(heatmaps[clear], BoxRule(0.1), size)
     assert torch.equal(boxes, boxes_of_full_maps(upsampled[clear] > 0.1))
 
 
@@ -143,7 +143,7 @@ def test_equal_to_torch_upsampling_away_from_ties(grid: tuple[int, int], size: i
 def test_one_hot_cell_at_half_is_that_cell(size: int) -> None:
     """Half-way to its neighbours the tent of a lone 1 falls to one half: the edges of its cell."""
     heatmaps = torch.eye(49).reshape(49, 7, 7).half()
-    boxes, found = boxes_from_heatmaps(heatmaps, 0.5, size)
+    boxes, found = boxes_from_heatmaps(heatmaps, BoxRule(0.5), size)
     expected = [[c / 7, r / 7, (c + 1) / 7, (r + 1) / 7] for r in range(7) for c in range(7)]
     assert torch.equal(boxes, torch.tensor(expected))
     assert found.all()
@@ -151,7 +151,7 @@ def test_one_hot_cell_at_half_is_that_cell(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 10, 32, 224])
 def test_content_throughout_is_the_full_box(size: int) -> None:
-    boxes, found = boxes_from_heatmaps(torch.ones(1, 7, 7).half(), 0.1, size)
+    boxes, found = boxes_from_heatmaps(torch.ones(1, 7, 7).half(), BoxRule(0.1), size)
     assert boxes.tolist() == [list(FULL)]
     assert found.all()
 
@@ -162,12 +162,12 @@ def test_maps_without_a_box_get_the_full_one_and_disturb_no_other(
     broken: float, everywhere: bool
 ) -> None:
     maps = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(2)) ** 9 - 4
-    alone, _ = boxes_from_heatmaps(min_max(maps)[0], 0.1, 224)
+    alone, _ = boxes_from_heatmaps(min_max(maps)[0], BoxRule(0.1), 224)
     if everywhere or broken == 5.0:
         maps[1] = broken
     else:
         maps[1, 2, 3] = broken
-    boxes, found = boxes_from_heatmaps(min_max(maps)[0], 0.1, 224)
+    boxes, found = boxes_from_heatmaps(min_max(maps)[0], BoxRule(0.1), 224)
     assert found.tolist() == [True, False, True]
     assert boxes[1].tolist() == list(FULL)
     assert torch.equal(boxes[[0, 2]], alone[[0, 2]])
@@ -176,7 +176,7 @@ def test_maps_without_a_box_get_the_full_one_and_disturb_no_other(
 def test_all_negative_features_have_the_box_of_their_peak() -> None:
     maps = torch.full((1, 8, 8), -1000.0)
     maps[0, 2, 5] = -1.0
-    boxes, found = boxes_from_heatmaps(min_max(maps)[0], 0.5, 64)
+    boxes, found = boxes_from_heatmaps(min_max(maps)[0], BoxRule(0.5), 64)
     assert boxes.tolist() == [[5 / 8, 2 / 8, 6 / 8, 3 / 8]]
     assert found.all()
 
@@ -185,10 +185,10 @@ def test_all_negative_features_have_the_box_of_their_peak() -> None:
 @pytest.mark.parametrize("size", [224, 50, 37, 4])
 def test_mirrored_maps_have_mirrored_boxes(grid: tuple[int, int], size: int) -> None:
     heatmaps = random_heatmaps(64, *grid)
-    boxes, _ = boxes_from_heatmaps(heatmaps, 0.1, size)
+    boxes, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.1), size)
     pixels = (boxes.double() * size).round()
     for axis, low, high in ((2, 0, 2), (1, 1, 3)):
-        mirrored, _ = boxes_from_heatmaps(heatmaps.flip(axis), 0.1, size)
+        mirrored, _ = boxes_from_heatmaps(heatmaps.flip(axis), BoxRule(0.1), size)
         expected = pixels.clone()
         expected[:, low], expected[:, high] = size - pixels[:, high], size - pixels[:, low]
         assert torch.equal(mirrored, (expected / size).float())
@@ -196,21 +196,23 @@ def test_mirrored_maps_have_mirrored_boxes(grid: tuple[int, int], size: int) -> 
 
 def test_transposed_maps_have_transposed_boxes() -> None:
     heatmaps = random_heatmaps(64, 5, 8)
-    boxes, _ = boxes_from_heatmaps(heatmaps, 0.1, 60)
-    transposed, _ = boxes_from_heatmaps(heatmaps.transpose(1, 2), 0.1, 60)
+    boxes, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.1), 60)
+    transposed, _ = boxes_from_heatmaps(heatmaps.transpose(1, 2), BoxRule(0.1), 60)
     assert torch.equal(transposed, boxes[:, [1, 0, 3, 2]])
 
 
 def test_box_depends_on_neither_batch_nor_memory_layout() -> None:
     heatmaps = random_heatmaps(256, 7, 7)
-    boxes, found = boxes_from_heatmaps(heatmaps, 0.1, 224)
+    boxes, found = boxes_from_heatmaps(heatmaps, BoxRule(0.1), 224)
     for i in range(0, 256, 37):
-        assert torch.equal(boxes_from_heatmaps(heatmaps[i : i + 1], 0.1, 224)[0][0], boxes[i])
+        assert torch.equal(
+            boxes_from_heatmaps(heatmaps[i : i + 1], BoxRule(0.1), 224)[0][0], boxes[i]
+        )
     wide = torch.zeros(7, 256, 14, dtype=torch.float16)
     wide[:, :, ::2] = heatmaps.transpose(0, 1)
     strided = wide[:, :, ::2].transpose(0, 1)
     assert not strided.is_contiguous()
-    assert torch.equal(boxes_from_heatmaps(strided, 0.1, 224)[0], boxes)
+    assert torch.equal(boxes_from_heatmaps(strided, BoxRule(0.1), 224)[0], boxes)
     assert found.all()
 
 
@@ -220,7 +222,9 @@ def test_higher_threshold_has_a_box_inside(
     heatmap: np.ndarray, one: float, other: float, size: int
 ) -> None:
     maps = torch.from_numpy(heatmap)[None]
-    (outer, _), (inner, found) = (boxes_from_heatmaps(maps, t, size) for t in sorted((one, other)))
+    (outer, _), (inner, found) = (
+        boxes_from_heatmaps(maps, BoxRule(t), size) for t in sorted((one, other))
+    )
     if found[0]:
         assert (inner[0, :2] >= outer[0, :2]).all()
         assert (inner[0, 2:] <= outer[0, 2:]).all()
@@ -235,11 +239,11 @@ def test_official_convention_is_the_published_procedure() -> None:
         rows = (one.amax(1) > 0.1).nonzero()[:, 0]
         columns = (one.amax(0) > 0.1).nonzero()[:, 0]
         expected.append([int(i) / 224 for i in (columns[0], rows[0], columns[-1], rows[-1])])
-    boxes, _ = boxes_from_heatmaps(heatmaps, 0.1, 224, "official")
+    boxes, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.1), 224, "official")
     assert torch.equal(boxes, torch.tensor(expected))
-    whole, _ = boxes_from_heatmaps(torch.ones(1, 7, 7).half(), 0.1, 224, "official")
+    whole, _ = boxes_from_heatmaps(torch.ones(1, 7, 7).half(), BoxRule(0.1), 224, "official")
     assert torch.equal(whole, torch.tensor([[0, 0, 223 / 224, 223 / 224]]))
-    nothing, found = boxes_from_heatmaps(torch.zeros(1, 7, 7).half(), 0.1, 224, "official")
+    nothing, found = boxes_from_heatmaps(torch.zeros(1, 7, 7).half(), BoxRule(0.1), 224, "official")
     assert nothing.tolist() == [list(FULL)]
     assert not found.any()
 
@@ -250,14 +254,14 @@ def test_exact_at_the_largest_map_size() -> None:
     assert float(below) < 0.1 < float(above)
     heatmaps = torch.zeros(1, 3, 3, dtype=torch.float16)
     heatmaps[0, 1, 1] = float(below)
-    assert not boxes_from_heatmaps(heatmaps, float(below), 11_585)[1].any()
-    assert boxes_from_heatmaps(heatmaps, math.nextafter(float(below), 0), 11_585)[1].all()
+    assert not boxes_from_heatmaps(heatmaps, BoxRule(float(below)), 11_585)[1].any()
+    assert boxes_from_heatmaps(heatmaps, BoxRule(math.nextafter(float(below), 0)), 11_585)[1].all()
     with pytest.raises(ValueError, match="map_size must be in 1 to 11585, not 11586"):
-        boxes_from_heatmaps(heatmaps, 0.1, 11_586)
+        boxes_from_heatmaps(heatmaps, BoxRule(0.1), 11_586)
 
 
 def test_empty_batch() -> None:
-    boxes, found = boxes_from_heatmaps(torch.zeros(0, 7, 7).half(), 0.1, 224)
+    boxes, found = boxes_from_heatmaps(torch.zeros(0, 7, 7).half(), BoxRule(0.1), 224)
     assert boxes.shape == (0, 4)
     assert found.shape == (0,)
     assert (boxes.dtype, found.dtype) == (torch.float32, torch.bool)
@@ -278,9 +282,9 @@ def test_empty_batch() -> None:
 )
 def test_refuses(heatmaps: Tensor, threshold: float, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        boxes_from_heatmaps(heatmaps, threshold, size)
+        boxes_from_heatmaps(heatmaps, BoxRule(threshold), size)
 
 
 def test_refuses_an_unknown_convention() -> None:
     with pytest.raises(ValueError, match="closed"):
-        boxes_from_heatmaps(torch.zeros(1, 7, 7).half(), 0.1, 32, "closed")  # type: ignore[arg-type]
+        boxes_from_heatmaps(torch.zeros(1, 7, 7).half(), BoxRule(0.1), 32, "closed")  # type: ignore[arg-type]

@@ -9,7 +9,10 @@ from torchvision.transforms import functional as vision
 from ccrop_pipeline.boxset import EncoderInfo
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Backbone,
+    BoxRule,
     Encoder,
     boxes_from_heatmaps,
     build_backbone,
@@ -122,7 +125,7 @@ def test_from_picture_to_box() -> None:
     images[1, 1, 56:64, 0:24] = 31
     encoder = Encoder(nn.Sequential(nn.AvgPool2d(8)), "0", 64)
     heatmaps, usable = min_max(channel_sum(encoder.features(images)))
-    boxes, found = boxes_from_heatmaps(heatmaps, 0.5, 64)
+    boxes, found = boxes_from_heatmaps(heatmaps, BoxRule(threshold=0.5), 64)
     assert usable.all()
     assert found.all()
     assert (boxes * 64).tolist() == [[8, 16, 40, 32], [0, 56, 24, 64]]
@@ -150,6 +153,58 @@ def test_tokens_of_a_transformer_are_refused_rather_than_misread(images: Tensor)
     block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     with pytest.raises(CcropError, match=r"'1' gives \(4, 16, 16\).*tokens"):
         Encoder(nn.Sequential(patches, block), "1", 32).features(images)
+
+
+def test_fp16_needs_cuda(backbone: Backbone) -> None:
+    with pytest.raises(CcropError, match="fp16 needs a CUDA device, and this is cpu"):
+        Encoder(backbone, "layer4", 32, precision="fp16")
+
+
+class Patches(nn.Module):
+    """Means of 8x8 patches as tokens, behind some tokens of zeros."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = nn.functional.avg_pool2d(images, 8).flatten(2).transpose(1, 2)
+        return torch.cat([means.new_zeros(len(means), self.prefix, 3), means], dim=1)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_tokens_go_back_to_their_grid(images: Tensor, prefix: int) -> None:
+    encoder = Encoder(Patches(prefix), "", 32, layout="tokens", prefix_tokens=prefix)
+    expected = by_hand_means(images)
+    torch.testing.assert_close(encoder.features(images), expected)
+    assert not encoder.has_attention
+    with pytest.raises(CcropError, match=rf"{16 + prefix} tokens without {prefix + 1} .*no square"):
+        Encoder(Patches(prefix), "", 32, layout="tokens", prefix_tokens=prefix + 1).features(images)
+
+
+def test_channels_that_come_last_are_put_first(images: Tensor) -> None:
+    class Last(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1)
+
+    encoder = Encoder(Last(), "", 32, layout="bhwc")
+    torch.testing.assert_close(encoder.features(images), by_hand_means(images))
+
+
+def by_hand_means(images: Tensor) -> Tensor:
+    blocks = images.float().reshape(4, 3, 4, 8, 4, 8).mean(dim=(3, 5)) / 255
+    mean, std = (torch.tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
+    return (blocks - mean) / std
+
+
+def test_compiling_changes_neither_layer_nor_features(backbone: Backbone, images: Tensor) -> None:
+    """Code compiled for one layer is not used for another one of the same network."""
+    torch._dynamo.reset()
+    for layer in ("layer3", "layer4"):
+        plain = Encoder(backbone, layer, 32).features(images)
+        compiled = Encoder(backbone, layer, 32, compile=True).features(images)
+        torch.testing.assert_close(compiled, plain)
+    assert not any(part._forward_hooks for part in backbone.modules())
 
 
 def test_a_layer_that_gives_no_tensor_is_refused() -> None:
@@ -181,7 +236,14 @@ def test_refuses_other_images(backbone: Backbone, images: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"precision": "fp16"}, {"input_size": 0}, {"std": (1.0, 0.0, 1.0)}, {"mean": (0.5, 0.5)}],
+    [
+        {"precision": "int8"},
+        {"layout": "bcwh"},
+        {"prefix_tokens": -1},
+        {"input_size": 0},
+        {"std": (1.0, 0.0, 1.0)},
+        {"mean": (0.5, 0.5)},
+    ],
 )
 def test_refuses_fields_that_make_no_sense(backbone: Backbone, wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,0 +1,156 @@
+"""From images to boxes: an encoder, a map and a rule together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+
+from torch import Tensor
+
+from ccrop_pipeline.boxset import LocalizerInfo
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize.attention import Attention
+from ccrop_pipeline.localize.attention_maps import class_attention, key_similarity
+from ccrop_pipeline.localize.boxes import BoxRule, located
+from ccrop_pipeline.localize.encoder import Encoder
+from ccrop_pipeline.localize.heatmaps import (
+    absolute_sum,
+    channel_sum,
+    first_component,
+    l2_norm,
+    min_max,
+)
+from ccrop_pipeline.localize.probe_images import has_negative_features
+
+_OF_FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "sum": channel_sum,
+    "abs": absolute_sum,
+    "l2": l2_norm,
+    "pca": first_component,
+}
+_OF_ATTENTION: Mapping[str, Callable[[Attention], Tensor]] = {
+    "attention": partial(class_attention, heads="mean"),
+    "attention-max": partial(class_attention, heads="max"),
+    "keys": key_similarity,
+}
+MAPS = (*_OF_FEATURES, *_OF_ATTENTION)
+
+
+def choose_map(encoder: Encoder) -> str:
+    """The map for an encoder of which nothing else is known.
+
+    The paper's channel sum where no feature of the probe images is negative. Otherwise a sum
+    cancels: the similarity of keys where there are any, else the L2 norm. docs/maps.md has the
+    measurements behind this.
+
+    Returns:
+        One of `MAPS`; for the same encoder always the same.
+    """
+    if not has_negative_features(encoder):
+        return "sum"
+    return "keys" if encoder.has_attention else "l2"
+
+
+@dataclass(frozen=True)
+class Localizer:
+    """Finds the box of each image.
+
+    Attributes:
+        encoder: What looks at the images.
+        map: One of `MAPS`: what makes one heatmap of features or attention.
+        rule: What of a heatmap its box is drawn around.
+
+    Raises:
+        CcropError: The map needs attention, and the encoder's layer has none that can be read.
+        ValueError: There is no such map.
+    """
+
+    encoder: Encoder
+    map: str = "sum"
+    rule: BoxRule = field(default_factory=BoxRule)
+
+    def __post_init__(self) -> None:
+        """Refuse a map that cannot be made, before any image is read."""
+        if self.map not in MAPS:
+            raise ValueError(f"map must be one of {', '.join(MAPS)}, not {self.map!r}")
+        if self.map in _OF_FEATURES:
+            return
+        what = f"layer {self.encoder.layer!r} of {self.encoder.name or 'this encoder'}"
+        if not self.encoder.has_attention:
+            raise CcropError(
+                f"The map {self.map!r} needs the attention of a transformer, and {what} has none "
+                f"that can be read. Choose one of {', '.join(_OF_FEATURES)}, or name the last "
+                "block of a transformer as the layer."
+            )
+        if self.map != "keys" and not self.encoder.prefix_tokens:
+            raise CcropError(
+                f"The map {self.map!r} is the attention of a class token, and {what} has none. "
+                f"Choose one of {', '.join(_OF_FEATURES)} or keys."
+            )
+
+    @cached_property
+    def warning(self) -> str | None:
+        """What is wrong with this map for this encoder, for people; None if nothing is known."""
+        if self.map != "sum" or not has_negative_features(self.encoder):
+            return None
+        return (
+            f"The features of {self.encoder.name or 'this encoder'} at layer "
+            f"{self.encoder.layer!r} can be negative, and the map 'sum' lets them cancel: boxes "
+            "often come out as the whole image, or beside the object. "
+            f"--map auto would choose {choose_map(self.encoder)!r}."
+        )
+
+    @property
+    def info(self) -> LocalizerInfo:
+        """What a box set records of this localizer, the encoder apart."""
+        encoder = self.encoder
+        return LocalizerInfo(
+            map=self.map,
+            **asdict(self.rule),
+            interpolation="bilinear",
+            input_size=encoder.input_size,
+            preprocessing=(
+                "whole image squeezed to a square, bilinear with antialiasing; "
+                f"mean {list(encoder.mean)}, std {list(encoder.std)}; {encoder.precision}"
+            ),
+        )
+
+    def heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Heatmaps of a batch.
+
+        Args:
+            images: uint8 ``(B, 3, input_size, input_size)`` RGB, on any device.
+
+        Returns:
+            On the encoder's device: float16 ``(B, h, w)`` in [0, 1] on the grid of the layer; and
+            ``usable``, bool ``(B,)``: False where the map is constant or not finite, with zeros.
+        """
+        if self.map in _OF_FEATURES:
+            return min_max(_OF_FEATURES[self.map](self.encoder.features(images)))
+        return min_max(_OF_ATTENTION[self.map](self.encoder.attention(images)))
+
+    def locate(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes of a batch, from its heatmaps as they are returned, in float16.
+
+        Args:
+            images: As for `heatmaps`.
+
+        Returns:
+            On the encoder's device: the heatmaps; boxes, float32 ``(B, 4)`` of ``x_min, y_min,
+            x_max, y_max`` in [0, 1]; ``found``, bool ``(B,)``: False, and the box the full one,
+            where the map is not usable or the rule finds no content.
+        """
+        heatmaps, _ = self.heatmaps(images)
+        # A map that is not usable has a heatmap of zeros, and no rule finds content in it.
+        boxes, found = located(heatmaps, self.rule, self.encoder.input_size)
+        return heatmaps, boxes, found
+
+
+def rule_of(info: LocalizerInfo) -> BoxRule:
+    """The rule that made the boxes of a box set."""
+    return BoxRule(
+        threshold=info.threshold,
+        mass=info.mass,
+        component="largest" if info.component == "largest" else "all",
+        margin=info.margin,
+        min_size=info.min_size,
+    )

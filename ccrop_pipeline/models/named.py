@@ -1,0 +1,138 @@
+"""Networks of torchvision and timm by name, with the size and colours that they expect."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+from urllib.error import URLError
+
+from torch import nn
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.models.checkpoints import Checkpoint
+from ccrop_pipeline.models.fitting import fit
+from ccrop_pipeline.models.network import Network
+from ccrop_pipeline.models.optional import import_timm
+from ccrop_pipeline.models.positions import with_positions_for
+
+Weights = Checkpoint | Literal["pretrained", "random"]
+_OURS = "-cifar"
+
+
+def torchvision_network(
+    name: str,
+    weights: Weights,
+    input_size: int | None,
+    partial: bool,
+    say: Callable[[str], None],
+) -> Network:
+    """A network of torchvision, or one of its ResNets with the stem for small images.
+
+    Args:
+        name: As in ``torchvision.models``, or a ResNet's with ``-cifar`` behind it.
+        weights: Of a file, the library's default ones, or random.
+        input_size: Side of the images if not the usual one.
+        partial: Whether weights that do not fit in full are accepted.
+        say: Called with lines for people.
+
+    Raises:
+        CcropError: There is no such network, or its weights cannot be had or do not fit.
+    """
+    from torchvision import models
+
+    if name.endswith(_OURS):
+        if weights == "pretrained":
+            raise CcropError(f"torchvision has no weights for {name}: give --weights FILE.")
+        network = Network(build_backbone(name), f"torchvision:{name}", input_size or 32)
+        return _with_weights(network, weights, input_size, partial, say)
+    known = models.list_models(module=models)
+    if name not in known:
+        raise CcropError(_unknown("torchvision", name, known))
+    default = models.get_model_weights(name).DEFAULT
+    preset = default.transforms()
+    size = input_size or preset.crop_size[0]
+    # Only ViTs are built for one size. All others take what comes, or say so when they run.
+    sized = {"image_size": size} if name.startswith("vit_") and input_size else {}
+    usual = {} if name not in ("googlenet", "inception_v3") else {"init_weights": False}
+    module = models.get_model(name, weights=None, **sized, **usual)
+    network = Network(
+        module, f"torchvision:{name}", size, tuple(preset.mean), tuple(preset.std), None
+    )
+    if weights == "pretrained":
+        state = _fetched(f"torchvision:{name}", lambda: default.get_state_dict(progress=False))
+        weights = Checkpoint(Path(default.url), state, "", "torchvision", None, None, False)
+    return _with_weights(network, weights, input_size, partial, say)
+
+
+def timm_network(
+    name: str,
+    weights: Weights,
+    input_size: int | None,
+    partial: bool,
+    say: Callable[[str], None],
+) -> Network:
+    """A network of timm; the arguments are those of `torchvision_network`.
+
+    Raises:
+        CcropError: timm is missing, has no such network, or its weights cannot be had or do not
+            fit.
+    """
+    timm = import_timm()
+    label = f"timm:{name}"
+    if "/" not in name and not timm.is_model(name):
+        raise CcropError(_unknown("timm", name, timm.list_models(pretrained=True)))
+
+    def build() -> nn.Module:
+        options: dict[str, Any] = {"pretrained": weights == "pretrained", "num_classes": 0}
+        if input_size is not None:
+            try:
+                sized: nn.Module = timm.create_model(name, img_size=input_size, **options)
+                return sized
+            except TypeError:  # convolutional networks are not built for a size
+                pass
+        built: nn.Module = timm.create_model(name, **options)
+        return built
+
+    module = _fetched(label, build)
+    config = timm.data.resolve_model_data_config(module)
+    size = input_size or config["input_size"][-1]
+    network = Network(module, label, size, tuple(config["mean"]), tuple(config["std"]))
+    if weights == "pretrained":
+        return network
+    return _with_weights(network, weights, input_size, partial, say)
+
+
+def _with_weights(
+    network: Network,
+    weights: Weights,
+    input_size: int | None,
+    partial: bool,
+    say: Callable[[str], None],
+) -> Network:
+    if not isinstance(weights, Checkpoint):
+        say(f"{network.name}: random weights; its boxes mean nothing.")
+        return network
+    if input_size is not None:
+        weights = with_positions_for(network.module, weights)
+    fit(network.module, weights, partial, say)
+    return replace(network, epoch=weights.epoch)
+
+
+def _fetched(label: str, get: Callable[[], Any]) -> Any:
+    try:
+        return get()
+    except (OSError, URLError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CcropError(
+            f"The pretrained weights of {label} cannot be had: {lines[0].rstrip('.')}. They come "
+            "over the network or from the library's cache on this machine. Give a file with "
+            "--weights FILE, or fetch them once where there is a network."
+        ) from error
+
+
+def _unknown(library: str, name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=3)
+    advice = f"Did you mean {' or '.join(near)}?" if near else f"It has {len(known)} others."
+    return f"{library} has no network named {name!r}. {advice}"

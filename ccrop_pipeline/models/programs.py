@@ -1,0 +1,128 @@
+"""Networks that bring their own code: TorchScript, torch.export, and functions in a file."""
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.models.network import Network
+
+_USUAL_SIZE = 224
+
+
+def torchscript_network(path: Path, input_size: int | None) -> Network:
+    """A module saved by ``torch.jit.save``. Only its own output can be read, no layer inside.
+
+    Raises:
+        CcropError: The file cannot be loaded.
+    """
+    try:
+        with warnings.catch_warnings():  # it is deprecated, and the files are there all the same
+            warnings.simplefilter("ignore", FutureWarning)
+            program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # RuntimeError, ValueError and others, by what is damaged
+        raise _unreadable(path, "TorchScript", error) from error
+    return Network(_Whole(program), f"torchscript:{path.name}", input_size or _USUAL_SIZE)
+
+
+class _Whole(nn.Module):
+    """A TorchScript module, which takes no hooks, inside a module that does."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, images: Tensor) -> Any:
+        return self.program(images)
+
+
+def exported_network(path: Path, input_size: int | None, device: torch.device | str) -> Network:
+    """A program saved by ``torch.export.save``, with its modules under their names.
+
+    Args:
+        path: The file.
+        input_size: Side of the images; by default that of the example it was exported with.
+        device: Where it will run; programs hold devices inside, which are changed.
+
+    Raises:
+        CcropError: The file cannot be loaded, or takes one batch size only.
+    """
+    try:
+        program = torch.export.load(path)
+    except Exception as error:
+        raise _unreadable(path, "torch.export", error) from error
+    shape = _input_shape(program, path)
+    if isinstance(shape[0], int):
+        raise CcropError(
+            f"{path} takes batches of {shape[0]} images only. Export it again with the first "
+            "dimension free: torch.export.export(model, (images,), dynamic_shapes=({0: "
+            "torch.export.Dim.AUTO},)), with an example of two images or more."
+        )
+    side = shape[2]
+    if input_size is not None and isinstance(side, int) and input_size != side:
+        raise CcropError(f"{path} takes images of {side} pixels only, not {input_size}.")
+    if torch.device(device).type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, str(device))
+    size = input_size or (side if isinstance(side, int) else _USUAL_SIZE)
+    return Network(torch.export.unflatten(program), f"export:{path.name}", size)
+
+
+def factory_network(spec: str, input_size: int | None) -> Network | Encoder:
+    """What a function in a Python file returns; naming the file is consent to run it.
+
+    Args:
+        spec: ``path/to/module.py:function``.
+        input_size: Side of the images for a module; 224 by default.
+
+    Raises:
+        CcropError: There is no such file or function, or it returns something else.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise CcropError(f"There is no Python file {path} to take {name!r} from.")
+    module_spec = importlib.util.spec_from_file_location(f"_ccrop_model_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses and pickles look there
+    sys.path.insert(0, str(path.parent.resolve()))  # so that it may import its neighbours
+    try:
+        module_spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise CcropError(f"{path} has no function {name!r}. It has {', '.join(known) or 'none'}.")
+    made = factory()
+    if isinstance(made, Encoder):
+        return made
+    if isinstance(made, nn.Module):
+        return Network(made, f"{path.name}:{name}", input_size or _USUAL_SIZE)
+    raise CcropError(
+        f"{spec} returned {type(made).__name__}; it must return a torch.nn.Module or a "
+        "ccrop_pipeline.localize.Encoder."
+    )
+
+
+def _input_shape(program: torch.export.ExportedProgram, path: Path) -> list[Any]:
+    inputs = program.graph_signature.user_inputs
+    nodes = {node.name: node for node in program.graph.nodes}
+    shapes = [list(nodes[str(name)].meta["val"].shape) for name in inputs if str(name) in nodes]
+    if len(shapes) != 1 or len(shapes[0]) != 4:
+        raise CcropError(f"{path} must take one batch of images (B, 3, H, W), not {shapes}.")
+    return shapes[0]
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> CcropError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return CcropError(f"{path} cannot be read as a {kind} program: {lines[0]}")

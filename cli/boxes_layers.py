@@ -1,0 +1,50 @@
+"""`ccrop boxes layers`."""
+
+import json
+from typing import Any
+
+import click
+
+from .model_options import model_options, open_model
+
+
+@click.command("layers")
+@click.argument("model")
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def layers(model: str, as_json: bool, **options: Any) -> None:
+    """List the layers of MODEL that give feature maps, and mark the one that is taken.
+
+    MODEL is what `ccrop boxes compute --model` takes. For each layer: channels, rows x columns
+    of the grid at the input size, and whether features may be negative. `--map sum` is for
+    features that are not: signed ones cancel out.
+
+    \b
+    Example:
+      ccrop boxes layers runs/first
+    """
+    from dataclasses import asdict
+
+    from ccrop_pipeline.models import layers_of
+
+    encoder = open_model(model, **options, say=lambda line: click.echo(line, err=True))
+    found = layers_of(encoder)
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "model": encoder.name,
+                    "input_size": encoder.input_size,
+                    "layers": [asdict(layer) for layer in found],
+                }
+            )
+        )
+        return
+    click.echo(f"{encoder.name}, {encoder.input_size} px")
+    width = max([len(layer.name) for layer in found] + [5])
+    click.echo(f"  {'layer':<{width}}  channels  grid     features")
+    for layer in found:
+        mark = "*" if layer.name == encoder.layer else " "
+        grid = f"{layer.grid[0]}x{layer.grid[1]}"
+        sign = "signed" if layer.signed else "not negative"
+        click.echo(f"{mark} {layer.name:<{width}}  {layer.channels:>8}  {grid:<7}  {sign}")

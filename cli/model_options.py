@@ -1,0 +1,116 @@
+"""The options that say which model to read, shared by the commands that read one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.localize import Encoder
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MODEL_HELP = """\
+What reads the images: a run or checkpoint of `ccrop train`; a checkpoint of MoCo, MoCo v3, SimCLR,
+SimSiam, BYOL, DINO, lightly, solo-learn, VISSL or torchvision; a TorchScript or torch.export file;
+torchvision:NAME; timm:NAME; module.py:function.  See docs/models.md."""
+
+_OPTIONS = (
+    click.option(
+        "--weights",
+        help="With torchvision:NAME and timm:NAME: a file of weights, or `random` for trials.  "
+        "[default: the library's pretrained ones]",
+    ),
+    click.option(
+        "--layer",
+        help="Layer whose features become heatmaps; `ccrop boxes layers` lists them.  "
+        "[default: the last feature map before the pooling, or the last block of a transformer]",
+    ),
+    click.option(
+        "--input-size",
+        type=click.IntRange(8),
+        help="Side in pixels of the images that the model sees.  [default: what it expects]",
+    ),
+    click.option(
+        "--unsafe",
+        is_flag=True,
+        help="Let a checkpoint run code of its own while it is read. Only for files you trust.",
+    ),
+    click.option("--partial", is_flag=True, help="Accept weights that fit the model only in part."),
+    click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+        default="auto",
+        show_default=True,
+        help="Of the forward pass; auto is bf16 on a GPU that has it, else fp32.",
+    ),
+    click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Compile the model: a minute at the start, then faster on a GPU.",
+    ),
+)
+
+# Names of the arguments that `open_model` takes of a command with these options.
+MODEL_OPTIONS = (
+    "model",
+    "weights",
+    "layer",
+    "input_size",
+    "unsafe",
+    "partial",
+    "device",
+    "precision",
+    "compiled",
+)
+
+
+def model_options(command: Command) -> Command:
+    """Adds the options that say how to open a model, all but `--model` itself."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def open_model(
+    model: str,
+    weights: str | None,
+    layer: str | None,
+    input_size: int | None,
+    unsafe: bool,
+    partial: bool,
+    device: str,
+    precision: str,
+    compiled: bool,
+    say: Callable[[str], None],
+) -> "Encoder":
+    """The encoder that the options name; what its file lacks or has too much is said.
+
+    Raises:
+        CcropError: It cannot be opened.
+    """
+    import torch
+
+    from ccrop_pipeline.models import ModelOptions, open_encoder
+
+    from .opening import open_device
+
+    place = open_device(device)
+    if precision == "auto":
+        fast = place.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if fast else "fp32"
+    chosen = Path(weights) if weights and weights != "random" else None
+    random: Literal["random"] | None = "random" if weights == "random" else None
+    return open_encoder(
+        model,
+        ModelOptions(chosen or random, layer, input_size, unsafe, partial),
+        place,
+        cast(Literal["fp32", "bf16", "fp16"], precision),
+        compiled,
+        say=say,
+    )

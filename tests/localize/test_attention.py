@@ -1,0 +1,106 @@
+"""Queries and keys; the oracle is the attention that the libraries compute themselves."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import Attention, Encoder
+
+timm = pytest.importorskip("timm")
+
+
+def made_images(size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def weights_of(attention: Attention) -> Tensor:
+    logits = attention.scale * attention.queries @ attention.keys.transpose(-2, -1)
+    return logits.softmax(dim=-1)
+
+
+def weights_by_timm(encoder: Encoder, layer: str, images: Tensor) -> Tensor:
+    """What timm hands to the dropout of its attention weights when it does not fuse them."""
+    part = encoder.module.get_submodule(layer)
+    part.fused_attn = False
+    seen: list[Tensor] = []
+    handle = part.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    encoder.run(images)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "prefix"),
+    [
+        ("vit_tiny_patch16_224", {}, 64, 1),
+        ("vit_tiny_patch16_224", {"qk_norm": True}, 64, 1),
+        ("deit_tiny_distilled_patch16_224", {}, 64, 2),
+        ("eva02_tiny_patch14_224", {}, 56, 1),  # rotary positions, separate projections
+        ("vit_small_patch16_dinov3", {}, 64, 5),  # registers, rotary positions, half rotation
+        ("eva_giant_patch14_224", {"embed_dim": 96, "num_heads": 4}, 56, 1),  # biases apart
+    ],
+)
+def test_timms_attention(name: str, options: dict, size: int, prefix: int) -> None:
+    torch.manual_seed(0)
+    module = timm.create_model(name, img_size=size, depth=2, num_classes=0, **options)
+    for parameter_name, parameter in module.named_parameters():
+        if parameter_name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.5)  # those that start at 0 must count too
+    images = made_images(size)
+    for layer in ("blocks.1", "blocks.1.attn"):
+        encoder = Encoder(module, layer, size, layout="tokens", prefix_tokens=prefix)
+        assert encoder.has_attention
+        found = encoder.attention(images)
+        side = size // (14 if "14" in name else 16)
+        assert (found.prefix_tokens, found.grid) == (prefix, (side, side))
+        assert found.queries.shape[2] == prefix + side**2
+        expected = weights_by_timm(encoder, "blocks.1.attn", images)
+        torch.testing.assert_close(weights_of(found), expected)
+
+
+def test_torchvisions_attention() -> None:
+    torch.manual_seed(0)
+    module = models.VisionTransformer(64, 16, 2, 3, 48, 96)
+    nn.init.normal_(module.encoder.layers[1].self_attention.in_proj_bias)
+    layer = "encoder.layers.encoder_layer_1"
+    encoder = Encoder(module, layer, 64, layout="tokens", prefix_tokens=1)
+    images = made_images(64)
+    tokens: list[Tensor] = []
+    block = module.get_submodule(layer)
+    handle = block.ln_1.register_forward_hook(lambda _, args, output: tokens.append(output))
+    found = encoder.attention(images)
+    handle.remove()
+    with torch.inference_mode():
+        x = tokens[0]
+        expected = block.self_attention(x, x, x, average_attn_weights=False)[1]
+    torch.testing.assert_close(weights_of(found), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("beit_base_patch16_224", "blocks.1"),  # a table of relative positions
+        ("xcit_nano_12_p16_224", "blocks.1"),  # attention between channels
+        ("vit_tiny_patch16_224", "blocks"),  # two at once
+        ("vit_tiny_patch16_224", "norm"),
+        ("mixer_s32_224", "blocks.1"),
+    ],
+)
+def test_other_attention_is_refused_rather_than_misread(name: str, layer: str) -> None:
+    options = {"img_size": 64} if "mixer" in name else {"img_size": 64, "depth": 2}
+    options |= {"embed_dim": 96, "num_heads": 4} if "beit" in name else {}
+    module = timm.create_model(name, num_classes=0, **options)
+    encoder = Encoder(module, layer, 64, layout="tokens", name=name)
+    assert not encoder.has_attention
+    with pytest.raises(CcropError, match=f"'{layer}' of {name} is not a block .*`ccrop boxes"):
+        encoder.attention(made_images(64))
+
+
+def test_convolutions_have_none() -> None:
+    encoder = Encoder(models.resnet18(weights=None), "layer4", 64)
+    assert not encoder.has_attention
+    with pytest.raises(CcropError, match="not a block of a vision transformer"):
+        encoder.attention(made_images(64))
