@@ -1,6 +1,18 @@
-"""What a person looks at: box quality against true boxes, and contact sheets."""
+"""What a person looks at: audits, differences, quality against true boxes, contact sheets."""
 
+from ccrop_pipeline.report.audit import Audit, audit
 from ccrop_pipeline.report.contact_sheet import contact_sheet
+from ccrop_pipeline.report.diff import BoxDiff, diff
 from ccrop_pipeline.report.quality import CENTRE_70, Quality, box_quality, iou
 
-__all__ = ["CENTRE_70", "Quality", "box_quality", "contact_sheet", "iou"]
+__all__ = [
+    "CENTRE_70",
+    "Audit",
+    "BoxDiff",
+    "Quality",
+    "audit",
+    "box_quality",
+    "contact_sheet",
+    "diff",
+    "iou",
+]

@@ -66,12 +66,12 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
 
 
 def iou(box: ArrayLike, others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of one box (4,) with others (m, 4), as (m,)."""
+    """Intersection over union of one box (4,), or one for each (m, 4), with others (m, 4)."""
     box = np.asarray(box, np.float64)
-    shared = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.minimum(box[..., 2:], others[:, 2:]) - np.maximum(box[..., :2], others[:, :2])
     intersection = shared.clip(0).prod(1)
-    union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - intersection
-    return np.asarray(intersection / union)
+    area, areas = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (box, others))
+    return np.asarray(intersection / (area + areas - intersection))
 
 
 def _summary(best: NDArray[np.float64]) -> Quality:

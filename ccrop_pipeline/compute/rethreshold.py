@@ -1,0 +1,86 @@
+"""Boxes of another rule from heatmaps that are stored, without images and without the encoder."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ccrop_pipeline.boxset import (
+    EMPTY,
+    FULL_BOX,
+    OK,
+    UNREADABLE,
+    BoxSet,
+    BoxTable,
+    LocalizerInfo,
+    shard_is_complete,
+    write_manifest,
+    write_shard,
+)
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
+
+_CHUNK = 4096  # heatmaps at a time
+
+
+def rethreshold(
+    box_set: BoxSet,
+    folder: Path | str,
+    rule: BoxRule,
+    form: str | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> BoxSet:
+    """Writes the box set that the same encoder would have given with another rule.
+
+    Boxes, statuses and files are those of computing anew, bit for bit. Complete shards that
+    already lie in the folder are kept, so what was stopped is taken up by doing it again.
+
+    Args:
+        box_set: Boxes with heatmaps.
+        folder: Where the new box set goes; a path or address.
+        rule: The rule of the new boxes.
+        form: `parquet` or `webdataset`; as `box_set` where None.
+        advance: If given, called with the number of rows done since the last call.
+
+    Raises:
+        CcropError: When the set has no heatmaps, or the folder holds boxes of something else.
+    """
+    made_by, form = box_set.manifest.provenance, form or box_set.manifest.form
+    if made_by.localizer is None:
+        raise CcropError(
+            f"the boxes in {box_set.folder} come from no model ({made_by.rule}), so there are no "
+            "heatmaps to apply another rule to. Compute boxes with `ccrop boxes compute`"
+        )
+    provenance = replace(made_by, localizer=replace(made_by.localizer, **asdict(rule)))
+    names = [entry.name for entry in box_set.manifest.shards]
+    for name in names:
+        if not shard_is_complete(folder, name, provenance, form):
+            table = box_set.read(name)
+            if table.heatmaps is None and len(table):
+                raise CcropError(
+                    f"the box set {box_set.folder} was written without heatmaps, so that no other "
+                    "rule can be applied to it. Compute the boxes again, with the rule or with "
+                    "heatmaps"
+                )
+            write_shard(folder, name, _with_rule(table, rule, made_by.localizer), provenance, form)
+            if advance:
+                advance(len(table))
+    write_manifest(folder, names, provenance, form)
+    return BoxSet.open(folder)
+
+
+def _with_rule(table: BoxTable, rule: BoxRule, localizer: LocalizerInfo) -> BoxTable:
+    if table.heatmaps is None:
+        return table
+    boxes, status = table.boxes.copy(), table.status.copy()
+    for start in range(0, len(table), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        heatmaps = torch.from_numpy(table.heatmaps[rows].copy())
+        found_boxes, found = boxes_from_heatmaps(heatmaps, rule, localizer.input_size)
+        boxes[rows] = found_boxes.numpy()
+        status[rows] = np.where(found.numpy(), OK, EMPTY)
+    status[table.status == UNREADABLE] = UNREADABLE
+    boxes[status != OK] = FULL_BOX
+    return replace(table, boxes=boxes, status=status)

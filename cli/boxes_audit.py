@@ -1,0 +1,96 @@
+"""`ccrop boxes audit`, and the same at the end of commands that make boxes."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.report import Audit
+
+_BAR = 40
+
+
+@click.command("audit")
+@click.argument("boxes")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def audit(boxes: str, as_json: bool) -> None:
+    """Say whether the boxes in BOXES can change anything: how much of their image they cover.
+
+    Where most are nearly the whole image, a warning on stderr says what would help.
+
+    \b
+    Example:
+      ccrop boxes audit boxes/first
+    """
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.report import audit as judge
+
+    box_set = BoxSet.open(boxes)
+    if as_json:
+        click.echo(json.dumps(asdict(judge(box_set))))
+    else:
+        show_audit(box_set)
+
+
+def show_result(box_set: "BoxSet", as_json: bool) -> None:
+    """Ends a command that made boxes: summary and audit on stdout, the warning on stderr.
+
+    Args:
+        box_set: What was made.
+        as_json: Whether stdout gets the summary as JSON and nothing else.
+    """
+    from .boxes_info import show
+
+    show(box_set, as_json)
+    if as_json:
+        warn_if_useless(box_set)
+    else:
+        show_audit(box_set)
+
+
+def show_audit(box_set: "BoxSet") -> None:
+    """Prints the audit of a box set on stdout and its warning on stderr."""
+    from ccrop_pipeline.report import audit as judge
+
+    found = judge(box_set)
+    _show(found)
+    _warn(found)
+
+
+def warn_if_useless(box_set: "BoxSet") -> None:
+    """Prints the warning of an audit on stderr, if there is one."""
+    from ccrop_pipeline.report import audit as judge
+
+    _warn(judge(box_set))
+
+
+def bars(counts: Iterable[int], label: str) -> list[str]:
+    """Lines of a histogram over ten equal parts of [0, 1]."""
+    counts = list(counts)
+    most, total = max(1, *counts), max(1, sum(counts))
+    return [
+        f"{label} up to {number / 10:4.0%}  {count / total:6.1%}  " + "#" * (_BAR * count // most)
+        for number, count in enumerate(counts, start=1)
+    ]
+
+
+def _show(found: "Audit") -> None:
+    if not found.images:
+        click.echo("no boxes")
+        return
+    click.echo(
+        f"areas       mean {found.mean_area:.1%}, full {found.full:.1%}, over 90 % of the "
+        f"image {found.nearly_full:.1%}, empty {found.empty:.1%}, "
+        f"unreadable {found.unreadable:.1%}"
+    )
+    for line in bars(found.area_histogram, "area"):
+        click.echo(line.rstrip())
+
+
+def _warn(found: "Audit") -> None:
+    if found.warning:
+        click.echo(f"Warning: {found.warning}", err=True)

@@ -1,0 +1,39 @@
+"""`ccrop boxes rethreshold`."""
+
+from typing import Any
+
+import click
+
+from .rule_options import rule_from, rule_options
+
+
+@click.command("rethreshold")
+@click.argument("boxes")
+@click.argument("out")
+@rule_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
+    """Apply another rule to the heatmaps stored in BOXES and write the box set OUT.
+
+    Neither images nor the encoder are needed: OUT is what `boxes compute` would have given with
+    these options. What is not given stays as it was for BOXES.
+
+    \b
+    Example:
+      ccrop boxes rethreshold boxes/first boxes/tighter --threshold 0.3
+    """
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.compute.rethreshold import rethreshold as apply
+    from ccrop_pipeline.localize import rule_of
+
+    from .boxes_audit import show_result
+    from .progress import counter
+
+    if all(value is None for value in options.values()):
+        raise click.UsageError("give at least one of the options that change the boxes")
+    box_set = BoxSet.open(boxes)
+    localizer = box_set.manifest.provenance.localizer
+    rule = rule_from(rule_of(localizer) if localizer else None, **options)
+    with counter("boxes", box_set.manifest.rows) as advance:
+        result = apply(box_set, out, rule, advance=advance)
+    show_result(result, as_json)

@@ -1,0 +1,98 @@
+"""Options that say what a box is drawn around, shared by the commands that make boxes."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.localize import BoxRule
+
+_OPTIONS = (
+    click.option(
+        "--threshold",
+        metavar="K",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=None,
+        help="Box around what is above K in the upsampled heatmap.",
+    ),
+    click.option(
+        "--mass",
+        metavar="Q",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=None,
+        help="Smallest box with the share Q of the heat, in place of a threshold.",
+    ),
+    click.option(
+        "--component",
+        type=click.Choice(["all", "largest"]),
+        default=None,
+        help="All that is above the threshold, or its largest connected part.  "
+        "[default: all, or as before]",
+    ),
+    click.option(
+        "--margin",
+        metavar="M",
+        type=click.FloatRange(0),
+        default=None,
+        help="Widen the box by M times its side at each side.  [default: 0, or as before]",
+    ),
+    click.option(
+        "--min-size",
+        metavar="S",
+        type=click.FloatRange(0, 1),
+        default=None,
+        help="Least side of a box as a share of the image's.  [default: 0, or as before]",
+    ),
+)
+
+# Names of the arguments that `rule_from` takes of a command with these options.
+RULE_OPTIONS = ("threshold", "mass", "component", "margin", "min_size")
+
+
+def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options; they arrive as the keyword arguments of `rule_from`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def rule_from(
+    base: "BoxRule | None" = None,
+    *,
+    threshold: float | None,
+    mass: float | None,
+    component: str | None,
+    margin: float | None,
+    min_size: float | None,
+) -> "BoxRule":
+    """The rule that the options ask for.
+
+    Args:
+        base: What holds where an option is not given; the paper's rule if None.
+        threshold: As given on the command line, like the rest; None where it was not.
+        mass: Likewise; takes the place of the base's threshold, and a threshold that of its mass.
+        component: Likewise.
+        margin: Likewise.
+        min_size: Likewise.
+
+    Raises:
+        click.UsageError: Two options exclude each other.
+    """
+    from dataclasses import replace
+
+    from ccrop_pipeline.localize import BoxRule
+
+    if threshold is not None and mass is not None:
+        raise click.UsageError("give --threshold or --mass, not both")
+    changes: dict[str, Any] = {"component": component, "margin": margin, "min_size": min_size}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if threshold is not None or mass is not None:
+        changes |= {"threshold": threshold, "mass": mass}
+    base = base or BoxRule()
+    if mass is not None and component is None:
+        changes["component"] = "all"
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
