@@ -4,7 +4,7 @@
 
 Rounds are interleaved: each times the whole of `compute_boxes` over the source (reading, decoding,
 forward passes, heatmaps, boxes, writing) and then forward passes of random uint8 batches of one
-size, for as many images. Prints each round and the medians as JSON.
+size, for as many images. Prints each round, the medians and how busy each stage was as JSON.
 """
 
 import argparse
@@ -18,23 +18,28 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
-from ccrop_pipeline.localize import Encoder, build_backbone
+from ccrop_pipeline.compute import (
+    ComputeObserver,
+    ComputeSettings,
+    StageSeconds,
+    compute_boxes,
+    default_batch_size,
+)
+from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 from ccrop_pipeline.sources import Source, open_source
+
+
+class Stages(ComputeObserver):
+    """Keeps the last word on how busy each stage was."""
+
+    def images_located(self, _shard: str, _images: int, stages: StageSeconds) -> None:
+        """Keeps the seconds."""
+        self.seconds = stages
 
 
 def main() -> None:
     """Reads the command line and prints the figures."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("source")
-    options.add_argument("--backbone", default="resnet18")
-    options.add_argument("--input-size", type=int, default=224)
-    options.add_argument("--batch-size", type=int, default=64)
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--threads", type=int, default=os.cpu_count())
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    chosen = options.parse_args()
+    chosen = options().parse_args()
     source = open_source(chosen.source)
     torch.manual_seed(0)
     backbone = build_backbone(chosen.backbone).to(memory_format=torch.channels_last)
@@ -45,36 +50,57 @@ def main() -> None:
         name=chosen.backbone,
         device=chosen.device,
         precision=chosen.precision,
+        compile=chosen.compile,
     )
-    settings = ComputeSettings(batch_size=chosen.batch_size, threads=chosen.threads)
+    batch_size = chosen.batch_size or default_batch_size(encoder)
+    settings = ComputeSettings(batch_size=batch_size, threads=chosen.threads)
     count = len(source.index())
-    bare_forward(encoder, chosen.batch_size, chosen.batch_size)
-    computed, bare = [], []
+    bare_forward(encoder, 2 * batch_size, batch_size)
+    computed, bare, stages = [], [], []
     for _ in range(chosen.rounds):
-        computed.append(count / whole_computation(source, encoder, settings))
-        bare.append(count / bare_forward(encoder, count, chosen.batch_size))
+        seconds, busy = whole_computation(source, encoder, settings)
+        computed.append(count / seconds)
+        stages.append({name: round(spent / seconds, 3) for name, spent in vars(busy).items()})
+        bare.append(count / bare_forward(encoder, count, batch_size))
     ratios = [a / b for a, b in zip(computed, bare, strict=True)]
-    print(
-        json.dumps(
-            {
-                **vars(chosen),
-                "images": count,
-                "compute_images_per_s": [round(rate, 1) for rate in computed],
-                "bare_images_per_s": [round(rate, 1) for rate in bare],
-                "median_ratio": round(statistics.median(ratios), 3),
-            }
-        )
-    )
+    figures = {
+        **vars(chosen),
+        "batch_size": batch_size,
+        "images": count,
+        "compute_images_per_s": [round(rate, 1) for rate in computed],
+        "bare_images_per_s": [round(rate, 1) for rate in bare],
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "median_ratio": round(statistics.median(ratios), 3),
+        "busy": stages[-1],
+    }
+    print(json.dumps(figures))
 
 
-def whole_computation(source: Source, encoder: Encoder, settings: ComputeSettings) -> float:
-    """Seconds of computing a box set, from nothing to the manifest."""
-    folder = Path(tempfile.mkdtemp())
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--input-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    return parser
+
+
+def whole_computation(
+    source: Source, encoder: Encoder, settings: ComputeSettings
+) -> tuple[float, StageSeconds]:
+    """Seconds of computing a box set, from nothing to the manifest; and of each stage."""
+    folder, stages = Path(tempfile.mkdtemp()), Stages()
     started = time.perf_counter()
-    compute_boxes(source, encoder, folder / "boxes", settings)
+    compute_boxes(source, Localizer(encoder), folder / "boxes", settings, stages)
     taken = time.perf_counter() - started
     shutil.rmtree(folder)
-    return taken
+    return taken, stages.seconds
 
 
 def bare_forward(encoder: Encoder, count: int, batch_size: int) -> float:

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
-from ccrop_pipeline.localize import Encoder, boxes_from_heatmaps, build_backbone
+from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, StageSeconds, compute_boxes
+from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heatmaps, build_backbone
 from ccrop_pipeline.report import iou
 from ccrop_pipeline.sources import Scenes, Source, open_source, pack
 from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
@@ -50,9 +50,10 @@ def main() -> int:
             resident_crops(source),
             augmentation(source),
             computed_boxes(source, folder),
+            little_memory(source, folder),
             resumed_training(source, folder),
         ]
-    forward_passes()
+        compute_beside_forward_passes(source, folder)
     return int(not all(results))
 
 
@@ -65,8 +66,8 @@ def say(check: str, passed: bool, **figures: float) -> bool:
 def heatmaps_to_boxes() -> bool:
     """The same stored heatmaps give the same boxes, bit for bit, on either device."""
     heatmaps = torch.rand(4096, 7, 7, generator=torch.Generator().manual_seed(0)).half()
-    on_cpu, _ = boxes_from_heatmaps(heatmaps, 0.6, 224)
-    on_gpu, _ = boxes_from_heatmaps(heatmaps.to(GPU), 0.6, 224)
+    on_cpu, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.6), 224)
+    on_gpu, _ = boxes_from_heatmaps(heatmaps.to(GPU), BoxRule(0.6), 224)
     return say("boxes from equal heatmaps are equal", torch.equal(on_cpu, on_gpu.cpu()))
 
 
@@ -109,7 +110,8 @@ def computed_boxes(source: Source, folder: Path) -> bool:
     for device in ("cpu", "cuda"):
         encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=device)
         started = time.perf_counter()
-        box_set = compute_boxes(source, encoder, folder / device, ComputeSettings(threads=8))
+        settings = ComputeSettings(threads=8)
+        box_set = compute_boxes(source, Localizer(encoder), folder / device, settings)
         seconds[device] = time.perf_counter() - started
         boxes[device] = np.concatenate([table.boxes for _, table in box_set.tables()])
     overlap = [iou(a, b[None])[0] for a, b in zip(boxes["cpu"], boxes["cuda"], strict=True)]
@@ -147,8 +149,32 @@ def resumed_training(source: Source, folder: Path) -> bool:
     return all(passed)
 
 
-def forward_passes() -> None:
-    """Times bare feature maps of ResNets at 224 px."""
+def little_memory(source: Source, folder: Path) -> bool:
+    """A batch that does not fit is halved until it does, and the boxes are the same."""
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18-cifar").eval()
+    encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=GPU)
+    whole = compute_boxes(source, Localizer(encoder), folder / "much", ComputeSettings(64))
+    halved: list[int] = []
+    observer = ComputeObserver()
+    observer.batch_halved = halved.append  # type: ignore[method-assign]
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(GPU).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 2**30) / total)
+    try:
+        settings = ComputeSettings(batch_size=4096, threads=8)
+        cut = compute_boxes(source, Localizer(encoder), folder / "little", settings, observer)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    pairs = zip(whole.tables(), cut.tables(), strict=True)
+    off = max(np.abs(a.boxes - b.boxes).mean() for (_, a), (_, b) in pairs)
+    passed = bool(halved) and off < 1e-2
+    return say("a batch too large is halved", passed, last=min(halved, default=0), mean_off=off)
+
+
+def compute_beside_forward_passes(source: Source, folder: Path) -> None:
+    """Times feature maps of ResNets at 224 px: bare, and with all of `compute_boxes`."""
+    count = len(source.index())
     for name in ("resnet18", "resnet50"):
         for precision in ("fp32", "bf16"):
             encoder = Encoder(
@@ -158,13 +184,29 @@ def forward_passes() -> None:
                 device=GPU,
                 precision=precision,  # type: ignore[arg-type]
             )
-            images = torch.randint(0, 256, (256, 3, 224, 224), dtype=torch.uint8, device=GPU)
-            seconds = timed(lambda e=encoder, i=images: e.features(i))
-            print(
-                json.dumps(
-                    {"forward": name, "precision": precision, "images_per_s": round(256 / seconds)}
-                )
-            )
+            images = torch.randint(0, 256, (512, 3, 224, 224), dtype=torch.uint8, device=GPU)
+            bare = 512 / timed(lambda e=encoder, i=images: e.features(i))
+            started = time.perf_counter()
+            stages = Stages()
+            out = folder / f"{name}-{precision}"
+            compute_boxes(source, Localizer(encoder), out, ComputeSettings(threads=16), stages)
+            seconds = time.perf_counter() - started
+            figures = {
+                "encoder": name,
+                "precision": precision,
+                "bare_images_per_s": round(bare),
+                "compute_images_per_s": round(count / seconds),
+                "busy": {k: round(v / seconds, 3) for k, v in vars(stages.seconds).items()},
+            }
+            print(json.dumps(figures), flush=True)
+
+
+class Stages(ComputeObserver):
+    """Keeps the last word on how busy each stage was."""
+
+    def images_located(self, _shard: str, _images: int, stages: StageSeconds) -> None:
+        """Keeps the seconds."""
+        self.seconds = stages
 
 
 def timed(work) -> float:

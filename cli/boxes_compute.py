@@ -1,33 +1,43 @@
 """`ccrop boxes compute`."""
 
+import json
 import os
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from .model_options import MODEL_HELP, MODEL_OPTIONS, model_options
+from .rule_options import RULE_OPTIONS, rule_options
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.compute import ComputeSettings, Share
+    from ccrop_pipeline.localize import Localizer
+    from ccrop_pipeline.sources import Source
 
 
 @click.command("compute")
 @click.argument("source")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
+@click.option("--model", required=True, metavar="MODEL", help=MODEL_HELP)
+@model_options
 @click.option(
-    "--model",
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of a run of `ccrop train`, or one of its checkpoints.",
+    "--map",
+    "map_name",
+    default="auto",
+    show_default=True,
+    help="From features to heatmap: auto, sum (the paper), abs, l2, pca, attention, "
+    "attention-max, keys.",
 )
+@rule_options
 @click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1, max_open=True),
+    "--batch-size",
+    type=click.IntRange(1),
     default=None,
-    help="Heatmap cells strictly above it are content.  [default: as in the recipe of the run]",
+    help="Images a forward pass.  [default: found by itself]",
 )
-@click.option(
-    "--input-size",
-    type=click.IntRange(8),
-    default=None,
-    help="Side in pixels of the images that the encoder sees.  [default: as in the recipe]",
-)
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
 @click.option(
     "--form",
     type=click.Choice(["parquet", "webdataset"]),
@@ -36,8 +46,14 @@ import click
     help="Form of the box shards.",
 )
 @click.option("--no-heatmaps", is_flag=True, help="Keep boxes only.")
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Greatest share of unreadable images in any shard.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a box set of something else in OUT.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
     "--threads",
     type=click.IntRange(1),
@@ -45,54 +61,124 @@ import click
     show_default="all cores",
     help="Decoding threads.",
 )
+@click.option(
+    "--rank",
+    type=click.IntRange(0),
+    default=None,
+    help="Which share of the shards to compute.  [default: from torchrun or SLURM, else all]",
+)
+@click.option("--world-size", type=click.IntRange(1), default=None, help="Number of shares.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This process, or a Ray cluster.",
+)
+@click.option(
+    "--gpu-share",
+    type=click.FloatRange(0),
+    default=None,
+    help="GPUs that each Ray worker asks for; 0.5 lets two share one.  "
+    "[default: 1, with --device cpu 0]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def compute(
-    source: str,
-    out: Path,
-    model: Path,
-    threshold: float | None,
-    input_size: int | None,
-    batch_size: int,
-    form: str,
-    no_heatmaps: bool,
-    overwrite: bool,
-    device: str,
-    threads: int,
-    as_json: bool,
-) -> None:
+def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
     """Compute the box of every image of SOURCE into the box set OUT.
 
-    A run that was stopped is taken up by the same command: complete shards are kept.
+    A run that was stopped is taken up by the same command: complete shards are kept. Several
+    processes, started by torchrun, SLURM or with --rank and --world-size, share the shards out;
+    the last one completes the set. OUT may be an address that fsspec knows.
 
     \b
     Example:
       ccrop boxes compute data/photos boxes/first --model runs/first
+      ccrop boxes compute data/photos boxes/vit --model timm:vit_small_patch16_224
     """
-    from dataclasses import replace
+    from .boxes_audit import show_result
 
-    from ccrop_pipeline.compute import ComputeSettings, compute_boxes
-    from ccrop_pipeline.train import load_checkpoint
-
-    from .boxes_info import show, warn_if_useless
-    from .opening import open_any, open_device
-    from .progress import counter
-
-    opened = open_any(source)
-    checkpoint = load_checkpoint(model)
-    encoder = checkpoint.encoder(open_device(device))
-    settings = ComputeSettings(
-        threshold=checkpoint.recipe.boxes.threshold if threshold is None else threshold,
-        batch_size=batch_size,
-        threads=threads,
-        heatmaps=not no_heatmaps,
-        form=form,
+    box_set = (
+        _with_ray(source, out, options)
+        if options["engine"] == "ray"
+        else _here(source, out, options)
     )
-    if input_size is not None:
-        encoder = replace(encoder, input_size=input_size)
-    total = len(opened.index()) if opened.random_access else None
-    with counter("boxes", total) as advance:
+    if box_set is not None:
+        show_result(box_set, as_json)
+    elif as_json:
+        click.echo(json.dumps({"folder": out, "complete": False}))
+
+
+def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
+    from ccrop_pipeline.compute import Share, compute_boxes
+
+    from .compute_progress import ComputeProgress
+    from .opening import open_any
+
+    share = Share.from_environment(options["rank"], options["world_size"])
+    opened = open_any(source)
+    localizer = _localizer(options, lambda line: click.echo(line, err=True))
+    if localizer.warning:
+        click.echo(f"Warning: {localizer.warning}", err=True)
+    prefix = f"rank {share.rank}: " if share.world_size > 1 else ""
+    progress = ComputeProgress(_count(opened, share), prefix)
+    with progress:
         box_set = compute_boxes(
-            opened, encoder, out, settings, lambda _shard, images: advance(images), overwrite
+            opened, localizer, out, _settings(options), progress, options["overwrite"], share
         )
-    show(box_set, as_json)
-    warn_if_useless(box_set)
+    progress.summary()
+    if box_set is None:
+        click.echo(f"{prefix}this share is done; others are still at work on {out}", err=True)
+    return box_set
+
+
+def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
+    from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
+
+    from .compute_progress import ComputeProgress
+    from .opening import open_any
+
+    for name in ("rank", "world_size", "overwrite"):
+        if options[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray")
+    opened, gpus = open_any(source), options["gpu_share"]
+    if gpus is None:
+        gpus = 0.0 if options["device"] == "cpu" else 1.0
+    with ComputeProgress(None) as progress:
+        return compute_boxes_with_ray(
+            opened, partial(_localizer, options), out, _settings(options), progress, gpus=gpus
+        )
+
+
+def _localizer(
+    options: dict[str, Any], say: Callable[[str], None] = lambda _line: None
+) -> "Localizer":
+    from ccrop_pipeline.localize import Localizer, choose_map
+    from ccrop_pipeline.models import rule_of_run
+
+    from .model_options import open_model
+    from .rule_options import rule_from
+
+    encoder = open_model(say=say, **{name: options[name] for name in MODEL_OPTIONS})
+    rule = rule_from(
+        rule_of_run(options["model"]), **{name: options[name] for name in RULE_OPTIONS}
+    )
+    name = options["map_name"]
+    return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule)
+
+
+def _settings(options: dict[str, Any]) -> "ComputeSettings":
+    from ccrop_pipeline.compute import ComputeSettings
+
+    return ComputeSettings(
+        batch_size=options["batch_size"],
+        threads=options["threads"],
+        heatmaps=not options["no_heatmaps"],
+        form=options["form"],
+        max_bad=options["max_bad"],
+    )
+
+
+def _count(source: "Source", share: "Share") -> int | None:
+    """Number of the images to come, where it is known without reading them all."""
+    cheap = source.random_access and (source.kind != "tar" or len(source.shards) == 1)
+    return len(source.index()) if cheap and share.world_size == 1 else None

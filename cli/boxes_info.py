@@ -1,7 +1,6 @@
 """`ccrop boxes info`."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,13 +8,11 @@ import click
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
 
-_NEARLY_FULL = 0.9
-
 
 @click.command("info")
-@click.argument("boxes", type=click.Path(path_type=Path))
+@click.argument("boxes")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def info(boxes: Path, as_json: bool) -> None:
+def info(boxes: str, as_json: bool) -> None:
     """Show what the box set BOXES holds and what made it.
 
     \b
@@ -29,28 +26,16 @@ def info(boxes: Path, as_json: bool) -> None:
 
 def show(box_set: "BoxSet", as_json: bool) -> None:
     """Prints a summary of a box set on stdout."""
-    summary = _summary(box_set)
+    found = summary(box_set)
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(json.dumps(found))
         return
-    for name, value in _lines(summary):
+    for name, value in _lines(found):
         click.echo(f"{name:<12}{value}")
 
 
-def warn_if_useless(box_set: "BoxSet") -> None:
-    """Says on stderr when most boxes are nearly the whole image, so that they change little."""
-    areas = box_set.areas()
-    share = (areas > _NEARLY_FULL).mean() if len(areas) else 0
-    if share > 0.5:
-        click.echo(
-            f"Warning: {share:.0%} of the boxes in {box_set.folder} cover more than "
-            f"{_NEARLY_FULL:.0%} of their image, so they hardly change where crops go. Try a "
-            "higher threshold, or an encoder that was trained for longer.",
-            err=True,
-        )
-
-
-def _summary(box_set: "BoxSet") -> dict[str, Any]:
+def summary(box_set: "BoxSet") -> dict[str, Any]:
+    """What `--json` prints of a box set."""
     manifest = box_set.manifest
     areas = box_set.areas()
     return {
@@ -81,13 +66,18 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         epoch = f", epoch {encoder['epoch']}" if encoder["epoch"] is not None else ""
         lines.append(("encoder", f"{encoder['name']} {encoder['layer']}{epoch}"))
         lines.append(("weights", f"sha256 {encoder['weights_sha256']}"))
-        lines.append(
-            (
-                "heatmap",
-                f"{localizer['reduction']}; threshold {localizer['threshold']:g}; "
-                f"input {localizer['input_size']} px",
-            )
-        )
+        lines.append(("heatmap", f"{localizer['map']}; input {localizer['input_size']} px"))
+        lines.append(("box rule", _box_rule(localizer)))
     if made_by["rule"]:
         lines.append(("rule", made_by["rule"]))
     return [*lines, ("fingerprint", made_by["fingerprint"])]
+
+
+def _box_rule(localizer: dict[str, Any]) -> str:
+    cut = "mass" if localizer["threshold"] is None else "threshold"
+    parts = [f"{cut} {localizer[cut]:g}"]
+    if localizer["component"] != "all":
+        parts.append(f"{localizer['component']} component")
+    for name in ("margin", "min_size"):
+        parts += [f"{name.replace('_', ' ')} {localizer[name]:g}"] if localizer[name] else []
+    return "; ".join(parts)

@@ -1,16 +1,15 @@
 """`ccrop boxes validate`."""
 
 import json
-from pathlib import Path
 
 import click
 
 
 @click.command("validate")
-@click.argument("boxes", type=click.Path(path_type=Path))
+@click.argument("boxes")
 @click.argument("source", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def validate(boxes: Path, source: str | None, as_json: bool) -> None:
+def validate(boxes: str, source: str | None, as_json: bool) -> None:
     """Check the box set BOXES against the rules of the format and, if given, against SOURCE.
 
     All problems are printed, each with the id of its rule in docs/format.md; the exit status is

@@ -8,8 +8,15 @@ import click
 from ccrop_pipeline import __version__
 from ccrop_pipeline.errors import CcropError
 
+from .boxes_audit import audit
 from .boxes_compute import compute
+from .boxes_diff import diff
+from .boxes_export import export
+from .boxes_fixed import centre, full
+from .boxes_import import import_
 from .boxes_info import info
+from .boxes_layers import layers
+from .boxes_rethreshold import rethreshold
 from .boxes_validate import validate
 from .data_pack import pack
 from .demo import demo
@@ -69,8 +76,16 @@ def boxes() -> None:
 
 
 data.add_command(pack)
+boxes.add_command(audit)
 boxes.add_command(compute)
+boxes.add_command(centre)
+boxes.add_command(diff)
+boxes.add_command(export)
+boxes.add_command(full)
+boxes.add_command(import_)
 boxes.add_command(info)
+boxes.add_command(layers)
+boxes.add_command(rethreshold)
 boxes.add_command(validate)
 for command in (demo, data, train, boxes, probe):
     cli.add_command(command)

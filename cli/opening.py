@@ -31,7 +31,11 @@ def open_device(name: str) -> "torch.device":
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        from ccrop_pipeline.compute.share import own_gpu
+
+        return torch.device("cuda", own_gpu(torch.cuda.device_count()))
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

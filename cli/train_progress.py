@@ -8,9 +8,10 @@ from typing import Any
 from rich.progress import TaskID
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.compute import StageSeconds
 from ccrop_pipeline.train import Observer, RefreshStage, Stage, StepReport, describe
 
-from .boxes_info import warn_if_useless
+from .boxes_audit import warn_if_useless
 from .progress import bar, console
 
 
@@ -72,7 +73,7 @@ class TrainProgress(Observer):
             f"data wait {record['data_wait']:.0%}{grey}{knn}"
         )
 
-    def images_located(self, shard: str, images: int) -> None:
+    def images_located(self, shard: str, images: int, _stages: StageSeconds) -> None:
         """Moves the bar of the refresh."""
         self._located += images
         rate = self._located / (time.perf_counter() - self._started)

@@ -13,7 +13,7 @@ import torch
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.crops import decode
-from ccrop_pipeline.localize import Encoder, build_backbone
+from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 from ccrop_pipeline.sources import Scenes, open_source, pack
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -28,7 +28,7 @@ def boxes_of(source, folder):
     torch.manual_seed(0)
     backbone = build_backbone("small")
     encoder = Encoder(backbone, backbone.layer, 32, name="small")
-    compute_boxes(open_source(str(source)), encoder, folder, ComputeSettings())
+    compute_boxes(open_source(str(source)), Localizer(encoder), folder, ComputeSettings())
     return folder
 
 

@@ -11,9 +11,11 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom: a part may import from parts further down only.
 LAYERS = (
     "report",
+    "models",
     "train",
     "methods",
     "compute",
+    "exchange",
     "adapters",
     "views",
     "localize",

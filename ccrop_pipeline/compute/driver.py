@@ -1,114 +1,85 @@
 """Boxes of a source from an encoder: one data shard in, one box shard out.
 
 A shard that is complete is never computed again, so a run that was killed is taken up by
-running it again.
+running it again; and any number of processes may work on one box set, each on its own share.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from ccrop_pipeline.boxset import (
-    EMPTY,
     FORMS,
-    FULL_BOX,
-    OK,
-    UNREADABLE,
     BoxSet,
-    BoxTable,
-    LocalizerInfo,
+    Location,
     Provenance,
     SourceInfo,
+    is_address,
+    missing_shards,
     shard_is_complete,
     write_manifest,
-    write_shard,
 )
+from ccrop_pipeline.compute.observer import ComputeObserver
+from ccrop_pipeline.compute.settings import ComputeSettings
+from ccrop_pipeline.compute.shards import compute_shards
+from ccrop_pipeline.compute.share import Share
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize import Encoder, boxes_from_heatmaps, channel_sum, min_max
-from ccrop_pipeline.sources import Sample, Source, image_hash
-from ccrop_pipeline.views.whole import WholeImages, whole_images
+from ccrop_pipeline.localize import Localizer
+from ccrop_pipeline.sources import Source
 
-Progress = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class ComputeSettings:
-    """How boxes are computed.
-
-    Args:
-        threshold: Heatmap cells strictly above it are content.
-        batch_size: Images a forward pass.
-        threads: Decoding threads.
-        heatmaps: Whether heatmaps are kept beside the boxes.
-        form: `parquet` or `webdataset`.
-    """
-
-    threshold: float = 0.1
-    batch_size: int = 256
-    threads: int = 2
-    heatmaps: bool = True
-    form: str = "parquet"
+_ALONE = Share(0, 1)
+_SILENT = ComputeObserver()
 
 
 def compute_boxes(
     source: Source,
-    encoder: Encoder,
-    folder: Path,
+    localizer: Localizer,
+    folder: Location,
     settings: ComputeSettings,
-    progress: Progress | None = None,
+    observer: ComputeObserver = _SILENT,
     overwrite: bool = False,
-) -> BoxSet:
-    """Computes the box of every image of a source and writes a box set.
+    share: Share = _ALONE,
+) -> BoxSet | None:
+    """Computes the box of every image of a source, or of one share of it, and writes a box set.
 
     Args:
         source: Images.
-        encoder: What computes the heatmaps.
-        folder: Where the box set goes. Complete shards of the same encoder, settings and source
-            that already lie there are kept.
-        settings: Threshold, batch size, threads, form.
-        progress: If given, called with the shard and the number of its images done since the
-            last call; a shard that is kept is not reported.
+        localizer: Encoder, heatmap and rule.
+        folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
+            of the same encoder, settings and source that already lie there are kept.
+        settings: Batch size, threads, form, how much may be unreadable.
+        observer: Hears how it goes.
         overwrite: Whether to delete a box set that lies in `folder`.
+        share: Which of the shards are for this process. Processes need not know of each other:
+            whoever finds all shards there writes the manifest.
+
+    Returns:
+        The box set, or None while shards of other processes are missing.
 
     Raises:
-        CcropError: When `folder` holds boxes of something else, or the source cannot be read or
-            names two images with one key.
+        CcropError: `folder` holds boxes of something else, or the source cannot be read, names
+            two images with one key or has too many unreadable images.
     """
     if overwrite:
-        _remove_box_set(folder)
-    if source.random_access:
-        source.index()  # refuses keys that stand twice, before hours of work depend on them
-    provenance = provenance_of(source, encoder, settings)
-    for shard in source.shards:
-        if not shard_is_complete(folder, shard, provenance, settings.form):
-            table = _compute_shard(
-                source.read(shard),
-                encoder,
-                settings,
-                partial(progress, shard) if progress else None,
-            )
-            write_shard(folder, shard, table, provenance, settings.form)
+        _remove_box_set(folder, share)
+    provenance = provenance_of(source, localizer)
+    mine = share.of(source.shards)
+    todo = [
+        shard for shard in mine if not shard_is_complete(folder, shard, provenance, settings.form)
+    ]
+    observer.begun(len(todo), len(mine) - len(todo))
+    compute_shards(source, todo, localizer, folder, provenance, settings, observer)
+    if missing_shards(folder, source.shards, settings.form):
+        return None
     write_manifest(folder, source.shards, provenance, settings.form)
     return BoxSet.open(folder)
 
 
-def provenance_of(source: Source, encoder: Encoder, settings: ComputeSettings) -> Provenance:
+def provenance_of(source: Source, localizer: Localizer) -> Provenance:
     """What a box set of these records about its making."""
     return Provenance(
-        encoder=encoder.info,
-        localizer=LocalizerInfo(
-            reduction="channel sum, min-max",
-            threshold=settings.threshold,
-            interpolation="bilinear",
-            input_size=encoder.input_size,
-            preprocessing=_preprocessing(encoder),
-        ),
+        encoder=localizer.encoder.info,
+        localizer=localizer.info,
         source=SourceInfo(source.kind, source.fingerprint()),
         libraries={
             name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")
@@ -116,15 +87,16 @@ def provenance_of(source: Source, encoder: Encoder, settings: ComputeSettings) -
     )
 
 
-def _preprocessing(encoder: Encoder) -> str:
-    return (
-        "whole image squeezed to a square, bilinear with antialiasing; "
-        f"mean {list(encoder.mean)}, std {list(encoder.std)}; {encoder.precision}"
-    )
-
-
-def _remove_box_set(folder: Path) -> None:
+def _remove_box_set(folder: Location, share: Share) -> None:
     """Deletes a box set, whole or unfinished, and refuses to delete anything else."""
+    if share.world_size > 1:
+        raise CcropError(
+            "--overwrite is for a process alone: of several, the last to start would delete what "
+            f"the others have done. Delete {folder} first"
+        )
+    if is_address(folder):
+        raise CcropError(f"--overwrite is for local folders only. Delete {folder} first")
+    folder = Path(folder)
     if not folder.exists():
         return
     known = ("manifest.json", *(form.suffix for form in FORMS.values()))
@@ -139,65 +111,3 @@ def _remove_box_set(folder: Path) -> None:
             "Choose another folder"
         )
     shutil.rmtree(folder)
-
-
-@dataclass
-class _Located:
-    boxes: np.ndarray
-    sizes: np.ndarray
-    status: np.ndarray
-    heatmaps: np.ndarray
-
-
-def _compute_shard(
-    samples: Iterable[Sample],
-    encoder: Encoder,
-    settings: ComputeSettings,
-    report: Callable[[int], None] | None,
-) -> BoxTable:
-    keys: list[str] = []
-    hashes: list[int] = []
-
-    def images() -> Iterator[bytes]:
-        for sample in samples:
-            keys.append(sample.key)
-            hashes.append(image_hash(sample.image))
-            yield sample.image
-
-    located = []
-    for batch in whole_images(images(), encoder.input_size, settings.batch_size, settings.threads):
-        located.append(_locate(batch, encoder, settings.threshold))
-        if report:
-            report(len(batch.readable))
-    if not located:
-        return _empty_table()
-    return BoxTable(
-        keys=keys,
-        boxes=np.concatenate([rows.boxes for rows in located]),
-        sizes=np.concatenate([rows.sizes for rows in located]),
-        status=np.concatenate([rows.status for rows in located]),
-        image_hash=np.array(hashes, np.uint64),
-        heatmaps=np.concatenate([rows.heatmaps for rows in located]) if settings.heatmaps else None,
-    )
-
-
-def _empty_table() -> BoxTable:
-    return BoxTable(
-        keys=[],
-        boxes=np.empty((0, 4), np.float32),
-        sizes=np.empty((0, 2), np.uint32),
-        status=np.empty(0, np.uint8),
-        image_hash=np.empty(0, np.uint64),
-    )
-
-
-def _locate(batch: WholeImages, encoder: Encoder, threshold: float) -> _Located:
-    features = encoder.features(torch.from_numpy(batch.pixels))
-    heatmaps, usable = min_max(channel_sum(features))
-    boxes, found = boxes_from_heatmaps(heatmaps, threshold, encoder.input_size)
-    status = np.where((usable & found).cpu().numpy(), OK, EMPTY).astype(np.uint8)
-    status[~batch.readable] = UNREADABLE
-    rows = _Located(boxes.cpu().numpy(), batch.sizes, status, heatmaps.cpu().numpy())
-    rows.boxes[status != OK] = FULL_BOX
-    rows.heatmaps[~batch.readable] = 0
-    return rows

@@ -12,6 +12,7 @@ import torch
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.train.checkpoint import (
     NEWEST,
@@ -103,14 +104,14 @@ class Trainer:
         self.observer.stage(stage)
         started = time.perf_counter()
         encoder = encoder_of(self.method.backbone, self.recipe, stage.epoch, self.machine.device)
-        settings = ComputeSettings(self.recipe.boxes.threshold, threads=self.machine.threads)
         box_set = compute_boxes(
             self.inputs.source,
-            encoder,
+            Localizer(encoder, "sum", BoxRule(self.recipe.boxes.threshold)),
             self.run.folder / stage.boxes,
-            settings,
-            self.observer.images_located,
+            ComputeSettings(threads=self.machine.threads),
+            self.observer,
         )
+        assert box_set is not None  # one process computes all of it
         self.observer.refreshed(box_set, time.perf_counter() - started)
 
     def _train_stage(self, stage: TrainStage) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.compute import ComputeObserver
 from ccrop_pipeline.train.plan import Stage
 
 
@@ -29,8 +30,11 @@ class StepReport:
     waited: float
 
 
-class Observer:
-    """Hears of everything and says nothing; a progress display overrides what it shows."""
+class Observer(ComputeObserver):
+    """Hears of everything and says nothing; a progress display overrides what it shows.
+
+    During a refresh it hears of the computation of boxes as well.
+    """
 
     def loading(self, images: int, note: str) -> None:
         """So many images were found; `note` says how they are loaded."""
@@ -43,9 +47,6 @@ class Observer:
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """An epoch is trained and saved; `record` is what was written to the metrics."""
-
-    def images_located(self, shard: str, images: int) -> None:
-        """A refresh has computed the boxes of some more images of a shard."""
 
     def refreshed(self, box_set: BoxSet, seconds: float) -> None:
         """A box set is complete, after so many seconds."""

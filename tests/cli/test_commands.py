@@ -186,10 +186,10 @@ def test_useless_boxes_are_called_so(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     line = ["train", "photos", "useless", "--recipe", "cifar10-simclr-2core", "--device", "cpu"]
     quick = ["--set", "epochs=2", "--set", "boxes.refresh_at=[0.5]", "--set", "boxes.threshold=0.0"]
-    assert "hardly change where crops go" in ccrop(*line, *quick).stderr
+    assert "boxes change nothing" in ccrop(*line, *quick).stderr
     compute = ["boxes", "compute", "photos", "useless-boxes", "--model", "useless", "--threshold"]
-    assert "hardly change" in ccrop(*compute, "0").stderr
-    assert "hardly change" not in ccrop(*compute, "0.9", "--overwrite").stderr
+    assert "boxes change nothing" in ccrop(*compute, "0").stderr
+    assert "boxes change nothing" not in ccrop(*compute, "0.9", "--overwrite").stderr
 
 
 def test_validate_lists_every_problem_and_fails(workplace, monkeypatch, tmp_path):

@@ -10,18 +10,43 @@ import torch
 from PIL import Image
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_backbone
+from ccrop_pipeline.localize import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BoxRule,
+    Encoder,
+    Localizer,
+    build_backbone,
+)
 from ccrop_pipeline.sources import Sample, Scenes, image_hash, open_source, pack
 
 SETTINGS = ComputeSettings(batch_size=7)
 
 
-def encoder(seed=0, size=32):
+def localizer(seed=0, size=32, threshold=0.1):
     torch.manual_seed(seed)
     backbone = build_backbone("small")
-    return Encoder(backbone, backbone.layer, size, name="small", epoch=3)
+    encoder = Encoder(backbone, backbone.layer, size, name="small", epoch=3)
+    return Localizer(encoder, "sum", BoxRule(threshold))
+
+
+class Recorder(ComputeObserver):
+    def __init__(self):
+        self.located, self.written, self.halved, self.plan = [], [], [], None
+
+    def begun(self, shards, kept):
+        self.plan = (shards, kept)
+
+    def images_located(self, shard, images, stages):
+        self.located.append((shard, images))
+
+    def shard_written(self, shard, rows, unreadable):
+        self.written.append((shard, rows, unreadable))
+
+    def batch_halved(self, batch_size):
+        self.halved.append(batch_size)
 
 
 @pytest.fixture
@@ -55,7 +80,7 @@ def plain_box(image: bytes, module: torch.nn.Module, threshold: float, size: int
 
 
 def test_boxes_are_those_of_the_papers_rule(source, tmp_path):
-    ours = encoder()
+    ours = localizer()
     box_set = compute_boxes(source, ours, tmp_path / "boxes", SETTINGS)
     for shard in source.shards:
         table = box_set.read(shard)
@@ -65,60 +90,63 @@ def test_boxes_are_those_of_the_papers_rule(source, tmp_path):
         assert (table.sizes == 48).all()
         assert (table.status == OK).all()
         for row, sample in enumerate(samples):
-            box, heat = plain_box(sample.image, ours.module, 0.1, 32)
+            box, heat = plain_box(sample.image, ours.encoder.module, 0.1, 32)
             np.testing.assert_allclose(table.heatmaps[row], heat, atol=2e-3)
             # One cell of slack: batched convolutions round differently from single ones.
             np.testing.assert_allclose(table.boxes[row] * 32, box, atol=1.0)
 
 
 def test_a_stopped_run_is_taken_up_and_ends_with_the_same_bytes(source, tmp_path):
-    whole = compute_boxes(source, encoder(), tmp_path / "whole", SETTINGS).folder
+    whole = compute_boxes(source, localizer(), tmp_path / "whole", SETTINGS).folder
     part = tmp_path / "part"
-    compute_boxes(source, encoder(), part, SETTINGS)
+    compute_boxes(source, localizer(), part, SETTINGS)
     (part / "manifest.json").unlink()
     (part / f"{source.shards[1]}.parquet").unlink()
     kept = part / f"{source.shards[0]}.parquet"
     os.utime(kept, (1, 1))
-    reported = []
-    compute_boxes(source, encoder(), part, SETTINGS, lambda *report: reported.append(report))
+    seen = Recorder()
+    compute_boxes(source, localizer(), part, SETTINGS, seen)
     assert contents(part) == contents(whole)
     assert kept.stat().st_mtime == 1
-    assert {shard for shard, _ in reported} == {source.shards[1]}
-    assert sum(images for _, images in reported) == 10
+    assert seen.plan == (1, 2)
+    assert seen.located == [(source.shards[1], 7), (source.shards[1], 3)]
+    assert seen.written == [(source.shards[1], 10, 0)]
 
 
 def test_a_complete_set_is_left_as_it_is(source, tmp_path):
-    compute_boxes(source, encoder(), tmp_path / "boxes", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS)
     before = contents(tmp_path / "boxes")
-    reported = []
-    compute_boxes(
-        source, encoder(), tmp_path / "boxes", SETTINGS, lambda *report: reported.append(report)
-    )
-    assert (contents(tmp_path / "boxes"), reported) == (before, [])
+    seen = Recorder()
+    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS, seen)
+    assert contents(tmp_path / "boxes") == before
+    assert (seen.plan, seen.located, seen.written) == ((0, 3), [], [])
 
 
 @pytest.mark.parametrize("other", ["weights", "threshold", "input size", "source"])
 def test_boxes_of_something_else_are_refused_and_untouched(source, tmp_path, other):
-    compute_boxes(source, encoder(), tmp_path / "boxes", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS)
     before = contents(tmp_path / "boxes")
-    changed = encoder(seed=int(other == "weights"), size=40 if other == "input size" else 32)
-    settings = ComputeSettings(threshold=0.2 if other == "threshold" else 0.1)
+    changed = localizer(
+        seed=int(other == "weights"),
+        size=40 if other == "input size" else 32,
+        threshold=0.2 if other == "threshold" else 0.1,
+    )
     if other == "source":
         pack(Scenes(29, size=48), tmp_path / "more", max_images=10)
         source = open_source(tmp_path / "more")
     with pytest.raises(CcropError, match="boxes"):
-        compute_boxes(source, changed, tmp_path / "boxes", settings)
+        compute_boxes(source, changed, tmp_path / "boxes", SETTINGS)
     assert contents(tmp_path / "boxes") == before
 
 
 def test_overwrite_replaces_a_box_set_and_nothing_else(source, tmp_path):
     folder = tmp_path / "boxes"
-    compute_boxes(source, encoder(), folder, SETTINGS)
-    box_set = compute_boxes(source, encoder(seed=1), folder, SETTINGS, overwrite=True)
+    compute_boxes(source, localizer(), folder, SETTINGS)
+    box_set = compute_boxes(source, localizer(seed=1), folder, SETTINGS, overwrite=True)
     assert validate(box_set.folder) == []
     (folder / "thesis.tex").write_text("precious")
     with pytest.raises(CcropError, match=r"thesis\.tex"):
-        compute_boxes(source, encoder(), folder, SETTINGS, overwrite=True)
+        compute_boxes(source, localizer(), folder, SETTINGS, overwrite=True)
     assert (folder / "thesis.tex").read_text() == "precious"
 
 
@@ -126,61 +154,106 @@ def test_unreadable_and_blank_images_get_the_full_box(tmp_path):
     good = next(Scenes(1, size=48).read("train-000000")).image
     samples = [Sample("bad", b"\xff\xd8broken", None), Sample("good", good, None)]
     pack(samples, tmp_path / "tars")
-    blank = encoder()
-    for weight in blank.module.parameters():
+    blank = localizer()
+    for weight in blank.encoder.module.parameters():
         weight.data.zero_()
     source = open_source(tmp_path / "tars")
     table = compute_boxes(source, blank, tmp_path / "blank", SETTINGS).read("data-000000")
     assert table.status.tolist() == [UNREADABLE, EMPTY]
     assert table.boxes.tolist() == [[0, 0, 1, 1]] * 2
     assert table.sizes.tolist() == [[0, 0], [48, 48]]
-    table = compute_boxes(source, encoder(), tmp_path / "boxes", SETTINGS).read("data-000000")
+    table = compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS).read("data-000000")
     assert table.status.tolist() == [UNREADABLE, OK]
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
 def test_both_forms_hold_the_same_boxes_with_heatmaps_or_without(source, tmp_path, form):
-    reference = compute_boxes(source, encoder(), tmp_path / "reference", SETTINGS)
+    reference = compute_boxes(source, localizer(), tmp_path / "reference", SETTINGS)
     settings = ComputeSettings(batch_size=7, heatmaps=False, form=form)
-    box_set = compute_boxes(source, encoder(), tmp_path / "boxes", settings)
+    box_set = compute_boxes(source, localizer(), tmp_path / "boxes", settings)
     for (_, ours), (_, theirs) in zip(box_set.tables(), reference.tables(), strict=True):
         assert ours.heatmaps is None
         assert np.array_equal(ours.boxes, theirs.boxes)
     assert BoxSet.open(tmp_path / "boxes").manifest.form == form
 
 
-def test_a_key_that_stands_twice_is_refused_before_anything_is_computed(tmp_path):
+def test_keys_that_repeat_in_the_next_shard_are_found_there(tmp_path):
     image = next(Scenes(1, size=48).read("train-000000")).image
     (tmp_path / "tars").mkdir()
     for part in "ab":
         pack([Sample("same", image, None)], tmp_path / part, prefix=part)
         (tmp_path / part / f"{part}-000000.tar").rename(tmp_path / "tars" / f"{part}.tar")
     with pytest.raises(CcropError, match="same"):
-        compute_boxes(open_source(tmp_path / "tars"), encoder(), tmp_path / "boxes", SETTINGS)
-    assert not (tmp_path / "boxes").exists()
+        compute_boxes(open_source(tmp_path / "tars"), localizer(), tmp_path / "boxes", SETTINGS)
+    assert not (tmp_path / "boxes/manifest.json").exists()
 
 
 def test_tars_from_elsewhere_give_the_same_bytes(source, tmp_path):
-    here = compute_boxes(source, encoder(), tmp_path / "here", SETTINGS).folder
+    here = compute_boxes(source, localizer(), tmp_path / "here", SETTINGS).folder
     remote = open_source(f"file://{tmp_path}/tars/*.tar")
-    assert contents(compute_boxes(remote, encoder(), tmp_path / "there", SETTINGS).folder) == (
+    assert contents(compute_boxes(remote, localizer(), tmp_path / "there", SETTINGS).folder) == (
         contents(here)
     )
 
 
-def test_a_key_that_stands_twice_is_found_in_tars_from_elsewhere_as_well(tmp_path):
+def test_a_key_in_two_shards_of_two_processes_is_found_at_the_end(tmp_path):
     (sample,) = Scenes(1, size=48).read("train-000000")
     for number in range(2):
         pack([sample], tmp_path / f"{number}", prefix=f"t{number}")
-    spec = f"pipe:cat {tmp_path}/{{0/t0,1/t1}}-000000.tar"
+    source = open_source(f"pipe:cat {tmp_path}/{{0/t0,1/t1}}-000000.tar")
+    folder = tmp_path / "boxes"
+    assert compute_boxes(source, localizer(), folder, SETTINGS, share=Share(0, 2)) is None
     with pytest.raises(CcropError, match="B018"):
-        compute_boxes(open_source(spec), encoder(), tmp_path / "boxes", SETTINGS)
+        compute_boxes(source, localizer(), folder, SETTINGS, share=Share(1, 2))
+    assert not (folder / "manifest.json").exists()
+
+
+def test_shares_in_any_order_make_the_set_of_one_process(source, tmp_path):
+    whole = compute_boxes(source, localizer(), tmp_path / "whole", SETTINGS).folder
+    folder = tmp_path / "shared"
+    for rank in (2, 0):
+        share = Share(rank, 3)
+        assert compute_boxes(source, localizer(), folder, SETTINGS, share=share) is None
+    last = compute_boxes(source, localizer(), folder, SETTINGS, share=Share(1, 3))
+    assert contents(last.folder) == contents(whole)
+    seen = Recorder()
+    again = compute_boxes(source, localizer(), folder, SETTINGS, seen, share=Share(0, 3))
+    assert (again.manifest, seen.plan) == (last.manifest, (0, 1))
+
+
+def test_several_processes_do_not_overwrite(source, tmp_path):
+    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS)
+    before = contents(tmp_path / "boxes")
+    with pytest.raises(CcropError, match="process alone"):
+        compute_boxes(
+            source, localizer(), tmp_path / "boxes", SETTINGS, overwrite=True, share=Share(0, 2)
+        )
+    assert contents(tmp_path / "boxes") == before
+
+
+@pytest.mark.parametrize(
+    ("bad", "max_bad", "refused"), [(3, 0.3, False), (4, 0.3, True), (1, 0.0, False)]
+)
+def test_unreadable_images_are_bounded_shard_by_shard(source, tmp_path, bad, max_bad, refused):
+    samples = [sample for shard in source.shards for sample in source.read(shard)]
+    samples[10 : 10 + bad] = [s._replace(image=b"no image") for s in samples[10 : 10 + bad]]
+    pack(samples, tmp_path / "bad", max_images=10)
+    settings, folder = ComputeSettings(batch_size=7, max_bad=max_bad), tmp_path / "boxes"
+    if not refused:
+        box_set = compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, settings)
+        assert box_set.manifest.counts["unreadable"] == bad
+        return
+    with pytest.raises(CcropError, match=rf"4 of the 10 .*{samples[10].key}.*at most 3"):
+        compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, settings)
+    assert [path.name for path in folder.iterdir()] == ["data-000000.parquet"]
 
 
 def test_an_empty_shard_has_no_boxes(source, tmp_path):
     shutil.copytree(tmp_path / "tars", tmp_path / "more")
     tarfile.open(tmp_path / "more/zzz.tar", "w").close()
-    box_set = compute_boxes(open_source(tmp_path / "more"), encoder(), tmp_path / "boxes", SETTINGS)
+    box_set = compute_boxes(
+        open_source(tmp_path / "more"), localizer(), tmp_path / "boxes", SETTINGS
+    )
     assert len(box_set.read("zzz")) == 0
     assert box_set.manifest.rows == len(source.index())
     assert not validate(box_set.folder)

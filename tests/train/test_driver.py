@@ -9,6 +9,7 @@ import torch
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
 from ccrop_pipeline.train import (
     Inputs,
@@ -60,7 +61,7 @@ def results(folder: Path):
     boxes = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted((folder / "boxes").glob("*/*"))
-        if path.is_file()
+        if path.is_file() and path.name[0] != "."  # what a killed writer leaves behind
     }
     timeless = [
         {name: record.get(name) for name in ("epoch", "boxes", "loss", "lr", "knn")}
@@ -101,7 +102,7 @@ class KillAt(Observer):
     def epoch_done(self, record):
         self._count("epoch")
 
-    def images_located(self, shard, images):
+    def images_located(self, shard, images, stages):
         self._count("located")
 
     def refreshed(self, box_set, seconds):
@@ -162,7 +163,8 @@ def test_a_run_leaves_what_it_promises(source, undisturbed):
 
 def test_boxes_of_a_refresh_are_those_of_the_checkpoint_before_it(source, undisturbed, tmp_path):
     encoder = load_checkpoint(undisturbed / "checkpoints/epoch-0002.pt").encoder()
-    again = compute_boxes(source, encoder, tmp_path / "boxes", ComputeSettings(0.1))
+    localizer = Localizer(encoder, "sum", BoxRule(0.1))
+    again = compute_boxes(source, localizer, tmp_path / "boxes", ComputeSettings())
     made = BoxSet.open(undisturbed / "boxes/epoch-0002")
     assert again.manifest == made.manifest
 

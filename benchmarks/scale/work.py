@@ -1,0 +1,42 @@
+"""Images and a worker for the programs beside this: small enough to be about everything else."""
+
+from pathlib import Path
+
+import torch
+
+from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
+from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
+from ccrop_pipeline.sources import Scenes, open_source, pack
+
+SIZE = 32  # pixels
+SETTINGS = ComputeSettings(batch_size=64, threads=1)
+
+
+def make_source(folder: Path, shards: int, images: int, size: int = SIZE) -> None:
+    """Pack scenes into so many shards of so many images."""
+    pack(Scenes(shards * images, size=size), folder, max_images=images)
+
+
+def small_localizer(size: int = SIZE) -> Localizer:
+    """The smallest encoder, with the same random weights in every process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    backbone = build_backbone("small")
+    return Localizer(Encoder(backbone, backbone.layer, size, name="small", epoch=0))
+
+
+def work(
+    source: str, out: str, rank: int, world_size: int, observer: ComputeObserver | None = None
+) -> bool:
+    """Compute one share; tell whether the box set is complete now."""
+    share = Share(rank, world_size)
+    observer = observer or ComputeObserver()
+    return (
+        compute_boxes(open_source(source), small_localizer(), out, SETTINGS, observer, share=share)
+        is not None
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that is not hidden, with its bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}

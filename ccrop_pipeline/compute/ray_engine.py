@@ -1,0 +1,247 @@
+"""The same work on a Ray cluster: one task a shard, on workers that keep their encoder.
+
+Ray places the workers, starts them elsewhere when their node is gone, and runs their shard again;
+what a shard is and how it is computed is not its business.
+"""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ccrop_pipeline.boxset import (
+    BoxSet,
+    Location,
+    Provenance,
+    shard_is_complete,
+    write_manifest,
+)
+from ccrop_pipeline.compute.driver import provenance_of
+from ccrop_pipeline.compute.observer import ComputeObserver, StageSeconds
+from ccrop_pipeline.compute.settings import ComputeSettings
+from ccrop_pipeline.compute.shards import compute_shards
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import Localizer
+from ccrop_pipeline.sources import Source
+
+# A worker that ends so often is not unlucky with its nodes: an image crashes a decoder, or a node
+# has too little memory.
+_RESTARTS = 20
+_SILENT = ComputeObserver()
+
+
+def compute_boxes_with_ray(
+    source: Source,
+    open_localizer: Callable[[], Localizer],
+    folder: Location,
+    settings: ComputeSettings,
+    observer: ComputeObserver = _SILENT,
+    workers: int | None = None,
+    gpus: float = 0.0,
+) -> BoxSet:
+    """Compute the box of every image of a source on a Ray cluster, and write a box set.
+
+    Every node needs this package, and sees source and folder under the same path or address.
+    The cluster is the one that is connected to, else that of `RAY_ADDRESS`, else this machine.
+
+    Args:
+        source: Images.
+        open_localizer: Opens encoder, heatmap and rule; called in each worker.
+        folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
+            of the same encoder, settings and source that already lie there are kept.
+        settings: Batch size, form, and threads, which are the cores that a worker asks for.
+        observer: Hears how it goes, shard by shard; stages add up over all workers.
+        workers: How many workers; None: as many as fit into the cluster as it now is.
+        gpus: The GPUs that a worker asks for; 0.5 lets two share one.
+
+    Raises:
+        CcropError: Ray is not installed, no node has room for a worker, a worker ended again and
+            again, or anything of which `compute_boxes` complains.
+    """
+    ray = _imported()
+    # Ray prints its news, such as a lost node, where results belong.
+    with redirect_stdout(sys.stderr), _connected(ray):
+        pool = _Pool(ray, settings.threads, gpus, (source, open_localizer, folder, settings))
+        first = pool.start()
+        provenance = pool.result(first.provenance.remote())
+        todo = [
+            shard
+            for shard in source.shards
+            if not shard_is_complete(folder, shard, provenance, settings.form)
+        ]
+        observer.begun(len(todo), len(source.shards) - len(todo))
+        extra = min(workers or pool.room(), len(todo)) - 1
+        pool.compute([first, *(pool.start() for _ in range(extra))], todo, provenance, observer)
+    write_manifest(folder, source.shards, provenance, settings.form)
+    return BoxSet.open(folder)
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise CcropError(
+            f"--engine ray needs Ray ({error}). Install it with `pip install "
+            "'ccrop-pipeline[ray]'` on every node."
+        ) from error
+    return ray
+
+
+@contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Done:
+    shard: str
+    rows: int
+    unreadable: int
+    stages: StageSeconds
+
+
+class _Tally(ComputeObserver):
+    def __init__(self, shard: str) -> None:
+        self.done = _Done(shard, 0, 0, StageSeconds())
+
+    def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
+        self.done = _Done(shard, self.done.rows + images, 0, stages)
+
+    def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
+        self.done = _Done(shard, rows, unreadable, self.done.stages)
+
+
+class _Worker:
+    """What runs in the process of a worker, on any node."""
+
+    def __init__(
+        self,
+        source: Source,
+        open_localizer: Callable[[], Localizer],
+        folder: Location,
+        settings: ComputeSettings,
+        directory: str,
+    ) -> None:
+        # Relative paths are meant from where the command was started.
+        if Path(directory).is_dir():
+            os.chdir(directory)
+        self._source, self._open_localizer = source, open_localizer
+        self._folder, self._settings = folder, settings
+
+    # Opened here and not when the worker starts, where an error could not be told as such.
+    @cached_property
+    def _localizer(self) -> Localizer:
+        return self._open_localizer()
+
+    def provenance(self) -> Provenance:
+        return provenance_of(self._source, self._localizer)
+
+    def compute(self, shard: str, provenance: Provenance) -> _Done:
+        tally = _Tally(shard)
+        # Ray may run a task again that was done and of which the news was lost.
+        if not shard_is_complete(self._folder, shard, provenance, self._settings.form):
+            compute_shards(
+                self._source,
+                [shard],
+                self._localizer,
+                self._folder,
+                provenance,
+                self._settings,
+                tally,
+            )
+        return tally.done
+
+
+class _Pool:
+    def __init__(self, ray: Any, cpus: int, gpus: float, arguments: tuple[Any, ...]) -> None:
+        self._ray, self._cpus, self._gpus = ray, cpus, gpus
+        self._arguments = (*arguments, str(Path.cwd()))
+        # Retries are not limited: until Ray believes that a node is gone, it takes it for out of
+        # reach and uses up a retry a second.
+        self._actor = ray.remote(
+            num_cpus=cpus, num_gpus=gpus, max_restarts=_RESTARTS, max_task_retries=-1
+        )(_Worker)
+        if not self.room():
+            raise CcropError(
+                f"no node of the Ray cluster has {cpus} cores and {gpus:g} GPUs, which a worker "
+                "is to have: choose fewer --threads or GPUs a worker, or add nodes."
+            )
+
+    def room(self) -> int:
+        """How many workers fit into the cluster as it now is."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return sum(self._fitting(node) for node in nodes)
+
+    def _fitting(self, node: dict[str, float]) -> int:
+        fitting = int(node.get("CPU", 0) // self._cpus)
+        # A share of a GPU lies on one GPU.
+        share = self._gpus
+        if share >= 1:
+            fitting = min(fitting, int(node.get("GPU", 0) // share))
+        elif share > 0:
+            fitting = min(fitting, int(node.get("GPU", 0)) * int(1 / share))
+        return fitting
+
+    def start(self) -> Any:
+        """Start a worker: its handle."""
+        return self._actor.remote(*self._arguments)
+
+    def result(self, task: Any) -> Any:
+        """Wait for a task."""
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, CcropError):
+                raise CcropError(str(error.cause)) from None
+            raise
+        except self._ray.exceptions.RayActorError as error:
+            raise CcropError(
+                f"a worker ended {_RESTARTS + 1} times: {error}. Look for crashes and for lack of "
+                "memory in the logs of Ray, then run the same command again: what is finished is "
+                "kept."
+            ) from error
+
+    def compute(
+        self,
+        workers: Sequence[Any],
+        shards: Sequence[str],
+        provenance: Provenance,
+        observer: ComputeObserver,
+    ) -> None:
+        """Let workers compute shards, one at a time each, until all are there."""
+        todo, working, stages = deque(shards), dict[Any, Any](), StageSeconds()
+
+        def give(worker: Any) -> None:
+            if todo:
+                working[worker.compute.remote(todo.popleft(), provenance)] = worker
+            else:
+                # Its place is for a worker that lost its node and has a shard to finish. Kept, it
+                # could keep that one waiting for ever.
+                self._ray.kill(worker)
+
+        for worker in workers:
+            give(worker)
+        try:
+            while working:
+                (task, *_), _ = self._ray.wait([*working], num_returns=1)
+                done = self.result(task)
+                give(working.pop(task))
+                for name, seconds in vars(done.stages).items():
+                    setattr(stages, name, getattr(stages, name) + seconds)
+                observer.images_located(done.shard, done.rows, stages)
+                observer.shard_written(done.shard, done.rows, done.unreadable)
+        finally:
+            for worker in working.values():
+                self._ray.kill(worker)

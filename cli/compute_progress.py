@@ -1,0 +1,85 @@
+"""What a person sees while boxes are computed: a live line on a terminal, else one now and then."""
+
+import time
+from types import TracebackType
+
+from ccrop_pipeline.compute import ComputeObserver, StageSeconds
+
+from .progress import bar, console
+
+_QUIET_SECONDS = 30.0  # between two lines of a log
+
+
+class ComputeProgress(ComputeObserver):
+    """Shows on stderr shards, images, images/s, time left, and how busy each stage is.
+
+    Args:
+        images: Number of all images to come, None where it is not known.
+        prefix: Put before each line, to tell processes apart.
+    """
+
+    def __init__(self, images: int | None, prefix: str = "") -> None:
+        self._total, self._prefix = images, prefix
+        self._bar = bar()
+        self._started = self._said = time.perf_counter()
+        self._shards = self._written = self._done = 0
+
+    def __enter__(self) -> "ComputeProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def begun(self, shards: int, kept: int) -> None:
+        """Says how much there is to do."""
+        before = f", {kept} were complete" if kept else ""
+        console.print(f"{self._prefix}{shards} shards to compute{before}")
+        self._started = self._said = time.perf_counter()
+        self._shards = shards
+        total = None if kept else self._total
+        self._task = self._bar.add_task(f"{self._prefix}boxes", total=total, note="")
+
+    def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
+        """Moves the bar; where nobody sees one, prints a line from time to time."""
+        self._done += images
+        now = time.perf_counter()
+        note = f"shard {self._written + 1}/{self._shards} {shard}  {self._figures(stages, now)}"
+        self._bar.update(self._task, advance=images, total=self._expected(), note=note)
+        if not console.is_terminal and now - self._said >= _QUIET_SECONDS:
+            console.print(f"{self._prefix}{self._done:,} images  {note}")
+            self._said = now
+        self._last = stages
+
+    def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
+        """Counts the shard, and names it when some of its images could not be decoded."""
+        self._written += 1
+        if unreadable:
+            console.print(f"{self._prefix}{shard}: {unreadable} of {rows} images are unreadable")
+
+    def batch_halved(self, batch_size: int) -> None:
+        """Says that the GPU has less memory than was hoped for."""
+        console.print(f"{self._prefix}out of GPU memory: {batch_size} images at a time from now on")
+
+    def summary(self) -> None:
+        """Prints how fast it was, and which stage was the busiest."""
+        if self._done:
+            seconds = time.perf_counter() - self._started
+            figures = self._figures(self._last, time.perf_counter())
+            console.print(f"{self._prefix}{self._done:,} images in {seconds:.1f} s  {figures}")
+
+    def _figures(self, stages: StageSeconds, now: float) -> str:
+        seconds = max(now - self._started, 1e-9)
+        busy = "  ".join(f"{name} {spent / seconds:.0%}" for name, spent in vars(stages).items())
+        return f"{self._done / seconds:,.0f} images/s  busy: {busy}"
+
+    def _expected(self) -> float | None:
+        """Number of all images: known, or guessed from the shards so far."""
+        if self._total is not None or not self._written:
+            return self._total
+        return max(self._done, round(self._done / (self._written + 0.5) * self._shards))
