@@ -9,7 +9,6 @@ size, for as many images. Prints each round, the medians and how busy each stage
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from ccrop_pipeline.compute import (
     StageSeconds,
     compute_boxes,
     default_batch_size,
+    default_threads,
 )
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 from ccrop_pipeline.sources import Source, open_source
@@ -53,7 +53,8 @@ def main() -> None:
         compile=chosen.compile,
     )
     batch_size = chosen.batch_size or default_batch_size(encoder)
-    settings = ComputeSettings(batch_size=batch_size, threads=chosen.threads)
+    threads = chosen.threads or default_threads(encoder)
+    settings = ComputeSettings(batch_size=batch_size, threads=threads)
     count = len(source.index())
     bare_forward(encoder, 2 * batch_size, batch_size)
     computed, bare, stages = [], [], []
@@ -66,6 +67,7 @@ def main() -> None:
     figures = {
         **vars(chosen),
         "batch_size": batch_size,
+        "threads": threads,
         "images": count,
         "compute_images_per_s": [round(rate, 1) for rate in computed],
         "bare_images_per_s": [round(rate, 1) for rate in bare],
@@ -84,7 +86,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--compile", action="store_true")

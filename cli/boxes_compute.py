@@ -1,7 +1,6 @@
 """`ccrop boxes compute`."""
 
 import json
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from ccrop_pipeline.localize import Localizer
     from ccrop_pipeline.sources import Source
 
+# Those of ccrop_pipeline.localize.MAPS, which takes torch to import.
+MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "keys")
+
 
 @click.command("compute")
 @click.argument("source")
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
 @click.option(
     "--map",
     "map_name",
+    type=click.Choice(MAP_NAMES),
     default="auto",
     show_default=True,
-    help="From features to heatmap: auto, sum (the paper), abs, l2, pca, attention, "
-    "attention-max, keys.",
+    help="From features to heatmap: `sum` is the paper's; `auto` takes what suits the features "
+    "(docs/maps.md).",
 )
 @rule_options
 @click.option(
@@ -57,9 +60,9 @@ if TYPE_CHECKING:
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    default=os.cpu_count() or 1,
-    show_default="all cores",
-    help="Decoding threads.",
+    default=None,
+    help="Decoding threads; with Ray, cores of a worker.  [default: all cores, or half of them "
+    "where the model runs on a CPU]",
 )
 @click.option(
     "--rank",
@@ -158,10 +161,10 @@ def _localizer(
     from .model_options import open_model
     from .rule_options import rule_from
 
-    encoder = open_model(say=say, **{name: options[name] for name in MODEL_OPTIONS})
     rule = rule_from(
         rule_of_run(options["model"]), **{name: options[name] for name in RULE_OPTIONS}
     )
+    encoder = open_model(say=say, **{name: options[name] for name in MODEL_OPTIONS})
     name = options["map_name"]
     return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule)
 

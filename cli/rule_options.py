@@ -14,7 +14,8 @@ _OPTIONS = (
         metavar="K",
         type=click.FloatRange(0, 1, max_open=True),
         default=None,
-        help="Box around what is above K in the upsampled heatmap.",
+        help="Box around what is above K in the upsampled heatmap.  [default: as in the recipe of the "
+        "run, or as it was; else 0.1]",
     ),
     click.option(
         "--mass",
@@ -28,21 +29,21 @@ _OPTIONS = (
         type=click.Choice(["all", "largest"]),
         default=None,
         help="All that is above the threshold, or its largest connected part.  "
-        "[default: all, or as before]",
+        "[default: all, or as it was]",
     ),
     click.option(
         "--margin",
         metavar="M",
         type=click.FloatRange(0),
         default=None,
-        help="Widen the box by M times its side at each side.  [default: 0, or as before]",
+        help="Widen the box by M times its side at each side.  [default: 0, or as it was]",
     ),
     click.option(
         "--min-size",
         metavar="S",
         type=click.FloatRange(0, 1),
         default=None,
-        help="Least side of a box as a share of the image's.  [default: 0, or as before]",
+        help="Least side of a box as a share of the image's.  [default: 0, or as it was]",
     ),
 )
 

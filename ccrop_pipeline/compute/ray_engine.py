@@ -54,7 +54,8 @@ def compute_boxes_with_ray(
         open_localizer: Opens encoder, heatmap and rule; called in each worker.
         folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
             of the same encoder, settings and source that already lie there are kept.
-        settings: Batch size, form, and threads, which are the cores that a worker asks for.
+        settings: Batch size, form, and threads, which are the cores that a worker asks for; None:
+            as many as this machine has.
         observer: Hears how it goes, shard by shard; stages add up over all workers.
         workers: How many workers; None: as many as fit into the cluster as it now is.
         gpus: The GPUs that a worker asks for; 0.5 lets two share one.
@@ -66,7 +67,8 @@ def compute_boxes_with_ray(
     ray = _imported()
     # Ray prints its news, such as a lost node, where results belong.
     with redirect_stdout(sys.stderr), _connected(ray):
-        pool = _Pool(ray, settings.threads, gpus, (source, open_localizer, folder, settings))
+        cores = settings.threads or os.cpu_count() or 1
+        pool = _Pool(ray, cores, gpus, (source, open_localizer, folder, settings))
         first = pool.start()
         provenance = pool.result(first.provenance.remote())
         todo = [

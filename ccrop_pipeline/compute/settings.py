@@ -10,7 +10,8 @@ class ComputeSettings:
     Args:
         batch_size: Images a forward pass; None: 32 on a CPU, and on a GPU as many as make good
             use of it. On a GPU, a batch that does not fit into its memory is cut in halves.
-        threads: Decoding threads.
+        threads: Decoding threads; None: as many as there are cores, or half of them where the
+            encoder itself needs the cores.
         heatmaps: Whether heatmaps are kept beside the boxes.
         form: `parquet` or `webdataset`.
         max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1], at
@@ -21,7 +22,7 @@ class ComputeSettings:
     """
 
     batch_size: int | None = None
-    threads: int = 2
+    threads: int | None = None
     heatmaps: bool = True
     form: str = "parquet"
     max_bad: float = 1.0
@@ -29,7 +30,7 @@ class ComputeSettings:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
-        if self.threads < 1:
+        if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, not {self.threads}")
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad must be in [0, 1], not {self.max_bad}")

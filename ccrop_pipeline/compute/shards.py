@@ -1,6 +1,7 @@
 """The unit of work, whatever divides it up: data shards in, box shards out."""
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -50,9 +51,8 @@ def compute_shards(
     """
     stages, encoder = StageSeconds(), localizer.encoder
     batch_size = settings.batch_size or default_batch_size(encoder)
-    batches = decoded_batches(
-        source, shards, encoder.input_size, batch_size, settings.threads, stages
-    )
+    threads = settings.threads or default_threads(encoder)
+    batches = decoded_batches(source, shards, encoder.input_size, batch_size, threads, stages)
     locator = Locator(localizer, observer.batch_halved)
     at_work: deque[tuple[DecodedBatch, Locating]] = deque()
     writer = ShardWriter(folder, provenance, settings, stages, observer)
@@ -74,6 +74,17 @@ def compute_shards(
                 finish()
         while at_work:
             finish()
+
+
+def default_threads(encoder: Encoder) -> int:
+    """Decoding threads where nothing is said: all cores for a GPU, half of them beside a CPU.
+
+    Every parallel region of a forward pass on a CPU waits for its slowest core, so each decoding
+    thread beyond need costs more than it does.
+    """
+    cores = os.cpu_count() or 1
+    on_cpu = torch.device(encoder.device).type == "cpu"
+    return max(1, cores // 2) if on_cpu else cores
 
 
 def default_batch_size(encoder: Encoder) -> int:

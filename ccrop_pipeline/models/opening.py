@@ -74,7 +74,10 @@ def open_encoder(
         CcropError: It cannot be opened as asked.
     """
     options = options or ModelOptions()
-    opened = _opened(spec, options, device, say or _silent)
+    # Weights that nothing sets are the same in every process: ranks that start apart must agree.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        opened = _opened(spec, options, device, say or _silent)
     if isinstance(opened, Network):
         known = (opened.module, "", opened.input_size, opened.mean, opened.std)
         opened = Encoder(*known, name=opened.name, epoch=opened.epoch, device=device)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import click
 import pytest
+from ccrop_cli.boxes_compute import MAP_NAMES
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.localize import MAPS
 from ccrop_pipeline.sources import Scenes
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,19 @@ def test_help_is_quick_to_load_and_prints_the_commands():
         ),
         (["boxes", "compute", "photos", "boxes/x", "--model", "photos"], 1, "no checkpoint"),
         (["boxes", "compute", "photos", "boxes/x"], 2, "--model"),
+        (["boxes", "compute", "photos", "boxes/x", "--model", "x.pth"], 1, "no model x.pth"),
+        (["boxes", "compute", "photos", "boxes/x", "--model", "x", "--map", "sun"], 2, "'sum'"),
+        (
+            ["boxes", "compute", "photos", "boxes/x", "--model", "torchvision:resnet19"],
+            1,
+            "Did you mean resnet18",
+        ),
+        (
+            ["boxes", "compute", "photos", "b", "--model", "x", "--mass", ".5", "--threshold", "0"],
+            2,
+            "not both",
+        ),
+        (["boxes", "compute", "photos", "b", "--model", "x", "--rank", "1"], 1, "--world-size"),
         (["boxes", "info", "photos"], 1, "not a box set"),
         (["boxes", "info", "nowhere"], 1, "nowhere"),
         (["probe", "photos", "photos", "photos"], 1, "no checkpoint"),
@@ -126,6 +141,26 @@ def test_mistakes_get_one_message_and_the_right_status(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in workplace.iterdir()) == before
+
+
+def test_the_maps_on_the_command_line_are_those_of_the_package():
+    assert ("auto", *MAPS) == MAP_NAMES
+
+
+def test_shares_say_that_others_are_at_work_and_the_last_one_prints_the_result(
+    workplace, monkeypatch
+):
+    monkeypatch.chdir(workplace)
+    ccrop("data", "pack", "photos", "shared/data", "--max-images", "40")
+    line = ["boxes", "compute", "shared/data", "shared/boxes", "--model", "torchvision:resnet18"]
+    line += ["--weights", "random", "--input-size", "32", "--device", "cpu", "--world-size", "2"]
+    first = ccrop(*line, "--rank", "0")
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "rank 0: this share is done; others are still at work on shared/boxes" in first.stderr
+    again = ccrop(*line, "--rank", "0", "--json")
+    assert json.loads(again.stdout) == {"folder": "shared/boxes", "complete": False}
+    last = ccrop(*line, "--rank", "1", "--json")
+    assert json.loads(last.stdout)["images"] == 160
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
