@@ -1,0 +1,29 @@
+"""A transformer on real photographs: the sum is of no use, which is said, and another map is."""
+
+import json
+
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+
+def computed(source, out, name):
+    model = ["--model", "timm:vit_tiny_patch16_224", "--weights", "random", "--input-size", "96"]
+    line = ["boxes", "compute", str(source), str(out), *model, "--map", name]
+    result = CliRunner().invoke(cli, [*line, "--device", "cpu", "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout), result.stderr
+
+
+def test_the_sum_of_a_transformer_is_called_useless_and_auto_is_not(real_data, tmp_path):
+    pytest.importorskip("timm")
+    source = real_data / "objects-webdataset/objects-000000.tar"
+    summary, said = computed(source, tmp_path / "sum", "sum")
+    assert summary["full_boxes"] > 0.9 * summary["images"]
+    assert "can be negative, and the map 'sum' lets them cancel" in said
+    assert "these boxes change nothing" in said
+    assert "--map auto" in said
+    summary, said = computed(source, tmp_path / "auto", "auto")
+    assert summary["provenance"]["localizer"]["map"] == "keys"
+    assert summary["full_boxes"] < 0.6 * summary["images"]
+    assert "change nothing" not in said
