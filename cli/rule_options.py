@@ -14,8 +14,8 @@ _OPTIONS = (
         metavar="K",
         type=click.FloatRange(0, 1, max_open=True),
         default=None,
-        help="Box around what is above K in the upsampled heatmap.  [default: as in the recipe of the "
-        "run, or as it was; else 0.1]",
+        help="Box around what is above K in the upsampled heatmap.  [default: as in the recipe "
+        "of the run, or as it was; else 0.1]",
     ),
     click.option(
         "--mass",

@@ -8,8 +8,8 @@ class ComputeSettings:
     """How boxes are computed, apart from the encoder, the heatmap and the rule.
 
     Args:
-        batch_size: Images a forward pass; None: 32 on a CPU, and on a GPU as many as make good
-            use of it. On a GPU, a batch that does not fit into its memory is cut in halves.
+        batch_size: Images a forward pass; None: by their pixels, see `default_batch_size`. On a
+            GPU, a batch that does not fit into its memory is cut in halves.
         threads: Decoding threads; None: as many as there are cores, or half of them where the
             encoder itself needs the cores.
         heatmaps: Whether heatmaps are kept beside the boxes.

@@ -109,7 +109,8 @@ class Localizer:
             interpolation="bilinear",
             input_size=encoder.input_size,
             preprocessing=(
-                "whole image squeezed to a square, bilinear with antialiasing; "
+                "whole image squeezed to a square, bilinear with antialiasing, from a half or a "
+                "quarter of JPEGs that are much larger; "
                 f"mean {list(encoder.mean)}, std {list(encoder.std)}; {encoder.precision}"
             ),
         )

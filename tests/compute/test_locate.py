@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
+from ccrop_pipeline.compute import default_batch_size
 from ccrop_pipeline.compute.locate import Locator
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer
@@ -82,3 +83,10 @@ def test_what_does_not_fit_is_halved_until_it_does_and_stays_so():
 def test_one_image_that_does_not_fit_is_an_error_for_people():
     with pytest.raises(CcropError, match="not even one image"):
         located(Brightness(room=0), [batch(3)[0]])
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size"), [(8, 256), (32, 256), (64, 64), (96, 32), (224, 16), (1024, 16)]
+)
+def test_a_batch_on_a_cpu_stays_in_the_caches(size, batch_size):
+    assert default_batch_size(Encoder(Brightness(), "", size)) == batch_size
