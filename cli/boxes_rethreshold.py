@@ -20,7 +20,7 @@ def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
 
     \b
     Example:
-      ccrop boxes rethreshold boxes/first boxes/tighter --threshold 0.3
+      ccrop boxes rethreshold boxes/first boxes/tighter --threshold 0.7
     """
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.compute.rethreshold import rethreshold as apply

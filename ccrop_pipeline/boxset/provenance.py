@@ -142,10 +142,29 @@ class Provenance:
         )
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def differences(self, other: "Provenance") -> list[str]:
+        """Name what of the fingerprint is different, one line each: `name: this -> other`."""
+        mine, others = _flat(asdict(self)), _flat(asdict(other))
+        return [
+            f"{name}: {mine.get(name)} -> {others.get(name)}"
+            for name in mine | others
+            if not name.startswith("libraries") and mine.get(name) != others.get(name)
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Give the JSON object of shards and manifest, fingerprint included."""
         content = asdict(self) | {"libraries": dict(sorted(self.libraries.items()))}
         return {**_FIXED, **content, "fingerprint": self.fingerprint}
+
+
+def _flat(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{path}{name}.")
+        else:
+            flat[path + name] = value
+    return flat
 
 
 def provenance_from_json(data: Any, where: str, problems: list[Problem]) -> Provenance | None:

@@ -12,6 +12,7 @@ from ccrop_pipeline.boxset.folder import Location, open_folder
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.table import BoxTable
+from ccrop_pipeline.errors import CcropError
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,15 @@ def shard_is_complete(
         return False
     problems: list[Problem] = []
     with place.local(file) as path:
-        check_provenance(path, form, provenance.fingerprint, problems)
-    remedy = "is not a shard of these boxes: delete it or choose another folder."
-    refuse(problems, f"{place}/{file} {remedy}")
+        found = read_provenance(path, form, problems)
+    refuse(problems, f"{place}/{file} is damaged: delete it, or choose another folder.")
+    changed = found.differences(provenance) if found else []
+    if changed:
+        raise CcropError(
+            f"{place} holds boxes that were made in another way ({file}, B013):\n  "
+            + "\n  ".join(changed)
+            + "\nRepeat what made them to go on with them, choose another folder, or delete it."
+        )
     return True
 
 
@@ -142,5 +149,5 @@ def check_provenance(path: Path, form: str, fingerprint: str, problems: list[Pro
     """Compare a shard's fingerprint with the one expected; rule B013 and those of reading."""
     found = read_provenance(path, form, problems)
     if found is not None and found.fingerprint != fingerprint:
-        message = f"made by {found.to_json()}, fingerprint not {fingerprint}"
+        message = f"the fingerprint is {found.fingerprint}, not {fingerprint}"
         problems.append(Problem("B013", path.name, message))

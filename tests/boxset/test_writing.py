@@ -38,7 +38,7 @@ def test_a_shard_is_complete_once_written(form: str, tmp_path: Path) -> None:
     assert not shard_is_complete(folder, "s", PROVENANCE, form)
     write_shard(folder, "s", make_table(["k"]), PROVENANCE, form)
     assert shard_is_complete(folder, "s", PROVENANCE, form)
-    with pytest.raises(CcropError, match=r"B013(.|\n)*delete it or choose another"):
+    with pytest.raises(CcropError, match=r"B013(.|\n)*choose another folder"):
         shard_is_complete(folder, "s", OTHER, form)
 
 

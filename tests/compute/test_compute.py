@@ -134,7 +134,13 @@ def test_boxes_of_something_else_are_refused_and_untouched(source, tmp_path, oth
     if other == "source":
         pack(Scenes(29, size=48), tmp_path / "more", max_images=10)
         source = open_source(tmp_path / "more")
-    with pytest.raises(CcropError, match="boxes"):
+    named = {
+        "weights": r"encoder.weights_sha256: \w+ -> \w+",
+        "threshold": r"localizer.threshold: 0.1 -> 0.2",
+        "input size": r"localizer.input_size: 32 -> 40",
+        "source": r"source.fingerprint: \w+ -> \w+",
+    }[other]
+    with pytest.raises(CcropError, match=rf"made in another way .*\n  {named}\nRepeat"):
         compute_boxes(source, changed, tmp_path / "boxes", SETTINGS)
     assert contents(tmp_path / "boxes") == before
 
