@@ -120,7 +120,7 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     share = Share.from_environment(options["rank"], options["world_size"])
     opened = open_any(source)
     localizer = _localizer(options, lambda line: click.echo(line, err=True))
-    if localizer.warning:
+    if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
         click.echo(f"Warning: {localizer.warning}", err=True)
     prefix = f"rank {share.rank}: " if share.world_size > 1 else ""
     progress = ComputeProgress(_count(opened, share), prefix)

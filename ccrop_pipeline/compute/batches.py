@@ -18,31 +18,23 @@ _AHEAD = 2  # batches that are being decoded while one is at the encoder
 
 
 @dataclass
-class DecodedBatch:
-    """Images of one shard, in source order.
+class ShardBatch:
+    """What is kept of some images of one shard, in source order; no pixels.
 
     Attributes:
         shard: Name of the shard.
         keys: Keys of the images.
         hashes: Hashes of their encoded bytes.
-        images: Their pixels.
         last: Whether the shard ends here. A shard without images has one batch without images.
     """
 
     shard: str
     keys: list[str]
     hashes: list[int]
-    images: WholeImages
     last: bool
 
 
-@dataclass
-class _Begun:
-    shard: str
-    keys: list[str]
-    hashes: list[int]
-    squeezing: Squeezing
-    last: bool
+_Begun = tuple[ShardBatch, Squeezing] | BaseException | None
 
 
 def decoded_batches(
@@ -52,8 +44,10 @@ def decoded_batches(
     batch_size: int,
     threads: int,
     stages: StageSeconds,
-) -> Generator[DecodedBatch]:
+) -> Generator[tuple[ShardBatch, WholeImages]]:
     """Yields the images of some shards in batches, read and decoded ahead of the caller.
+
+    Pixels come apart from what is kept of a batch, so that no shard's are held until it ends.
 
     Args:
         source: Where the shards are.
@@ -66,7 +60,7 @@ def decoded_batches(
     Raises:
         CcropError: As reading the source does; batches before the error come first.
     """
-    begun: queue.Queue[_Begun | BaseException | None] = queue.Queue(_AHEAD)
+    begun: queue.Queue[_Begun] = queue.Queue(_AHEAD)
     stop = threading.Event()
     with Squeezer(size, threads) as squeezer:
         reader = threading.Thread(
@@ -77,12 +71,13 @@ def decoded_batches(
         )
         reader.start()
         try:
-            while (batch := begun.get()) is not None:
-                if isinstance(batch, BaseException):
-                    raise batch
-                images = batch.squeezing.result()
+            while (item := begun.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                batch, squeezing = item
+                images = squeezing.result()
                 stages.decode += images.seconds / threads
-                yield DecodedBatch(batch.shard, batch.keys, batch.hashes, images, batch.last)
+                yield batch, images
         finally:
             stop.set()
 
@@ -92,7 +87,7 @@ def _read(
     shards: Sequence[str],
     batch_size: int,
     squeezer: Squeezer,
-    out: "queue.Queue[_Begun | BaseException | None]",
+    out: queue.Queue[_Begun],
     stop: threading.Event,
     stages: StageSeconds,
 ) -> None:
@@ -102,7 +97,7 @@ def _read(
                 hashes = [image_hash(sample.image) for sample in samples]
                 squeezing = squeezer.begin([sample.image for sample in samples])
                 keys = [sample.key for sample in samples]
-                if not _put(out, _Begun(shard, keys, hashes, squeezing, last), stop):
+                if not _put(out, (ShardBatch(shard, keys, hashes, last), squeezing), stop):
                     return
         _put(out, None, stop)
     # Raised again where the batches are wanted: nobody hears an error that ends a thread.
@@ -126,11 +121,7 @@ def _parts(
         part = part[size:]
 
 
-def _put(
-    out: "queue.Queue[_Begun | BaseException | None]",
-    item: _Begun | BaseException | None,
-    stop: threading.Event,
-) -> bool:
+def _put(out: queue.Queue[_Begun], item: _Begun, stop: threading.Event) -> bool:
     """Waits for room in the queue; gives up and returns False when nobody reads any more."""
     while not stop.is_set():
         try:

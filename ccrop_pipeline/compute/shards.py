@@ -10,7 +10,7 @@ from contextlib import closing
 import torch
 
 from ccrop_pipeline.boxset import Location, Provenance
-from ccrop_pipeline.compute.batches import DecodedBatch, decoded_batches
+from ccrop_pipeline.compute.batches import ShardBatch, decoded_batches
 from ccrop_pipeline.compute.locate import Locating, Locator
 from ccrop_pipeline.compute.observer import ComputeObserver, StageSeconds
 from ccrop_pipeline.compute.settings import ComputeSettings
@@ -53,7 +53,7 @@ def compute_shards(
     threads = settings.threads or default_threads(encoder)
     batches = decoded_batches(source, shards, encoder.input_size, batch_size, threads, stages)
     locator = Locator(localizer, observer.batch_halved)
-    at_work: deque[tuple[DecodedBatch, Locating]] = deque()
+    at_work: deque[tuple[ShardBatch, Locating]] = deque()
     writer = ShardWriter(folder, provenance, settings, stages, observer)
     with closing(batches), writer:
 
@@ -65,9 +65,9 @@ def compute_shards(
             observer.images_located(batch.shard, len(batch.keys), stages)
             writer.add(batch, located)
 
-        for batch in batches:
+        for batch, images in batches:
             started = time.perf_counter()
-            at_work.append((batch, locator.begin(batch.images)))
+            at_work.append((batch, locator.begin(images)))
             stages.forward += time.perf_counter() - started
             if len(at_work) == _AT_WORK:
                 finish()

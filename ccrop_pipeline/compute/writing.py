@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from ccrop_pipeline.boxset import UNREADABLE, BoxTable, Location, Provenance, write_shard_once
-from ccrop_pipeline.compute.batches import DecodedBatch
+from ccrop_pipeline.compute.batches import ShardBatch
 from ccrop_pipeline.compute.locate import Located
 from ccrop_pipeline.compute.observer import ComputeObserver, StageSeconds
 from ccrop_pipeline.compute.repeats import Repeats
@@ -39,7 +39,7 @@ class ShardWriter:
     ) -> None:
         self._folder, self._provenance, self._settings = folder, provenance, settings
         self._stages, self._observer = stages, observer
-        self._gathered: list[tuple[DecodedBatch, Located]] = []
+        self._gathered: list[tuple[ShardBatch, Located]] = []
         self._repeats = Repeats()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._writing: Future[None] | None = None
@@ -57,7 +57,7 @@ class ShardWriter:
         if error is None and self._writing:
             self._writing.result()
 
-    def add(self, batch: DecodedBatch, located: Located) -> None:
+    def add(self, batch: ShardBatch, located: Located) -> None:
         """Takes the rows of a batch.
 
         Raises:
@@ -83,7 +83,7 @@ class ShardWriter:
         self._observer.shard_written(shard, len(table), unreadable)
 
 
-def _table(gathered: list[tuple[DecodedBatch, Located]], heatmaps: bool) -> BoxTable:
+def _table(gathered: list[tuple[ShardBatch, Located]], heatmaps: bool) -> BoxTable:
     # An empty batch has no grid: it only says that the shard has ended.
     rows = [located for batch, located in gathered if batch.keys] or [gathered[0][1]]
     keep = heatmaps and bool(gathered[0][0].keys)

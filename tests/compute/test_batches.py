@@ -41,14 +41,14 @@ def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, thr
     for shard, n in zip(source.shards, lengths, strict=True):
         starts = range(0, n, 4) if n else [0]
         expected += [(shard, range(start, min(start + 4, n)), start + 4 >= n) for start in starts]
-    assert [(b.shard, len(b.keys), b.last) for b in batches] == [
+    assert [(b.shard, len(b.keys), b.last) for b, _ in batches] == [
         (shard, len(rows), last) for shard, rows, last in expected
     ]
-    for batch, (shard, rows, _) in zip(batches, expected, strict=True):
+    for (batch, images), (shard, rows, _) in zip(batches, expected, strict=True):
         assert batch.keys == [f"{shard}/{i}" for i in rows]
         assert batch.hashes == [image_hash(image(i)) for i in rows]
-        assert batch.images.pixels[:, 0, 0, 0].tolist() == list(rows)
-        assert batch.images.sizes.tolist() == [[9, 7]] * len(rows)
+        assert images.pixels[:, 0, 0, 0].tolist() == list(rows)
+        assert images.sizes.tolist() == [[9, 7]] * len(rows)
 
 
 def test_an_error_in_reading_comes_after_the_batches_before_it():
@@ -56,7 +56,7 @@ def test_an_error_in_reading_comes_after_the_batches_before_it():
     batches = decoded_batches(source, source.shards, 8, 2, 2, StageSeconds())
     expected = [("s0", 0), ("s0", 2), ("s0", 4), ("s1", 0)]
     for shard, start in expected:
-        assert next(batches).keys == [f"{shard}/{start}", f"{shard}/{start + 1}"]
+        assert next(batches)[0].keys == [f"{shard}/{start}", f"{shard}/{start + 1}"]
     with pytest.raises(CcropError, match="the disk is gone"):
         next(batches)
 

@@ -2,6 +2,7 @@ import io
 import os
 import shutil
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -263,3 +264,22 @@ def test_an_empty_shard_has_no_boxes(source, tmp_path):
     assert len(box_set.read("zzz")) == 0
     assert box_set.manifest.rows == len(source.index())
     assert not validate(box_set.folder)
+
+
+def test_the_pixels_of_a_shard_are_not_held_until_it_ends(tmp_path):
+    size, images = 256, 200  # 39 MB of pixels in one shard, in batches of 1.6 MB
+    pack(Scenes(images, size=32), tmp_path / "tars")
+    source, held = open_source(tmp_path / "tars"), []
+
+    class Watch(ComputeObserver):
+        def images_located(self, shard, images, stages):
+            held.append(tracemalloc.get_traced_memory()[0])
+
+    tracemalloc.start()
+    try:
+        settings = ComputeSettings(batch_size=8, threads=1)
+        compute_boxes(source, localizer(size=size), tmp_path / "boxes", settings, Watch())
+    finally:
+        tracemalloc.stop()
+    assert len(held) == images / 8
+    assert max(held[-5:]) - max(held[2:7]) < 8e6
