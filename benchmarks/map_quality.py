@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ccrop_pipeline.boxset import FULL_BOX
+from ccrop_pipeline.boxset import FULL_BOX, iou
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import (
     MAPS,
@@ -25,7 +25,7 @@ from ccrop_pipeline.localize import (
     choose_map,
 )
 from ccrop_pipeline.models import ModelOptions, open_encoder
-from ccrop_pipeline.report import CENTRE_70, iou
+from ccrop_pipeline.report import CENTRE_70
 from ccrop_pipeline.sources import open_source, true_boxes
 from ccrop_pipeline.views.whole import whole_images
 

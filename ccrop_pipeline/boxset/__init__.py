@@ -10,6 +10,7 @@ from ccrop_pipeline.boxset.finder import BoxFinder, MissingBoxes
 from ccrop_pipeline.boxset.folder import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, write_manifest
+from ccrop_pipeline.boxset.overlap import iou
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
 from ccrop_pipeline.boxset.reader import BoxSet
 from ccrop_pipeline.boxset.rules import RULES, Problem
@@ -55,6 +56,7 @@ __all__ = [
     "SourceImage",
     "SourceInfo",
     "convert",
+    "iou",
     "is_address",
     "missing_shards",
     "open_folder",

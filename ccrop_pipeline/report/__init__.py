@@ -3,7 +3,7 @@
 from ccrop_pipeline.report.audit import Audit, audit
 from ccrop_pipeline.report.contact_sheet import contact_sheet
 from ccrop_pipeline.report.diff import BoxDiff, diff
-from ccrop_pipeline.report.quality import CENTRE_70, Quality, box_quality, iou
+from ccrop_pipeline.report.quality import CENTRE_70, Quality, box_quality
 
 __all__ = [
     "CENTRE_70",
@@ -14,5 +14,4 @@ __all__ = [
     "box_quality",
     "contact_sheet",
     "diff",
-    "iou",
 ]

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import STATUSES, BoxSet
-from ccrop_pipeline.report.quality import iou
+from ccrop_pipeline.boxset import STATUSES, BoxSet, iou
 
 _BINS = 10
 

@@ -5,9 +5,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import FULL_BOX, BoxSet
+from ccrop_pipeline.boxset import FULL_BOX, BoxSet, iou
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Source, true_boxes
 
@@ -63,15 +63,6 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
     if not rows:
         raise CcropError(f"no image of {source.location} comes with true boxes")
     return {group: _summary(np.array(best)) for group, best in sorted(rows.items())}
-
-
-def iou(box: ArrayLike, others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of one box (4,), or one for each (m, 4), with others (m, 4)."""
-    box = np.asarray(box, np.float64)
-    shared = np.minimum(box[..., 2:], others[:, 2:]) - np.maximum(box[..., :2], others[:, :2])
-    intersection = shared.clip(0).prod(1)
-    area, areas = ((b[..., 2:] - b[..., :2]).prod(-1) for b in (box, others))
-    return np.asarray(intersection / (area + areas - intersection))
 
 
 def _summary(best: NDArray[np.float64]) -> Quality:

@@ -10,12 +10,13 @@ from ccrop_pipeline.boxset import (
     BoxTable,
     Provenance,
     SourceInfo,
+    iou,
     write_manifest,
     write_shard,
 )
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.report import box_quality, contact_sheet, iou
+from ccrop_pipeline.report import box_quality, contact_sheet
 from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
 
 cells = st.tuples(*[st.integers(0, 9)] * 2).map(sorted).map(lambda e: (e[0], e[1] + 1))
