@@ -53,15 +53,18 @@ class MapViews(Dataset[Batch]):
 class _EpochBatches(Sampler[list[int]]):
     """Rows of the batches of the epoch that is set, from the one that is set."""
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.world_size = rank, world_size
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return self.count // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = batches_of(self.epoch, self.count, self.batch_size, self.seed)
+        order = batches_of(
+            self.epoch, self.count, self.batch_size, self.seed, self.rank, self.world_size
+        )
         yield from order[self.start :].tolist()
 
 
@@ -70,10 +73,12 @@ class MapLoader:
 
     Args:
         views: The data set.
-        batch_size: Images a batch.
+        batch_size: Images a batch, over all ranks.
         workers: Loader processes; 0 loads in the calling process.
         pin_memory: Whether crops are to be copied to a GPU.
         missing: What to do with an image that has no box.
+        rank: Number of this process among those that share every batch.
+        world_size: Number of those processes.
     """
 
     def __init__(
@@ -83,11 +88,13 @@ class MapLoader:
         workers: int = 0,
         pin_memory: bool = False,
         missing: MissingBoxes = "error",
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.views = views
         self._missing = missing
         self._boxes: ImageBoxes | None = None
-        self._batches = _EpochBatches(len(views), batch_size, views.cutter.seed)
+        self._batches = _EpochBatches(len(views), batch_size, views.cutter.seed, rank, world_size)
         self._loader = DataLoader(
             views,
             batch_sampler=self._batches,

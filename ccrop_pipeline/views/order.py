@@ -3,20 +3,28 @@
 import numpy as np
 
 
-def batches_of(epoch: int, count: int, batch_size: int, seed: int) -> np.ndarray:
+def batches_of(
+    epoch: int, count: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+) -> np.ndarray:
     """Rows of all batches of an epoch: a shuffle that depends on (seed, epoch) alone.
 
     The last images that do not fill a batch are left out, as contrastive losses and batch norm
-    want equal batches; which images those are changes from epoch to epoch.
+    want equal batches; which images those are changes from epoch to epoch. Of several processes
+    each has its part of every batch, in order and of equal size; what cannot be shared out
+    equally is left out.
 
     Args:
         epoch: Number of the epoch.
         count: Number of images.
-        batch_size: Images a batch.
+        batch_size: Images a batch, over all processes.
         seed: Seed of the run.
+        rank: Number of this process.
+        world_size: Number of processes.
 
     Returns:
-        int64 (count // batch_size, batch_size).
+        int64 (count // batch_size, batch_size // world_size).
     """
     order = np.random.default_rng((seed, epoch)).permutation(count)
-    return order[: count // batch_size * batch_size].reshape(-1, batch_size)
+    batches = order[: count // batch_size * batch_size].reshape(-1, batch_size)
+    own = batch_size // world_size
+    return batches[:, rank * own : (rank + 1) * own]

@@ -106,8 +106,10 @@ class ResidentLoader:
     Args:
         images: Decoded images.
         cutter: Groups and seed of the views.
-        batch_size: Images a batch, at most as many as there are.
+        batch_size: Images a batch, over all ranks; at most as many as there are.
         missing: What to do with an image that has no box.
+        rank: Number of this process among those that share every batch.
+        world_size: Number of those processes.
     """
 
     def __init__(
@@ -116,8 +118,11 @@ class ResidentLoader:
         cutter: ViewCutter,
         batch_size: int,
         missing: MissingBoxes = "error",
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.images, self.cutter, self.batch_size = images, cutter, batch_size
+        self._rank, self._world_size = rank, world_size
         self._missing = missing
         self._hashes = hash_keys(list(images.index.keys))
         self._boxes: ImageBoxes | None = None
@@ -136,10 +141,11 @@ class ResidentLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from the one numbered `start` on, counted from 0."""
-        order = batches_of(epoch, len(self.images.index), self.batch_size, self.cutter.seed)
+        count, seed = len(self.images.index), self.cutter.seed
+        order = batches_of(epoch, count, self.batch_size, seed, self._rank, self._world_size)
         boxes = None
         if self._boxes is not None:
-            boxes = self._boxes.of_epoch(self.cutter.seed, epoch, self._hashes)
+            boxes = self._boxes.of_epoch(seed, epoch, self._hashes)
         for rows in order[start:]:
             yield self._batch(rows, epoch, None if boxes is None else boxes[rows])
 
