@@ -2,15 +2,36 @@
 
 import json
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .model_options import model_options, open_model
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.localize import Encoder
+    from ccrop_pipeline.probes import LabelledImages, LinearResult
+
+# Options that only one of the probes reads, and the flag of that probe.
+_OWN = {"k": "kNN", "temperature": "kNN", "epochs": "--augmented", "rates": "--augmented"}
+
 
 @click.command("probe")
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("model")
 @click.argument("train_source")
 @click.argument("test_source")
+@click.option(
+    "--linear",
+    is_flag=True,
+    help="A linear classifier on features of whole images, its penalty chosen on a tenth of the "
+    "training images.",
+)
+@click.option(
+    "--augmented",
+    is_flag=True,
+    help="A linear classifier trained on random crops and flips, as in the papers, its learning "
+    "rate chosen on a tenth of the training images. Slow: the encoder runs in every epoch.",
+)
 @click.option("--k", type=click.IntRange(1), default=200, show_default=True, help="Neighbours.")
 @click.option(
     "--temperature",
@@ -19,44 +40,192 @@ import click
     show_default=True,
     help="Votes weigh exp(similarity / temperature).",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--epochs", type=click.IntRange(1), default=100, show_default=True, help="With --augmented."
+)
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(0, min_open=True),
+    multiple=True,
+    help="With --augmented: a learning rate for batches of 512; may be repeated.  "
+    "[default: 0.1, 0.3, 1, 3, 10, 30]",
+)
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_context
 def probe(
-    run: Path,
+    context: click.Context,
+    /,
+    model: str,
     train_source: str,
     test_source: str,
+    linear: bool,
+    augmented: bool,
     k: int,
     temperature: float,
-    device: str,
+    epochs: int,
+    rates: tuple[float, ...],
     as_json: bool,
+    **options: Any,
 ) -> None:
-    """Measure the encoder of RUN (or of a checkpoint) with a kNN probe.
+    """Measure how well the features of MODEL tell classes apart.
 
-    Images of TEST_SOURCE take the class that their nearest neighbours in TRAIN_SOURCE vote for.
+    MODEL is what `ccrop boxes compute --model` takes: a run, a checkpoint, a network by name.
+    Images of TEST_SOURCE take the class that their nearest neighbours in TRAIN_SOURCE vote for,
+    or that a linear classifier trained on TRAIN_SOURCE gives them. A torchvision data set, such
+    as cifar10, stands for its training images in the first place and its test images in the
+    second. See docs/probes.md.
 
     \b
     Example:
       ccrop probe runs/first data/photos data/test
+      ccrop probe runs/first data/photos data/test --linear
     """
-    from ccrop_pipeline.train import ProbeSettings, load_checkpoint
-    from ccrop_pipeline.train.probe import embed, knn_accuracy, labelled
+    from ccrop_pipeline.probes import KnnSettings
 
-    from .opening import open_any, open_device
+    from .opening import open_any
 
-    checkpoint = load_checkpoint(run)
-    encoder = checkpoint.encoder(open_device(device))
-    settings = ProbeSettings(k=k, temperature=temperature)
-    bank, queries = (
-        embed(labelled(source.index(), source.location), encoder, os.cpu_count() or 1)
-        for source in (open_any(train_source), open_any(test_source))
-    )
-    accuracy = knn_accuracy(bank, queries, settings)
-    if as_json:
-        result = {"knn": accuracy, "k": k, "temperature": temperature, "epoch": checkpoint.epoch}
-        click.echo(json.dumps({**result, "train": len(bank.labels), "test": len(queries.labels)}))
+    way = _way(context, linear, augmented)
+    encoder = _encoder(model, options)
+    sources = open_any(train_source), open_any(test_source, "test")
+    images = _labelled(*sources)
+    if way == "knn":
+        found = _knn(images, encoder, KnnSettings(k=k, temperature=temperature))
+    elif way == "linear":
+        found = _linear(images, encoder)
     else:
-        click.echo(
-            f"kNN accuracy {accuracy:.2%} after epoch {checkpoint.epoch} (k={k}, "
-            f"temperature={temperature:g}, {len(bank.labels):,} train and "
-            f"{len(queries.labels):,} test images)"
+        found = _augmented(images, encoder, epochs, rates)
+    counts = {"train": len(images[0].rows), "test": len(images[1].rows)}
+    if as_json:
+        result = {"model": encoder.name, "epoch": encoder.epoch, "layer": encoder.layer}
+        click.echo(json.dumps({**found, **counts, **result}))
+    else:
+        click.echo(_sentence(way, found, counts, encoder))
+
+
+def _way(context: click.Context, linear: bool, augmented: bool) -> str:
+    if linear and augmented:
+        raise click.UsageError("give --linear or --augmented, not both")
+    way = "linear" if linear else "augmented" if augmented else "knn"
+    for name, flag in _OWN.items():
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and flag.removeprefix("--").lower() != way:
+            option = "--rate" if name == "rates" else f"--{name}"
+            raise click.UsageError(f"{option} belongs to the probe {flag}, not to this one")
+    return way
+
+
+def _encoder(model: str, options: dict[str, Any]) -> "Encoder":
+    """The encoder, at the layer that is the last at its usual size.
+
+    Boxes need a map of more than one cell and take an earlier layer of a network whose images are
+    small; features are better off with the last, whatever is left of its map.
+    """
+    from dataclasses import replace
+
+    encoder = open_model(model, **options, say=lambda line: click.echo(line, err=True))
+    if options["layer"] is not None or options["input_size"] is None:
+        return encoder
+    usual = open_model(model, **{**options, "input_size": None}, say=lambda _line: None)
+    return replace(
+        encoder, layer=usual.layer, layout=usual.layout, prefix_tokens=usual.prefix_tokens
+    )
+
+
+def _labelled(train: Any, test: Any) -> "tuple[LabelledImages, LabelledImages]":
+    from ccrop_pipeline.probes import expect_same_classes, labelled
+
+    expect_same_classes(train, test)
+    return labelled(train.index(), train.location), labelled(test.index(), test.location)
+
+
+def _knn(
+    images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder", settings: Any
+) -> dict[str, Any]:
+    from ccrop_pipeline.probes import embed, knn_accuracy
+
+    from .progress import counter
+
+    with counter("probe", sum(len(part.rows) for part in images)) as advance:
+        bank, queries = (embed(part, encoder, _cores(), advance=advance) for part in images)
+    accuracy = knn_accuracy(bank, queries, settings)
+    return {"knn": accuracy, "k": settings.k, "temperature": settings.temperature}
+
+
+def _linear(images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder") -> dict[str, Any]:
+    from ccrop_pipeline.probes import embed, linear_probe, validation_split
+
+    from .progress import counter
+
+    fitted, validation = validation_split(images[0])
+    with counter("probe", sum(len(part.rows) for part in images)) as advance:
+        train, held, test = (
+            embed(part, encoder, _cores(), advance=advance)
+            for part in (fitted, validation, images[1])
         )
+    result = linear_probe(train, held, test, device=encoder.device)
+    return _record("linear", result, len(validation.rows))
+
+
+def _augmented(
+    images: "tuple[LabelledImages, LabelledImages]",
+    encoder: "Encoder",
+    epochs: int,
+    rates: tuple[float, ...],
+) -> dict[str, Any]:
+    import torch
+
+    from ccrop_pipeline.probes import AugmentedSettings, augmented_probe, validation_split
+
+    from .progress import counter
+
+    fitted, validation = validation_split(images[0])
+    settings = AugmentedSettings(rates=rates or AugmentedSettings().rates, epochs=epochs)
+    workers = 0 if torch.device(encoder.device).type == "cpu" else _cores()
+    total = len(fitted.rows) * epochs + len(validation.rows) + len(images[1].rows)
+    with counter("probe", total) as advance:
+        result = augmented_probe(
+            fitted, validation, images[1], encoder, settings, _cores(), workers, advance
+        )
+    return {**_record("augmented", result, len(validation.rows)), "epochs": epochs}
+
+
+def _record(way: str, result: "LinearResult", validation_images: int) -> dict[str, Any]:
+    if result.at_the_end:
+        click.echo(
+            f"Warning: the {result.setting} that was chosen, {result.chosen:g}, is at the end of "
+            "those tried: another may be better.",
+            err=True,
+        )
+    return {
+        way: result.accuracy,
+        "validation": result.validation,
+        "validation_images": validation_images,
+        result.setting: result.chosen,
+        "tried": [[value, accuracy] for value, accuracy in result.tried.items()],
+    }
+
+
+def _sentence(way: str, found: dict[str, Any], counts: dict[str, int], encoder: "Encoder") -> str:
+    epoch = f" after epoch {encoder.epoch}" if encoder.epoch is not None else ""
+    images = f"{counts['train']:,} train and {counts['test']:,} test images"
+    if encoder.layer:
+        images = f"{encoder.layer}, {images}"
+    if way == "knn":
+        how = f"k={found['k']}, temperature={found['temperature']:g}"
+        return f"kNN accuracy {found['knn']:.2%}{epoch} ({how}, {images})"
+    setting = "penalty" if way == "linear" else "rate"
+    chosen = (
+        f"{setting} {found[setting]:.3g} chosen on {found['validation_images']:,} of the train "
+        f"images: {found['validation']:.2%} there"
+    )
+    ways = {
+        "linear": "whole images",
+        "augmented": f"{found.get('epochs')} epochs of random crops and flips",
+    }
+    return f"linear accuracy {found[way]:.2%}{epoch} ({ways[way]}, {images}; {chosen})"
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1

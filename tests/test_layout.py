@@ -14,6 +14,7 @@ LAYERS = (
     "models",
     "train",
     "methods",
+    "probes",
     "compute",
     "exchange",
     "adapters",

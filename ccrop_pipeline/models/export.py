@@ -1,0 +1,176 @@
+"""Writing the backbone of a run for other programs, and checking what was written."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ccrop_pipeline.boxset.atomic import hidden_name
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import Backbone, build_backbone
+from ccrop_pipeline.models.export_detectron2 import detectron2_name, detectron2_state
+from ccrop_pipeline.models.export_lines import lines_for
+from ccrop_pipeline.models.optional import import_timm
+from ccrop_pipeline.models.reading import read_weights
+from ccrop_pipeline.train import load_checkpoint
+from ccrop_pipeline.train.checkpoint import Which
+
+ExportForm = Literal["torchvision", "timm", "safetensors", "detectron2"]
+
+_SIDE = 64  # of the images that outputs are compared on
+_TOLERANCE = 1e-6  # of the greatest output
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A backbone that was written and read again.
+
+    Attributes:
+        path: The file.
+        form: Form of its names.
+        backbone: Name of the network.
+        epoch: Epochs it was trained.
+        weights: Number of tensors in the file.
+        difference: Greatest difference between the outputs of the backbone and of the network
+            that was loaded from the file, as a share of the greatest output; None for detectron2,
+            where names and tensors are compared.
+        lines: Lines of Python that use the file.
+    """
+
+    path: Path
+    form: str
+    backbone: str
+    epoch: int
+    weights: int
+    difference: float | None
+    lines: tuple[str, ...]
+
+
+def export_backbone(
+    run: Path,
+    out: Path,
+    form: ExportForm | None = None,
+    encoder: Which = "online",
+    overwrite: bool = False,
+) -> Exported:
+    """Writes a backbone as a state dict, loads it into the network of its form and compares.
+
+    The file appears at `out` only when what was read from it gives the same outputs.
+
+    Args:
+        run: A run of ``ccrop train`` or one of its checkpoints.
+        out: The file. With the ending ``.safetensors`` it is of that format, else of
+            ``torch.save``.
+        form: ``torchvision``, ``timm`` or ``detectron2``, by the names of the weights and the
+            network that is built to check them; ``safetensors`` is ``torchvision`` in a safetensors
+            file, and takes ``small`` too. None: ``safetensors`` for that ending, else
+            ``torchvision``.
+        encoder: The online encoder, or the momentum encoder of a method that has one.
+        overwrite: Whether a file at `out` is replaced.
+
+    Raises:
+        CcropError: There is no such run or encoder, the backbone has no such form, the file is
+            there already, or the check failed.
+    """
+    form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
+    if form not in get_args(ExportForm):
+        raise ValueError(f"form must be one of {get_args(ExportForm)}, not {form!r}")
+    _check_target(out, form, overwrite)
+    checkpoint = load_checkpoint(run)
+    backbone = checkpoint.backbone(encoder).eval()
+    _check_form(backbone, form)
+    state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(hidden_name(out.name) + out.suffix)
+    try:
+        _write(state, aside, {"backbone": backbone.name, "epoch": str(checkpoint.epoch)})
+        difference = _check(aside, backbone, form)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    lines = tuple(lines_for(backbone, form, out))
+    return Exported(out, form, backbone.name, checkpoint.epoch, len(state), difference, lines)
+
+
+def _check_target(out: Path, form: str, overwrite: bool) -> None:
+    if form == "safetensors" and out.suffix != ".safetensors":
+        raise CcropError(f"{out} is to be of the form safetensors; let its name end in it")
+    if form == "detectron2" and out.suffix != ".pth":
+        raise CcropError(f"detectron2 tells files by their ending: {out} must end in .pth")
+    if out.is_dir():
+        raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth")
+    if out.exists() and not overwrite:
+        raise CcropError(f"{out} is already there. Choose another name, or give --overwrite")
+
+
+def _check_form(backbone: Backbone, form: str) -> None:
+    if backbone.name == "small" and form in ("torchvision", "timm"):
+        raise CcropError(
+            f"{form} has no network like the backbone 'small', which is our own. Give OUT the "
+            "ending .safetensors and no other form: it is then loaded into `build_backbone`"
+        )
+
+
+def _write(state: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
+    state = {name: value.contiguous() for name, value in state.items()}
+    if path.suffix == ".safetensors":
+        _safetensors().save_file(state, path, metadata={"format": "pt", **about})
+    else:
+        torch.save(state, path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise CcropError(
+            "safetensors is missing: pip install safetensors, or give OUT the ending .pth"
+        ) from None
+    return safetensors.torch
+
+
+def _check(path: Path, backbone: Backbone, form: str) -> float | None:
+    """Reads the file back and compares; the difference of outputs where there are any."""
+    state = read_weights(path, unsafe=False)
+    if form == "detectron2":
+        own = backbone.state_dict()
+        names = {detectron2_name(name): name for name in own}
+        if not all(torch.equal(value, own[names[name]]) for name, value in state.items()):
+            raise CcropError(f"what was written to {path} came back with other weights")
+        return None
+    network = _fresh(backbone.name, form)
+    network.load_state_dict(state)
+    images = torch.rand(4, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, found = backbone(images), network.eval()(images)
+    difference = float((expected - found).abs().max() / expected.abs().max())
+    if not difference <= _TOLERANCE:
+        raise CcropError(
+            f"the {form} network that was loaded from {path} gives other outputs than the "
+            f"backbone: they differ by {difference:.1e} of the greatest. Nothing was written"
+        )
+    return difference
+
+
+def _fresh(name: str, form: str) -> nn.Module:
+    """The network that the file is for, with random weights and without a classifier."""
+    from torchvision import models
+
+    plain = name.removesuffix("-cifar")
+    if name == "small":
+        return build_backbone(name)
+    network: nn.Module
+    if form == "timm":
+        network = import_timm().create_model(plain, pretrained=False, num_classes=0)
+    else:
+        network = models.get_model(plain, weights=None)
+        network.fc = nn.Identity()
+    if name != plain:
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    return network

@@ -1,0 +1,41 @@
+"""How well the features of a frozen encoder tell labelled classes apart.
+
+    train, test = labelled(...), labelled(...)
+    knn_accuracy(embed(train, encoder), embed(test, encoder), KnnSettings())
+
+Three probes: the vote of nearest neighbours, a linear classifier on features of whole images, and
+a linear classifier trained on augmented images as in the papers. The linear ones choose their
+settings on a part of the training images and look at the test images once, at the end.
+"""
+
+from ccrop_pipeline.probes.augmented import AugmentedSettings, augmented_probe
+from ccrop_pipeline.probes.features import Features, embed
+from ccrop_pipeline.probes.images import (
+    LabelledImages,
+    expect_same_classes,
+    held_out,
+    labelled,
+    validation_split,
+)
+from ccrop_pipeline.probes.knn import KnnSettings, knn_accuracy
+from ccrop_pipeline.probes.linear import LinearResult, LinearSettings, linear_probe
+from ccrop_pipeline.probes.softmax import SoftmaxRegression, fit_softmax
+
+__all__ = [
+    "AugmentedSettings",
+    "Features",
+    "KnnSettings",
+    "LabelledImages",
+    "LinearResult",
+    "LinearSettings",
+    "SoftmaxRegression",
+    "augmented_probe",
+    "embed",
+    "expect_same_classes",
+    "fit_softmax",
+    "held_out",
+    "knn_accuracy",
+    "labelled",
+    "linear_probe",
+    "validation_split",
+]

@@ -1,0 +1,187 @@
+"""The linear probe as in the papers: a classifier trained on augmented images."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ccrop_pipeline.crops import PHOTOMETRIC, CropParams, uniforms
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.probes.features import Features, embed
+from ccrop_pipeline.probes.images import LabelledImages
+from ccrop_pipeline.probes.linear import LinearResult, classes_of
+from ccrop_pipeline.probes.subset import Subset
+from ccrop_pipeline.views import (
+    Batch,
+    Loader,
+    MapLoader,
+    MapViews,
+    ResidentLoader,
+    ViewCutter,
+    ViewGroup,
+    canvas_within,
+    load_images,
+)
+
+_RESIDENT_BYTES = 4e9
+_GREY = 128  # every pixel of an image that could not be decoded
+_STEPS = (0.6, 0.8)  # where the rate falls to a tenth: epochs 60 and 80 of 100
+_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class AugmentedSettings:
+    """The linear probe on augmented images.
+
+    Defaults follow the authors' program (xyupeng/ContrastiveCrop, configs/linear): 100 epochs, a
+    tenth of the rate from epochs 60 and 80 on, batches of 512, no weight decay, rate 10 for small
+    images; MoCo (arXiv:1911.05722, section 4.1) has rate 30 with batches of 256.
+
+    Args:
+        rates: Learning rates to choose from, each above 0; each trains a classifier of its own.
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        scale: Least and largest area of a crop; that of torchvision's RandomResizedCrop.
+        seed: Of crops, flips, order and first weights.
+
+    Raises:
+        CcropError: When a number is out of its range.
+    """
+
+    rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    epochs: int = 100
+    batch_size: int = 512
+    scale: tuple[float, float] = (0.08, 1.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.rates or min(self.rates) <= 0 or self.epochs < 1 or self.batch_size < 1:
+            raise CcropError(
+                f"rates are {self.rates}, epochs {self.epochs}, batch_size {self.batch_size}: "
+                "rates must be above 0, the others at least 1"
+            )
+
+
+def augmented_probe(
+    fitted: LabelledImages,
+    validation: LabelledImages,
+    test: LabelledImages,
+    encoder: Encoder,
+    settings: AugmentedSettings | None = None,
+    threads: int = 2,
+    workers: int = 0,
+    advance: Callable[[int], object] | None = None,
+) -> LinearResult:
+    """Accuracy of linear classifiers trained on random crops and flips.
+
+    One pass of the frozen encoder serves the classifiers of all rates. The one that is best on
+    whole images of `validation` after the last epoch takes the test, once. It is not trained
+    again with the validation images, so that it sees a tenth less than in the papers.
+
+    Args:
+        fitted: Training images that classifiers are trained on.
+        validation: Training images that the rate is chosen on.
+        test: Images of the test.
+        encoder: Frozen, in evaluation mode throughout.
+        settings: How to train.
+        threads: Decoding threads for whole images.
+        workers: Loader processes for crops.
+        advance: Called with the number of images of each batch that is done.
+
+    Raises:
+        CcropError: When no image can be read, or training images are all of one class.
+    """
+    settings = settings or AugmentedSettings()
+    held, asked = (embed(part, encoder, threads, advance=advance) for part in (validation, test))
+    labels = torch.from_numpy(fitted.index.labels[fitted.rows])
+    classes = classes_of(Features(torch.empty(0), labels), held, asked)
+    heads = _trained(fitted, encoder, settings, held.values.shape[1], classes, workers, advance)
+    tried = {rate: _accuracy(head, held) for rate, head in zip(settings.rates, heads, strict=True)}
+    rate = max(tried, key=tried.__getitem__)
+    accuracy = _accuracy(heads[settings.rates.index(rate)], asked)
+    return LinearResult(accuracy, tried[rate], "rate", rate, tried)
+
+
+def _trained(
+    images: LabelledImages,
+    encoder: Encoder,
+    settings: AugmentedSettings,
+    channels: int,
+    classes: int,
+    workers: int,
+    advance: Callable[[int], object] | None,
+) -> list[nn.Linear]:
+    """One classifier for each rate, on the CPU."""
+    device = torch.device(encoder.device)
+    heads = [_head(channels, classes, settings.seed).to(device) for _ in settings.rates]
+    groups = [
+        {"params": list(head.parameters()), "lr": rate}
+        for head, rate in zip(heads, settings.rates, strict=True)
+    ]
+    optimizer = torch.optim.SGD(groups, lr=settings.rates[0], momentum=_MOMENTUM)
+    falls = [round(share * settings.epochs) for share in _STEPS]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.1)
+    loader = _loader(images, encoder, settings, workers)
+    for epoch in range(settings.epochs):
+        for values, labels in _epoch(loader, epoch, encoder, settings.seed):
+            optimizer.zero_grad()
+            # The sum: each classifier gets the gradient of its own loss and of no other.
+            sum(F.cross_entropy(head(values), labels) for head in heads).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            if advance is not None:
+                advance(len(labels))
+        schedule.step()
+    return [head.cpu() for head in heads]
+
+
+def _head(channels: int, classes: int, seed: int) -> nn.Linear:
+    head = nn.Linear(channels, classes)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0, 0.01, generator=generator)
+        head.bias.zero_()
+    return head
+
+
+def _loader(
+    images: LabelledImages, encoder: Encoder, settings: AugmentedSettings, workers: int
+) -> Loader:
+    """Random crops: decoded images that stay on the device where they fit, else by position."""
+    index, device = Subset(images), torch.device(encoder.device)
+    group = ViewGroup(1, encoder.input_size, CropParams(scale=settings.scale))
+    cutter = ViewCutter((group,), settings.seed)
+    size = min(settings.batch_size, len(index))
+    canvas = canvas_within(index, _RESIDENT_BYTES, device)
+    if canvas:
+        return ResidentLoader(load_images(index, canvas, device, max(workers, 1)), cutter, size)
+    return MapLoader(MapViews(index, cutter), size, workers, device.type == "cuda")
+
+
+def _epoch(
+    loader: Loader, epoch: int, encoder: Encoder, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features and labels of the batches of an epoch, on the encoder's device."""
+    for batch in loader.epoch(epoch):
+        crops = _flipped(batch, epoch, seed)
+        readable = (crops != _GREY).flatten(1).any(1)
+        if readable.any():
+            values = encoder.features(crops[readable]).mean((2, 3))
+            yield values, batch.labels[readable.cpu()].to(values.device)
+
+
+def _flipped(batch: Batch, epoch: int, seed: int) -> Tensor:
+    """The crops uint8 (B, 3, S, S), each mirrored with probability 1/2."""
+    crops = batch.views[0][0]
+    mirrored = uniforms(seed, epoch, batch.hashes, 0, PHOTOMETRIC, 1)[:, 0] < 0.5
+    rows = torch.from_numpy(np.flatnonzero(mirrored)).to(crops.device)
+    return crops.index_copy(0, rows, crops[rows].flip(-1))
+
+
+def _accuracy(head: nn.Linear, features: Features) -> float:
+    with torch.no_grad():
+        right = head(features.values).argmax(1) == features.labels
+    return float(right.double().mean())

@@ -1,0 +1,93 @@
+"""Labelled images of a source, and how they are split by key."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ccrop_pipeline.crops import key_hash
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.sources import ImageIndex, Source
+
+_HELD_OUT = 6  # one image in six asks, the others answer, when there is no test source
+_VALIDATION = 10  # one training image in ten chooses the settings of a linear probe
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Some labelled rows of an index.
+
+    Attributes:
+        index: Images by position.
+        rows: int64 (n,) positions in the index.
+    """
+
+    index: ImageIndex
+    rows: np.ndarray
+
+
+def labelled(index: ImageIndex, location: str) -> LabelledImages:
+    """All labelled images of an index.
+
+    Args:
+        index: Images by position.
+        location: Where they come from, for people.
+
+    Raises:
+        CcropError: When there is none.
+    """
+    rows = np.flatnonzero(index.labels >= 0)
+    if not len(rows):
+        raise CcropError(f"no image of {location} has a label, so there is nothing to probe with")
+    return LabelledImages(index, rows)
+
+
+def expect_same_classes(train: Source, test: Source) -> None:
+    """Checks that a label means the same class in two sources that name their classes.
+
+    Raises:
+        CcropError: It does not. In a folder without images of one class, for example, those after
+            it have other labels.
+    """
+    for label, (ours, theirs) in enumerate(zip(train.classes, test.classes, strict=False)):
+        if ours != theirs:
+            raise CcropError(
+                f"label {label} is {ours!r} in {train.location} and {theirs!r} in "
+                f"{test.location}, so that an accuracy would mean nothing. Give both images of "
+                "the same classes"
+            )
+
+
+def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Splits images by key into a bank and about a sixth of them as queries."""
+    return _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
+
+
+def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Splits training images by key into those to fit and about a tenth to choose settings on.
+
+    The same images on every machine, and independent of `held_out`, so that its bank can be
+    split again.
+
+    Raises:
+        CcropError: When a part would be empty.
+    """
+    chosen = _hashes(images) // np.uint64(_HELD_OUT) % np.uint64(_VALIDATION) == 0
+    fitted, validation = _without(images, chosen)
+    if not len(fitted.rows) or not len(validation.rows):
+        raise CcropError(
+            f"{len(images.rows)} labelled images are too few to choose the settings of a linear "
+            "probe on a tenth of them. Use the kNN probe"
+        )
+    return fitted, validation
+
+
+def _hashes(images: LabelledImages) -> np.ndarray:
+    keys = images.index.keys
+    return np.array([key_hash(keys[row]) for row in images.rows.tolist()], np.uint64)
+
+
+def _without(images: LabelledImages, chosen: np.ndarray) -> tuple[LabelledImages, LabelledImages]:
+    return (
+        LabelledImages(images.index, images.rows[~chosen]),
+        LabelledImages(images.index, images.rows[chosen]),
+    )

@@ -1,0 +1,136 @@
+"""The linear probe on features of whole images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.probes.features import Features
+from ccrop_pipeline.probes.softmax import SoftmaxRegression, fit_softmax
+
+# Half decades. Features are standardised, so that one grid suits every encoder.
+_PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(0, -13, -1))
+
+
+@dataclass(frozen=True)
+class LinearSettings:
+    """The linear probe on features of whole images.
+
+    Args:
+        penalties: Weights of the squared norm to choose from, each above 0; the first of equally
+            good ones is taken, so the strongest should come first.
+
+    Raises:
+        CcropError: When there is none, or one is not above 0.
+    """
+
+    penalties: tuple[float, ...] = _PENALTIES
+
+    def __post_init__(self) -> None:
+        if not self.penalties or not all(penalty > 0 for penalty in self.penalties):
+            raise CcropError(f"penalties are {self.penalties}; they must be some, each above 0")
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """What a linear probe found.
+
+    Attributes:
+        accuracy: Share of test images classified right; measured once, with what was chosen.
+        validation: The same of the validation images, by which was chosen.
+        setting: What was chosen: ``penalty`` or ``rate``.
+        chosen: Its value.
+        tried: Validation accuracy for each value tried.
+    """
+
+    accuracy: float
+    validation: float
+    setting: str
+    chosen: float
+    tried: Mapping[float, float]
+
+    @property
+    def at_the_end(self) -> bool:
+        """Whether a value beyond those tried may be better."""
+        ends = {min(self.tried), max(self.tried)}
+        return len(self.tried) > 1 and self.chosen in ends
+
+
+def linear_probe(
+    fitted: Features,
+    validation: Features,
+    test: Features,
+    settings: LinearSettings | None = None,
+    device: torch.device | str = "cpu",
+) -> LinearResult:
+    """Accuracy of softmax regression on frozen features.
+
+    The penalty on the weights is the one whose classifier, fitted on `fitted`, is best on
+    `validation`; with it a classifier is fitted on both and takes the test once. There is no epoch
+    to choose: each fit is the optimum of a convex problem, found by L-BFGS. The protocol of
+    Kornblith, Shlens and Le (arXiv:1805.08974), which SimCLR (arXiv:2002.05709,
+    appendix B.8) takes over for its linear evaluation on other data sets.
+
+    Args:
+        fitted: Training images that classifiers are fitted on.
+        validation: Training images that the penalty is chosen on.
+        test: Images of the test.
+        settings: What to choose from.
+        device: Where the regression runs.
+
+    Raises:
+        CcropError: When the training images are all of one class.
+    """
+    settings = settings or LinearSettings()
+    classes = classes_of(fitted, validation, test)
+    device = torch.device(device)
+    tried = _on_validation(fitted, validation, settings.penalties, classes, device)
+    penalty = max(tried, key=tried.__getitem__)
+    everything = Features(
+        torch.cat([fitted.values, validation.values]), torch.cat([fitted.labels, validation.labels])
+    )
+    train, asked = _standardised(everything, test, device)
+    start = SoftmaxRegression.zero(classes, train.shape[1], device)
+    final = fit_softmax(train, everything.labels.to(device), penalty, start)
+    accuracy = final.accuracy(asked, test.labels.to(device))
+    return LinearResult(accuracy, tried[penalty], "penalty", penalty, tried)
+
+
+def classes_of(fitted: Features, *others: Features) -> int:
+    """Number of classes, by the greatest label.
+
+    Raises:
+        CcropError: When all of `fitted` are of one class.
+    """
+    if bool((fitted.labels == fitted.labels[0]).all()):
+        raise CcropError(
+            "all training images are of one class, which leaves a linear probe nothing to learn"
+        )
+    return max(int(part.labels.max()) for part in (fitted, *others)) + 1
+
+
+def _on_validation(
+    fitted: Features,
+    validation: Features,
+    penalties: tuple[float, ...],
+    classes: int,
+    device: torch.device,
+) -> dict[float, float]:
+    train, held = _standardised(fitted, validation, device)
+    labels, held_labels = fitted.labels.to(device), validation.labels.to(device)
+    tried = {}
+    found = SoftmaxRegression.zero(classes, train.shape[1], device)
+    for penalty in penalties:  # each starts at the solution before, which lies near
+        found = fit_softmax(train, labels, penalty, found)
+        tried[penalty] = found.accuracy(held, held_labels)
+    return tried
+
+
+def _standardised(train: Features, other: Features, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both with the mean and standard deviation of the first taken out; constant channels are 0."""
+    mean, std = train.values.mean(0), train.values.std(0)
+    scale = torch.where(std > 1e-6 * std.max(), 1 / std, torch.zeros_like(std))
+    ours, theirs = ((part.values - mean).mul_(scale) for part in (train, other))
+    return ours.to(device), theirs.to(device)

@@ -1,0 +1,66 @@
+"""`ccrop export`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.models.export import ExportForm
+    from ccrop_pipeline.train.checkpoint import Which
+
+
+@click.command("export")
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--form",
+    type=click.Choice(["torchvision", "timm", "safetensors", "detectron2"]),
+    default=None,
+    help="Whose names the weights have.  [default: torchvision's; in a safetensors file if OUT "
+    "ends in .safetensors]",
+)
+@click.option(
+    "--encoder",
+    type=click.Choice(["online", "momentum"]),
+    default="online",
+    show_default=True,
+    help="Which encoder, of methods that have two.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file OUT.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def export(
+    run: Path,
+    out: Path,
+    form: "ExportForm | None",
+    encoder: "Which",
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write the backbone of RUN (or of a checkpoint) to the file OUT for other programs.
+
+    The file is read back into the network of its form, whose outputs must be those of the
+    backbone. The lines of Python that use it are printed. See docs/export.md.
+
+    \b
+    Example:
+      ccrop export runs/first backbone.safetensors
+    """
+    from ccrop_pipeline.models import export_backbone
+
+    done = export_backbone(run, out, form, encoder, overwrite)
+    checked = (
+        "names and weights read back"
+        if done.difference is None
+        else f"outputs of the loaded network differ by {done.difference:.1g} of the greatest"
+    )
+    click.echo(
+        f"{done.path}: {encoder} encoder {done.backbone} after epoch {done.epoch}, "
+        f"{done.weights} tensors, form {done.form}; checked: {checked}",
+        err=True,
+    )
+    if as_json:
+        click.echo(json.dumps({**vars(done), "path": str(done.path), "encoder": encoder}))
+    else:
+        click.echo("\n".join(done.lines))

@@ -1,0 +1,97 @@
+import json
+import re
+
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+from ccrop_pipeline.sources import Scenes
+
+MODEL = ("torchvision:resnet18", "--weights", "random", "--input-size", "32", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Scenes, 200 to train and 40 to test on, in class folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    scenes = Scenes(240, size=32)
+    for number, sample in enumerate(scenes.read(scenes.shards[0])):
+        part = "train" if number < 200 else "test"
+        path = folder / part / scenes.classes[sample.label] / f"{sample.key}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.image)
+    return folder
+
+
+def probe(photos, *arguments):
+    where = [str(photos / part) for part in ("train", "test")]
+    return CliRunner().invoke(cli, ["probe", MODEL[0], *where, *MODEL[1:], *arguments])
+
+
+def test_knn_is_the_default_and_prints_its_numbers_for_any_model(photos):
+    result = probe(photos, "--k", "5", "--temperature", "0.07")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(
+        r"kNN accuracy [\d.]+% \(k=5, temperature=0.07, layer4, 200 train and 40 test images\)\n",
+        result.stdout,
+    )
+    found = json.loads(probe(photos, "--k", "5", "--temperature", "0.07", "--json").stdout)
+    assert f"{found['knn']:.2%}" in result.stdout
+    assert (found["k"], found["temperature"], found["epoch"]) == (5, 0.07, None)
+    assert (found["train"], found["test"], found["layer"]) == (200, 40, "layer4")
+
+
+def test_another_layer_is_probed_when_it_is_named(photos):
+    found = json.loads(probe(photos, "--layer", "layer2", "--json").stdout)
+    assert found["layer"] == "layer2"
+    assert found["knn"] != json.loads(probe(photos, "--json").stdout)["knn"]
+
+
+def test_the_linear_probe_says_what_it_chose_and_on_what(photos):
+    result = probe(photos, "--linear")
+    assert result.exit_code == 0, result.output
+    found = json.loads(probe(photos, "--linear", "--json").stdout)
+    assert (
+        f"linear accuracy {found['linear']:.2%} (whole images, layer4, 200 train" in result.stdout
+    )
+    assert f"chosen on {found['validation_images']} of the train images" in result.stdout
+    assert 5 < found["validation_images"] < 40
+    assert found["validation"] == dict(found["tried"])[found["penalty"]]
+    assert found["validation"] == max(accuracy for _, accuracy in found["tried"])
+    assert len(found["tried"]) == 13
+
+
+def test_the_augmented_probe_takes_the_rates_that_are_given(photos):
+    line = ("--augmented", "--epochs", "2", "--rate", "0.1", "--rate", "1", "--json")
+    result = probe(photos, *line)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [rate for rate, _ in found["tried"]] == [0.1, 1]
+    assert found["epochs"] == 2
+    assert "at the end of those tried" in result.stderr  # of two, either is
+
+
+def test_sources_with_other_classes_are_refused(photos, tmp_path):
+    (tmp_path / "train").symlink_to(photos / "train")
+    (tmp_path / "test").mkdir()
+    first = sorted((photos / "test").iterdir())
+    for folder in first[1:]:
+        (tmp_path / "test" / folder.name).symlink_to(folder)
+    result = probe(tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"label 0 is {first[0].name!r}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--linear", "--augmented"), "not both"),
+        (("--linear", "--k", "5"), "--k belongs to the probe kNN"),
+        (("--rate", "5"), "--rate belongs to the probe --augmented"),
+        (("--k", "0"), "--k"),
+    ],
+)
+def test_options_that_do_not_go_together_are_bad_usage(photos, arguments, message):
+    result = probe(photos, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr

@@ -1,0 +1,163 @@
+"""Exported backbones, loaded by the libraries they are for."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from made_checkpoints import stirred
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from ccrop_pipeline.models import ModelOptions, export_backbone, open_encoder
+from ccrop_pipeline.train import Checkpoint, load_recipe
+from ccrop_pipeline.train.checkpoint import save_checkpoint
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def a_run(folder, name):
+    """A run whose online and momentum encoders differ; also returns the two."""
+    recipe = replace(load_recipe("demo"), backbone=name)
+    online, momentum = (stirred(build_backbone(name), seed) for seed in (1, 2))
+    state = {f"backbone.{key}": value for key, value in online.state_dict().items()}
+    state |= {f"momentum_backbone.{key}": value for key, value in momentum.state_dict().items()}
+    state["projector.weight"] = torch.zeros(2, 2)
+    save_checkpoint(folder / "checkpoint.pt", Checkpoint(7, recipe, state, {}))
+    return folder, online, momentum
+
+
+def used(lines):
+    """The `model` that the printed lines leave."""
+    names = {}
+    exec("\n".join(lines), names)
+    return names["model"]
+
+
+def assert_same(model, backbone):
+    assert not model.training
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected, found = backbone(images), model(images)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "form"),
+    [
+        ("resnet18", "b.pth", None),
+        ("resnet18", "b.safetensors", None),
+        ("resnet18", "b.pth", "timm"),
+        ("resnet18", "b.safetensors", "timm"),
+        ("resnet18-cifar", "b.pth", "torchvision"),
+        ("resnet18-cifar", "b.pth", "timm"),
+        ("resnext50_32x4d", "b.pth", "timm"),
+        ("small", "it's b.safetensors", None),
+    ],
+)
+def test_the_printed_lines_give_the_backbone_in_the_library(tmp_path, name, file, form):
+    run, online, _ = a_run(tmp_path / "run", name)
+    done = export_backbone(run, tmp_path / "out" / file, form)
+    assert_same(used(done.lines), online)
+    assert (done.backbone, done.epoch, done.weights) == (name, 7, len(online.state_dict()))
+    assert done.difference is not None
+    assert done.difference <= 1e-6
+    library = "timm" if form == "timm" else "ccrop_pipeline" if name == "small" else "torchvision"
+    assert type(used(done.lines)).__module__.split(".")[0] == library
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [file]
+    text = "\n".join(done.lines)
+    assert str(IMAGENET_MEAN) in text
+    assert str(IMAGENET_STD) in text
+
+
+def test_the_momentum_encoder_is_another_one_and_must_be_there(tmp_path):
+    run, _, momentum = a_run(tmp_path / "run", "small")
+    done = export_backbone(run, tmp_path / "m.safetensors", encoder="momentum")
+    assert_same(used(done.lines), momentum)
+    checkpoint = Checkpoint(1, load_recipe("demo"), {"backbone.x": torch.zeros(1)}, {})
+    save_checkpoint(tmp_path / "none" / "checkpoint.pt", checkpoint)
+    with pytest.raises(CcropError, match="no momentum encoder"):
+        export_backbone(tmp_path / "none", tmp_path / "n.pth", encoder="momentum")
+
+
+def test_an_export_is_a_model_of_ours_again(tmp_path):
+    run, _, _ = a_run(tmp_path / "run", "resnet18")
+    out = export_backbone(run, tmp_path / "b.safetensors").path
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    ours, again = (open_encoder(str(of), ModelOptions(input_size=64)) for of in (run, out))
+    assert torch.equal(again.features(images), ours.features(images))
+
+
+def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
+    run, online, _ = a_run(tmp_path / "run", "small")
+    out = tmp_path / "b.safetensors"
+    out.write_text("precious")
+    with pytest.raises(CcropError, match=r"b\.safetensors is already there.*--overwrite"):
+        export_backbone(run, out)
+    assert out.read_text() == "precious"
+    assert_same(used(export_backbone(run, out, overwrite=True).lines), online)
+
+
+def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):
+    run, _, _ = a_run(tmp_path / "run", "small")
+    written = safetensors.torch.save_file
+
+    def damaged(state, path, metadata):
+        name = "layer4.1.weight"
+        written({**state, name: state[name] * 1.001}, path, metadata)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", damaged)
+    out = tmp_path / "out" / "b.safetensors"
+    out.parent.mkdir()
+    out.write_text("precious")
+    with pytest.raises(CcropError, match="other outputs"):
+        export_backbone(run, out, overwrite=True)
+    assert out.read_text() == "precious"
+    assert len(list(out.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "form", "message"),
+    [
+        ("small", "b.pth", None, r"torchvision has no network like .*\.safetensors"),
+        ("small", "b.pth", "timm", "timm has no network"),
+        ("small", "b.pth", "detectron2", "detectron2 has no network"),
+        ("resnet18-cifar", "b.pth", "detectron2", "7x7"),
+        ("resnet18", "b.pth", "safetensors", "let its name end in it"),
+        ("resnet18", "b.safetensors", "detectron2", r"must end in \.pth"),
+        ("resnet18", "run", None, "is a folder"),
+    ],
+)
+def test_what_cannot_be_is_said_and_writes_nothing(tmp_path, name, file, form, message):
+    run, _, _ = a_run(tmp_path / "run", name)
+    with pytest.raises(CcropError, match=message):
+        export_backbone(run, tmp_path / file, form)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+def test_the_programs_of_the_document_run(tmp_path, monkeypatch):
+    run, online, _ = a_run(tmp_path / "run", "resnet50")
+    monkeypatch.chdir(tmp_path)
+    export_backbone(run, Path("backbone.pth"))
+    for block in blocks((DOCS / "export.md").read_text()):
+        if "detectron2" in block:
+            compile(block, "docs/export.md", "exec")
+            continue
+        names = {}
+        exec(block, names)
+        body = names["detector"].backbone.body
+        images = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            last = body.eval()(images)["3"]
+            torch.testing.assert_close(
+                last.mean((2, 3)), online(images), rtol=1e-4, atol=1e-4 * float(last.max())
+            )
+        break
+    else:
+        pytest.fail("docs/export.md has no program for torchvision's detectors")

@@ -1,0 +1,53 @@
+import math
+from collections import defaultdict
+
+import pytest
+import torch
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.probes import Features, KnnSettings, knn_accuracy
+
+
+def features(count, seed, classes=4):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (count,), generator=generator)
+    centres = torch.randn(classes, 8, generator=torch.Generator().manual_seed(99))
+    values = centres[labels] + 1.5 * torch.randn(count, 8, generator=generator)
+    return Features(values, labels)
+
+
+def cosine(a, b):
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    return product / math.hypot(*a) / math.hypot(*b)
+
+
+def plain_accuracy(bank, queries, k, temperature):
+    hits = 0
+    for query, label in zip(queries.values.tolist(), queries.labels.tolist(), strict=True):
+        near = sorted(
+            (
+                (cosine(query, value), other)
+                for value, other in zip(bank.values.tolist(), bank.labels.tolist(), strict=True)
+            ),
+            reverse=True,
+        )
+        votes = defaultdict(float)
+        for similarity, other in near[:k]:
+            votes[other] += math.exp(similarity / temperature)
+        hits += max(votes, key=votes.__getitem__) == label
+    return hits / len(queries.labels)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (10, 0.07), (1000, 0.5)])
+def test_knn_is_the_weighted_vote_counted_by_hand(k, temperature):
+    bank, queries = features(120, 0), features(60, 1)
+    expected = plain_accuracy(bank, queries, k, temperature)
+    assert 0.3 < expected < 1
+    settings = KnnSettings(k=k, temperature=temperature)
+    assert knn_accuracy(bank, queries, settings) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("wrong", [{"every": -1}, {"k": 0}, {"temperature": 0.0}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(CcropError, match="probe"):
+        KnnSettings(**wrong)
