@@ -1,9 +1,20 @@
 """Self-supervised methods: one short file each, on lightly's heads and losses.
 
-The driver only asks a method for a loss and tells it that a step is about to begin.
+The driver asks a method for a loss, and tells it when a step begins and when gradients are there;
+what is a method's own (momentum encoders, queues, centres) stays inside it.
 """
 
-from ccrop_pipeline.methods.build import METHODS, build_method
-from ccrop_pipeline.methods.method import Method, MethodSettings
+from ccrop_pipeline.methods.build import METHODS, build_method, settings_type
+from ccrop_pipeline.methods.embedding import embedding_std
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.settings import MethodSettings
 
-__all__ = ["METHODS", "Method", "MethodSettings", "build_method"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodSettings",
+    "StepOutput",
+    "build_method",
+    "embedding_std",
+    "settings_type",
+]

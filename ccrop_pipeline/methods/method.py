@@ -1,76 +1,99 @@
 """What the driver asks of a method."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Backbone
+from ccrop_pipeline.methods.batch_norm import synchronise
+from ccrop_pipeline.methods.precision import at_least_float32
+from ccrop_pipeline.methods.settings import MethodSettings
 
 
-@dataclass(frozen=True)
-class MethodSettings:
-    """A method's name, and the numbers of its loss and momentum encoder.
+class StepOutput(NamedTuple):
+    """What one batch gives.
 
-    Args:
-        name: One of `METHODS`.
-        temperature: Temperature of the contrastive loss, above 0.
-        projection_dim: Length of the embedding that the loss compares.
-        queue_size: Negatives kept from earlier batches (methods with a queue).
-        encoder_momentum: Share of the momentum encoder that each step keeps, in [0, 1).
-
-    Raises:
-        CcropError: When a number is out of its range.
+    Attributes:
+        loss: Scalar float32 to be minimised. With several processes, the mean of theirs is the
+            loss of the whole batch.
+        embeddings: Embeddings of the first view, (B, dim), without gradient: what collapses when
+            a method collapses.
     """
 
-    name: str = "mocov2"
-    temperature: float = 0.2
-    projection_dim: int = 128
-    queue_size: int = 65536
-    encoder_momentum: float = 0.999
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise CcropError(f"method.temperature is {self.temperature}; it must be above 0")
-        if not 0 <= self.encoder_momentum < 1:
-            raise CcropError(
-                f"method.encoder_momentum is {self.encoder_momentum}; it must lie in [0, 1)"
-            )
-        for name in ("projection_dim", "queue_size"):
-            if getattr(self, name) < 1:
-                raise CcropError(f"method.{name} is {getattr(self, name)}; it must be 1 or more")
+    loss: Tensor
+    embeddings: Tensor
 
 
 class Method(nn.Module):
     """A trainable module that holds all a checkpoint must carry.
 
-    ``backbone`` is the online encoder: the one that is probed, exported and computes boxes.
+    Args:
+        backbone: Online encoder: the one that is trained, probed and exported.
+        settings: An instance of `settings_class`.
+
+    Attributes:
+        backbone: The online encoder.
+        momentum_backbone: Its slow copy; None for methods that have none.
+        criterion: What `compare` applies.
     """
 
+    settings_class: ClassVar[type[MethodSettings]]
     backbone: Backbone
+    momentum_backbone: Backbone | None
     criterion: nn.Module
 
-    def before_step(self) -> None:
-        """Moves momentum encoders, where there are any; called before each loss."""
+    def __init__(self, backbone: Backbone, settings: MethodSettings) -> None:
+        super().__init__()
+        if type(settings) is not self.settings_class:
+            raise ValueError(f"{type(self).__name__} takes no {type(settings).__name__}")
+        self.backbone = backbone
+        self.momentum_backbone = None
 
-    def loss(self, views: Tensor) -> Tensor:
-        """Loss of one batch.
+    def before_step(self, epoch: int, progress: float) -> None:
+        """Moves what follows a schedule; called once before each step, before `forward`.
 
         Args:
-            views: Normalised float images, shape (2, B, 3, S, S).
+            epoch: Epochs trained so far.
+            progress: Steps taken so far / steps of the run, in [0, 1).
+        """
 
-        Returns:
-            A scalar to be minimised.
+    def forward(self, views: Sequence[Tensor]) -> StepOutput:
+        """Loss and embeddings of one batch.
+
+        Args:
+            views: Normalised float images, (B, 3, S, S) each; row i of every view is of image i.
+                The first two are global views; further ones are local, may be smaller, and are
+                passed over by methods that have no use for them.
         """
         raise NotImplementedError
 
+    def after_backward(self, epoch: int) -> None:
+        """Changes gradients, where a method does; called before the optimizer's step.
+
+        Args:
+            epoch: Epochs trained so far.
+        """
+
+    def fixed_rate_parameters(self) -> list[nn.Parameter]:
+        """Parameters whose learning rate stays at its peak throughout."""
+        return []
+
+    def synchronise_batch_norm(self) -> None:
+        """Lets batch norm cover the batch of all processes.
+
+        Call it in each of several processes, once the method is on its device and before it is
+        wrapped for training. Names of parameters and buffers stay.
+        """
+        synchronise(self)
+
     def compare(self, first: Tensor, second: Tensor) -> Tensor:
-        """Applies the criterion to two (B, dim) embeddings in float32.
+        """Applies the criterion to two (B, dim) embeddings in float32 or better.
 
         Under autocast the similarities would be rounded to bfloat16 and then divided by a small
         temperature, which is where the loss is most sensitive.
         """
         with torch.autocast(first.device.type, enabled=False):
-            loss: Tensor = self.criterion(first.float(), second.float())
+            loss: Tensor = self.criterion(at_least_float32(first), at_least_float32(second))
         return loss

@@ -1,31 +1,48 @@
-"""SimCLR (Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020)."""
+"""SimCLR (Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, 2002.05709)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, MethodSettings
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.settings import MethodSettings, count, positive
+
+
+@dataclass(frozen=True)
+class SimCLRSettings(MethodSettings):
+    """Numbers of SimCLR.
+
+    Args:
+        name: "simclr".
+        temperature: Temperature of the loss. The paper has 0.1 for ImageNet (section 5.1) and
+            0.5 for CIFAR-10 (appendix B.9).
+        projection_dim: Length of an embedding.
+    """
+
+    name: str = "simclr"
+    temperature: float = positive(0.1)
+    projection_dim: int = count(128)
 
 
 class SimCLR(Method):
-    """Both views through one encoder; every other image of the batch is a negative.
+    """Both views through one encoder; every other image of the whole batch is a negative."""
 
-    Args:
-        backbone: Online encoder.
-        settings: Temperature and projection length; the rest does not apply.
-    """
+    settings_class = SimCLRSettings
 
-    def __init__(self, backbone: Backbone, settings: MethodSettings) -> None:
-        super().__init__()
+    def __init__(self, backbone: Backbone, settings: SimCLRSettings) -> None:
+        super().__init__(backbone, settings)
         width = backbone.feature_dim
-        self.backbone = backbone
         self.projector = SimCLRProjectionHead(width, width, settings.projection_dim)
-        self.criterion = NTXentLoss(settings.temperature)
+        self.criterion = NTXentLoss(settings.temperature, gather_distributed=True)
 
-    def loss(self, views: Tensor) -> Tensor:
-        """NT-Xent of a batch of view pairs, shape (2, B, 3, S, S); see `Method.loss`."""
+    def forward(self, views: Sequence[Tensor]) -> StepOutput:
+        """NT-Xent, equation 1 of the paper, averaged over both views; see `Method.forward`."""
         # One pass over both views: batch statistics then cover 2B images, as in the paper.
-        projections = self.projector(self.backbone(views.flatten(0, 1)))
+        projections = self.projector(self.backbone(torch.cat([views[0], views[1]])))
         first, second = projections.chunk(2)
-        return self.compare(first, second)
+        return StepOutput(self.compare(first, second), first.detach())

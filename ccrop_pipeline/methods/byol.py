@@ -1,0 +1,65 @@
+"""BYOL (Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, arXiv:2006.07733)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightly.loss import NegativeCosineSimilarity
+from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+from lightly.models.utils import update_momentum
+from torch import Tensor
+
+from ccrop_pipeline.localize import Backbone
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.momentum import cosine_momentum, follower
+from ccrop_pipeline.methods.settings import MethodSettings, count, share
+
+
+@dataclass(frozen=True)
+class BYOLSettings(MethodSettings):
+    """Numbers of BYOL.
+
+    Args:
+        name: "byol".
+        hidden_dim: Width of the layer inside projector and predictor.
+        projection_dim: Length of an embedding.
+        encoder_momentum: Share of the target network that the first step keeps, in [0, 1); grows
+            to 1 by half a cosine.
+    """
+
+    name: str = "byol"
+    hidden_dim: int = count(4096)
+    projection_dim: int = count(256)
+    encoder_momentum: float = share(0.996)
+
+
+class BYOL(Method):
+    """Predicts what a slow copy of itself makes of the other view; no negatives."""
+
+    settings_class = BYOLSettings
+    momentum_backbone: Backbone
+
+    def __init__(self, backbone: Backbone, settings: BYOLSettings) -> None:
+        super().__init__(backbone, settings)
+        hidden, dim = settings.hidden_dim, settings.projection_dim
+        self.projector = BYOLProjectionHead(backbone.feature_dim, hidden, dim)
+        self.predictor = BYOLPredictionHead(dim, hidden, dim)
+        self.momentum_backbone = follower(backbone)
+        self.momentum_projector = follower(self.projector)
+        self.encoder_momentum = settings.encoder_momentum
+        self.criterion = NegativeCosineSimilarity()
+
+    def before_step(self, epoch: int, progress: float) -> None:  # noqa: ARG002
+        """Moves the target network towards the online one."""
+        momentum = cosine_momentum(self.encoder_momentum, progress)
+        update_momentum(self.backbone, self.momentum_backbone, momentum)
+        update_momentum(self.projector, self.momentum_projector, momentum)
+
+    def forward(self, views: Sequence[Tensor]) -> StepOutput:
+        """Equation 2 of the paper, 2 - 2 cos, for both directions; see `Method.forward`."""
+        projections = [self.projector(self.backbone(view)) for view in views[:2]]
+        first, second = (self.predictor(projection) for projection in projections)
+        with torch.no_grad():
+            targets = [self.momentum_projector(self.momentum_backbone(view)) for view in views[:2]]
+        loss = 4 + 2 * (self.compare(first, targets[1]) + self.compare(second, targets[0]))
+        return StepOutput(loss, projections[0].detach())

@@ -1,0 +1,89 @@
+"""MoCo v3 (Chen et al., "Training Self-Supervised Vision Transformers", 2104.02057)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules import MoCoProjectionHead
+from lightly.models.utils import update_momentum
+from torch import Tensor, nn
+
+from ccrop_pipeline.localize import Backbone
+from ccrop_pipeline.methods.gather import gathered, rank
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.momentum import cosine_momentum, follower
+from ccrop_pipeline.methods.settings import MethodSettings, count, positive, share
+
+
+@dataclass(frozen=True)
+class MoCoV3Settings(MethodSettings):
+    """Numbers of MoCo v3.
+
+    Args:
+        name: "mocov3".
+        temperature: Temperature of the loss. The authors train ResNets with 1, transformers
+            with 0.2 (their repository's configurations).
+        hidden_dim: Width of the layers inside projector and predictor.
+        projection_dim: Length of an embedding.
+        encoder_momentum: Share of the momentum encoder that the first step keeps, in [0, 1);
+            grows to 1 by half a cosine.
+    """
+
+    name: str = "mocov3"
+    temperature: float = positive(1.0)
+    hidden_dim: int = count(4096)
+    projection_dim: int = count(256)
+    encoder_momentum: float = share(0.99)
+
+
+class InBatchContrast(nn.Module):
+    """Finds each query's key among the keys of the whole batch (algorithm 1 of the paper).
+
+    Args:
+        temperature: Divides the similarities, and multiplies the loss to keep its scale.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """2 tau times the cross entropy of (B, dim) queries over keys without gradient."""
+        keys = gathered(F.normalize(keys, dim=1))
+        logits = F.normalize(queries, dim=1) @ keys.T / self.temperature
+        own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+        return 2 * self.temperature * F.cross_entropy(logits, own)
+
+
+class MoCoV3(Method):
+    """A predictor on the online side, keys from a momentum copy, no queue, both directions."""
+
+    settings_class = MoCoV3Settings
+    momentum_backbone: Backbone
+
+    def __init__(self, backbone: Backbone, settings: MoCoV3Settings) -> None:
+        super().__init__(backbone, settings)
+        width, hidden, dim = backbone.feature_dim, settings.hidden_dim, settings.projection_dim
+        # Three and two layers with batch norm throughout: section 4.1, "MLP heads".
+        self.projector = MoCoProjectionHead(width, hidden, dim, num_layers=3, batch_norm=True)
+        self.predictor = MoCoProjectionHead(dim, hidden, dim, num_layers=2, batch_norm=True)
+        self.momentum_backbone = follower(backbone)
+        self.momentum_projector = follower(self.projector)
+        self.encoder_momentum = settings.encoder_momentum
+        self.criterion = InBatchContrast(settings.temperature)
+
+    def before_step(self, epoch: int, progress: float) -> None:  # noqa: ARG002
+        """Moves the momentum encoder towards the online one."""
+        momentum = cosine_momentum(self.encoder_momentum, progress)
+        update_momentum(self.backbone, self.momentum_backbone, momentum)
+        update_momentum(self.projector, self.momentum_projector, momentum)
+
+    def forward(self, views: Sequence[Tensor]) -> StepOutput:
+        """The sum of both directions; see `Method.forward`."""
+        projections = [self.projector(self.backbone(view)) for view in views[:2]]
+        first, second = (self.predictor(projection) for projection in projections)
+        with torch.no_grad():
+            keys = [self.momentum_projector(self.momentum_backbone(view)) for view in views[:2]]
+        loss = self.compare(first, keys[1]) + self.compare(second, keys[0])
+        return StepOutput(loss, projections[0].detach())

@@ -1,0 +1,156 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.methods import build_method, settings_type
+from ccrop_pipeline.train.optimizers import build_optimizer, set_rates
+from ccrop_pipeline.train.schedule import scheduled_decay, scheduled_rate
+from ccrop_pipeline.train.settings import OptimizerSettings
+
+
+def method(name="simsiam", **settings):
+    torch.manual_seed(0)
+    small = {"hidden_dim": 8, "projection_dim": 8, "prediction_hidden_dim": 4}
+    return build_method(settings_type(name)(**(settings or small)), "small")
+
+
+def one_weight(start, gradient, settings):
+    """The values of one parameter over three steps with a constant gradient."""
+    weight = nn.Parameter(torch.tensor([start]))
+    stand_in = SimpleNamespace(fixed_rate_parameters=list, parameters=lambda: [weight])
+    optimizer = build_optimizer(stand_in, settings)
+    values = []
+    for step in range(3):
+        set_rates(optimizer, settings, step, 3, 1)
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        values.append(weight.detach().flatten().tolist())
+    return values
+
+
+def test_sgd_is_momentum_with_l2():
+    settings = OptimizerSettings(lr=0.5, weight_decay=0.1, momentum=0.8, schedule="constant")
+    value, buffer, expected = 2.0, 0.0, []
+    for _ in range(3):
+        buffer = 0.8 * buffer + 3.0 + 0.1 * value
+        value -= 0.5 * buffer
+        expected.append(value)
+    got = one_weight([2.0], [3.0], settings)
+    assert [v[0] for v in got] == pytest.approx(expected, rel=1e-6)
+
+
+def test_lars_scales_each_layer_by_its_norms():
+    """Equation 6 of You et al. (arXiv:1708.03888), trust coefficient 0.001."""
+    settings = OptimizerSettings(
+        name="lars", lr=0.5, weight_decay=0.1, momentum=0.8, schedule="constant"
+    )
+    value, buffer, expected = [3.0, 4.0], [0.0, 0.0], []
+    for _ in range(3):
+        norm = math.hypot(*value)
+        trust = 0.001 * norm / (math.hypot(0.6, 0.8) + 0.1 * norm)
+        for i, gradient in enumerate((0.6, -0.8)):
+            buffer[i] = 0.8 * buffer[i] + trust * (gradient + 0.1 * value[i])
+        value = [v - 0.5 * b for v, b in zip(value, buffer, strict=True)]
+        expected.append(value)
+    got = one_weight([3.0, 4.0], [0.6, -0.8], settings)
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=1e-6, atol=0)
+
+
+def test_adamw_decays_apart_from_the_gradient():
+    settings = OptimizerSettings(name="adamw", lr=0.01, weight_decay=0.1, schedule="constant")
+    # With a constant gradient, both corrected moments are the gradient: a step is lr * sign.
+    value, expected = 2.0, []
+    for _ in range(3):
+        value -= 0.01 * 0.1 * value + 0.01
+        expected.append(value)
+    got = one_weight([2.0], [3.0], settings)
+    assert [v[0] for v in got] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_predictor_of_simsiam_keeps_the_peak():
+    model, settings = method(), OptimizerSettings(lr=0.4, lr_warmup_epochs=1)
+    optimizer = build_optimizer(model, settings)
+    predictor = {id(weight) for weight in model.predictor.parameters()}
+    for step in (0, 4, 10, 39):
+        rate = set_rates(optimizer, settings, step, 40, 4)
+        assert rate == scheduled_rate(settings, step, 40, 4)
+        for group in optimizer.param_groups:
+            fixed = {id(weight) in predictor for weight in group["params"]}
+            assert fixed == {group["fixed_rate"]}
+            assert group["lr"] == (0.4 if group["fixed_rate"] else rate)
+    assert rate < 0.01
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_norms_and_biases_can_be_spared_weight_decay(name):
+    model = method()
+    settings = OptimizerSettings(name, weight_decay=0.1, decay_norms_and_biases=False)
+    optimizer = build_optimizer(model, settings)
+    set_rates(optimizer, settings, 0, 10, 1)
+    norms = {
+        id(w) for m in model.modules() if "BatchNorm" in type(m).__name__ for w in m.parameters()
+    }
+    biases = {id(w) for key, w in model.named_parameters() if key.endswith("bias")}
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            spared = id(weight) in norms | biases
+            assert group["weight_decay"] == (0.0 if spared else 0.1)
+    held = [id(w) for group in optimizer.param_groups for w in group["params"]]
+    assert sorted(held) == sorted(id(w) for w in model.parameters())
+
+
+def test_by_default_there_is_one_group_of_all_that_is_trained():
+    model = method("mocov2", queue_size=4)
+    (group,) = build_optimizer(model, OptimizerSettings()).param_groups
+    online = [*model.backbone.parameters(), *model.projector.parameters()]
+    assert [id(w) for w in group["params"]] == [id(w) for w in online]
+
+
+def test_groups_come_back_from_a_checkpoint():
+    settings = OptimizerSettings(decay_norms_and_biases=False)
+    first, second = (build_optimizer(method(), settings) for _ in range(2))
+    set_rates(first, settings, 3, 10, 1)
+    second.load_state_dict(first.state_dict())
+    for a, b in zip(first.param_groups, second.param_groups, strict=True):
+        assert {k: v for k, v in a.items() if k != "params"} == {
+            k: v for k, v in b.items() if k != "params"
+        }
+
+
+def test_lars_without_weight_decay_is_refused():
+    for settings in ({"weight_decay": 0.0}, {"final_weight_decay": 0.0}):
+        with pytest.raises(CcropError, match=r"'lars' and the weight decay .* optimizer.name"):
+            build_optimizer(method(), OptimizerSettings("lars", **settings))
+
+
+def test_step_schedule_falls_at_milestones_after_the_same_warmup():
+    settings = OptimizerSettings(
+        lr=8.0, lr_warmup_epochs=1, schedule="step", milestones=(2, 4), factor=0.5
+    )
+    rates = [scheduled_rate(settings, step, 50, 10) for step in range(50)]
+    assert rates == pytest.approx(
+        [0.8 * (i + 1) for i in range(10)] + [8] * 10 + [4] * 20 + [2] * 10
+    )
+
+
+def test_constant_schedule_stays_at_the_peak():
+    settings = OptimizerSettings(lr=0.3, lr_warmup_epochs=1, schedule="constant")
+    rates = [scheduled_rate(settings, step, 20, 4) for step in range(20)]
+    assert rates == pytest.approx([0.075, 0.15, 0.225, *[0.3] * 17])
+
+
+def test_cosine_schedule_counts_warmup_in_epochs():
+    settings = OptimizerSettings(lr=0.4, lr_warmup_epochs=2)
+    rates = [scheduled_rate(settings, step, 110, 5) for step in (0, 9, 10, 60)]
+    assert rates == pytest.approx([0.04, 0.4, 0.4, 0.2])
+
+
+def test_weight_decay_is_constant_or_goes_to_its_last_value():
+    assert {scheduled_decay(OptimizerSettings(weight_decay=0.3), s, 9) for s in range(9)} == {0.3}
+    dino = OptimizerSettings("adamw", weight_decay=0.04, final_weight_decay=0.4)
+    decays = [scheduled_decay(dino, step, 90) for step in (0, 30, 45, 90)]
+    assert decays == pytest.approx([0.04, 0.13, 0.22, 0.4])
