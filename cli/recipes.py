@@ -1,0 +1,101 @@
+"""`ccrop recipes`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+import click
+
+# What the first part of a recipe's name says; the others are named like a method.
+_DATA = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "tinyimagenet": "Tiny ImageNet",
+    "stl10": "STL-10",
+    "in200": "ImageNet-200",
+    "in1k": "ImageNet-1K",
+}
+_SMALL = "Small enough for two CPU cores"
+_VARIANTS = ("-random", "-simccrop")
+
+
+@click.command("recipes")
+@click.argument("name", required=False)
+@click.option("--resolved", is_flag=True, help="All settings, bases and defaults included.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; of one recipe, all settings.")
+def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
+    """List the recipes that come with ccrop, or print NAME: one of them, or a file.
+
+    A recipe holds all that changes the result of `ccrop train`. One that comes with ccrop is
+    printed as it is written, or with --resolved in full; a file always in full. Redirected into
+    a file, it is a start for a recipe of one's own.
+
+    \b
+    Example:
+      ccrop recipes cifar10-simclr
+    """
+    texts = bundled_texts()
+    if name is None:
+        if resolved:
+            raise click.UsageError("--resolved needs the NAME of a recipe")
+        _print_list(texts, as_json)
+    elif name in texts and not (resolved or as_json):
+        click.echo(texts[name], nl=False)
+    else:
+        from ccrop_pipeline.train import load_recipe
+
+        settings = load_recipe(name).to_dict()
+        click.echo(json.dumps(settings) if as_json else "\n".join(toml_lines(settings)))
+
+
+def bundled_texts() -> dict[str, str]:
+    """What `ccrop_pipeline.train.bundled_recipes` returns, without the seconds torch takes."""
+    folder = resources.files("ccrop_pipeline") / "train" / "recipes"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {f.name.removesuffix(".toml"): f.read_text() for f in files if f.name.endswith(".toml")}
+
+
+def toml_lines(settings: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Nested plain values as TOML; None is left out, as TOML has none."""
+    tables = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    for name, value in settings.items():
+        if name not in tables and value is not None:
+            # JSON writes text, numbers, truth values and lists as TOML does.
+            yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+    for name, value in tables.items():
+        yield f"\n[{path}{name}]"
+        yield from toml_lines(value, f"{path}{name}.")
+
+
+def _print_list(texts: Mapping[str, str], as_json: bool) -> None:
+    entries = [
+        {"name": name, "group": _group(name), "purpose": _purpose(text)}
+        for name, text in texts.items()
+    ]
+    if as_json:
+        click.echo(json.dumps(entries))
+        return
+    shown = [entry for entry in entries if not entry["name"].endswith(_VARIANTS)]
+    width = max(len(entry["name"]) for entry in shown)
+    groups = {_group(name): None for name in ("any", *_DATA, "demo")}
+    for group in groups:
+        click.echo(f"{group}")
+        for entry in shown:
+            if entry["group"] == group:
+                click.echo(f"  {entry['name']:<{width}}  {entry['purpose']}")
+    click.echo(
+        "\nThose of CIFAR, Tiny ImageNet, STL-10 and ImageNet also exist as NAME-random (random "
+        "crops)\nand NAME-simccrop (a fixed central box)."
+    )
+
+
+def _group(name: str) -> str:
+    if name == "demo" or name.endswith("-2core"):
+        return _SMALL
+    return _DATA.get(name.partition("-")[0], "Photographs; what --method alone means")
+
+
+def _purpose(text: str) -> str:
+    """The first line of a recipe's header."""
+    return text.partition("\n")[0].removeprefix("#").strip()

@@ -1,0 +1,65 @@
+"""`ccrop recipes`: what is printed can be used."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+from ccrop_pipeline.train import bundled_recipes, load_recipe
+from ccrop_pipeline.train.recipe_files import recipe_from_dict
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["recipes", *arguments])
+
+
+def test_the_list_names_each_recipe_and_variants_in_a_sentence():
+    shown = [line.split()[0] for line in run().stdout.splitlines() if line.startswith("  ")]
+    texts = bundled_recipes()
+    variants = {name for name in texts if name.endswith(("-random", "-simccrop"))}
+    assert len(shown) == len(set(shown))
+    assert set(shown) == set(texts) - variants
+    listed = json.loads(run("--json").stdout)
+    assert [entry["name"] for entry in listed] == list(texts)
+    for entry in listed:
+        assert texts[entry["name"]].startswith(f"# {entry['purpose']}\n")
+    groups = {entry["name"]: entry["group"] for entry in listed}
+    assert groups["in1k-mocov2-random"] == "ImageNet-1K"
+    assert groups["mocov2"].startswith("Photographs")
+    assert groups["cifar10-simclr-2core"] == groups["demo"] == "Small enough for two CPU cores"
+
+
+@pytest.mark.parametrize("name", ["cifar10-simclr-random", "demo"])
+def test_a_recipe_is_printed_as_it_is_written(name):
+    assert run(name).stdout == bundled_recipes()[name]
+
+
+@pytest.mark.parametrize("name", ["stl10-simclr-simccrop", "dino", "in1k-mocov1"])
+def test_resolved_settings_are_a_recipe(name, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(run(name, "--resolved").stdout)
+    recipe = load_recipe(name)
+    assert "extends" not in file.read_text()
+    assert load_recipe(str(file)) == recipe
+    assert recipe_from_dict(json.loads(run(name, "--resolved", "--json").stdout)) == recipe
+    assert run(str(file)).stdout == file.read_text()
+
+
+def test_mistakes():
+    unknown = run("cifar10-simcrl")
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert "did you mean cifar10-simclr" in unknown.stderr
+    assert run("--resolved").exit_code == 2
+
+
+def test_the_list_needs_no_torch():
+    code = (
+        "import sys; from ccrop_cli.main import cli; from click.testing import CliRunner\n"
+        "assert 'cifar10-simclr' in CliRunner().invoke(cli, ['recipes']).stdout\n"
+        "assert CliRunner().invoke(cli, ['recipes', 'demo']).exit_code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
