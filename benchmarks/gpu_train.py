@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.methods import MethodSettings, build_method
+from ccrop_pipeline.methods import build_method, settings_type
 from ccrop_pipeline.views import (
     Augment,
     AugmentSettings,
@@ -59,7 +59,7 @@ def resident_noise(count: int, device: torch.device) -> ResidentImages:
 def trainer(method: str, backbone: str, device: torch.device, compiled: bool) -> Callable:
     """A training step as the driver makes it."""
     torch.manual_seed(0)
-    settings = MethodSettings(method, queue_size=4096)
+    settings = settings_type(method)(method, **({"queue_size": 4096} if method == "mocov2" else {}))
     model = build_method(settings, backbone).to(device, memory_format=torch.channels_last)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=0.03, momentum=0.9, weight_decay=1e-4)
@@ -67,9 +67,9 @@ def trainer(method: str, backbone: str, device: torch.device, compiled: bool) ->
         model.backbone.compile()
 
     def step(views: Tensor) -> None:
-        model.before_step()
+        model.before_step(0, 0.0)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = model.loss(views)
+            loss = model(views.unbind()).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

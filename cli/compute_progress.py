@@ -1,16 +1,15 @@
 """What a person sees while boxes are computed: a live line on a terminal, else one now and then."""
 
 import time
-from types import TracebackType
 
 from ccrop_pipeline.compute import ComputeObserver, StageSeconds
 
-from .progress import bar, console
+from .progress import Display, console
 
 _QUIET_SECONDS = 30.0  # between two lines of a log
 
 
-class ComputeProgress(ComputeObserver):
+class ComputeProgress(Display, ComputeObserver):
     """Shows on stderr shards, images, images/s, time left, and how busy each stage is.
 
     Args:
@@ -19,22 +18,10 @@ class ComputeProgress(ComputeObserver):
     """
 
     def __init__(self, images: int | None, prefix: str = "") -> None:
+        super().__init__()
         self._total, self._prefix = images, prefix
-        self._bar = bar()
         self._started = self._said = time.perf_counter()
         self._shards = self._written = self._done = 0
-
-    def __enter__(self) -> "ComputeProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def begun(self, shards: int, kept: int) -> None:
         """Says how much there is to do."""

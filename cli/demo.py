@@ -79,7 +79,7 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
         train = _scenes(out / "data" / "train", size.train)
         test = _scenes(out / "data" / "test", size.test)
     recipe = load_recipe("demo", size.overrides)
-    random_only = load_recipe("demo", [*size.overrides, "boxes.refresh_at=[]"])
+    random_only = load_recipe("demo", [*size.overrides, "boxes.kind=none"])
     knn = {
         "boxes": _train(train, test, out / "run", recipe, seconds),
         "random crops": _train(train, test, out / "run-random", random_only, seconds),

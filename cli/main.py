@@ -13,6 +13,7 @@ from .boxes_compute import compute
 from .boxes_diff import diff
 from .boxes_export import export
 from .boxes_fixed import centre, full
+from .boxes_follow import follow
 from .boxes_import import import_
 from .boxes_info import info
 from .boxes_layers import layers
@@ -20,7 +21,9 @@ from .boxes_rethreshold import rethreshold
 from .boxes_validate import validate
 from .data_pack import pack
 from .demo import demo
+from .export import export as export_backbone
 from .probe import probe
+from .recipes import recipes
 from .train import train
 
 # Read by torch when it first allocates: in small pages, mapping the memory of a batch of
@@ -34,6 +37,8 @@ class _Root(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # as in `ccrop recipes | head`; click ends quietly
+            raise
         except (CcropError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
@@ -81,11 +86,12 @@ boxes.add_command(compute)
 boxes.add_command(centre)
 boxes.add_command(diff)
 boxes.add_command(export)
+boxes.add_command(follow)
 boxes.add_command(full)
 boxes.add_command(import_)
 boxes.add_command(info)
 boxes.add_command(layers)
 boxes.add_command(rethreshold)
 boxes.add_command(validate)
-for command in (demo, data, train, boxes, probe):
+for command in (demo, data, train, recipes, boxes, probe, export_backbone):
     cli.add_command(command)

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,6 +24,25 @@ def bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+class Display:
+    """Something with a bar, which lives as long as a `with` block."""
+
+    def __init__(self) -> None:
+        self._bar = bar()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
 
 
 @contextmanager

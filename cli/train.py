@@ -2,136 +2,178 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.train import Recipe, Stage
+    from ccrop_pipeline.train import Inputs, Machine, Recipe, Stage
+
+# `METHODS` of the package, which a test compares: importing them takes seconds.
+METHODS = (
+    "barlowtwins",
+    "byol",
+    "dino",
+    "mocov1",
+    "mocov2",
+    "mocov3",
+    "simclr",
+    "simsiam",
+    "vicreg",
+)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    decorators = (
+        click.option("--method", type=click.Choice(METHODS), help="Method to train."),
+        click.option("--recipe", help="TOML file, or name of a recipe that comes with ccrop."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Change a setting of the recipe, such as crop.alpha=0.1; may be repeated.",
+        ),
+        click.option(
+            "--boxes",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Use this box set from the first epoch on, without warm-up.",
+        ),
+        click.option(
+            "--refresh-every",
+            type=click.IntRange(1),
+            metavar="EPOCHS",
+            help="Compute boxes again every so many epochs, also with --boxes.",
+        ),
+        click.option(
+            "--missing-boxes",
+            type=click.Choice(["error", "full"]),
+            default="error",
+            show_default=True,
+            help="What to do with images that have no box.",
+        ),
+        click.option(
+            "--test", "test_source", metavar="SOURCE", help="Labelled images to probe on."
+        ),
+        click.option(
+            "--load",
+            type=click.Path(exists=True, path_type=Path),
+            metavar="RUN",
+            help="Begin with the weights of another run or checkpoint, at epoch 0.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Delete the run that lies in RUN."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(0),
+            default=None,
+            help="Loader processes.  [default: one a core on a GPU, else 0]",
+        ),
+        click.option(
+            "--resident-gb",
+            type=click.FloatRange(0),
+            default=4.0,
+            show_default=True,
+            metavar="GB",
+            help="Keep images decoded on the device when they need no more than this; 0: never.",
+        ),
+        click.option("--compile", is_flag=True, help="Compile the encoders with torch.compile."),
+        click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard as well."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    )
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
 
 
 @click.command("train")
 @click.argument("source")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--method", type=click.Choice(["mocov2", "simclr"]), help="Method to train.")
-@click.option("--recipe", help="TOML file, or name of a recipe that comes with ccrop.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Change a setting of the recipe, such as crop.alpha=0.1; may be repeated.",
-)
-@click.option(
-    "--boxes",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Use this box set from the first epoch on, without warm-up.",
-)
-@click.option(
-    "--refresh-every",
-    type=click.IntRange(1),
-    metavar="EPOCHS",
-    help="Compute boxes again every so many epochs, also with --boxes.",
-)
-@click.option(
-    "--missing-boxes",
-    type=click.Choice(["error", "full"]),
-    default="error",
-    show_default=True,
-    help="What to do with images that have no box.",
-)
-@click.option("--test", "test_source", metavar="SOURCE", help="Labelled images to probe on.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--overwrite", is_flag=True, help="Delete the run that lies in RUN.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=None,
-    help="Loader processes.  [default: one a core on a GPU, else 0]",
-)
-@click.option(
-    "--resident-gb",
-    type=click.FloatRange(0),
-    default=4.0,
-    show_default=True,
-    metavar="GB",
-    help="Keep images decoded on the device when they need no more than this; 0: never.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def train(
-    source: str,
-    run: Path,
-    method: str | None,
-    recipe: str | None,
-    overrides: tuple[str, ...],
-    boxes: Path | None,
-    refresh_every: int | None,
-    missing_boxes: str,
-    test_source: str | None,
-    dry_run: bool,
-    overwrite: bool,
-    device: str,
-    workers: int | None,
-    resident_gb: float,
-    as_json: bool,
-) -> None:
+@_options
+def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train on the images of SOURCE in the folder RUN: warm-up, boxes, training from them.
 
-    The same command again takes up a run that was stopped. Without --recipe, the recipe that is
-    named like the method is used.
+    The same command again resumes a run that was stopped; --load begins another run with its
+    weights; --overwrite begins afresh. Without --recipe, the recipe that is named like the method
+    is used. Several processes are started by torchrun or srun.
 
     \b
     Example:
       ccrop train data/photos runs/first --recipe cifar10-mocov2-2core --set epochs=5
     """
-    from ccrop_pipeline.train import Inputs, Machine, Trainer, make_plan
+    from ccrop_pipeline.train import Run, Trainer, make_plan
 
-    from .opening import open_any, open_device
     from .train_progress import TrainProgress
 
-    settings = _recipe(method, recipe, overrides, refresh_every)
-    plan = make_plan(settings, boxes)
+    recipe = _recipe(options)
+    plan = make_plan(recipe, options["boxes"])
     if dry_run:
-        _print_plan(plan, settings, as_json)
+        _print_plan(plan, recipe, as_json)
         return
-    on = open_device(device)
-    cores = os.cpu_count() or 1
-    processes = (0 if on.type == "cpu" else cores) if workers is None else workers
-    machine = Machine(on, processes, cores, resident_gb)
-    inputs = Inputs(
-        open_any(source),
-        boxes,
-        "full" if missing_boxes == "full" else "error",
-        open_any(test_source) if test_source else None,
-    )
-    progress = TrainProgress(settings.epochs)
-    trainer = Trainer(inputs, run, settings, machine, progress, overwrite)
+    machine = _machine(options)
+    inputs = _inputs(source, options)
+    progress = TrainProgress(recipe.epochs)
+    trainer = Trainer(inputs, run, recipe, machine, progress, options["overwrite"])
     with progress:
         trainer.train()
-    _print_result(run, trainer.run.metrics()[-1], as_json)
+    if trainer.processes.first:
+        _print_result(run, Run(run).metrics()[-1], as_json)
 
 
-def _recipe(
-    method: str | None, recipe: str | None, overrides: tuple[str, ...], refresh_every: int | None
-) -> "Recipe":
+def _recipe(options: dict[str, Any]) -> "Recipe":
     from ccrop_pipeline.train import load_recipe
 
-    name = recipe or method
+    method, every = options["method"], options["refresh_every"]
+    name = options["recipe"] or method
     if name is None:
         raise click.UsageError("give --recipe or --method")
     own = [f'method.name="{method}"'] if method else []
-    every = [f"boxes.refresh_every={refresh_every}"] if refresh_every else []
-    return load_recipe(name, [*own, *every, *overrides])
+    if every:
+        own += ["boxes.refresh_at=[]", "boxes.refresh_epochs=[]", f"boxes.refresh_every={every}"]
+    return load_recipe(name, [*own, *options["overrides"]])
+
+
+def _machine(options: dict[str, Any]) -> "Machine":
+    from ccrop_pipeline.train import Machine, Started
+
+    from .opening import open_device
+
+    device, started = open_device(options["device"]), Started.from_environment()
+    cores = max(1, (os.cpu_count() or 1) * started.machines // started.count)
+    workers = options["workers"]
+    if workers is None:
+        workers = 0 if device.type == "cpu" else cores
+    return Machine(
+        device, workers, cores, options["resident_gb"], options["compile"], options["tensorboard"]
+    )
+
+
+def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
+    from ccrop_pipeline.train import Inputs, StartingWeights
+
+    from .opening import open_any
+
+    test, load = options["test_source"], options["load"]
+    return Inputs(
+        open_any(source),
+        options["boxes"],
+        options["missing_boxes"],
+        open_any(test, "test") if test else None,
+        StartingWeights(load) if load else None,
+    )
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:
-    from ccrop_pipeline.train import RefreshStage, describe
+    from ccrop_pipeline.train import describe
 
     if as_json:
         stages = [
-            {"stage": "refresh" if isinstance(stage, RefreshStage) else "train", **vars(stage)}
+            {"stage": type(stage).__name__.removesuffix("Stage").lower(), **vars(stage)}
             for stage in plan
         ]
         click.echo(json.dumps({"plan": stages, "recipe": recipe.to_dict()}))

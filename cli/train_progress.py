@@ -9,13 +9,22 @@ from rich.progress import TaskID
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import StageSeconds
-from ccrop_pipeline.train import Observer, RefreshStage, Stage, StepReport, describe
+from ccrop_pipeline.train import (
+    Observer,
+    RefreshStage,
+    Stage,
+    StepReport,
+    TrainStage,
+    describe,
+)
 
 from .boxes_audit import warn_if_useless
-from .progress import bar, console
+from .progress import Display, console
+
+_COLLAPSED = 0.05  # of 1, when embeddings spread evenly over the sphere
 
 
-class TrainProgress(Observer):
+class TrainProgress(Display, Observer):
     """Shows a run on stderr.
 
     Args:
@@ -24,34 +33,26 @@ class TrainProgress(Observer):
     """
 
     def __init__(self, epochs: int, prefix: str = "") -> None:
+        super().__init__()
         self._epochs, self._prefix, self._images = epochs, prefix, 0
-        self._bar = bar()
         self._task: TaskID | None = None
         self._started = 0.0
         self._located = 0
-
-    def __enter__(self) -> "TrainProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def loading(self, images: int, note: str) -> None:
         """Says how images are loaded."""
         self._images = images
         console.print(f"{self._prefix}{note}")
 
+    def loaded(self, note: str) -> None:
+        """Says what the weights start from."""
+        console.print(f"{self._prefix}begins with {note}")
+
     def stage(self, stage: Stage) -> None:
         """Names the stage."""
         self._drop_task()
         console.print(f"[bold]{self._prefix}{describe(stage)}[/bold]")
-        if isinstance(stage, RefreshStage):
+        if isinstance(stage, RefreshStage) and not stage.overlapped:
             self._begin("boxes", self._images)
             self._started, self._located = time.perf_counter(), 0
 
@@ -72,6 +73,12 @@ class TrainProgress(Observer):
             f"lr {record['lr']:.4f}  {record['images_per_s']:,.0f} images/s  "
             f"data wait {record['data_wait']:.0%}{grey}{knn}"
         )
+        if record["embedding_std"] < _COLLAPSED:
+            console.print(
+                f"{self._prefix}Warning: the embeddings of all images are nearly the same "
+                f"(embedding_std {record['embedding_std']:.3f}; 1 is spread evenly): the method "
+                "has collapsed. Lower the learning rate, or look at the settings of the method"
+            )
 
     def images_located(self, shard: str, images: int, _stages: StageSeconds) -> None:
         """Moves the bar of the refresh."""
@@ -79,11 +86,12 @@ class TrainProgress(Observer):
         rate = self._located / (time.perf_counter() - self._started)
         self._move(images, f"{shard}, {rate:,.0f} images/s")
 
-    def refreshed(self, box_set: BoxSet, seconds: float) -> None:
+    def refreshed(self, box_set: BoxSet, seconds: float | None) -> None:
         """Says how long the refresh took, and warns when its boxes are of no use."""
         self._drop_task()
         area = box_set.areas().mean()
-        console.print(f"{self._prefix}boxes after {seconds:.1f} s, mean area {area:.0%}")
+        what = "new boxes are there" if seconds is None else f"boxes after {seconds:.1f} s"
+        console.print(f"{self._prefix}{what}, mean area {area:.0%}")
         warn_if_useless(box_set)
 
     def _begin(self, description: str, total: int) -> None:
@@ -117,7 +125,7 @@ class StageClock(TrainProgress):
     def stage(self, stage: Stage) -> None:
         """Starts the clock of the stage."""
         self._stop()
-        if isinstance(stage, RefreshStage):
+        if not isinstance(stage, TrainStage):
             self._kind = "compute boxes"
         else:
             self._kind = "train from boxes" if stage.boxes else "train with random crops"

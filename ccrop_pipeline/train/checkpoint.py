@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,12 +14,17 @@ from ccrop_pipeline.train.recipe_files import recipe_from_dict
 
 NEWEST = "checkpoint.pt"
 _KIND = "ccrop checkpoint 1"
-_BACKBONE = "backbone."
+_PREFIX = {"online": "backbone.", "momentum": "momentum_backbone."}
+
+Which = Literal["online", "momentum"]
 
 
 @dataclass
 class Checkpoint:
     """The state of a run between two epochs.
+
+    Random numbers are no part of it: every step draws from a generator that is seeded by the
+    recipe's seed and the number of the step.
 
     Attributes:
         epoch: Epochs trained so far.
@@ -33,35 +38,35 @@ class Checkpoint:
     method: dict[str, Any]
     optimizer: dict[str, Any]
 
-    def backbone(self) -> Backbone:
-        """The online encoder of this state."""
+    def backbone(self, which: Which = "online") -> Backbone:
+        """The online or the momentum encoder of this state.
+
+        Raises:
+            CcropError: When the method has no momentum encoder.
+        """
+        prefix = _PREFIX[which]
+        weights = {
+            name.removeprefix(prefix): value
+            for name, value in self.method.items()
+            if name.startswith(prefix)
+        }
+        if not weights:
+            raise CcropError(f"{self.recipe.method.name} has no {which} encoder")
         backbone = build_backbone(self.recipe.backbone)
-        backbone.load_state_dict(
-            {
-                name.removeprefix(_BACKBONE): value
-                for name, value in self.method.items()
-                if name.startswith(_BACKBONE)
-            }
-        )
+        backbone.load_state_dict(weights)
         return backbone
 
-    def encoder(self, device: torch.device | str = "cpu") -> Encoder:
-        """The online encoder as `compute_boxes` wants it."""
-        return encoder_of(self.backbone(), self.recipe, self.epoch, device)
-
-
-def encoder_of(
-    backbone: Backbone, recipe: Recipe, epoch: int, device: torch.device | str
-) -> Encoder:
-    """A backbone in the middle of a run as an encoder of boxes."""
-    return Encoder(
-        backbone,
-        backbone.layer,
-        recipe.eval_size or recipe.image_size,
-        name=backbone.name,
-        epoch=epoch,
-        device=device,
-    )
+    def encoder(self, device: torch.device | str = "cpu", which: Which = "online") -> Encoder:
+        """One of the encoders as `compute_boxes` wants it."""
+        backbone = self.backbone(which)
+        return Encoder(
+            backbone,
+            backbone.layer,
+            self.recipe.eval_size or self.recipe.image_size,
+            name=backbone.name,
+            epoch=self.epoch,
+            device=device,
+        )
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

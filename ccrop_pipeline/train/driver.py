@@ -1,47 +1,49 @@
 """One driver for all methods: executes a plan, stage by stage, and resumes it anywhere."""
 
-import math
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
-from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize import BoxRule, Localizer
-from ccrop_pipeline.methods import build_method
-from ccrop_pipeline.train.checkpoint import (
-    NEWEST,
-    Checkpoint,
-    encoder_of,
-    load_checkpoint,
-    save_checkpoint,
-)
+from ccrop_pipeline.compute import Share
+from ccrop_pipeline.exchange import fixed_boxes
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.probes import LabelledImages, embed, held_out, knn_accuracy, labelled
+from ccrop_pipeline.train.box_metrics import box_metrics
+from ccrop_pipeline.train.checkpoint import NEWEST, Checkpoint, load_checkpoint, save_checkpoint
+from ccrop_pipeline.train.epoch import train_epoch
 from ccrop_pipeline.train.inputs import Inputs, Machine
+from ccrop_pipeline.train.learner import Learner
 from ccrop_pipeline.train.loading import open_loader, view_groups
-from ccrop_pipeline.train.observer import Observer, StepReport
-from ccrop_pipeline.train.plan import RefreshStage, TrainStage, make_plan
-from ccrop_pipeline.train.probe import LabelledImages, embed, held_out, knn_accuracy, labelled
+from ccrop_pipeline.train.metrics import Metrics
+from ccrop_pipeline.train.observer import Observer
+from ccrop_pipeline.train.plan import (
+    FixedStage,
+    RefreshStage,
+    TrainStage,
+    box_folder,
+    checkpoint_file,
+    make_plan,
+)
+from ccrop_pipeline.train.processes import Processes
 from ccrop_pipeline.train.recipe import Recipe
-from ccrop_pipeline.train.run import Run
-from ccrop_pipeline.train.schedule import learning_rate
-from ccrop_pipeline.views import Augment, Batch
+from ccrop_pipeline.train.refresh import newest_boxes, refresh_boxes
+from ccrop_pipeline.train.run import Run, identity_of
+from ccrop_pipeline.views import Augment
 
 
 class Trainer:
-    """A run in progress.
+    """A run in progress, in one process or in one of several.
 
     Args:
-        inputs: Images and boxes.
+        inputs: Images, boxes and weights to start from.
         folder: Folder of the run. A run that lies there and was started in the same way is
             taken up where its newest checkpoint stands.
         recipe: All settings.
-        machine: Device and processes.
-        observer: Told of every stage, step and epoch.
+        machine: Device and loader processes.
+        observer: Told of every stage, step and epoch; of several processes only in the first.
         overwrite: Whether to delete a run that lies in `folder`.
 
     Raises:
@@ -58,122 +60,125 @@ class Trainer:
         observer: Observer,
         overwrite: bool = False,
     ) -> None:
-        self.inputs, self.recipe, self.machine, self.observer = inputs, recipe, machine, observer
         self.plan = make_plan(recipe, inputs.boxes)
-        self.run = Run(folder)
-        loading = open_loader(inputs, recipe, machine)
-        self.run.start(_identity(inputs, recipe), overwrite)
-        observer.loading(loading.images, loading.note)
+        self.inputs, self.recipe = inputs, recipe
+        self.processes = Processes(machine.device, recipe.precision)
+        self.machine = machine = replace(machine, device=self.processes.fabric.device)
+        self.observer = observer if self.processes.first else Observer()
+        share = Share(self.processes.rank, self.processes.count)
+        loading = open_loader(inputs, recipe, machine, share)
         self.index, self.loader = loading.index, loading.loader
-        self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
-        torch.manual_seed(recipe.seed)
-        method = build_method(recipe.method, recipe.backbone)
-        self.method = method.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            [weight for weight in self.method.parameters() if weight.requires_grad],
-            lr=recipe.optimizer.lr,
-            momentum=recipe.optimizer.momentum,
-            weight_decay=recipe.optimizer.weight_decay,
+        self.learner = Learner(
+            recipe,
+            self.processes,
+            len(self.loader) // recipe.accumulate,
+            inputs.weights,
+            machine.compile,
         )
+        self.run = Run(folder)
+        identity, location = identity_of(inputs, recipe), inputs.source.location
+        self.processes.once(lambda: self.run.start(identity, location, overwrite))
+        self.metrics = Metrics(folder, machine.tensorboard)
+        self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
         self.epoch = 0
+        self._boxes: str | None = None
+        self.observer.loading(loading.images, loading.note)
 
     def train(self) -> None:
         """Executes what is left of the plan."""
         self._resume()
         for stage in self.plan:
-            if isinstance(stage, RefreshStage):
-                if stage.epoch >= self.epoch:
-                    self._refresh(stage)
-            elif stage.stop > self.epoch:
-                self.observer.stage(stage)
-                self._train_stage(stage)
+            if isinstance(stage, TrainStage):
+                if stage.stop > self.epoch:
+                    self._train(stage)
+            elif isinstance(stage, FixedStage):
+                self._write_fixed(stage)
+            elif stage.epoch >= self.epoch:
+                self._refresh(stage)
 
     def _resume(self) -> None:
         if (self.run.folder / NEWEST).is_file():
             checkpoint = load_checkpoint(self.run.folder)
             self.epoch = checkpoint.epoch
-            self.method.load_state_dict(checkpoint.method)
-            self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.run.keep_metrics_until(self.epoch)
+            self.learner.load(checkpoint.method, checkpoint.optimizer)
+        elif self.learner.started_from:
+            self.observer.loaded(self.learner.started_from)
+        self.processes.once(lambda: self.metrics.take_up(self.epoch))
+
+    def _write_fixed(self, stage: FixedStage) -> None:
+        self.observer.stage(stage)
+        self.processes.once(lambda: self._fixed(stage))
+
+    def _fixed(self, stage: FixedStage) -> None:
+        fixed_boxes(self.inputs.source, self.run.folder / stage.boxes, stage.kind)
 
     def _refresh(self, stage: RefreshStage) -> None:
         # Before anything can go wrong in the refresh: the epochs so far must not be lost.
-        save_checkpoint(
-            self.run.folder / f"checkpoints/epoch-{stage.epoch:04d}.pt", self._checkpoint()
-        )
+        file = self.run.folder / checkpoint_file(stage.epoch)
+        self.processes.once(lambda: self._save(file))
         self.observer.stage(stage)
+        if stage.overlapped:
+            return
         started = time.perf_counter()
-        encoder = encoder_of(self.method.backbone, self.recipe, stage.epoch, self.machine.device)
-        box_set = compute_boxes(
-            self.inputs.source,
-            Localizer(encoder, "sum", BoxRule(self.recipe.boxes.threshold)),
-            self.run.folder / stage.boxes,
-            ComputeSettings(threads=self.machine.threads),
-            self.observer,
-        )
-        assert box_set is not None  # one process computes all of it
-        self.observer.refreshed(box_set, time.perf_counter() - started)
-
-    def _train_stage(self, stage: TrainStage) -> None:
-        self.loader.use_boxes(self.run.folder / stage.boxes if stage.boxes else None)
-        for epoch in range(max(stage.first, self.epoch), stage.stop):
-            record = self._train_epoch(epoch)
-            self.epoch = epoch + 1
-            record = {"epoch": self.epoch, "boxes": stage.boxes, **record, **self._probe()}
-            self.run.add_metrics(record)
-            save_checkpoint(self.run.folder / NEWEST, self._checkpoint())
-            self.observer.epoch_done(record)
-
-    def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        self.method.train()
-        total, waited, unreadable = torch.zeros((), device=self.machine.device), 0.0, 0
-        started = time.perf_counter()
-        for step, (batch, wait) in enumerate(_timed(self.loader.epoch(epoch))):
-            loss, lr = self._step(batch, epoch, step)
-            total += loss
-            waited += wait
-            unreadable += batch.unreadable
-            seconds = time.perf_counter() - started
-            images = (step + 1) * self.recipe.batch_size
-            self.observer.step(
-                StepReport(epoch, step + 1, len(self.loader), images, seconds, waited)
-            )
-        mean_loss = total.item() / len(self.loader)
+        everything, own = Share(0, 1), Share(self.processes.rank, self.processes.count)
+        self._compute(stage.epoch, own)
+        self.processes.wait()
+        # Complete already, unless a file of another machine was not yet to be seen from any.
+        self.processes.once(lambda: self._compute(stage.epoch, everything))
         seconds = time.perf_counter() - started
-        if not math.isfinite(mean_loss):
-            raise CcropError(
-                f"the loss of epoch {epoch + 1} is {mean_loss}. The newest checkpoint is of epoch "
-                f"{self.epoch}; start another run with a lower learning rate (optimizer.lr)"
-            )
-        return {
-            "loss": mean_loss,
-            "lr": lr,
-            "seconds": round(seconds, 3),
-            "images_per_s": round(images / seconds, 1),
-            "data_wait": round(waited / seconds, 4),
-            "unreadable": unreadable,
-        }
+        self.processes.once(lambda: self._note_boxes(stage.boxes, stage.epoch, seconds))
 
-    def _step(self, batch: Batch, epoch: int, step: int) -> tuple[torch.Tensor, float]:
-        settings, steps = self.recipe.optimizer, len(self.loader)
-        lr = learning_rate(
-            epoch * steps + step,
-            self.recipe.epochs * steps,
-            settings.lr_warmup_epochs * steps,
-            settings.lr,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        (views,) = self.augment(batch, epoch)
-        self.method.before_step()
-        with torch.autocast(
-            self.machine.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"
-        ):
-            loss = self.method.loss(views)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach(), lr
+    def _compute(self, epoch: int, share: Share) -> None:
+        device, threads = self.machine.device, self.machine.threads
+        folder, source = self.run.folder, self.inputs.source
+        refresh_boxes(folder, epoch, source, device, threads, self.observer, share)
+
+    def _note_boxes(self, boxes: str, epoch: int, seconds: float | None) -> None:
+        box_set = BoxSet.open(self.run.folder / boxes)
+        if not any(record["boxes"] == boxes for record in self.metrics.records("refresh")):
+            previous = BoxSet.open(self.run.folder / self._boxes) if self._boxes else None
+            record = {"stage": "refresh", "epoch": epoch, "boxes": boxes}
+            if seconds is not None:
+                record["seconds"] = round(seconds, 3)
+            self.metrics.add({**record, **box_metrics(box_set, previous)})
+        self.observer.refreshed(box_set, seconds)
+
+    def _train(self, stage: TrainStage) -> None:
+        self.observer.stage(stage)
+        self._use(stage.boxes)
+        for epoch in range(max(stage.first, self.epoch), stage.stop):
+            if stage.newest:
+                self._take_up_newest()
+            record = train_epoch(
+                epoch,
+                self.loader,
+                self.augment,
+                self.learner,
+                self.recipe,
+                self.processes,
+                self.observer,
+            )
+            self.epoch = epoch + 1
+            self.processes.once(lambda of=record: self._end_epoch(of))  # type: ignore[misc]
+
+    def _use(self, boxes: str | None) -> None:
+        self._boxes = boxes
+        self.loader.use_boxes(self.run.folder / boxes if boxes else None)
+
+    def _take_up_newest(self) -> None:
+        newest = self.processes.once(lambda: newest_boxes(self.run.folder))
+        boxes = None if newest is None else box_folder(newest)
+        if boxes is None or boxes == self._boxes:
+            return
+        self.processes.once(lambda: self._note_boxes(boxes, self.epoch, None))
+        self._use(boxes)
+
+    def _end_epoch(self, record: dict[str, Any]) -> None:
+        record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}
+        record |= self._probe()
+        self.metrics.add(record)
+        self._save(self.run.folder / NEWEST)
+        self.observer.epoch_done(record)
 
     def _probe(self) -> dict[str, Any]:
         settings, last = self.recipe.probe, self.epoch == self.recipe.epochs
@@ -183,11 +188,10 @@ class Trainer:
             return {}
         bank = labelled(self.index, self.inputs.source.location)
         bank, queries = (bank, self._test) if self._test else held_out(bank)
-        encoder = encoder_of(self.method.backbone, self.recipe, self.epoch, self.machine.device)
+        encoder = self._encoder()
+        threads = self.machine.threads
         accuracy = knn_accuracy(
-            embed(bank, encoder, self.machine.threads),
-            embed(queries, encoder, self.machine.threads),
-            settings,
+            embed(bank, encoder, threads), embed(queries, encoder, threads), settings
         )
         return {"knn": round(accuracy, 5)}
 
@@ -196,27 +200,11 @@ class Trainer:
         test = self.inputs.test_source
         return labelled(test.index(), test.location) if test else None
 
+    def _encoder(self) -> Encoder:
+        return self._checkpoint().encoder(self.machine.device)
+
     def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(
-            self.epoch, self.recipe, self.method.state_dict(), self.optimizer.state_dict()
-        )
+        return Checkpoint(self.epoch, self.recipe, *self.learner.state())
 
-
-def _identity(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
-    source, boxes = inputs.source, inputs.boxes
-    return {
-        "recipe": recipe.to_dict(),
-        "source": {"kind": source.kind, "fingerprint": source.fingerprint()},
-        "boxes": BoxSet.open(boxes).manifest.provenance.fingerprint if boxes else None,
-        "missing_boxes": inputs.missing_boxes,
-    }
-
-
-def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Batches, each with the seconds that it was waited for."""
-    while True:
-        asked = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch, time.perf_counter() - asked
+    def _save(self, file: Path) -> None:
+        save_checkpoint(file, self._checkpoint())

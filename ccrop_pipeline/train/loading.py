@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.compute import Share
+from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.train.inputs import Inputs, Machine
@@ -37,24 +39,31 @@ class Loading:
     note: str
 
 
-def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine) -> Loading:
+_ALONE = Share(0, 1)
+
+
+def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, share: Share = _ALONE) -> Loading:
     """Chooses and opens a loader.
 
     Images that can be decoded into the memory allowed stay on the device; other sources are read
-    by random access, and those that do not offer it in a stream.
+    by random access, and those that do not offer it in a stream. A batch of the loader is a part
+    of a step where the recipe accumulates; of several processes each has its share of it.
 
     Raises:
         CcropError: When there are fewer images than a batch has, or the source is damaged.
     """
     cutter = ViewCutter(view_groups(recipe), recipe.seed)
     if not inputs.source.random_access:
-        return _stream(inputs, recipe, machine, cutter)
+        return _stream(inputs, recipe, machine, cutter, share)
     index = inputs.source.index()
-    _expect_a_batch(len(index), inputs, recipe)
+    _expect_a_batch(len(index), inputs, recipe.batch_size)
     canvas = canvas_within(index, round(machine.resident_gb * 1e9), machine.device)
+    batch_size = recipe.batch_size // recipe.accumulate
+    of_share = {"rank": share.rank, "world_size": share.world_size}
     if canvas:
         images = load_images(index, canvas, machine.device, machine.threads)
-        resident = ResidentLoader(images, cutter, recipe.batch_size, inputs.missing_boxes)
+        missing = inputs.missing_boxes
+        resident = ResidentLoader(images, cutter, batch_size, missing, **of_share)
         gigabytes = images.pixels.nbytes / 1e9
         note = (
             f"{len(index):,} images lie decoded in the memory of {machine.device} "
@@ -63,46 +72,65 @@ def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine) -> Loading:
         return Loading(resident, len(index), index, note)
     loader = MapLoader(
         MapViews(index, cutter),
-        recipe.batch_size,
+        batch_size,
         machine.workers,
         pin_memory=machine.device.type == "cuda",
         missing=inputs.missing_boxes,
+        **of_share,
     )
     note = f"{len(index):,} images are read by position, in {_processes(machine)}"
     return Loading(loader, len(index), index, note)
 
 
 def view_groups(recipe: Recipe) -> tuple[ViewGroup, ...]:
-    """The views that the recipe's method trains on."""
-    return (ViewGroup(2, recipe.image_size, recipe.crop, recipe.augment),)
+    """The views that the recipe's method trains on: two large ones, then the small ones."""
+    size, crop, local = recipe.image_size, recipe.crop, recipe.local_views
+    groups = [ViewGroup(2, size, crop, recipe.augment)]
+    if recipe.augment_second:
+        colours = (recipe.augment, recipe.augment_second)
+        groups = [ViewGroup(1, size, crop, augment) for augment in colours]
+    if local.count:
+        small = CropParams(crop.rule, crop.alpha, local.scale, crop.ratio, crop.min_overlap)
+        groups.append(ViewGroup(local.count, local.size, small, recipe.augment))
+    return tuple(groups)
 
 
-def _stream(inputs: Inputs, recipe: Recipe, machine: Machine, cutter: ViewCutter) -> Loading:
-    # A box set knows how many images there are; else they must be counted, by reading them.
-    images = (
-        BoxSet.open(inputs.boxes).manifest.rows
-        if inputs.boxes and inputs.missing_boxes == "error"
-        else sum(1 for shard in inputs.source.shards for _ in inputs.source.read(shard))
-    )
-    _expect_a_batch(images, inputs, recipe)
+def _stream(
+    inputs: Inputs, recipe: Recipe, machine: Machine, cutter: ViewCutter, share: Share
+) -> Loading:
+    counts = _images_by_shard(inputs)
+    # Which shards a process has changes with the epoch: what the smallest of them hold, every
+    # process has in every epoch, and so all end together.
+    least = sum(sorted(counts)[: len(counts) // share.world_size])
+    batch_size = recipe.batch_size // recipe.accumulate // share.world_size
+    _expect_a_batch(least, inputs, batch_size)
     loader = StreamLoader(
         inputs.source,
         cutter,
-        recipe.batch_size,
-        images,
+        batch_size,
+        least,
         machine.workers,
+        share.rank,
+        share.world_size,
         pin_memory=machine.device.type == "cuda",
         missing=inputs.missing_boxes,
     )
-    note = f"{images:,} images are read shard by shard, in {_processes(machine)}"
-    return Loading(loader, images, None, note)
+    note = f"{sum(counts):,} images are read shard by shard, in {_processes(machine)}"
+    return Loading(loader, sum(counts), None, note)
 
 
-def _expect_a_batch(images: int, inputs: Inputs, recipe: Recipe) -> None:
-    if images < recipe.batch_size:
+def _images_by_shard(inputs: Inputs) -> list[int]:
+    # A box set knows how many images there are; else they must be counted, by reading them.
+    if inputs.boxes and inputs.missing_boxes == "error":
+        return [shard.rows for shard in BoxSet.open(inputs.boxes).manifest.shards]
+    return [sum(1 for _ in inputs.source.read(shard)) for shard in inputs.source.shards]
+
+
+def _expect_a_batch(images: int, inputs: Inputs, batch_size: int) -> None:
+    if images < batch_size:
         raise CcropError(
             f"{inputs.source.location} has {images} images, less than one batch of "
-            f"{recipe.batch_size}. Lower batch_size"
+            f"{batch_size}. Lower batch_size"
         )
 
 

@@ -39,6 +39,9 @@ class Observer(ComputeObserver):
     def loading(self, images: int, note: str) -> None:
         """So many images were found; `note` says how they are loaded."""
 
+    def loaded(self, note: str) -> None:
+        """The run begins with the weights of another; `note` says which."""
+
     def stage(self, stage: Stage) -> None:
         """A stage begins, or is taken up again."""
 
@@ -48,5 +51,5 @@ class Observer(ComputeObserver):
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """An epoch is trained and saved; `record` is what was written to the metrics."""
 
-    def refreshed(self, box_set: BoxSet, seconds: float) -> None:
-        """A box set is complete, after so many seconds."""
+    def refreshed(self, box_set: BoxSet, seconds: float | None) -> None:
+        """A box set is complete, after so many seconds; None: another process computed it."""

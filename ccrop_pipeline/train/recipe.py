@@ -9,86 +9,10 @@ from typing import Any, Literal
 
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.methods import MethodSettings
+from ccrop_pipeline.methods import MethodSettings, settings_type
+from ccrop_pipeline.probes import KnnSettings
+from ccrop_pipeline.train.settings import BoxSettings, LocalViews, OptimizerSettings
 from ccrop_pipeline.views import AugmentSettings
-
-
-@dataclass(frozen=True)
-class BoxSettings:
-    """When boxes are computed, and how.
-
-    Args:
-        refresh_at: Shares of training, in (0, 1), after which boxes are computed; the first
-            ends warm-up. Empty: random crops throughout. The paper has 20, 40, 60 and 80 %.
-        refresh_every: Epochs between refreshes, in place of `refresh_at`; 0 for none.
-        threshold: Heatmap cells strictly above it are content, in [0, 1); the paper has 0.1.
-
-    Raises:
-        CcropError: When a number is out of its range.
-    """
-
-    refresh_at: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
-    refresh_every: int = 0
-    threshold: float = 0.1
-
-    def __post_init__(self) -> None:
-        if any(not 0 < share < 1 for share in self.refresh_at):
-            raise CcropError(f"boxes.refresh_at is {self.refresh_at}; shares must lie in (0, 1)")
-        if list(self.refresh_at) != sorted(set(self.refresh_at)):
-            raise CcropError(f"boxes.refresh_at is {self.refresh_at}; shares must increase")
-        if self.refresh_every < 0:
-            raise CcropError(
-                f"boxes.refresh_every is {self.refresh_every}; it must not be negative"
-            )
-        if not 0 <= self.threshold < 1:
-            raise CcropError(f"boxes.threshold is {self.threshold}; it must lie in [0, 1)")
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """SGD with a cosine schedule.
-
-    Args:
-        lr: Peak learning rate, for the batch size of the recipe.
-        lr_warmup_epochs: Epochs of linear growth from 0 to `lr`.
-        momentum: Momentum of SGD, in [0, 1).
-        weight_decay: L2 penalty on all parameters.
-
-    Raises:
-        CcropError: When a number is out of its range.
-    """
-
-    lr: float = 0.03
-    lr_warmup_epochs: int = 0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0 or (name == "momentum" and value >= 1):
-                raise CcropError(f"optimizer.{name} is {value}; it is out of range")
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """The kNN probe during training (Wu et al., CVPR 2018).
-
-    Args:
-        every: Epochs between probes; the last epoch is always probed. 0: never.
-        k: Neighbours that vote.
-        temperature: Votes weigh exp(similarity / temperature).
-
-    Raises:
-        CcropError: When a number is out of its range.
-    """
-
-    every: int = 10
-    k: int = 200
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or self.k < 1 or self.temperature <= 0:
-            raise CcropError(f"probe settings out of range: {self}")
 
 
 @dataclass(frozen=True)
@@ -101,13 +25,18 @@ class Recipe:
         eval_size: Side in pixels of the whole images that boxes are computed on and that the
             probe sees; 0 for `image_size`. Twice the size gives heatmaps of twice the cells.
         epochs: Epochs of training, warm-up included.
-        batch_size: Images a step.
+        batch_size: Images a step, over all processes.
+        accumulate: Parts that a step is computed in, one after the other, to save memory. A
+            contrastive loss then compares the images of a part only.
         seed: Seed of weights, order, crops and colours.
-        precision: "fp32", or "bf16" for autocast in training steps.
-        method: Method, its loss and its momentum encoder.
+        precision: "fp32", "bf16" for autocast in training steps, or "fp64": slow, for comparing
+            machines, since the rounding of float32 grows to 1e-3 of the loss in some twenty steps.
+        method: Method and its own settings.
         crop: How windows are drawn.
-        boxes: When boxes are computed, and how.
+        boxes: Where boxes come from, and when they are computed.
         augment: Colours and flips.
+        augment_second: Those of the second view, where they differ (BYOL, MoCo v3, DINO).
+        local_views: Small views beside the two large ones (DINO).
         optimizer: Optimizer and learning-rate schedule.
         probe: The kNN probe.
 
@@ -120,20 +49,28 @@ class Recipe:
     eval_size: int = 0
     epochs: int = 200
     batch_size: int = 256
+    accumulate: int = 1
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    method: MethodSettings = field(default_factory=MethodSettings)
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    method: MethodSettings = field(default_factory=lambda: settings_type("mocov2")("mocov2"))
     crop: CropParams = field(default_factory=CropParams)
     boxes: BoxSettings = field(default_factory=BoxSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    augment_second: AugmentSettings | None = None
+    local_views: LocalViews = field(default_factory=LocalViews)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    probe: KnnSettings = field(default_factory=KnnSettings)
 
     def __post_init__(self) -> None:
         smallest = {"image_size": 8, "eval_size": 0, "epochs": 1, "batch_size": 2, "seed": 0}
-        for name, least in smallest.items():
+        for name, least in {**smallest, "accumulate": 1}.items():
             if getattr(self, name) < least:
                 raise CcropError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
+            raise CcropError(
+                f"batch_size is {self.batch_size} and accumulate {self.accumulate}: a batch must "
+                "have that many equal parts of 2 images or more"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, as they stand in JSON."""

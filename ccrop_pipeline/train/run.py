@@ -1,4 +1,4 @@
-"""The folder of a run: what it was started with, and what it has measured."""
+"""The folder of a run, and what it was started with."""
 
 import json
 import shutil
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.train.files import replacing
-from ccrop_pipeline.train.recipe import differences
+from ccrop_pipeline.train.inputs import Inputs
+from ccrop_pipeline.train.metrics import Metrics
+from ccrop_pipeline.train.recipe import Recipe, differences
 
-_IDENTITY = "run.json"
-_METRICS = "metrics.jsonl"
+_STARTED = "run.json"
+_PLACES = "places"  # where the images lay: another host may find the same ones elsewhere
 
 
 @dataclass(frozen=True)
@@ -28,29 +31,52 @@ class Run:
 
     folder: Path
 
-    def start(self, identity: Mapping[str, Any], overwrite: bool = False) -> None:
+    @property
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return (self.folder / _STARTED).is_file()
+
+    def started(self) -> dict[str, Any]:
+        """What the run was started with: its identity, and the place of its images."""
+        values: dict[str, Any] = json.loads((self.folder / _STARTED).read_text())
+        return values
+
+    def location(self) -> str:
+        """Where the images of the run lay."""
+        return str(self.started()[_PLACES]["source"])
+
+    def start(
+        self, identity: Mapping[str, Any], location: str = "", overwrite: bool = False
+    ) -> None:
         """Makes the folder, or checks that what lies there was started in the same way.
 
         Args:
             identity: Everything that the result of the run depends on, as JSON values.
+            location: Where the images lie.
             overwrite: Whether to delete a run that lies there.
 
         Raises:
             CcropError: When the folder holds a run of another identity, or something else.
         """
-        if overwrite and (self.folder / _IDENTITY).is_file():
+        if overwrite and self.exists:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / _IDENTITY
-        if file.is_file():
-            self._check_same(json.loads(file.read_text()), identity)
+        if self.exists:
+            self._check_same(identity)
         elif any(entry for entry in self.folder.iterdir() if not entry.name.startswith(".")):
             raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder")
         else:
-            _write_whole(file, json.dumps(identity, indent=1) + "\n")
+            content = {**identity, _PLACES: {"source": location}}
+            with replacing(self.folder / _STARTED) as file:
+                file.write((json.dumps(content, indent=1) + "\n").encode())
 
-    def _check_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        changed = differences(old, new)
+    def metrics(self) -> list[dict[str, Any]]:
+        """Records of all epochs so far."""
+        return Metrics(self.folder).records("train")
+
+    def _check_same(self, identity: Mapping[str, Any]) -> None:
+        old = {name: value for name, value in self.started().items() if name != _PLACES}
+        changed = differences(old, identity)
         if changed:
             raise CcropError(
                 f"{self.folder} holds a run that was started differently:\n  "
@@ -59,24 +85,14 @@ class Run:
                 "with --overwrite"
             )
 
-    def keep_metrics_until(self, epoch: int) -> None:
-        """Drops records of epochs after `epoch`, which are about to be trained again."""
-        kept = [record for record in self.metrics() if record["epoch"] <= epoch]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        _write_whole(self.folder / _METRICS, lines)
 
-    def add_metrics(self, record: Mapping[str, Any]) -> None:
-        """Appends one record, which has an entry ``epoch``: epochs trained so far."""
-        with (self.folder / _METRICS).open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """All whole records so far."""
-        file = self.folder / _METRICS
-        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _write_whole(file: Path, text: str) -> None:
-    with replacing(file) as out:
-        out.write(text.encode())
+def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
+    """Everything that the result of a run depends on."""
+    source, boxes = inputs.source, inputs.boxes
+    return {
+        "recipe": recipe.to_dict(),
+        "source": {"kind": source.kind, "fingerprint": source.fingerprint()},
+        "boxes": BoxSet.open(boxes).manifest.provenance.fingerprint if boxes else None,
+        "missing_boxes": inputs.missing_boxes,
+        "weights": inputs.weights.fingerprint if inputs.weights else None,
+    }

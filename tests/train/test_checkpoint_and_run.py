@@ -6,9 +6,8 @@ import torch
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import build_method
-from ccrop_pipeline.train import Checkpoint, load_checkpoint, load_recipe
+from ccrop_pipeline.train import Checkpoint, Metrics, Run, load_checkpoint, load_recipe
 from ccrop_pipeline.train.checkpoint import save_checkpoint
-from ccrop_pipeline.train.run import Run
 
 RECIPE = load_recipe("demo", ["image_size=24", "eval_size=48"])
 
@@ -70,9 +69,16 @@ def test_a_run_is_taken_up_only_by_what_started_it(tmp_path):
     run.start({"recipe": {"epochs": 5, "crop": {"alpha": 0.6}}})
     with pytest.raises(CcropError, match=r"recipe\.crop\.alpha: 0\.6 -> 0\.1"):
         run.start({"recipe": {"epochs": 5, "crop": {"alpha": 0.1}}})
-    run.add_metrics({"epoch": 1})
+    Metrics(run.folder).add({"stage": "train", "epoch": 1})
     run.start({"recipe": {"epochs": 6}}, overwrite=True)
     assert run.metrics() == []
+
+
+def test_where_the_images_lay_is_kept_and_is_no_part_of_the_identity(tmp_path):
+    run = Run(tmp_path / "run")
+    run.start({"recipe": {"epochs": 5}}, location="/here")
+    run.start({"recipe": {"epochs": 5}}, location="/there")
+    assert run.location() == "/here"
 
 
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
@@ -84,12 +90,14 @@ def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
 
 
 def test_metrics_survive_a_torn_last_line_and_forget_later_epochs(tmp_path):
-    run = Run(tmp_path)
+    metrics = Metrics(tmp_path)
     for epoch in range(1, 5):
-        run.add_metrics({"epoch": epoch})
+        metrics.add({"stage": "train", "epoch": epoch})
+    metrics.add({"stage": "refresh", "epoch": 4})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 5, "lo')
-    assert [record["epoch"] for record in run.metrics()] == [1, 2, 3, 4]
-    run.keep_metrics_until(2)
+    assert [record["epoch"] for record in metrics.records("train")] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in metrics.records("refresh")] == [4]
+    metrics.take_up(2)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]

@@ -16,11 +16,11 @@ from ccrop_pipeline.train import (
     Machine,
     Observer,
     RefreshStage,
+    Run,
     Trainer,
     load_checkpoint,
     load_recipe,
 )
-from ccrop_pipeline.train.run import Run
 
 SETTINGS = [
     "image_size=32",
@@ -28,7 +28,6 @@ SETTINGS = [
     "boxes.threshold=0.1",
     "epochs=4",
     "batch_size=16",
-    "method.queue_size=32",
     "boxes.refresh_at=[0.5]",
     "optimizer.lr_warmup_epochs=0",
     "probe.every=2",
@@ -170,7 +169,7 @@ def test_boxes_of_a_refresh_are_those_of_the_checkpoint_before_it(source, undist
 
 
 def test_another_seed_gives_other_weights(source, undisturbed, tmp_path):
-    trained(source, tmp_path / "run", "seed=1", "epochs=1", "boxes.refresh_at=[]")
+    trained(source, tmp_path / "run", "seed=1", "epochs=1", "boxes.kind=none")
     other, first = load_checkpoint(tmp_path / "run"), load_checkpoint(undisturbed)
     assert any(not torch.equal(other.method[key], first.method[key]) for key in first.method)
 
@@ -187,7 +186,7 @@ def test_given_boxes_are_used_from_the_start_and_refreshed_on_demand(source, und
 
 
 def test_a_run_with_other_settings_is_refused_until_overwritten(source, tmp_path):
-    short = ("epochs=1", "boxes.refresh_at=[]")
+    short = ("epochs=1", "boxes.kind=none")
     trained(source, tmp_path / "run", *short)
     with pytest.raises(CcropError, match=r"optimizer\.lr: .* -> 0\.5"):
         trained(source, tmp_path / "run", *short, "optimizer.lr=0.5")
@@ -197,7 +196,7 @@ def test_a_run_with_other_settings_is_refused_until_overwritten(source, tmp_path
 
 def test_a_diverged_loss_ends_the_run_with_the_epoch_and_a_remedy(source, tmp_path):
     with pytest.raises(CcropError, match=r"epoch 1 is nan.*optimizer\.lr"):
-        trained(source, tmp_path / "run", "epochs=1", "boxes.refresh_at=[]", "optimizer.lr=1e30")
+        trained(source, tmp_path / "run", "epochs=1", "boxes.kind=none", "optimizer.lr=1e30")
     assert not (tmp_path / "run/checkpoint.pt").exists()
 
 

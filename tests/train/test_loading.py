@@ -66,7 +66,7 @@ def test_a_streamed_run_trains_refreshes_and_is_repeatable(tars, tmp_path):
         assert [record["epoch"] for record in records] == [1, 2]
         assert records[1]["boxes"] == "boxes/epoch-0001"
         assert not any("knn" in record for record in records)
-        weights.append(torch.cat([w.flatten() for w in trainer.method.parameters()]))
+        weights.append(torch.cat([w.flatten() for w in trainer.learner.method.parameters()]))
     assert torch.equal(*weights)
 
 

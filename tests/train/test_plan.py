@@ -6,9 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.train import Recipe, RefreshStage, TrainStage, describe, make_plan
-from ccrop_pipeline.train.recipe import BoxSettings
+from ccrop_pipeline.train import (
+    FixedStage,
+    Recipe,
+    RefreshStage,
+    TrainStage,
+    describe,
+    make_plan,
+)
 from ccrop_pipeline.train.schedule import learning_rate
+from ccrop_pipeline.train.settings import BoxSettings
 
 
 def recipe(epochs=100, **boxes):
@@ -30,7 +37,7 @@ def test_the_papers_plan():
 
 
 def test_random_crops_throughout():
-    assert make_plan(recipe(refresh_at=())) == [TrainStage(0, 100, None)]
+    assert make_plan(recipe(kind="none")) == [TrainStage(0, 100, None)]
 
 
 def test_given_boxes_are_used_from_the_first_epoch_and_never_refreshed():
@@ -48,18 +55,26 @@ def test_given_boxes_are_refreshed_when_asked_for():
     ]
 
 
-@given(
-    epochs=st.integers(1, 300),
-    shares=st.lists(st.floats(0.01, 0.99), max_size=5, unique=True).map(sorted),
-    every=st.integers(0, 20),
+SCHEDULES = st.one_of(
+    st.lists(st.floats(0.01, 0.99), max_size=5, unique=True).map(
+        lambda shares: {"refresh_at": tuple(sorted(shares))}
+    ),
+    st.lists(st.integers(1, 300), min_size=1, max_size=5, unique=True).map(
+        lambda epochs: {"refresh_epochs": tuple(sorted(epochs))}
+    ),
+    st.tuples(st.integers(1, 20), st.integers(0, 30)).map(
+        lambda pair: {"refresh_every": pair[0], "warmup_epochs": pair[1]}
+    ),
 )
-def test_every_epoch_is_trained_once_and_every_box_set_is_computed_before_its_use(
-    epochs, shares, every
-):
+
+
+@given(epochs=st.integers(1, 300), schedule=SCHEDULES)
+def test_every_epoch_is_trained_once_and_every_box_set_is_computed_before_its_use(epochs, schedule):
     try:
-        plan = make_plan(recipe(epochs, refresh_at=tuple(shares), refresh_every=every))
+        plan = make_plan(recipe(epochs, **schedule))
     except CcropError:
         return
+    assert len(plan) >= 3  # a warm-up is always followed by a refresh
     trained = [e for s in plan if isinstance(s, TrainStage) for e in range(s.first, s.stop)]
     assert trained == list(range(epochs))
     made = {None}
@@ -80,9 +95,75 @@ def test_refreshes_that_fall_together_or_outside_are_refused(epochs, shares):
         make_plan(recipe(epochs, refresh_at=shares))
 
 
+@pytest.mark.parametrize("kind", ["centre", "full"])
+def test_a_fixed_box_is_written_first_and_used_throughout(kind):
+    assert make_plan(recipe(9, kind=kind)) == [
+        FixedStage(kind, f"boxes/{kind}"),
+        TrainStage(0, 9, f"boxes/{kind}"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["none", "centre", "full"])
+def test_given_boxes_and_a_recipe_without_boxes_of_an_encoder_contradict_each_other(kind):
+    with pytest.raises(CcropError, match=rf"box set /b is given.*{kind}"):
+        make_plan(recipe(kind=kind), Path("/b"))
+
+
+def test_an_interval_after_a_warm_up_of_its_own():
+    plan = make_plan(recipe(10, refresh_every=2, warmup_epochs=5))
+    assert [stage.epoch for stage in plan if isinstance(stage, RefreshStage)] == [5, 7, 9]
+
+
+def test_listed_epochs():
+    plan = make_plan(recipe(10, refresh_epochs=(1, 6)))
+    assert [stage.epoch for stage in plan if isinstance(stage, RefreshStage)] == [1, 6]
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"refresh_every": 10}, {"refresh_every": 3, "warmup_epochs": 12}]
+)
+def test_a_warm_up_that_no_refresh_follows_is_refused(schedule):
+    with pytest.raises(CcropError, match="warm-up would never end"):
+        make_plan(recipe(10, **schedule))
+
+
+@pytest.mark.parametrize("epochs", [(10,), (11,), (4, 12)])
+def test_listed_epochs_at_or_after_the_end_are_refused(epochs):
+    with pytest.raises(CcropError, match="lie between 0 and 10"):
+        make_plan(recipe(10, refresh_epochs=epochs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"refresh_at": (0.5,), "refresh_every": 3}, "only one of them"),
+        ({"refresh_epochs": (5,), "refresh_every": 3}, "only one of them"),
+        ({"warmup_epochs": 5}, "without boxes.refresh_every"),
+        ({"refresh_epochs": (5, 5)}, "increase"),
+        ({"refresh_every": -1}, "negative"),
+    ],
+)
+def test_schedules_that_contradict_themselves_are_refused(settings, message):
+    with pytest.raises(CcropError, match=message):
+        BoxSettings(**settings)
+
+
+def test_an_overlapped_plan_only_leaves_checkpoints_and_takes_the_newest_boxes():
+    assert make_plan(recipe(9, refresh_every=4, overlapped=True)) == [
+        TrainStage(0, 4, None),
+        RefreshStage(4, "boxes/epoch-0004", overlapped=True),
+        TrainStage(4, 8, None, newest=True),
+        RefreshStage(8, "boxes/epoch-0008", overlapped=True),
+        TrainStage(8, 9, None, newest=True),
+    ]
+
+
 def test_stages_are_described_with_epochs_counted_from_one():
     assert describe(TrainStage(0, 20, None)) == "train epochs 1-20: random crops"
     assert describe(TrainStage(20, 40, "boxes/x")) == "train epochs 21-40: boxes from boxes/x"
+    assert "the newest boxes" in describe(TrainStage(20, 40, None, newest=True))
+    assert "ccrop boxes follow" in describe(RefreshStage(20, "boxes/x", overlapped=True))
+    assert "same box" in describe(FixedStage("full", "boxes/full"))
     assert describe(RefreshStage(20, "boxes/x")) == "refresh after epoch 20: compute boxes/x"
 
 

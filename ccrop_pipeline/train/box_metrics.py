@@ -1,0 +1,46 @@
+"""What a refresh has changed, in numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from ccrop_pipeline.boxset import BoxSet, iou
+
+
+def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, Any]:
+    """Statistics of a box set, and how far it is from the one before.
+
+    Args:
+        box_set: The new boxes.
+        previous: Those that were used before, of the same source; None: random crops.
+
+    Returns:
+        ``mean_area`` and ``share_full`` of its boxes as shares of the image and of all images,
+        ``share_empty`` of images in which nothing was found, and ``iou_with_previous``, the
+        mean IoU of the boxes of an image, None without previous ones.
+    """
+    areas, images = box_set.areas(), max(1, box_set.manifest.rows)
+    return {
+        "mean_area": _rounded(areas.mean()),
+        "share_full": _rounded((areas == 1).mean()),
+        "share_empty": _rounded(box_set.manifest.counts["empty"] / images),
+        "iou_with_previous": None if previous is None else _mean_iou(box_set, previous),
+    }
+
+
+def _mean_iou(box_set: BoxSet, previous: BoxSet) -> float | None:
+    before = {
+        key: box
+        for _, table in previous.tables(heatmaps=False)
+        for key, box in zip(table.keys, table.boxes, strict=True)
+    }
+    overlaps = [
+        iou(table.boxes[found], np.array([before[table.keys[row]] for row in found], np.float64))
+        for _, table in box_set.tables(heatmaps=False)
+        if (found := [row for row, key in enumerate(table.keys) if key in before])
+    ]
+    return _rounded(np.concatenate(overlaps).mean()) if overlaps else None
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)

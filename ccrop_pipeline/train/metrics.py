@@ -1,0 +1,72 @@
+"""What a run has measured: JSON lines always, TensorBoard where it is asked for."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.train.files import replacing
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """The records of a run, one JSON object a line.
+
+    Every record has an entry ``epoch``, the epochs trained so far, and ``stage``: "train" for
+    an epoch of training, "refresh" for a box set.
+
+    Args:
+        folder: Folder of the run.
+        tensorboard: Whether numbers also go to ``tensorboard/`` in it.
+
+    Raises:
+        CcropError: When TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+        self._file = folder / FILE
+        self._folder = folder / "tensorboard" if tensorboard else None
+        self._writer: SummaryWriter | None = None
+        if tensorboard:
+            _expect_tensorboard()
+
+    def records(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """All whole records so far, or those of one kind of stage."""
+        lines = self._file.read_text().splitlines(keepends=True) if self._file.is_file() else []
+        records = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [record for record in records if stage in (None, record.get("stage"))]
+
+    def take_up(self, epoch: int) -> None:
+        """Drops records of epochs after `epoch`, which are about to be trained again."""
+        kept = [record for record in self.records() if record["epoch"] <= epoch]
+        with replacing(self._file) as out:
+            out.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        if self._folder:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=epoch + 1)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Appends one record."""
+        with self._file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._writer:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "epoch":
+                    self._writer.add_scalar(f"{record['stage']}/{name}", value, record["epoch"])
+            self._writer.flush()
+
+
+def _expect_tensorboard() -> None:
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise CcropError(
+            "--tensorboard needs the package tensorboard, which is not installed. Install it, or "
+            "leave the option out: metrics.jsonl has the same numbers"
+        ) from error

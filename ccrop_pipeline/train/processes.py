@@ -1,0 +1,182 @@
+"""The processes of a run: one alone, or several that torchrun or SLURM has started."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from ccrop_pipeline.errors import CcropError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+T = TypeVar("T")
+
+# Batch norm is synchronised or kept apart on purpose, and queues are equal everywhere, so that
+# buffers need not be copied from the first process at every step. Newer torch has another word.
+_BUFFERS_AT_EVERY_STEP: Final = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+
+_PRECISIONS: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+_TORCHRUN = ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+# srun sets these for the tasks of a step; a batch script alone has none of them, whatever it asked
+# for, and would wait for ever for tasks that nobody has started.
+_SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
+
+
+@dataclass(frozen=True)
+class Started:
+    """How many processes have been started, and by what.
+
+    Attributes:
+        by: "torchrun", "slurm", or "alone".
+        count: Processes on all machines.
+        machines: Machines; each has as many processes as any other.
+    """
+
+    by: str = "alone"
+    count: int = 1
+    machines: int = 1
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Started":
+        """What the environment variables of torchrun or of a SLURM step say.
+
+        Raises:
+            CcropError: When machines have different numbers of processes.
+        """
+        if all(name in environment for name in _TORCHRUN):
+            count, local = (int(environment[name]) for name in _TORCHRUN)
+            return cls("torchrun", count, _machines(count, local))
+        if all(name in environment for name in _SLURM):
+            count, machines = (int(environment[name]) for name in _SLURM)
+            if count > 1:
+                return cls("slurm", count, machines)
+        return cls()
+
+
+def _machines(count: int, local: int) -> int:
+    if count % local:
+        raise CcropError(
+            f"{count} processes of which this machine has {local}: every machine must have the "
+            "same number. Start torchrun with the same --nproc-per-node everywhere"
+        )
+    return count // local
+
+
+class Processes:
+    """What the processes of a run do together; one alone needs no distributed machinery.
+
+    Args:
+        device: Kind of device; of several GPUs each process takes its own.
+        precision: "fp32", "fp64", or "bf16" for autocast in the forward pass.
+        started: How many processes there are.
+
+    Attributes:
+        fabric: Lightning Fabric, which knows devices, precision and DDP.
+    """
+
+    def __init__(self, device: torch.device, precision: str, started: Started | None = None):
+        self._started = started or Started.from_environment()
+        self.fabric = _fabric(device, precision, self._started)
+        self.fabric.launch()
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return int(self.fabric.global_rank)
+
+    @property
+    def count(self) -> int:
+        """Number of all processes."""
+        return int(self.fabric.world_size)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def once(self, action: Callable[[], T]) -> T:
+        """Lets the first process do something, the others wait; all have the result.
+
+        Raises:
+            CcropError: In every process, when it is raised in the first.
+        """
+        if self.count == 1:
+            return action()
+        outcome: tuple[T | None, str | None] = (None, None)
+        if self.first:
+            try:
+                outcome = (action(), None)
+            except (CcropError, OSError) as error:
+                outcome = (None, str(error))
+        result, failure = self.fabric.broadcast(outcome)
+        if failure is not None:
+            raise CcropError(failure)
+        return cast(T, result)
+
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        self.fabric.barrier()
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean over processes of a tensor."""
+        return self._reduced(value, "mean")
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum over processes of a tensor."""
+        return self._reduced(value, "sum")
+
+    def _reduced(self, value: torch.Tensor, how: str) -> torch.Tensor:
+        if self.count == 1:
+            return value
+        return cast(torch.Tensor, self.fabric.all_reduce(value, reduce_op=how))
+
+
+def _fabric(device: torch.device, precision: str, started: Started) -> "Fabric":
+    from lightning_fabric import Fabric  # two seconds, which `ccrop boxes` need not wait
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    # What it tells of itself at every start is of no use to whoever trains.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+    settings: dict[str, Any] = {
+        "accelerator": "cuda" if device.type == "cuda" else device.type,
+        "precision": _PRECISIONS[precision],
+    }
+    if started.by == "alone":
+        devices = [device.index or 0] if device.type == "cuda" else 1
+        return Fabric(devices=devices, **settings)
+    local = started.count // started.machines
+    _expect_gpus(device, local)
+    environment = TorchElasticEnvironment() if started.by == "torchrun" else SLURMEnvironment()
+    # One process may have to wait for the last shard of another in a refresh.
+    patience = timedelta(hours=2)
+    buffers: dict[str, Any] = {_BUFFERS_AT_EVERY_STEP: False}
+    strategy = DDPStrategy(cluster_environment=environment, timeout=patience, **buffers)
+    return Fabric(
+        devices=local,
+        num_nodes=started.machines,
+        strategy=strategy,
+        **settings,
+    )
+
+
+def _expect_gpus(device: torch.device, processes: int) -> None:
+    seen = torch.cuda.device_count()
+    if device.type == "cuda" and seen < processes:
+        raise CcropError(
+            f"this machine has {processes} processes, but this one sees {seen} GPUs. Start one "
+            "process for each GPU, and let each see all of them (srun --gpu-bind=none)"
+        )

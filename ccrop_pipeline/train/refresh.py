@@ -1,0 +1,74 @@
+"""Box sets of a run: computed from its checkpoints, and found again."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
+from ccrop_pipeline.localize import BoxRule, Localizer
+from ccrop_pipeline.sources import Source
+from ccrop_pipeline.train.checkpoint import load_checkpoint
+from ccrop_pipeline.train.plan import box_folder, checkpoint_file
+
+_NUMBERED = re.compile(r"epoch-(\d+)(\.pt)?")
+
+
+def refresh_boxes(
+    run: Path,
+    epoch: int,
+    source: Source,
+    device: torch.device,
+    threads: int,
+    observer: ComputeObserver,
+    share: Share,
+) -> BoxSet | None:
+    """Computes the boxes of a source, or of a share of it, from the checkpoint of an epoch.
+
+    Every process reads the same file, so that all use the same weights and statistics.
+
+    Args:
+        run: Folder of the run.
+        epoch: Epochs that the checkpoint has been trained for.
+        source: Images of the run.
+        device: Where the encoder runs.
+        threads: Decoding threads.
+        observer: Hears how it goes.
+        share: Which shards are for this process.
+
+    Returns:
+        The box set, or None while shards of other processes are missing.
+    """
+    checkpoint = load_checkpoint(run / checkpoint_file(epoch))
+    settings = checkpoint.recipe.boxes
+    encoder = checkpoint.encoder(device, settings.refresh_from)
+    return compute_boxes(
+        source,
+        Localizer(encoder, "sum", BoxRule(settings.threshold)),
+        run / box_folder(epoch),
+        ComputeSettings(threads=threads),
+        observer,
+        share=share,
+    )
+
+
+def newest_boxes(run: Path) -> int | None:
+    """Epoch of the newest complete box set that the run has computed; None: there is none."""
+    complete = [
+        epoch
+        for epoch, path in _numbered(run / box_folder(0)).items()
+        if (path / "manifest.json").is_file()
+    ]
+    return max(complete, default=None)
+
+
+def newest_checkpoint(run: Path) -> int | None:
+    """Epoch of the newest checkpoint that is kept for boxes; None: there is none."""
+    return max(_numbered(run / checkpoint_file(0)), default=None)
+
+
+def _numbered(example: Path) -> dict[int, Path]:
+    folder = example.parent
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {int(found[1]): path for path in paths if (found := _NUMBERED.fullmatch(path.name))}

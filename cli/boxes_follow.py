@@ -1,0 +1,81 @@
+"""`ccrop boxes follow`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.train import FollowObserver
+
+
+@click.command("follow")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--source", help="Where the images are.  [default: where the run found them]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--poll",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between looks at the run.",
+)
+def follow(run: Path, source: str | None, device: str, poll: float) -> None:
+    """Compute boxes for RUN while it trains, on another device or host.
+
+    The run must have been started with --set boxes.overlapped=true. Boxes are computed from the
+    newest checkpoint that it has left; it takes them up at the first epoch that finds them
+    complete. Ends with the run. May be started before it.
+
+    \b
+    Example:
+      ccrop boxes follow runs/first --device cuda:1
+    """
+    from ccrop_pipeline.compute import Share
+    from ccrop_pipeline.train import Run
+    from ccrop_pipeline.train import follow as follow_run
+
+    from .opening import open_any, open_device
+
+    done = follow_run(
+        Run(run),
+        lambda location: open_any(source or location),
+        open_device(device),
+        os.cpu_count() or 1,
+        _observer(),
+        poll,
+        Share.from_environment(),
+    )
+    click.echo(f"{run}: {done} box sets computed")
+
+
+def _observer() -> "FollowObserver":
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.compute import StageSeconds
+    from ccrop_pipeline.train import FollowObserver
+
+    from .boxes_audit import warn_if_useless
+    from .progress import console
+
+    class FollowLog(FollowObserver):
+        """A line for everything that happens: this runs beside something else, unattended."""
+
+        def waiting(self, what: str) -> None:
+            console.print(f"waiting for {what}")
+
+        def refreshing(self, epoch: int) -> None:
+            console.print(f"computing boxes from the checkpoint after epoch {epoch}")
+            self._images = 0
+
+        def images_located(self, _shard: str, images: int, _stages: StageSeconds) -> None:
+            self._images += images
+
+        def refreshed(self, box_set: BoxSet, seconds: float) -> None:
+            rate, area = self._images / seconds, box_set.areas().mean()
+            speed = f"{seconds:.1f} s, {rate:,.0f} images/s"
+            console.print(f"{box_set.folder} after {speed}, mean area {area:.0%}")
+            warn_if_useless(box_set)
+
+    return FollowLog()

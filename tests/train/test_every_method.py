@@ -1,0 +1,117 @@
+"""Every method through the driver: views, a refresh, a checkpoint, and on from it."""
+
+import math
+
+import pytest
+import torch
+
+from ccrop_pipeline.boxset import validate
+from ccrop_pipeline.methods import METHODS
+from ccrop_pipeline.sources import Scenes, open_source, pack
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint, load_recipe
+from ccrop_pipeline.train.loading import view_groups
+
+NARROW = {
+    "mocov1": ["queue_size=32"],
+    "mocov2": ["queue_size=32"],
+    "mocov3": ["hidden_dim=32", "projection_dim=16"],
+    "byol": ["hidden_dim=32", "projection_dim=16"],
+    "simsiam": ["hidden_dim=32", "projection_dim=32", "prediction_hidden_dim=16"],
+    "dino": ["hidden_dim=32", "bottleneck_dim=16", "projection_dim=64"],
+    "barlowtwins": ["hidden_dim=32", "projection_dim=32"],
+    "vicreg": ["hidden_dim=32", "projection_dim=32"],
+}
+COMMON = [
+    "backbone=small",
+    "image_size=32",
+    "batch_size=16",
+    "epochs=4",
+    "boxes.refresh_at=[0.5]",
+    "optimizer.lr_warmup_epochs=0",
+    "optimizer.schedule=cosine",
+    "optimizer.milestones=[]",
+    "probe.k=10",
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tars"
+    pack(Scenes(34, size=32), folder, max_images=20)
+    return open_source(folder)
+
+
+def recipe(method, *settings):
+    own = [f"method.{setting}" for setting in NARROW.get(method, [])]
+    small = ["local_views.size=16"] if method == "dino" else []
+    return load_recipe(method, [*COMMON, *own, *small, *settings])
+
+
+class StopAfter(Observer):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def epoch_done(self, record):
+        if record["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+def trained(source, folder, settings, observer=None):
+    trainer = Trainer(Inputs(source), folder, settings, Machine(), observer or Observer())
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_trains_refreshes_and_goes_on_where_it_was_stopped(source, tmp_path, method):
+    whole = trained(source, tmp_path / "whole", recipe(method))
+    records = whole.run.metrics()
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert all(math.isfinite(record["loss"]) for record in records)
+    assert all(record["embedding_std"] > 0 for record in records)
+    assert validate(tmp_path / "whole/boxes/epoch-0002") == []
+    with pytest.raises(KeyboardInterrupt):
+        trained(source, tmp_path / "again", recipe(method), StopAfter(3))
+    trained(source, tmp_path / "again", recipe(method))
+    first, second = (load_checkpoint(tmp_path / name) for name in ("whole", "again"))
+    assert first.method.keys() == second.method.keys()
+    assert all(torch.equal(first.method[name], second.method[name]) for name in first.method)
+
+
+def test_views_of_a_recipe_second_colours_and_local_views(source):
+    byol, dino = view_groups(recipe("byol")), view_groups(recipe("dino"))
+    assert [(group.count, group.size) for group in byol] == [(1, 32), (1, 32)]
+    assert byol[0].augment != byol[1].augment
+    assert [group.count for group in dino] == [1, 1, recipe("dino").local_views.count]
+    assert (dino[2].size, dino[2].crop.scale) == (16, recipe("dino").local_views.scale)
+    assert dino[2].crop.scale[1] < 1
+    (simclr,) = view_groups(recipe("simclr"))
+    assert (simclr.count, simclr.augment) == (2, recipe("simclr").augment)
+
+
+def test_accumulated_parts_add_up_to_the_mean_of_their_gradients(source, tmp_path):
+    """One step of two parts against the gradients of the two parts by hand."""
+    settings = recipe(
+        "simclr", "accumulate=2", "epochs=1", "boxes.kind=none", "precision=fp32",
+        "optimizer.name=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0",
+        "optimizer.lr=0.5", "optimizer.schedule=constant", "batch_size=32", "probe.every=0",
+    )  # fmt: skip
+    trainer = Trainer(Inputs(source), tmp_path / "run", settings, Machine(), Observer())
+    assert len(trainer.loader) == 2  # parts of 16, of which a step takes both
+    method = trainer.learner.method
+    before = [weight.detach().clone() for weight in method.parameters()]
+    sums = [torch.zeros_like(weight) for weight in before]
+    losses = []
+    for batch in trainer.loader.epoch(0):
+        method.train()
+        (views,) = trainer.augment(batch, 0)
+        output = method(list(views))
+        output.loss.backward()
+        losses.append(output.loss.item())
+        for total, weight in zip(sums, method.parameters(), strict=True):
+            total += weight.grad / 2
+            weight.grad = None
+    trainer.train()
+    for weight, old, gradient in zip(method.parameters(), before, sums, strict=True):
+        torch.testing.assert_close(weight.detach(), old - 0.5 * gradient, rtol=1e-4, atol=1e-6)
+    assert trainer.run.metrics()[0]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
