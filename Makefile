@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test check format bench gpu-check clean
+.PHONY: help setup demo test check format bench evidence gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,9 @@ format: setup ## Format and fix what can be fixed
 
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json
+
+evidence: setup ## Write docs/evidence.md from the results in docs/results/evidence
+	$(BIN)/python -m benchmarks.evidence page
 
 gpu-check: ## Check and time the GPU paths; PYTHON names an interpreter that has the dependencies
 	$(PYTHON) benchmarks/gpu_check.py

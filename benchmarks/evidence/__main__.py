@@ -1,0 +1,81 @@
+"""What boxes, suppression and refreshes are each worth.
+
+python -m benchmarks.evidence run --study scenes --seeds 0 1 2 --out DIR
+python -m benchmarks.evidence page
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.evidence.arms import SEEDS, STUDIES
+from ccrop_pipeline.errors import CcropError
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.sources import Source
+
+SCENES_EACH = 4000  # of training and of test
+
+
+def main() -> None:
+    """Reads the command line."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
+    commands = options.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="train what is missing")
+    runs.add_argument("--study", required=True, choices=list(STUDIES))
+    runs.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    runs.add_argument("--arms", nargs="+", help="names of arms; all if left out")
+    runs.add_argument("--out", type=Path, required=True, help="folder of results and runs")
+    runs.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of CIFAR-10 as Parquet, or where scenes are drawn",
+    )
+    commands.add_parser("page", help="write docs/evidence.md from docs/results/evidence")
+    chosen = options.parse_args()
+    try:
+        if chosen.command == "run":
+            run(chosen.study, chosen.seeds, chosen.out, chosen.images, chosen.arms)
+        else:
+            from benchmarks.evidence.page import write
+
+            write()
+    except CcropError as error:
+        raise SystemExit(str(error)) from None
+
+
+def run(
+    name: str, seeds: Sequence[int], out: Path, images: Path, arms: Sequence[str] | None = None
+) -> None:
+    """Trains what is missing of a study, or of some of its arms."""
+    from benchmarks.evidence.runs import Series
+
+    study = STUDIES[name]
+    unknown = set(arms or ()) - set(study.arms)
+    if unknown:
+        raise CcropError(f"{name} has no arm {sorted(unknown)}; there are: {', '.join(study.arms)}")
+    train, test = _sources(name, images)
+    for seed in seeds:
+        series = Series(name, study, train, test, out, seed)
+        for arm in arms or study.arms:
+            series.arm(arm)
+
+
+def _sources(name: str, images: Path) -> "tuple[Source, Source]":
+    """Training and test images; scenes are drawn first, if they are not there."""
+    from ccrop_pipeline.sources import Scenes, open_source, pack
+
+    if name == "cifar10":
+        train, test = (open_source(str(images / f"{s}-*.parquet")) for s in ("train", "test"))
+        return train, test
+    for split in ("train", "test"):
+        if not (images / f"scenes-{split}").exists():
+            scenes = Scenes(SCENES_EACH, split=split)
+            pack(scenes, images / f"scenes-{split}", prefix=split, max_images=1000)
+    return open_source(images / "scenes-train"), open_source(images / "scenes-test")
+
+
+if __name__ == "__main__":
+    main()

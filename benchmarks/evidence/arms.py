@@ -1,0 +1,179 @@
+"""The two studies: their images and recipes, and what each arm does."""
+
+from dataclasses import dataclass, field
+
+OTHER_SEED = 100  # added to a run's seed to get that of the run whose boxes it is given
+
+
+BOXES = {
+    "none": "none: random crops",
+    "warm": "the encoder after warm-up",
+    "again": "the encoder at 20, 40, 60 and 80 % of training",
+    "full": "the whole image",
+    "centre": "the fixed centre box",
+    "shuffled": "those of other images",
+    "true": "the true boxes",
+    "other-seed": "the warm encoder of another seed",
+    "other-method": "the warm encoder of MoCo v2",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of choosing windows, all else equal.
+
+    Attributes:
+        title: What it is, for the tables.
+        boxes: Where they come from, one of `BOXES`. Those of another run are used from the first
+            epoch on, all others after the warm-up.
+        settings: Settings of the recipe that differ, as ``NAME=VALUE``.
+        threshold: Of the heatmaps of the warm encoder; None for the recipe's.
+    """
+
+    title: str
+    boxes: str
+    settings: tuple[str, ...] = ()
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms over one data set.
+
+    Attributes:
+        title: What it is about.
+        recipe: Name of the recipe that all arms start from.
+        settings: Settings of it that differ, as ``NAME=VALUE``.
+        warmup: Epochs with random crops, shared by the arms of a seed.
+        probe_every: Epochs between the small probes of the learning curve.
+        arms: By name; the first is what all others are compared with.
+        donor: Settings of the run of another method whose boxes are reused.
+        contrasts: A question, an arm, and the arm that it is to be compared with.
+        sweeps: Arms by the value of one setting, by the name of that setting.
+    """
+
+    title: str
+    recipe: str
+    settings: tuple[str, ...]
+    warmup: int
+    probe_every: int
+    arms: dict[str, Arm]
+    contrasts: tuple[tuple[str, str, str], ...]
+    donor: tuple[str, ...] = ()
+    sweeps: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def _alpha(value: float) -> tuple[str, ...]:
+    return (f"crop.alpha={value}",)
+
+
+def _rule(name: str) -> tuple[str, ...]:
+    return (f"crop.rule={name}",)
+
+
+_OFFICIAL = _rule("official")
+_SHARED = {
+    "random": Arm("random crops", "none"),
+    "official": Arm("boxes, `official`", "warm", _OFFICIAL),
+    "paper": Arm("boxes, `paper`", "warm", _rule("paper")),
+    "overlap": Arm("boxes, `overlap`", "warm"),
+    "suppression": Arm("suppression only (full box)", "full"),
+    "centre": Arm("fixed centre box, `overlap`", "centre"),
+    "shuffled": Arm("boxes of other images, `overlap`", "shuffled"),
+}
+
+SCENES = Study(
+    title="Off-centre scenes",
+    recipe="demo",
+    settings=("epochs=10",),
+    warmup=2,
+    probe_every=4,
+    arms={
+        **_SHARED,
+        "official-localisation": Arm(
+            "boxes, `official`, alpha 1 (localisation only)", "warm", _OFFICIAL + _alpha(1.0)
+        ),
+        "localisation": Arm("boxes, `overlap`, alpha 1 (localisation only)", "warm", _alpha(1.0)),
+        "suppression-0.1": Arm("suppression only, alpha 0.1", "full", _alpha(0.1)),
+        "official-shuffled": Arm("boxes of other images, `official`", "shuffled", _OFFICIAL),
+        "official-true": Arm("true boxes, `official`", "true", _OFFICIAL),
+        "true": Arm("true boxes, `overlap`", "true"),
+        "official-centre": Arm("fixed centre box, `official`", "centre", _OFFICIAL),
+        "four-refreshes": Arm("boxes, `official`, four refreshes", "again", _OFFICIAL),
+        "other-seed": Arm(
+            "boxes of another seed, `official`, from epoch 0", "other-seed", _OFFICIAL
+        ),
+        "other-method": Arm(
+            "boxes of MoCo v2, `official`, from epoch 0", "other-method", _OFFICIAL
+        ),
+        "full-overlap": Arm(
+            "boxes, `overlap` with min_overlap 1", "warm", ("crop.min_overlap=1.0",)
+        ),
+        "alpha-0.1": Arm("boxes, `overlap`, alpha 0.1", "warm", _alpha(0.1)),
+        "alpha-0.3": Arm("boxes, `overlap`, alpha 0.3", "warm", _alpha(0.3)),
+        "official-alpha-0.1": Arm("boxes, `official`, alpha 0.1", "warm", _OFFICIAL + _alpha(0.1)),
+        "threshold-0.1": Arm("boxes, `official`, threshold 0.1", "warm", _OFFICIAL, 0.1),
+        "threshold-0.25": Arm("boxes, `official`, threshold 0.25", "warm", _OFFICIAL, 0.25),
+        "threshold-0.4": Arm("boxes, `official`, threshold 0.4", "warm", _OFFICIAL, 0.4),
+        "threshold-0.8": Arm("boxes, `official`, threshold 0.8", "warm", _OFFICIAL, 0.8),
+    },
+    donor=(
+        "method.name=mocov2",
+        "method.queue_size=4096",
+        "method.encoder_momentum=0.99",
+        "optimizer.lr=0.12",
+    ),
+    contrasts=(
+        ("boxes beside suppression alone, `official`", "official", "suppression"),
+        ("boxes beside suppression alone, `overlap`", "overlap", "suppression"),
+        ("an image's own box beside another's, `overlap`", "overlap", "shuffled"),
+        ("an image's own box beside the centre box, `overlap`", "overlap", "centre"),
+        ("an image's own box beside another's, `official`", "official", "official-shuffled"),
+        ("an image's own box beside the centre box, `official`", "official", "official-centre"),
+        ("alpha 0.6 beside 1, `official`", "official", "official-localisation"),
+        ("alpha 0.6 beside 1, `overlap`", "overlap", "localisation"),
+        ("true boxes beside the encoder's, `official`", "official-true", "official"),
+        ("true boxes beside the encoder's, `overlap`", "true", "overlap"),
+        ("four refreshes beside one, `official`", "four-refreshes", "official"),
+        ("another seed's boxes beside one's own, `official`", "other-seed", "official"),
+        ("another method's boxes beside one's own, `official`", "other-method", "official"),
+    ),
+    sweeps={
+        "alpha, `official`": {
+            "0.1": "official-alpha-0.1",
+            "0.6": "official",
+            "1": "official-localisation",
+        },
+        "alpha, `overlap`": {
+            "0.1": "alpha-0.1",
+            "0.3": "alpha-0.3",
+            "0.6": "overlap",
+            "1": "localisation",
+        },
+        "alpha, whole image": {
+            "0.1": "suppression-0.1",
+            "0.6": "suppression",
+            "1 (random crops)": "random",
+        },
+        "threshold, `official`": {
+            "0.1": "threshold-0.1",
+            "0.25": "threshold-0.25",
+            "0.4": "threshold-0.4",
+            "0.6": "official",
+            "0.8": "threshold-0.8",
+        },
+    },
+)
+
+CIFAR10 = Study(
+    title="CIFAR-10",
+    recipe="cifar10-simclr-2core",
+    settings=("epochs=3", "optimizer.lr_warmup_epochs=1"),
+    warmup=1,
+    probe_every=1,
+    arms=_SHARED,
+    contrasts=SCENES.contrasts[:4],
+)
+
+STUDIES = {"scenes": SCENES, "cifar10": CIFAR10}
+SEEDS = (0, 1, 2)

@@ -1,0 +1,124 @@
+"""What came out of a training, as it is committed."""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ccrop_pipeline
+from benchmarks.evidence.boxes import statistics
+from benchmarks.evidence.measure import LINEAR_PENALTY, features, knn, linear, some
+from benchmarks.evidence.windows import window_statistics
+from ccrop_pipeline.sources import Source
+from ccrop_pipeline.train import load_checkpoint
+
+PROBES = "probes.jsonl"
+CURVE_BANK, CURVE_QUERIES = 2000, 1000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is done.
+
+    Attributes:
+        study: Name of the study.
+        arm: Name of the arm.
+        seed: Of weights, order, windows and colours.
+        train: Images trained on.
+        test: Images of the test.
+        folder: Of the run.
+        warm: Folder of the warm-up that it went on from, if it did.
+        boxes: Box set that it was given, if it was.
+        refreshed_once: Whether that set comes from the refresh after the warm-up.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    train: Source
+    test: Source
+    folder: Path
+    warm: Path | None
+    boxes: Path | None
+    refreshed_once: bool
+
+
+def outcome(done: Trained) -> dict[str, Any]:
+    """Measures a training, and gathers all that its result depends on."""
+    checkpoint = load_checkpoint(done.folder)
+    recipe, encoder = checkpoint.recipe, checkpoint.encoder()
+    bank, queries = features(done.train, encoder), features(done.test, encoder)
+    before = [done.warm] if done.warm else []
+    records = [record for run in [*before, done.folder] for record in _metrics(run, "train")]
+    refreshes = _metrics(done.folder, "refresh")
+    if done.warm and done.refreshed_once:
+        refreshes = _metrics(done.warm, "refresh")
+    sets = [done.boxes] if done.boxes else sorted((done.folder / "boxes").glob("epoch-*"))
+    return {
+        "study": done.study,
+        "arm": done.arm,
+        "seed": done.seed,
+        "train": {"images": len(bank.labels), "source": Path(done.train.location).name},
+        "test": {"images": len(queries.labels), "source": Path(done.test.location).name},
+        "epochs": recipe.epochs,
+        "images": recipe.epochs * (len(bank.labels) // recipe.batch_size) * recipe.batch_size,
+        "knn": knn(bank, queries, recipe.probe),
+        "knn_settings": {"k": recipe.probe.k, "temperature": recipe.probe.temperature},
+        "linear": linear(bank, queries),
+        "linear_penalty": LINEAR_PENALTY,
+        "curve": [
+            {name: record[name] for name in ("epoch", "loss", "lr", "seconds")}
+            for record in records
+        ],
+        "probes": [
+            *(line for run in [*before, done.folder] for line in _lines(run / PROBES)),
+            {
+                "epoch": recipe.epochs,
+                "knn": knn(some(bank, CURVE_BANK), some(queries, CURVE_QUERIES), recipe.probe),
+            },
+        ],
+        "probes_on": {"bank": CURVE_BANK, "queries": CURVE_QUERIES},
+        "boxes": [statistics(folder, done.train) for folder in sets],
+        "windows": window_statistics(sets[-1] if sets else None, done.train, recipe.crop),
+        "train_seconds": round(sum(record["seconds"] for record in records), 1),
+        "refresh_seconds": [round(record["seconds"], 2) for record in refreshes],
+        "recipe": recipe.to_dict(),
+        "code": _commit(),
+        "machine": _machine(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }
+
+
+def _metrics(run: Path, stage: str) -> list[dict[str, Any]]:
+    return [record for record in _lines(run / "metrics.jsonl") if record["stage"] == stage]
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _commit() -> str:
+    """The commit that the running code is of."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    folder = Path(ccrop_pipeline.__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _machine() -> dict[str, Any]:
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,174 @@
+"""Trains the arms of a study, one after the other, and writes what came out of each."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence import boxes as made
+from benchmarks.evidence.arms import OTHER_SEED, Arm, Study
+from benchmarks.evidence.measure import features, knn
+from benchmarks.evidence.outcome import CURVE_BANK, CURVE_QUERIES, PROBES, Trained, outcome
+from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.compute.rethreshold import rethreshold
+from ccrop_pipeline.localize import BoxRule
+from ccrop_pipeline.sources import Source
+from ccrop_pipeline.train import (
+    Inputs,
+    Machine,
+    Observer,
+    Recipe,
+    Trainer,
+    load_checkpoint,
+    load_recipe,
+)
+
+
+@dataclass
+class Watch(Observer):
+    """Probes a little now and then; the last epoch is measured in full afterwards.
+
+    Attributes:
+        train: Images of which the first are the bank.
+        test: Images of which the first are the queries.
+        folder: Of the run.
+        recipe: Of the run.
+        every: Epochs between probes.
+    """
+
+    train: Source
+    test: Source
+    folder: Path
+    recipe: Recipe
+    every: int
+
+    def epoch_done(self, record: Mapping[str, Any]) -> None:
+        """Probes, if it is time."""
+        print(self.folder.name, json.dumps(dict(record)), flush=True)
+        epoch = record["epoch"]
+        if epoch % self.every == 0 and epoch < self.recipe.epochs:
+            encoder = load_checkpoint(self.folder).encoder()
+            bank = features(self.train, encoder, CURVE_BANK)
+            queries = features(self.test, encoder, CURVE_QUERIES)
+            line = {"epoch": epoch, "knn": knn(bank, queries, self.recipe.probe)}
+            with (self.folder / PROBES).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+@dataclass(frozen=True)
+class Series:
+    """All arms of one study and seed.
+
+    Attributes:
+        name: Of the study.
+        study: What it consists of.
+        train: Images trained on; they are the bank of the probes too.
+        test: Images that the probes ask about.
+        out: Folder of the results; runs lie in ``runs`` below it.
+        seed: Of weights, order, windows and colours.
+    """
+
+    name: str
+    study: Study
+    train: Source
+    test: Source
+    out: Path
+    seed: int
+
+    def arm(self, name: str) -> None:
+        """Trains one arm and writes its result, unless that is there.
+
+        A training that was stopped is taken up where its newest checkpoint stands.
+        """
+        file = self.out / f"{self.name}-{name}-seed{self.seed}.json"
+        if file.exists():
+            return
+        arm = self.study.arms[name]
+        box_set, reused = self._boxes(arm), arm.boxes.startswith("other")
+        warm = None if reused else self._warmed("warm-up", self._recipe())
+        self._train(name, self._recipe(*_own_settings(arm)), box_set, warm)
+        result = outcome(
+            Trained(
+                study=self.name,
+                arm=name,
+                seed=self.seed,
+                train=self.train,
+                test=self.test,
+                folder=self._folder(name),
+                warm=warm,
+                boxes=box_set,
+                refreshed_once=arm.boxes in ("warm", "shuffled"),
+            )
+        )
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(result, indent=1) + "\n")
+        part.rename(file)
+
+    def _recipe(self, *settings: str) -> Recipe:
+        shared = (*self.study.settings, f"seed={self.seed}", "probe.every=0")
+        return load_recipe(self.study.recipe, [*shared, *settings])
+
+    def _boxes(self, arm: Arm) -> Path | None:
+        folder = self._folder(f"boxes-{arm.boxes}")
+        if arm.boxes in ("none", "again"):
+            return None
+        if arm.boxes in ("full", "centre"):
+            return made.same_boxes(self.train, folder, arm.boxes)
+        if arm.boxes == "true":
+            return made.exact_boxes(self.train, folder)
+        if arm.boxes.startswith("other"):
+            donor = self.study.donor if arm.boxes == "other-method" else ()
+            recipe = self._recipe(f"seed={self.seed + OTHER_SEED}", *donor)
+            return self._box_set(self._warmed(f"{arm.boxes}-donor", recipe))
+        warm = self._box_set(self._warmed("warm-up", self._recipe()))
+        if arm.boxes == "shuffled":
+            return made.shuffled_boxes(self.train, warm, folder, self.seed)
+        if arm.threshold is None:
+            return warm
+        folder = self._folder(f"boxes-threshold-{arm.threshold}")
+        rethreshold(BoxSet.open(warm), folder, BoxRule(arm.threshold))
+        return folder
+
+    def _warmed(self, name: str, recipe: Recipe) -> Path:
+        """Trains the warm-up of a run and computes its boxes; the run is then left.
+
+        The schedule is that of the whole run, so what follows from the checkpoint is what the
+        run would have done itself.
+        """
+        folder, settings = self._folder(name), replace(recipe.boxes, refresh_at=())
+        settings = replace(settings, refresh_epochs=(self.study.warmup,))
+        if not (self._box_set(folder) / "manifest.json").exists():
+            trainer = self._trainer(folder, replace(recipe, boxes=settings))
+            trainer.plan = trainer.plan[:2]
+            trainer.train()
+        return folder
+
+    def _box_set(self, folder: Path) -> Path:
+        return folder / f"boxes/epoch-{self.study.warmup:04d}"
+
+    def _train(self, name: str, recipe: Recipe, boxes: Path | None, warm: Path | None) -> None:
+        trainer = self._trainer(self._folder(name), recipe, boxes)
+        newest = self._folder(name) / "checkpoint.pt"
+        if warm and not newest.exists():
+            shutil.copy(warm / f"checkpoints/epoch-{self.study.warmup:04d}.pt", newest)
+        trainer.train()
+
+    def _trainer(self, folder: Path, recipe: Recipe, boxes: Path | None = None) -> Trainer:
+        watch = Watch(self.train, self.test, folder, recipe, self.study.probe_every)
+        inputs, machine = Inputs(self.train, boxes), Machine(threads=1)
+        return Trainer(inputs, folder, recipe, machine, watch)
+
+    def _folder(self, name: str) -> Path:
+        return self.out / "runs" / f"{self.name}-seed{self.seed}" / name
+
+
+def _own_settings(arm: Arm) -> tuple[str, ...]:
+    """Settings of an arm that follow from where its boxes come from."""
+    threshold = () if arm.threshold is None else (f"boxes.threshold={arm.threshold}",)
+    from_boxes = {
+        "none": ('boxes.kind="none"',),
+        "again": ("boxes.refresh_at=[0.2, 0.4, 0.6, 0.8]",),
+    }
+    return (*arm.settings, *threshold, *from_boxes.get(arm.boxes, ()))

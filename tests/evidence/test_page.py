@@ -1,0 +1,100 @@
+"""The page says what the results say, all of it, and shows what is missing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from made_results import made
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.evidence.arms import SEEDS, STUDIES
+from benchmarks.evidence.figures import read_results
+from benchmarks.evidence.page import PAGE, RESULTS, page
+
+
+def _row(text, title, table="### Accuracy"):
+    lines = text[text.index(table) :].splitlines()
+    line = next(line for line in lines if line.startswith(f"| {title} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_committed_page_is_what_the_committed_results_give():
+    assert page(read_results(RESULTS)) == PAGE.read_text()
+
+
+def test_every_study_with_results_has_its_picture():
+    studies = {result["study"] for result in read_results(RESULTS)}
+    assert studies
+    assert all((RESULTS / f"{study}.svg").is_file() for study in studies)
+
+
+def test_a_row_has_each_seed_the_mean_and_the_paired_difference():
+    results = [made(seed=s, knn=v, linear=0.6) for s, v in enumerate((0.50, 0.52, 0.54))]
+    results += [
+        made(arm="overlap", seed=s, knn=v, linear=0.5) for s, v in enumerate((0.53, 0.54, 0.55))
+    ]
+    assert _row(page(results), "boxes, `overlap`") == [
+        "boxes, `overlap`",
+        "53.00 54.00 55.00",
+        "54.00 ± 1.00",
+        "+2.00 ± 1.00",
+        "3 of 3",
+        "50.00 ± 0.00",
+        "-10.00 ± 0.00",
+    ]
+
+
+def test_a_missing_arm_and_a_missing_seed_are_shown_as_missing():
+    text = page([made(), made(seed=2), made(arm="overlap", seed=2)])
+    assert _row(text, "fixed centre box, `overlap`")[1] == "missing"
+    assert _row(text, "boxes, `overlap`")[1] == "missing missing 50.00"
+    assert (
+        _row(text, "an image's own box beside the centre box, `overlap`", "### Paired")[1]
+        == "missing"
+    )
+    wanted = sum(len(study.arms) for study in STUDIES.values()) * len(SEEDS)
+    assert f"3 of {wanted} runs" in text
+
+
+def test_every_arm_stands_in_the_tables_whatever_was_run():
+    text = page([made(study=name) for name in STUDIES])
+    for study in STUDIES.values():
+        part = text[text.index(f"## {study.title}") :]
+        for arm in study.arms.values():
+            assert _row(part, arm.title)[0] == arm.title
+
+
+def test_a_study_without_any_run_says_so():
+    text = page([made()])
+    assert "## CIFAR-10\n\nNot run yet." in text
+
+
+def test_the_cost_is_seconds_of_refreshes_by_seconds_of_training():
+    text = page([made(), made(arm="overlap")])
+    assert _row(text, "Off-centre scenes", "## What the alternation costs")[3:] == [
+        "50",
+        "5.0",
+        "2",
+        "0.100",
+    ]
+
+
+def test_the_picture_names_the_arms_that_were_run_and_is_the_same_again(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks.evidence.pictures import learning_curves
+
+    results = [made(), made(arm="overlap")]
+    for name in ("a.svg", "b.svg"):
+        learning_curves(STUDIES["scenes"], results, tmp_path / name)
+    text = (tmp_path / "a.svg").read_text()
+    assert text == (tmp_path / "b.svg").read_text()
+    assert "boxes, overlap" in text
+    assert "fixed centre box" not in text
+
+
+def test_questions_and_sweeps_name_arms_that_there_are():
+    for study in STUDIES.values():
+        named = {arm for _, *pair in study.contrasts for arm in pair}
+        named |= {arm for values in study.sweeps.values() for arm in values.values()}
+        assert named <= set(study.arms)

@@ -1,0 +1,103 @@
+"""Arms that share a warm-up are what separate trainings would have been."""
+
+import sys
+from json import loads
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.evidence.arms import Arm, Study
+from benchmarks.evidence.runs import Series
+from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.sources import Scenes, open_source, pack
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+
+SETTINGS = ("epochs=3", "batch_size=16", "eval_size=32", "optimizer.lr=0.05", "probe.k=5")
+STUDY = Study(
+    title="tiny",
+    recipe="demo",
+    settings=SETTINGS,
+    warmup=1,
+    probe_every=2,
+    arms={
+        "random": Arm("random", "none"),
+        "overlap": Arm("overlap", "warm"),
+        "other-seed": Arm("other", "other-seed"),
+        "low": Arm("low", "warm", threshold=0.2),
+    },
+    contrasts=(),
+)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evidence")
+    for split in ("train", "test"):
+        pack(Scenes(32, size=32, split=split), folder / split, prefix=split)
+    train, test = (open_source(folder / split) for split in ("train", "test"))
+    made = Series("tiny", STUDY, train, test, folder / "out", seed=3)
+    for arm in STUDY.arms:
+        made.arm(arm)
+    return made
+
+
+def _result(series, arm):
+
+    return loads((series.out / f"tiny-{arm}-seed3.json").read_text())
+
+
+def _alone(series, folder, *settings, boxes=None):
+    recipe = load_recipe("demo", [*SETTINGS, "seed=3", "probe.every=0", *settings])
+    trainer = Trainer(Inputs(series.train, boxes), folder, recipe, Machine(threads=1), Observer())
+    trainer.train()
+    return [record["loss"] for record in trainer.run.metrics()]
+
+
+@pytest.mark.parametrize(
+    ("arm", "settings"),
+    [("random", ('boxes.kind="none"',)), ("overlap", ("boxes.refresh_epochs=[1]",))],
+)
+def test_an_arm_has_the_losses_of_a_training_of_its_own(series, tmp_path, arm, settings):
+    losses = [point["loss"] for point in _result(series, arm)["curve"]]
+    assert losses == pytest.approx(_alone(series, tmp_path / arm, *settings), rel=1e-5)
+
+
+def test_boxes_of_another_seed_are_used_from_the_first_epoch_on(series, tmp_path):
+    (boxes,) = (series.out / "runs").glob("*/other-seed-donor/boxes/epoch-0001")
+    losses = [point["loss"] for point in _result(series, "other-seed")["curve"]]
+    assert losses == pytest.approx(_alone(series, tmp_path / "own", boxes=boxes), rel=1e-5)
+    assert losses[0] != pytest.approx(_result(series, "random")["curve"][0]["loss"], rel=1e-5)
+
+
+def test_another_threshold_gives_boxes_of_another_size(series):
+    low, usual = (_result(series, arm)["boxes"][0]["area"] for arm in ("low", "overlap"))
+    assert low > usual
+    (made,) = (series.out / "runs").glob("*/boxes-threshold-0.2")
+    assert BoxSet.open(made).manifest.provenance.localizer.threshold == 0.2
+
+
+def test_a_result_says_what_was_trained_and_how_long(series):
+    result = _result(series, "overlap")
+    assert [point["epoch"] for point in result["curve"]] == [1, 2, 3]
+    assert [probe["epoch"] for probe in result["probes"]] == [2, 3]
+    assert (result["images"], result["seed"], result["recipe"]["seed"]) == (96, 3, 3)
+    assert result["train_seconds"] == pytest.approx(
+        sum(point["seconds"] for point in result["curve"]), abs=0.06
+    )
+    assert set(result["windows"]) == {"pair_iou", "object", "missed"}
+    assert len(result["refresh_seconds"]) == 1
+    assert _result(series, "random")["refresh_seconds"] == []
+
+
+def test_what_is_finished_is_not_trained_again(series):
+    before = {file: file.read_bytes() for file in series.out.glob("*.json")}
+    (series.out / "tiny-low-seed3.json").unlink()
+    for arm in STUDY.arms:
+        series.arm(arm)
+    after = {file: file.read_bytes() for file in series.out.glob("*.json")}
+    assert set(before) == set(after)
+    again = series.out / "tiny-low-seed3.json"
+    assert all(after[file] == before[file] for file in before if file != again)
+    assert _result(series, "low")["knn"] == loads(before[again])["knn"]
