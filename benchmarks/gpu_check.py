@@ -18,6 +18,7 @@ import torch
 from ccrop_pipeline.boxset import iou
 from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, StageSeconds, compute_boxes
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heatmaps, build_backbone
+from ccrop_pipeline.methods import METHODS, build_method, settings_type
 from ccrop_pipeline.sources import Scenes, Source, open_source, pack
 from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
 from ccrop_pipeline.views import (
@@ -49,6 +50,7 @@ def main() -> int:
             heatmaps_to_boxes(),
             resident_crops(source),
             augmentation(source),
+            every_method(),
             computed_boxes(source, folder),
             little_memory(source, folder),
             resumed_training(source, folder),
@@ -123,6 +125,29 @@ def computed_boxes(source: Source, folder: Path) -> bool:
         gpu_images_per_s=round(len(overlap) / seconds["cuda"]),
         cpu_images_per_s=round(len(overlap) / seconds["cpu"]),
     )
+
+
+def every_method(images: int = 32) -> bool:
+    """The loss of each method on the GPU is that on the CPU, and in bf16 nearly so."""
+    random = torch.Generator().manual_seed(1)
+    views = [torch.randn(images, 3, 32, 32, generator=random) for _ in range(2)]
+    passed = []
+    for name in METHODS:
+        losses = []
+        for device, precision in (("cpu", "fp32"), (GPU, "fp32"), (GPU, "bf16")):
+            torch.manual_seed(0)
+            method = build_method(settings_type(name)(name), "resnet18-cifar").to(device)
+            method.before_step(0, 0.0)
+            torch.manual_seed(1)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, precision == "bf16"):
+                output = method([view.to(device) for view in views])
+            output.loss.backward()
+            losses.append(output.loss.item())
+        reference, single, half = losses
+        close = abs(single - reference) <= 2e-3 * abs(reference)
+        near = abs(half - reference) <= 5e-2 * abs(reference)
+        passed.append(say(f"{name}: loss", close and near, cpu=reference, gpu=single, bf16=half))
+    return all(passed)
 
 
 def resumed_training(source: Source, folder: Path) -> bool:

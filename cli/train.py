@@ -186,5 +186,7 @@ def _print_result(run: Path, record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"run": str(run), **record}))
     else:
-        knn = f", kNN {record['knn']:.1%}" if "knn" in record else ""
+        from .train_progress import knn_of
+
+        knn = f", {knn_of(record)}" if "knn" in record else ""
         click.echo(f"{run}: {record['epoch']} epochs, loss {record['loss']:.4f}{knn}")

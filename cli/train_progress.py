@@ -66,7 +66,7 @@ class TrainProgress(Display, Observer):
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """Prints the record of the epoch."""
         self._drop_task()
-        knn = f"  kNN {record['knn']:.1%}" if "knn" in record else ""
+        knn = f"  {knn_of(record)}" if "knn" in record else ""
         grey = f"  {record['unreadable']} unreadable" if record["unreadable"] else ""
         console.print(
             f"{self._prefix}epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  "
@@ -105,6 +105,12 @@ class TrainProgress(Display, Observer):
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+
+
+def knn_of(record: Mapping[str, Any]) -> str:
+    """The kNN accuracy of a record, with the settings that make it comparable."""
+    settings = f"k={record['knn_k']}, temperature={record['knn_temperature']:g}"
+    return f"kNN {record['knn']:.1%} ({settings})"
 
 
 class StageClock(TrainProgress):

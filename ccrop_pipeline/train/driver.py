@@ -193,7 +193,11 @@ class Trainer:
         accuracy = knn_accuracy(
             embed(bank, encoder, threads), embed(queries, encoder, threads), settings
         )
-        return {"knn": round(accuracy, 5)}
+        return {
+            "knn": round(accuracy, 5),
+            "knn_k": settings.k,
+            "knn_temperature": settings.temperature,
+        }
 
     @cached_property
     def _test(self) -> LabelledImages | None:

@@ -218,6 +218,7 @@ def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monke
     trained = ccrop("train", "json/data", "json/run", *quick, "--json", "--device", "cpu")
     assert json.loads(trained.stdout)["epoch"] == 2
     assert "epoch 2/2  loss" in trained.stderr
+    assert "(k=200, temperature=0.1)" in trained.stderr
     computed = ccrop(
         "boxes",
         "compute",
