@@ -46,7 +46,7 @@ class CropParams:
         ValueError: a value is out of range.
     """
 
-    rule: str = "overlap"
+    rule: str = "paper"
     alpha: float = 0.6
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

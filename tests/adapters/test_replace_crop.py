@@ -151,7 +151,7 @@ def test_the_transform_given_is_not_changed():
 def test_every_view_of_lightlys_transforms_is_cut_from_the_box(name, sizes):
     transforms = pytest.importorskip("lightly.transforms")
     # All of the box is in a window that is larger, and nothing else in one that is smaller.
-    transform = replace_crop(getattr(transforms, name)(), CropParams(min_overlap=1.0))
+    transform = replace_crop(getattr(transforms, name)(), CropParams("overlap", min_overlap=1.0))
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     pixels[24:, :8] = np.random.default_rng(0).integers(0, 256, (6, 8, 3))
     image = attach_box(Image.fromarray(pixels), box_of(2))

@@ -108,7 +108,7 @@ def test_mirrored_boxes_give_mirrored_windows(scene, params):
 @given(scenes(), st.sampled_from([0.1, 0.5]), st.sampled_from([0.1, 0.6, 1.0]))
 def test_overlap_keeps_its_promise(scene, min_overlap, alpha):
     box, size, u = scene
-    params = CropParams(alpha=alpha, min_overlap=min_overlap)
+    params = CropParams("overlap", alpha=alpha, min_overlap=min_overlap)
     window = sample_windows(box, size, u, params)[0]
     for start, length, near, far in (
         (window[1], window[3], box[0, 0] * size[0, 0], box[0, 2] * size[0, 0]),
@@ -182,7 +182,7 @@ def test_boxes_in_float32_give_the_windows_of_exact_ones():
     n = 40
     edges = np.array([[i, 0, i + 12, n] for i in range(28)]) / n
     sizes = np.full((28, 2), n)
-    params = CropParams(alpha=1.0, min_overlap=1.0)
+    params = CropParams("overlap", alpha=1.0, min_overlap=1.0)
     for seed in range(50):
         u = draws(seed, 28)
         exact = sample_windows(edges, sizes, u, params)
