@@ -1,5 +1,6 @@
 """The examples as their users start them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -163,3 +164,9 @@ def test_the_lines_of_the_readme_load_groups_of_views(made, monkeypatch):
     exec(block, known)
     assert known["two"].shape == (2, 64, 3, 32, 32)
     assert known["six"].shape == (6, 64, 3, 16, 16)
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)
+def test_shell_scripts_are_well_formed(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
