@@ -71,15 +71,15 @@ def _rule(name: str) -> tuple[str, ...]:
     return (f"crop.rule={name}",)
 
 
-_OFFICIAL = _rule("official")
+_OFFICIAL, _PAPER, _OVERLAP = (_rule(name) for name in ("official", "paper", "overlap"))
 _SHARED = {
     "random": Arm("random crops", "none"),
     "official": Arm("boxes, `official`", "warm", _OFFICIAL),
-    "paper": Arm("boxes, `paper`", "warm", _rule("paper")),
-    "overlap": Arm("boxes, `overlap`", "warm"),
-    "suppression": Arm("suppression only (full box)", "full"),
-    "centre": Arm("fixed centre box, `overlap`", "centre"),
-    "shuffled": Arm("boxes of other images, `overlap`", "shuffled"),
+    "paper": Arm("boxes, `paper`", "warm", _PAPER),
+    "overlap": Arm("boxes, `overlap`", "warm", _OVERLAP),
+    "suppression": Arm("suppression only (full box, `overlap`)", "full", _OVERLAP),
+    "centre": Arm("fixed centre box, `overlap`", "centre", _OVERLAP),
+    "shuffled": Arm("boxes of other images, `overlap`", "shuffled", _OVERLAP),
 }
 
 SCENES = Study(
@@ -93,11 +93,19 @@ SCENES = Study(
         "official-localisation": Arm(
             "boxes, `official`, alpha 1 (localisation only)", "warm", _OFFICIAL + _alpha(1.0)
         ),
-        "localisation": Arm("boxes, `overlap`, alpha 1 (localisation only)", "warm", _alpha(1.0)),
-        "suppression-0.1": Arm("suppression only, alpha 0.1", "full", _alpha(0.1)),
+        "localisation": Arm(
+            "boxes, `overlap`, alpha 1 (localisation only)", "warm", _OVERLAP + _alpha(1.0)
+        ),
+        "paper-localisation": Arm(
+            "boxes, `paper`, alpha 1 (localisation only)", "warm", _PAPER + _alpha(1.0)
+        ),
+        "suppression-0.1": Arm(
+            "suppression only, `overlap`, alpha 0.1", "full", _OVERLAP + _alpha(0.1)
+        ),
         "official-shuffled": Arm("boxes of other images, `official`", "shuffled", _OFFICIAL),
         "official-true": Arm("true boxes, `official`", "true", _OFFICIAL),
-        "true": Arm("true boxes, `overlap`", "true"),
+        "paper-true": Arm("true boxes, `paper`", "true", _PAPER),
+        "true": Arm("true boxes, `overlap`", "true", _OVERLAP),
         "official-centre": Arm("fixed centre box, `official`", "centre", _OFFICIAL),
         "four-refreshes": Arm("boxes, `official`, four refreshes", "again", _OFFICIAL),
         "other-seed": Arm(
@@ -107,10 +115,11 @@ SCENES = Study(
             "boxes of MoCo v2, `official`, from epoch 0", "other-method", _OFFICIAL
         ),
         "full-overlap": Arm(
-            "boxes, `overlap` with min_overlap 1", "warm", ("crop.min_overlap=1.0",)
+            "boxes, `overlap` with min_overlap 1", "warm", (*_OVERLAP, "crop.min_overlap=1.0")
         ),
-        "alpha-0.1": Arm("boxes, `overlap`, alpha 0.1", "warm", _alpha(0.1)),
-        "alpha-0.3": Arm("boxes, `overlap`, alpha 0.3", "warm", _alpha(0.3)),
+        "alpha-0.1": Arm("boxes, `overlap`, alpha 0.1", "warm", _OVERLAP + _alpha(0.1)),
+        "alpha-0.3": Arm("boxes, `overlap`, alpha 0.3", "warm", _OVERLAP + _alpha(0.3)),
+        "paper-alpha-0.1": Arm("boxes, `paper`, alpha 0.1", "warm", _PAPER + _alpha(0.1)),
         "official-alpha-0.1": Arm("boxes, `official`, alpha 0.1", "warm", _OFFICIAL + _alpha(0.1)),
         "threshold-0.1": Arm("boxes, `official`, threshold 0.1", "warm", _OFFICIAL, 0.1),
         "threshold-0.25": Arm("boxes, `official`, threshold 0.25", "warm", _OFFICIAL, 0.25),
@@ -131,14 +140,21 @@ SCENES = Study(
         ("an image's own box beside another's, `official`", "official", "official-shuffled"),
         ("an image's own box beside the centre box, `official`", "official", "official-centre"),
         ("alpha 0.6 beside 1, `official`", "official", "official-localisation"),
+        ("alpha 0.6 beside 1, `paper`", "paper", "paper-localisation"),
         ("alpha 0.6 beside 1, `overlap`", "overlap", "localisation"),
         ("true boxes beside the encoder's, `official`", "official-true", "official"),
+        ("true boxes beside the encoder's, `paper`", "paper-true", "paper"),
         ("true boxes beside the encoder's, `overlap`", "true", "overlap"),
         ("four refreshes beside one, `official`", "four-refreshes", "official"),
         ("another seed's boxes beside one's own, `official`", "other-seed", "official"),
         ("another method's boxes beside one's own, `official`", "other-method", "official"),
     ),
     sweeps={
+        "alpha, `paper`": {
+            "0.1": "paper-alpha-0.1",
+            "0.6": "paper",
+            "1": "paper-localisation",
+        },
         "alpha, `official`": {
             "0.1": "official-alpha-0.1",
             "0.6": "official",
