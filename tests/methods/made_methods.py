@@ -38,7 +38,9 @@ def made_views(name, count=16, seed=1):
 def train(model, name, steps=5, lr=0.001):
     """Losses of SGD on one fixed batch, in the order of calls that the driver keeps to."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer, views, losses = torch.optim.SGD(weights, lr=lr), made_views(name), []
+    kind = weights[0].dtype
+    views, losses = [view.to(kind) for view in made_views(name)], []
+    optimizer = torch.optim.SGD(weights, lr=lr)
     for step in range(steps):
         torch.manual_seed(step)  # as the driver does: permutations of MoCo
         model.before_step(epoch=step // 2, progress=step / steps)
