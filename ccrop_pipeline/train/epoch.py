@@ -45,7 +45,7 @@ def train_epoch(
     steps = len(loader) // recipe.accumulate
     images_a_step = recipe.batch_size // processes.count * processes.count
     # Loss, spread of the embeddings, unreadable images; on the device, as each look waits for it.
-    sums = torch.zeros(3, device=processes.fabric.device, dtype=torch.float64)
+    sums = torch.zeros(3, device=processes.fabric.device)
     batches = _timed(loader.epoch(epoch))
     started, waited, lr = time.perf_counter(), 0.0, 0.0
     for step in range(steps):

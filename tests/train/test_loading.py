@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from ccrop_pipeline.compute import Share
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Scenes, open_source, pack
 from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
@@ -45,6 +46,33 @@ def test_a_source_without_random_access_is_streamed(tars):
     assert isinstance(loading.loader, StreamLoader)
     assert (loading.images, loading.index, len(loading.loader)) == (20, None, 2)
     assert "shard by shard" in loading.note
+
+
+@pytest.mark.parametrize("kind", ["resident", "by position", "streamed"])
+def test_processes_share_every_epoch_without_an_image_in_common(tars, kind):
+    at = f"file://{tars}/data-{{000000..000002}}.tar" if kind == "streamed" else tars
+    machine = Machine(resident_gb=1.0 if kind == "resident" else 0)
+    recipe = load_recipe("demo", SETTINGS)
+    loaders = [
+        open_loader(Inputs(open_source(at)), recipe, machine, Share(rank, 2)).loader
+        for rank in range(2)
+    ]
+    # Tars of 7, 7 and 6 images: a process that has one of them is sure of 6, a batch of 4.
+    assert len({len(loader) for loader in loaders}) == 1
+    for epoch in range(3):
+        batches = [list(loader.epoch(epoch)) for loader in loaders]
+        seen = [batch.key_hashes.tolist() for own in batches for batch in own]
+        assert {len(keys) for keys in seen} == {4}
+        assert len({key for keys in seen for key in keys}) == 4 * len(seen)
+        if kind != "streamed":
+            whole = open_loader(Inputs(open_source(at)), recipe, machine).loader
+            together = zip(*batches, whole.epoch(epoch), strict=True)
+            for first, second, both in together:
+                assert torch.equal(
+                    torch.cat([first.key_hashes, second.key_hashes]), both.key_hashes
+                )
+                for one, two, all_ in zip(first.views, second.views, both.views, strict=True):
+                    assert torch.equal(torch.cat([one, two], 1), all_)
 
 
 def test_less_than_a_batch_is_refused(tars):
