@@ -72,7 +72,7 @@ def _rule(name: str) -> tuple[str, ...]:
 
 
 _OFFICIAL, _PAPER, _OVERLAP = (_rule(name) for name in ("official", "paper", "overlap"))
-_SHARED = {
+SHARED = {
     "random": Arm("random crops", "none"),
     "official": Arm("boxes, `official`", "warm", _OFFICIAL),
     "paper": Arm("boxes, `paper`", "warm", _PAPER),
@@ -89,7 +89,7 @@ SCENES = Study(
     warmup=2,
     probe_every=4,
     arms={
-        **_SHARED,
+        **SHARED,
         "official-localisation": Arm(
             "boxes, `official`, alpha 1 (localisation only)", "warm", _OFFICIAL + _alpha(1.0)
         ),
@@ -187,7 +187,7 @@ CIFAR10 = Study(
     settings=("epochs=3", "optimizer.lr_warmup_epochs=1"),
     warmup=1,
     probe_every=1,
-    arms=_SHARED,
+    arms=SHARED,
     contrasts=SCENES.contrasts[:4],
 )
 

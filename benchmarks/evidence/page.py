@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.evidence.arms import BOXES, SEEDS, STUDIES, Study
+from benchmarks.evidence.arms import BOXES, SEEDS, SHARED, STUDIES, Study
 from benchmarks.evidence.figures import Result, Spread, by_seed, paired, read_results, spread
 
 HERE = Path(__file__).parent
@@ -31,7 +31,8 @@ def page(results: list[Result]) -> str:
 
 
 def _study(name: str, study: Study, results: list[Result]) -> list[str]:
-    first = results[0]
+    # Every arm but the sweeps' has the alpha and the threshold of the study.
+    first = next((result for result in results if result["arm"] in SHARED), results[0])
     recipe, arms = first["recipe"], {arm: by_seed(results, name, arm) for arm in study.arms}
     k, temperature = first["knn_settings"]["k"], first["knn_settings"]["temperature"]
     settings = (
