@@ -18,6 +18,7 @@ from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Encoder,
+    state_sha256,
     weights_sha256,
 )
 from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
@@ -40,5 +41,6 @@ __all__ = [
     "choose_map",
     "min_max",
     "rule_of",
+    "state_sha256",
     "weights_sha256",
 ]

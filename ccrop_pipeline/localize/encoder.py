@@ -1,12 +1,12 @@
 """Encoders: what turns images into the feature maps that heatmaps are made of."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -253,13 +253,18 @@ class Encoder:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hexadecimal SHA-256 of a module's state dict, the same on every device and memory layout.
+    """`state_sha256` of a module."""
+    return state_sha256(module.state_dict())
+
+
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of a state dict, the same on every device and in every memory layout.
 
     Taken over the tensors in the order of their names: name, dtype, shape, then the bytes of the
     elements in row-major order. Buffers count, for they change the features too.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
             flat = value.detach().cpu().contiguous().reshape(-1)

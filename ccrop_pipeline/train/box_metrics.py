@@ -28,18 +28,12 @@ def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, Any]:
     }
 
 
-def _mean_iou(box_set: BoxSet, previous: BoxSet) -> float | None:
-    before = {
-        key: box
-        for _, table in previous.tables(heatmaps=False)
-        for key, box in zip(table.keys, table.boxes, strict=True)
-    }
-    overlaps = [
-        iou(table.boxes[found], np.array([before[table.keys[row]] for row in found], np.float64))
-        for _, table in box_set.tables(heatmaps=False)
-        if (found := [row for row, key in enumerate(table.keys) if key in before])
-    ]
-    return _rounded(np.concatenate(overlaps).mean()) if overlaps else None
+def _mean_iou(box_set: BoxSet, previous: BoxSet) -> float:
+    lookup, overlaps = previous.lookup(), []
+    for _, table in box_set.tables(heatmaps=False):
+        before, found = lookup.find(table.keys)
+        overlaps.append(iou(table.boxes[found], before[found].astype(np.float64)))
+    return _rounded(np.concatenate(overlaps).mean())
 
 
 def _rounded(value: Any) -> float:

@@ -122,9 +122,10 @@ class Trainer:
         started = time.perf_counter()
         everything, own = Share(0, 1), Share(self.processes.rank, self.processes.count)
         self._compute(stage.epoch, own)
-        self.processes.wait()
-        # Complete already, unless a file of another machine was not yet to be seen from any.
-        self.processes.once(lambda: self._compute(stage.epoch, everything))
+        if self.processes.count > 1:
+            self.processes.wait()
+            # Complete already, unless a file of another machine was not yet to be seen from any.
+            self.processes.once(lambda: self._compute(stage.epoch, everything))
         seconds = time.perf_counter() - started
         self.processes.once(lambda: self._note_boxes(stage.boxes, stage.epoch, seconds))
 

@@ -1,6 +1,5 @@
 """Weights of an earlier run as the start of another one."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.localize import state_sha256
 from ccrop_pipeline.train.checkpoint import Checkpoint, load_checkpoint
 
 
@@ -34,11 +34,7 @@ class StartingWeights:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of names, types and values of all weights."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.checkpoint.method.items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return state_sha256(self.checkpoint.method)
 
     def give_to(self, method: nn.Module, name: str, backbone: str) -> str:
         """Loads all weights into the same method, or the encoders into another one.
