@@ -67,7 +67,7 @@ def _sources(name: str, images: Path) -> "tuple[Source, Source]":
     """Training and test images; scenes are drawn first, if they are not there."""
     from ccrop_pipeline.sources import Scenes, open_source, pack
 
-    if name == "cifar10":
+    if name != "scenes":
         train, test = (open_source(str(images / f"{s}-*.parquet")) for s in ("train", "test"))
         return train, test
     for split in ("train", "test"):

@@ -1,4 +1,4 @@
-"""The two studies: their images and recipes, and what each arm does."""
+"""The studies: their images and recipes, and what each arm does."""
 
 from dataclasses import dataclass, field
 
@@ -72,6 +72,12 @@ def _rule(name: str) -> tuple[str, ...]:
 
 
 _OFFICIAL, _PAPER, _OVERLAP = (_rule(name) for name in ("official", "paper", "overlap"))
+_MOCOV2 = (
+    "method.name=mocov2",
+    "method.queue_size=4096",
+    "method.encoder_momentum=0.99",
+    "optimizer.lr=0.12",
+)
 SHARED = {
     "random": Arm("random crops", "none"),
     "official": Arm("boxes, `official`", "warm", _OFFICIAL),
@@ -126,12 +132,7 @@ SCENES = Study(
         "threshold-0.4": Arm("boxes, `official`, threshold 0.4", "warm", _OFFICIAL, 0.4),
         "threshold-0.8": Arm("boxes, `official`, threshold 0.8", "warm", _OFFICIAL, 0.8),
     },
-    donor=(
-        "method.name=mocov2",
-        "method.queue_size=4096",
-        "method.encoder_momentum=0.99",
-        "optimizer.lr=0.12",
-    ),
+    donor=_MOCOV2,
     contrasts=(
         ("boxes beside suppression alone, `official`", "official", "suppression"),
         ("boxes beside suppression alone, `overlap`", "overlap", "suppression"),
@@ -145,6 +146,7 @@ SCENES = Study(
         ("true boxes beside the encoder's, `official`", "official-true", "official"),
         ("true boxes beside the encoder's, `paper`", "paper-true", "paper"),
         ("true boxes beside the encoder's, `overlap`", "true", "overlap"),
+        ("`overlap` with min_overlap 1 beside `paper`", "full-overlap", "paper"),
         ("four refreshes beside one, `official`", "four-refreshes", "official"),
         ("another seed's boxes beside one's own, `official`", "other-seed", "official"),
         ("another method's boxes beside one's own, `official`", "other-method", "official"),
@@ -187,9 +189,52 @@ CIFAR10 = Study(
     settings=("epochs=3", "optimizer.lr_warmup_epochs=1"),
     warmup=1,
     probe_every=1,
-    arms=SHARED,
-    contrasts=SCENES.contrasts[:4],
+    arms={
+        **SHARED,
+        "other-seed": Arm("boxes of another seed, `paper`, from epoch 0", "other-seed", _PAPER),
+        "other-method": Arm("boxes of MoCo v2, `paper`, from epoch 0", "other-method", _PAPER),
+        "paper-alpha-0.6": Arm("boxes, `paper`, alpha 0.6", "warm", _PAPER + _alpha(0.6)),
+        "paper-localisation": Arm(
+            "boxes, `paper`, alpha 1 (localisation only)", "warm", _PAPER + _alpha(1.0)
+        ),
+        "paper-threshold-0.1": Arm("boxes, `paper`, threshold 0.1", "warm", _PAPER, 0.1),
+        "paper-threshold-0.25": Arm("boxes, `paper`, threshold 0.25", "warm", _PAPER, 0.25),
+    },
+    donor=_MOCOV2,
+    contrasts=(
+        *SCENES.contrasts[:4],
+        ("alpha 0.6 beside 0.1, `paper`", "paper-alpha-0.6", "paper"),
+        ("another seed's boxes beside one's own, `paper`", "other-seed", "paper"),
+        ("another method's boxes beside one's own, `paper`", "other-method", "paper"),
+    ),
+    sweeps={
+        "alpha, `paper`": {
+            "0.1": "paper",
+            "0.6": "paper-alpha-0.6",
+            "1": "paper-localisation",
+        },
+        "threshold, `paper`": {
+            "0.1": "paper-threshold-0.1",
+            "0.25": "paper-threshold-0.25",
+            "0.5": "paper",
+        },
+    },
 )
 
-STUDIES = {"scenes": SCENES, "cifar10": CIFAR10}
+# Four refreshes need five epochs, which are too many for all arms.
+CIFAR10_REFRESHES = Study(
+    title="CIFAR-10, one refresh and four",
+    recipe=CIFAR10.recipe,
+    settings=("epochs=5", "optimizer.lr_warmup_epochs=1"),
+    warmup=1,
+    probe_every=1,
+    arms={
+        "random": SHARED["random"],
+        "paper": SHARED["paper"],
+        "four-refreshes": Arm("boxes, `paper`, four refreshes", "again", _PAPER),
+    },
+    contrasts=(("four refreshes beside one, `paper`", "four-refreshes", "paper"),),
+)
+
+STUDIES = {"scenes": SCENES, "cifar10": CIFAR10, "cifar10-refreshes": CIFAR10_REFRESHES}
 SEEDS = (0, 1, 2)

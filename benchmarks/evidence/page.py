@@ -189,7 +189,7 @@ def _percent(found: Spread, sign: str = "") -> str:
 def _costs(results: list[Result]) -> str:
     rows = []
     for result in results:
-        if result["arm"] in ("overlap", "four-refreshes"):
+        if result["arm"] in ("paper", "four-refreshes"):
             spent = sum(result["refresh_seconds"])
             rows.append(
                 [

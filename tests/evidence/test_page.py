@@ -71,7 +71,7 @@ def test_a_study_without_any_run_says_so():
 
 
 def test_the_cost_is_seconds_of_refreshes_by_seconds_of_training():
-    text = page([made(), made(arm="overlap")])
+    text = page([made(), made(arm="paper")])
     assert _row(text, "Off-centre scenes", "## What the alternation costs")[3:] == [
         "50",
         "5.0",
