@@ -72,6 +72,9 @@ def _rule(name: str) -> tuple[str, ...]:
 
 
 _OFFICIAL, _PAPER, _OVERLAP = (_rule(name) for name in ("official", "paper", "overlap"))
+_FULL_OVERLAP = Arm(
+    "boxes, `overlap` with min_overlap 1", "warm", (*_OVERLAP, "crop.min_overlap=1.0")
+)
 _MOCOV2 = (
     "method.name=mocov2",
     "method.queue_size=4096",
@@ -120,9 +123,7 @@ SCENES = Study(
         "other-method": Arm(
             "boxes of MoCo v2, `official`, from epoch 0", "other-method", _OFFICIAL
         ),
-        "full-overlap": Arm(
-            "boxes, `overlap` with min_overlap 1", "warm", (*_OVERLAP, "crop.min_overlap=1.0")
-        ),
+        "full-overlap": _FULL_OVERLAP,
         "alpha-0.1": Arm("boxes, `overlap`, alpha 0.1", "warm", _OVERLAP + _alpha(0.1)),
         "alpha-0.3": Arm("boxes, `overlap`, alpha 0.3", "warm", _OVERLAP + _alpha(0.3)),
         "paper-alpha-0.1": Arm("boxes, `paper`, alpha 0.1", "warm", _PAPER + _alpha(0.1)),
@@ -191,6 +192,7 @@ CIFAR10 = Study(
     probe_every=1,
     arms={
         **SHARED,
+        "full-overlap": _FULL_OVERLAP,
         "other-seed": Arm("boxes of another seed, `paper`, from epoch 0", "other-seed", _PAPER),
         "other-method": Arm("boxes of MoCo v2, `paper`, from epoch 0", "other-method", _PAPER),
         "paper-alpha-0.6": Arm("boxes, `paper`, alpha 0.6", "warm", _PAPER + _alpha(0.6)),
@@ -203,6 +205,7 @@ CIFAR10 = Study(
     donor=_MOCOV2,
     contrasts=(
         *SCENES.contrasts[:4],
+        ("`overlap` with min_overlap 1 beside `paper`", "full-overlap", "paper"),
         ("alpha 0.6 beside 0.1, `paper`", "paper-alpha-0.6", "paper"),
         ("another seed's boxes beside one's own, `paper`", "other-seed", "paper"),
         ("another method's boxes beside one's own, `paper`", "other-method", "paper"),
