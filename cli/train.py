@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,76 +24,63 @@ METHODS = (
 )
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
-    decorators = (
-        click.option("--method", type=click.Choice(METHODS), help="Method to train."),
-        click.option("--recipe", help="TOML file, or name of a recipe that comes with ccrop."),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Change a setting of the recipe, such as crop.alpha=0.1; may be repeated.",
-        ),
-        click.option(
-            "--boxes",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="Use this box set from the first epoch on, without warm-up.",
-        ),
-        click.option(
-            "--refresh-every",
-            type=click.IntRange(1),
-            metavar="EPOCHS",
-            help="Compute boxes again every so many epochs, also with --boxes.",
-        ),
-        click.option(
-            "--missing-boxes",
-            type=click.Choice(["error", "full"]),
-            default="error",
-            show_default=True,
-            help="What to do with images that have no box.",
-        ),
-        click.option(
-            "--test", "test_source", metavar="SOURCE", help="Labelled images to probe on."
-        ),
-        click.option(
-            "--load",
-            type=click.Path(exists=True, path_type=Path),
-            metavar="RUN",
-            help="Begin with the weights of another run or checkpoint, at epoch 0.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Delete the run that lies in RUN."),
-        click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(0),
-            default=None,
-            help="Loader processes.  [default: one a core on a GPU, else 0]",
-        ),
-        click.option(
-            "--resident-gb",
-            type=click.FloatRange(0),
-            default=4.0,
-            show_default=True,
-            metavar="GB",
-            help="Keep images decoded on the device when they need no more than this; 0: never.",
-        ),
-        click.option("--compile", is_flag=True, help="Compile the encoders with torch.compile."),
-        click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard as well."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    )
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
-
-
 @click.command("train")
 @click.argument("source")
 @click.argument("run", type=click.Path(path_type=Path))
-@_options
+@click.option("--method", type=click.Choice(METHODS), help="Method to train.")
+@click.option("--recipe", help="TOML file, or name of a recipe that comes with ccrop.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a setting of the recipe, such as crop.alpha=0.1; may be repeated.",
+)
+@click.option(
+    "--boxes",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Use this box set from the first epoch on, without warm-up.",
+)
+@click.option(
+    "--refresh-every",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Compute boxes again every so many epochs, also with --boxes.",
+)
+@click.option(
+    "--missing-boxes",
+    type=click.Choice(["error", "full"]),
+    default="error",
+    show_default=True,
+    help="What to do with images that have no box.",
+)
+@click.option("--test", "test_source", metavar="SOURCE", help="Labelled images to probe on.")
+@click.option(
+    "--load",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="RUN",
+    help="Begin with the weights of another run or checkpoint, at epoch 0.",
+)
+@click.option("--overwrite", is_flag=True, help="Delete the run that lies in RUN.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=None,
+    help="Loader processes.  [default: one a core on a GPU, else 0]",
+)
+@click.option(
+    "--resident-gb",
+    type=click.FloatRange(0),
+    default=4.0,
+    show_default=True,
+    metavar="GB",
+    help="Keep images decoded on the device when they need no more than this; 0: never.",
+)
+@click.option("--compile", is_flag=True, help="Compile the encoders with torch.compile.")
+@click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train on the images of SOURCE in the folder RUN: warm-up, boxes, training from them.
 
