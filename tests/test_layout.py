@@ -23,6 +23,7 @@ LAYERS = (
     "crops",
     "sources",
     "boxset",
+    "addresses",
     "errors",
 )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
+from ccrop_pipeline.addresses import explained, file_system
 from ccrop_pipeline.boxset.atomic import TargetTakenError, hidden_name, written_aside
-from ccrop_pipeline.errors import CcropError
 
 Location = Path | str
 
@@ -49,7 +49,7 @@ def open_folder(location: Location) -> BoxFolder:
     if not is_address(location):
         return LocalFolder(Path(location))
     folder = RemoteFolder(str(location).rstrip("/"))
-    files, path = folder.opened()
+    files, path = file_system(folder.url)
     # Not through fsspec, which neither syncs nor writes aside.
     return LocalFolder(Path(path)) if "file" in _protocols(files) else folder
 
@@ -104,36 +104,14 @@ class RemoteFolder:
         """The address."""
         return self.url
 
-    def opened(self) -> tuple[Any, str]:
-        """Give the file system and the path in it.
-
-        To be called in the process that uses it: file systems with an event loop of their own
-        do not survive a fork.
-
-        Raises:
-            CcropError: If there is no file system for the address, or its package is missing.
-        """
-        from fsspec.core import url_to_fs
-
-        try:
-            files, path = url_to_fs(self.url)
-        except ImportError as error:
-            raise CcropError(f"{self.url} needs another package: {error}.") from error
-        except ValueError as error:
-            raise CcropError(
-                f"{self.url} cannot be opened ({error}). Addresses begin with a protocol that "
-                "fsspec knows, such as s3://, gs:// or file://."
-            ) from error
-        return files, path
-
     def exists(self) -> bool:
         """As in `BoxFolder`."""
         return bool(self.files())
 
     def files(self) -> dict[str, int]:
         """As in `BoxFolder`."""
-        files, folder = self.opened()
-        with _explained(self.url):
+        files, folder = file_system(self.url)
+        with explained(self.url):
             # What others wrote since must be seen.
             files.invalidate_cache(folder)
             try:
@@ -145,18 +123,18 @@ class RemoteFolder:
 
     def has(self, file: str) -> bool:
         """As in `BoxFolder`."""
-        files, folder = self.opened()
-        with _explained(self.url):
+        files, folder = file_system(self.url)
+        with explained(self.url):
             files.invalidate_cache(folder)
             return bool(files.exists(f"{folder}/{file}"))
 
     @contextmanager
     def local(self, file: str) -> Iterator[Path]:
         """As in `BoxFolder`; a temporary copy."""
-        files, folder = self.opened()
+        files, folder = file_system(self.url)
         with TemporaryDirectory(prefix="ccrop-") as place:
             path = Path(place) / file
-            with _explained(f"{self.url}/{file}"):
+            with explained(f"{self.url}/{file}"):
                 files.get_file(f"{folder}/{file}", str(path))
             yield path
 
@@ -167,8 +145,8 @@ class RemoteFolder:
             path = Path(place) / file
             yield path
             content = path.read_bytes()
-        files, folder = self.opened()
-        with _explained(f"{self.url}/{file}"):
+        files, folder = file_system(self.url)
+        with explained(f"{self.url}/{file}"):
             files.invalidate_cache(folder)
             try:
                 _put(files, f"{folder}/{file}", content)
@@ -199,19 +177,3 @@ def _put(files: Any, target: str, content: bytes) -> None:
 
 def _protocols(files: Any) -> set[str]:
     return {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
-
-
-@contextmanager
-def _explained(url: str) -> Iterator[None]:
-    try:
-        yield
-    except CcropError:
-        raise
-    except FileNotFoundError as error:
-        raise CcropError(f"nothing is found at {url} ({error}). Check the address.") from error
-    # Every file system raises errors of its own, many of them no OSError.
-    except Exception as error:
-        raise CcropError(
-            f"{url} cannot be used ({type(error).__name__}: {error}). Check address, connection "
-            "and permissions, and run again: what is finished is kept."
-        ) from error

@@ -6,16 +6,11 @@ from glob import glob, has_magic
 from pathlib import Path
 from re import search
 
+from ccrop_pipeline.addresses import explained
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources.folder import FolderSource
 from ccrop_pipeline.sources.parquet import ParquetSource
-from ccrop_pipeline.sources.remote import (
-    PIPE,
-    RemoteTarSource,
-    explained,
-    is_remote,
-    located,
-)
+from ccrop_pipeline.sources.remote import PIPE, RemoteTarSource, is_remote, located
 from ccrop_pipeline.sources.source import Source
 from ccrop_pipeline.sources.tar import TarSource
 

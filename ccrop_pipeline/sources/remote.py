@@ -13,6 +13,7 @@ from typing import IO, Any, ClassVar, NoReturn
 
 import xxhash
 
+from ccrop_pipeline.addresses import explained, file_system
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources.classes import CLASSES_FILE
 from ccrop_pipeline.sources.formats import IMAGE_EXTENSIONS
@@ -75,7 +76,7 @@ class RemoteTarSource:
         """
         url = self.urls[shard_position(self.shards, shard)]
         opened = _output if self._piped else _object
-        with explained(url), opened(url) as stream:
+        with _to_its_end(url), opened(url) as stream:
             for entry in group(_members(stream), url):
                 label = parse_label(entry.label, entry.key, url)
                 yield Sample(entry.key, entry.image, label, entry.annotation)
@@ -135,23 +136,10 @@ def tar_name(url: str) -> str:
 def located(urls: Sequence[str]) -> tuple[Any, list[str]]:
     """Return the file system of addresses and their paths in it.
 
-    To be called in the process that reads: file systems with an event loop of their own do
-    not survive a fork.
-
     Raises:
         CcropError: If there is no such file system, its package is missing, or there are two.
     """
-    from fsspec.core import url_to_fs
-
-    try:
-        found = [url_to_fs(url) for url in urls]
-    except ImportError as error:
-        raise CcropError(f"{urls[0]} needs another package: {error}.") from error
-    except ValueError as error:
-        raise CcropError(
-            f"{urls[0]} cannot be opened ({error}). Addresses begin with a protocol that fsspec "
-            "knows, such as s3://, gs://, https:// or file://."
-        ) from error
+    found = [file_system(url) for url in urls]
     files = found[0][0]
     for url, (other, _) in zip(urls, found, strict=True):
         if other is not files:
@@ -185,25 +173,16 @@ def _members(stream: IO[bytes]) -> Iterator[Member[bytes]]:
 
 
 @contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong in reading ``url`` into a ``CcropError`` that says what to do."""
-    try:
-        yield
-    except CcropError:
-        raise
-    except (tarfile.TarError, EOFError) as error:
-        raise CcropError(
-            f"{url} cannot be read to its end as an uncompressed tar ({error}). Run again; if "
-            "that does not help, upload or pack it again."
-        ) from error
-    except FileNotFoundError as error:
-        raise CcropError(f"nothing is found at {url} ({error}). Check the address.") from error
-    # Every file system raises errors of its own, many of them no OSError.
-    except Exception as error:
-        raise CcropError(
-            f"{url} cannot be read ({type(error).__name__}: {error}). Check address, connection "
-            "and permissions, and run again."
-        ) from error
+def _to_its_end(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong in reading a tar into a ``CcropError`` that says what to do."""
+    with explained(url):
+        try:
+            yield
+        except (tarfile.TarError, EOFError) as error:
+            raise CcropError(
+                f"{url} cannot be read to its end as an uncompressed tar ({error}). Run again; if "
+                "that does not help, upload or pack it again."
+            ) from error
 
 
 @contextmanager

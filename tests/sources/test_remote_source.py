@@ -326,7 +326,7 @@ def test_a_connection_that_breaks_is_an_error(tmp_path, web):
     tar_of(tmp_path / "x.tar", [f"{i}" for i in range(90)])
     address, handler = web
     handler.broken = True
-    with pytest.raises(CcropError, match=rf"{address}/x\.tar cannot be read"):
+    with pytest.raises(CcropError, match=rf"{address}/x\.tar cannot be used"):
         read_all(open_source(f"{address}/x.tar"))
     with pytest.raises(CcropError, match=r"nothing is found at .*/y\.tar"):
         read_all(open_source(f"{address}/y.tar"))

@@ -1,0 +1,47 @@
+"""File systems behind addresses such as `s3://bucket/boxes`, and what goes wrong with them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ccrop_pipeline.errors import CcropError
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Give the fsspec file system of an address, and the path in it.
+
+    To be called in the process that uses it: file systems with an event loop of their own do
+    not survive a fork.
+
+    Raises:
+        CcropError: If there is no file system for the address, or its package is missing.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(url)
+    except ImportError as error:
+        raise CcropError(f"{url} needs another package: {error}.") from error
+    except ValueError as error:
+        raise CcropError(
+            f"{url} cannot be opened ({error}). Addresses begin with a protocol that fsspec "
+            "knows, such as s3://, gs://, https:// or file://."
+        ) from error
+    return files, path
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong at an address into a ``CcropError`` that says what to do."""
+    try:
+        yield
+    except CcropError:
+        raise
+    except FileNotFoundError as error:
+        raise CcropError(f"nothing is found at {url} ({error}). Check the address.") from error
+    # Every file system raises errors of its own, many of them no OSError.
+    except Exception as error:
+        raise CcropError(
+            f"{url} cannot be used ({type(error).__name__}: {error}). Check address, connection "
+            "and permissions, and run again: what is finished is kept."
+        ) from error
