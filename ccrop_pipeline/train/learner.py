@@ -93,6 +93,8 @@ class Learner:
             losses.append(loss.detach())
             spreads.append(embedding_std(embeddings))
         self.method.after_backward(epoch)
+        if longest := recipe.optimizer.clip_norm:
+            self._fabric.clip_gradients(self._wrapped, self._stepper, max_norm=longest)
         self._stepper.step()
         self._stepper.zero_grad()
         return StepResult(torch.stack(losses).mean(), torch.stack(spreads).mean(), lr)

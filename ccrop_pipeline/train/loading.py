@@ -87,11 +87,12 @@ def view_groups(recipe: Recipe) -> tuple[ViewGroup, ...]:
     size, crop, local = recipe.image_size, recipe.crop, recipe.local_views
     groups = [ViewGroup(2, size, crop, recipe.augment)]
     if recipe.augment_second:
-        colours = (recipe.augment, recipe.augment_second)
-        groups = [ViewGroup(1, size, crop, augment) for augment in colours]
+        both = (recipe.augment, recipe.augment_second)
+        groups = [ViewGroup(1, size, crop, augment) for augment in both]
     if local.count:
         small = CropParams(crop.rule, crop.alpha, local.scale, crop.ratio, crop.min_overlap)
-        groups.append(ViewGroup(local.count, local.size, small, recipe.augment))
+        colours = recipe.augment_local or recipe.augment
+        groups.append(ViewGroup(local.count, local.size, small, colours))
     return tuple(groups)
 
 

@@ -36,6 +36,7 @@ class Recipe:
         boxes: Where boxes come from, and when they are computed.
         augment: Colours and flips.
         augment_second: Those of the second view, where they differ (BYOL, MoCo v3, DINO).
+        augment_local: Those of the small views, where they differ from those of the first (DINO).
         local_views: Small views beside the two large ones (DINO).
         optimizer: Optimizer and learning-rate schedule.
         probe: The kNN probe.
@@ -57,6 +58,7 @@ class Recipe:
     boxes: BoxSettings = field(default_factory=BoxSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     augment_second: AugmentSettings | None = None
+    augment_local: AugmentSettings | None = None
     local_views: LocalViews = field(default_factory=LocalViews)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     probe: KnnSettings = field(default_factory=KnnSettings)

@@ -85,6 +85,8 @@ class OptimizerSettings:
             in DINO; below 0: constant.
         decay_norms_and_biases: Whether weight decay covers biases and the weights of
             normalisation layers, too.
+        clip_norm: Largest norm of all gradients together; longer ones are scaled down to it. 0:
+            none is too long.
         schedule: "cosine", "step" by `factor` at each of `milestones`, or "constant".
         final_lr_share: Share of `lr` that the cosine ends at, in [0, 1].
         milestones: Numbers of epochs, with "step".
@@ -101,13 +103,14 @@ class OptimizerSettings:
     weight_decay: float = 1e-4
     final_weight_decay: float = -1.0
     decay_norms_and_biases: bool = True
+    clip_norm: float = 0.0
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     final_lr_share: float = 0.0
     milestones: tuple[int, ...] = ()
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("lr", "lr_warmup_epochs", "momentum", "weight_decay"):
+        for name in ("lr", "lr_warmup_epochs", "momentum", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             if value < 0 or (name == "momentum" and value >= 1):
                 raise CcropError(f"optimizer.{name} is {value}; it is out of range")

@@ -85,6 +85,11 @@ def test_views_of_a_recipe_second_colours_and_local_views(source):
     assert [group.count for group in dino] == [1, 1, recipe("dino").local_views.count]
     assert (dino[2].size, dino[2].crop.scale) == (16, recipe("dino").local_views.scale)
     assert dino[2].crop.scale[1] < 1
+    # Global views of DINO: blurred always and a tenth of the time; local ones: half of the time.
+    assert [group.augment.blur_p for group in dino] == [1.0, 0.1, 0.5]
+    assert [group.augment.solarize_p for group in dino] == [0.0, 0.2, 0.0]
+    plain = view_groups(recipe("simclr", "local_views.count=2", "local_views.size=16"))
+    assert plain[1].augment == plain[0].augment
     (simclr,) = view_groups(recipe("simclr"))
     assert (simclr.count, simclr.augment) == (2, recipe("simclr").augment)
 
@@ -115,3 +120,27 @@ def test_accumulated_parts_add_up_to_the_mean_of_their_gradients(source, tmp_pat
     for weight, old, gradient in zip(method.parameters(), before, sums, strict=True):
         torch.testing.assert_close(weight.detach(), old - 0.5 * gradient, rtol=1e-4, atol=1e-6)
     assert trainer.run.metrics()[0]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_gradients_longer_than_asked_for_are_scaled_down_together(source, tmp_path):
+    """One step of SGD against the closed form, with a third of the gradient's own norm."""
+    one_step = (
+        "epochs=1", "boxes.kind=none", "precision=fp32", "optimizer.name=sgd",
+        "optimizer.momentum=0", "optimizer.weight_decay=0", "optimizer.lr=0.5",
+        "optimizer.schedule=constant", "batch_size=32", "probe.every=0",
+    )  # fmt: skip
+
+    def step(name, clip_norm):
+        settings = recipe("simclr", *one_step, f"optimizer.clip_norm={clip_norm}")
+        trainer = Trainer(Inputs(source), tmp_path / name, settings, Machine(), Observer())
+        before = [weight.detach().clone() for weight in trainer.learner.method.parameters()]
+        trainer.train()
+        after = trainer.learner.method.parameters()
+        return [(old - new.detach()) / 0.5 for old, new in zip(before, after, strict=True)]
+
+    gradients = step("free", 0)
+    norm = math.sqrt(sum((part.double() ** 2).sum().item() for part in gradients))
+    for clipped, part in zip(step("clipped", norm / 3), gradients, strict=True):
+        torch.testing.assert_close(clipped, part / 3, rtol=1e-3, atol=1e-5)
+    for whole, part in zip(step("long", norm * 3), gradients, strict=True):
+        torch.testing.assert_close(whole, part, rtol=0, atol=0)
