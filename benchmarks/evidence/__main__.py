@@ -68,7 +68,8 @@ def _sources(name: str, images: Path) -> "tuple[Source, Source]":
     from ccrop_pipeline.sources import Scenes, open_source, pack
 
     if name != "scenes":
-        train, test = (open_source(str(images / f"{s}-*.parquet")) for s in ("train", "test"))
+        patterns = (STUDIES[name].train, "test-*.parquet")
+        train, test = (open_source(str(images / pattern)) for pattern in patterns)
         return train, test
     for split in ("train", "test"):
         if not (images / f"scenes-{split}").exists():

@@ -38,7 +38,8 @@ def _study(name: str, study: Study, results: list[Result]) -> list[str]:
     settings = (
         f"{first['train']['images']:,} training and {first['test']['images']:,} test images; "
         f"{recipe['method']['name']}, encoder `{recipe['backbone']}`, {recipe['epochs']} epochs in "
-        f"batches of {recipe['batch_size']}, of which {study.warmup} of warm-up with random crops; "
+        f"batches of {recipe['batch_size']} in {recipe['precision']}, of which {study.warmup} of "
+        "warm-up with random crops; "
         f"alpha {recipe['crop']['alpha']} and threshold {recipe['boxes']['threshold']} where an "
         f"arm does not say otherwise. kNN: k = {k}, temperature {temperature}."
     )

@@ -23,6 +23,7 @@ def made(study="scenes", arm="random", seed=0, knn=0.5, linear=0.6, **more):
             "backbone": "small",
             "epochs": 2,
             "batch_size": 8,
+            "precision": "fp32",
             "crop": {"alpha": 0.6},
             "boxes": {"threshold": 0.6},
         },
