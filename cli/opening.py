@@ -17,13 +17,20 @@ CACHE = Path("~/.cache/ccrop")
 def open_any(
     spec: str, split: Split = "train", root: Path | None = None, download: bool = True
 ) -> "Source":
-    """Opens a path or pattern, or else a torchvision data set of that name."""
+    """Opens a path or pattern, or else a torchvision data set of that name.
+
+    Raises:
+        CcropError: When it is neither, or cannot be opened.
+    """
     from ccrop_pipeline.sources import open_source, open_torchvision
 
     looks_like_a_path = any(mark in spec for mark in "/\\.*{?")
     if looks_like_a_path or Path(spec).exists():
         return open_source(spec)
-    return open_torchvision(spec, (root or CACHE).expanduser(), split, download)
+    try:
+        return open_torchvision(spec, (root or CACHE).expanduser(), split, download)
+    except CcropError as error:
+        raise CcropError(f"there is no file or folder {spec!r}, and as a name: {error}") from None
 
 
 def open_device(name: str) -> "torch.device":

@@ -94,6 +94,14 @@ def test_three_commands_lead_from_an_image_folder_to_an_exported_backbone(workpl
     assert "torchvision" in exported.stdout
 
 
+def test_a_mistyped_folder_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = ccrop("train", "fotos", "runs/first", "--recipe", "demo")
+    assert result.exit_code == 1
+    assert "no file or folder 'fotos'" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_methods_of_the_command_are_those_of_the_package():
     from ccrop_cli.train import METHODS as OFFERED
 
