@@ -44,6 +44,10 @@ class TrainProgress(Display, Observer):
         self._images = images
         console.print(f"{self._prefix}{note}")
 
+    def warning(self, note: str) -> None:
+        """Says what is wrong."""
+        console.print(f"{self._prefix}Warning: {note}")
+
     def loaded(self, note: str) -> None:
         """Says what the weights start from."""
         console.print(f"{self._prefix}begins with {note}")
@@ -74,10 +78,10 @@ class TrainProgress(Display, Observer):
             f"data wait {record['data_wait']:.0%}{grey}{knn}"
         )
         if record["embedding_std"] < _COLLAPSED:
-            console.print(
-                f"{self._prefix}Warning: the embeddings of all images are nearly the same "
-                f"(embedding_std {record['embedding_std']:.3f}; 1 is spread evenly): the method "
-                "has collapsed. Lower the learning rate, or look at the settings of the method"
+            self.warning(
+                "the embeddings of all images are nearly the same (embedding_std "
+                f"{record['embedding_std']:.3f}; 1 is spread evenly): the method has collapsed. "
+                "Lower the learning rate, or look at the settings of the method"
             )
 
     def images_located(self, shard: str, images: int, _stages: StageSeconds) -> None:

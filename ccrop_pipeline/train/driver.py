@@ -27,6 +27,7 @@ from ccrop_pipeline.train.plan import (
     checkpoint_file,
     make_plan,
 )
+from ccrop_pipeline.train.precision import slow_precision
 from ccrop_pipeline.train.processes import Processes
 from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.train.refresh import newest_boxes, refresh_boxes
@@ -83,6 +84,8 @@ class Trainer:
         self.epoch = 0
         self._boxes: str | None = None
         self.observer.loading(loading.images, loading.note)
+        if slow := slow_precision(recipe.precision, machine.device):
+            self.observer.warning(slow)
 
     def train(self) -> None:
         """Executes what is left of the plan."""

@@ -39,6 +39,9 @@ class Observer(ComputeObserver):
     def loading(self, images: int, note: str) -> None:
         """So many images were found; `note` says how they are loaded."""
 
+    def warning(self, note: str) -> None:
+        """The run goes on, but not as it should; `note` says why and what to do."""
+
     def loaded(self, note: str) -> None:
         """The run begins with the weights of another; `note` says which."""
 
