@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from ccrop_pipeline.boxset.atomic import hidden_name
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Backbone, build_backbone
-from ccrop_pipeline.models.export_detectron2 import detectron2_name, detectron2_state
+from ccrop_pipeline.models.export_detectron2 import (
+    detectron2_file,
+    detectron2_name,
+    detectron2_state,
+)
 from ccrop_pipeline.models.export_lines import lines_for
 from ccrop_pipeline.models.optional import import_timm
 from ccrop_pipeline.models.reading import read_weights
@@ -83,10 +87,12 @@ def export_backbone(
     backbone = checkpoint.backbone(encoder).eval()
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
+    state = {name: value.contiguous() for name, value in state.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(hidden_name(out.name) + out.suffix)
     try:
-        _write(state, aside, {"backbone": backbone.name, "epoch": str(checkpoint.epoch)})
+        content = detectron2_file(state) if form == "detectron2" else state
+        _write(content, aside, {"backbone": backbone.name, "epoch": str(checkpoint.epoch)})
         difference = _check(aside, backbone, form)
         aside.replace(out)
     finally:
@@ -114,12 +120,11 @@ def _check_form(backbone: Backbone, form: str) -> None:
         )
 
 
-def _write(state: dict[str, Tensor], path: Path, about: dict[str, str]) -> None:
-    state = {name: value.contiguous() for name, value in state.items()}
+def _write(content: dict[str, Any], path: Path, about: dict[str, str]) -> None:
     if path.suffix == ".safetensors":
-        _safetensors().save_file(state, path, metadata={"format": "pt", **about})
+        _safetensors().save_file(content, path, metadata={"format": "pt", **about})
     else:
-        torch.save(state, path)
+        torch.save(content, path)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -140,7 +145,8 @@ def _check(path: Path, backbone: Backbone, form: str) -> float | None:
     if form == "detectron2":
         own = backbone.state_dict()
         names = {detectron2_name(name): name for name in own}
-        if not all(torch.equal(value, own[names[name]]) for name, value in state.items()):
+        weights: dict[str, Tensor] = state["model"]
+        if not all(torch.equal(value, own[names[name]]) for name, value in weights.items()):
             raise CcropError(f"what was written to {path} came back with other weights")
         return None
     network = _fresh(backbone.name, form)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,20 @@ def detectron2_state(backbone: Backbone) -> dict[str, Tensor]:
     return {
         detectron2_name(name): value for name, value in state.items() if not name.endswith(_COUNTER)
     }
+
+
+def detectron2_file(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a file must hold for detectron2 to find the weights in any detector.
+
+    It looks for them by the ends of their names (``stem.conv1.weight`` is
+    ``backbone.bottom_up.stem.conv1.weight`` in an FPN) only in files that ask for it, as those of
+    MoCo do; a plain state dict leaves the detector at random weights, with no more than a warning
+    (``detectron2/checkpoint/detection_checkpoint.py``).
+
+    Args:
+        state: From `detectron2_state`.
+    """
+    return {"model": dict(state), "__author__": "ccrop", "matching_heuristics": True}
 
 
 def detectron2_settings(backbone: Backbone) -> list[tuple[str, object]]:

@@ -12,6 +12,7 @@ from made_checkpoints import stirred
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from ccrop_pipeline.models import ModelOptions, export_backbone, open_encoder
+from ccrop_pipeline.models.export_detectron2 import detectron2_state
 from ccrop_pipeline.train import Checkpoint, load_recipe
 from ccrop_pipeline.train.checkpoint import save_checkpoint
 
@@ -70,6 +71,30 @@ def test_the_printed_lines_give_the_backbone_in_the_library(tmp_path, name, file
     text = "\n".join(done.lines)
     assert str(IMAGENET_MEAN) in text
     assert str(IMAGENET_STD) in text
+
+
+def loaded_by_detectron2(file, names):
+    """What detectron2 puts where: by the longest end of a name, if the file asks for that."""
+    content = torch.load(file, weights_only=True)
+    if "model" not in content:
+        content = {"model": content}
+    weights = content["model"]
+    if not content.get("matching_heuristics") or content.get("__author__") == "Caffe2":
+        return {name: weights[name] for name in names if name in weights}
+    fitting = {name: [own for own in weights if ("." + name).endswith("." + own)] for name in names}
+    return {name: weights[max(own, key=len)] for name, own in fitting.items() if own}
+
+
+@pytest.mark.parametrize("place", ["backbone.", "backbone.bottom_up."])
+def test_detectron2_finds_every_weight_wherever_a_detector_has_its_backbone(tmp_path, place):
+    run, online, _ = a_run(tmp_path / "run", "resnet50")
+    done = export_backbone(run, tmp_path / "b.pth", "detectron2")
+    expected = detectron2_state(online)
+    names = [place + name for name in expected]
+    found = loaded_by_detectron2(done.path, [*names, "proposal_generator.rpn_head.conv.weight"])
+    assert sorted(found) == sorted(names)
+    assert all(torch.equal(found[place + name], value) for name, value in expected.items())
+    assert done.weights == len(expected)
 
 
 def test_the_momentum_encoder_is_another_one_and_must_be_there(tmp_path):
