@@ -1,13 +1,17 @@
 """The kNN probe: the class that the nearest training images vote for."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.probes.features import Features
 
-_QUERIES_AT_ONCE = 1024
+# 0.3 GB of similarities, whatever the size of the bank.
+_QUERIES_AT_ONCE, _BANK_AT_ONCE = 1024, 65536
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,55 @@ class KnnSettings:
             )
 
 
-def knn_accuracy(bank: Features, queries: Features, settings: KnnSettings) -> float:
+def knn_accuracy(
+    bank: Features,
+    queries: Features,
+    settings: KnnSettings,
+    device: torch.device | str = "cpu",
+) -> float:
     """Share of queries whose class wins the weighted vote of their nearest neighbours.
 
     The k nearest by cosine similarity vote with weight exp(similarity / temperature), as in
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
     CVPR 2018, section 3.4. A k beyond the size of the bank takes all of it.
+
+    Args:
+        bank: Images that answer.
+        queries: Images that ask.
+        settings: k and temperature.
+        device: Where similarities are computed; features go there block by block.
     """
     classes = int(max(bank.labels.max(), queries.labels.max())) + 1
-    votes_of = F.one_hot(bank.labels, classes).float()
-    known = F.normalize(bank.values, dim=1).T
-    k = min(settings.k, len(bank.labels))
     hits = 0
     for start in range(0, len(queries.labels), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
-        similarity, nearest = (F.normalize(queries.values[part], dim=1) @ known).topk(k)
-        weights = (similarity / settings.temperature).exp()
-        votes = (votes_of[nearest] * weights.unsqueeze(-1)).sum(1)
-        hits += int((votes.argmax(1) == queries.labels[part]).sum())
+        near = _nearest(bank, queries.values[part].to(device), settings.k)
+        # Relative to the nearest, since exp(1 / temperature) may be more than a float holds.
+        weights = ((near.similarity - near.similarity[:, :1]) / settings.temperature).exp()
+        votes = weights.new_zeros(len(weights), classes).scatter_add_(1, near.labels, weights)
+        hits += int((votes.argmax(1) == queries.labels[part].to(device)).sum())
     return hits / len(queries.labels)
+
+
+class _Neighbours(NamedTuple):
+    """The nearest images of a bank, nearest first: float32 and int64, both (queries, k)."""
+
+    similarity: Tensor
+    labels: Tensor
+
+
+def _nearest(bank: Features, queries: Tensor, k: int) -> _Neighbours:
+    asked = F.normalize(queries, dim=1)
+    found = _Neighbours(
+        asked.new_empty(len(asked), 0), bank.labels.new_empty((len(asked), 0), device=asked.device)
+    )
+    for start in range(0, len(bank.labels), _BANK_AT_ONCE):
+        part = slice(start, start + _BANK_AT_ONCE)
+        known = F.normalize(bank.values[part].to(asked.device), dim=1)
+        labels = bank.labels[part].to(asked.device)
+        near = (asked @ known.T).topk(min(k, len(labels)))
+        similarity = torch.cat([found.similarity, near.values], 1)
+        top = similarity.topk(min(k, similarity.shape[1]))
+        both = torch.cat([found.labels, labels[near.indices]], 1)
+        found = _Neighbours(top.values, both.gather(1, top.indices))
+    return found

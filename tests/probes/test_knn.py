@@ -38,13 +38,25 @@ def plain_accuracy(bank, queries, k, temperature):
     return hits / len(queries.labels)
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (10, 0.07), (1000, 0.5)])
+# exp(1 / 0.005) is more than a float32 holds.
+@pytest.mark.parametrize(
+    ("k", "temperature"), [(1, 0.1), (10, 0.07), (1000, 0.5), (10, 0.02), (10, 0.005)]
+)
 def test_knn_is_the_weighted_vote_counted_by_hand(k, temperature):
     bank, queries = features(120, 0), features(60, 1)
     expected = plain_accuracy(bank, queries, k, temperature)
     assert 0.3 < expected < 1
     settings = KnnSettings(k=k, temperature=temperature)
     assert knn_accuracy(bank, queries, settings) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 10, 50, 1000])
+def test_a_bank_in_blocks_answers_as_a_whole_one(monkeypatch, k):
+    bank, queries, settings = features(120, 0), features(60, 1), KnnSettings(k=k)
+    whole = knn_accuracy(bank, queries, settings)
+    monkeypatch.setattr("ccrop_pipeline.probes.knn._BANK_AT_ONCE", 32)
+    monkeypatch.setattr("ccrop_pipeline.probes.knn._QUERIES_AT_ONCE", 7)
+    assert knn_accuracy(bank, queries, settings) == whole
 
 
 @pytest.mark.parametrize("wrong", [{"every": -1}, {"k": 0}, {"temperature": 0.0}])

@@ -78,6 +78,22 @@ def test_the_solver_reaches_the_convex_optimum(penalty):
     assert not start.weight.any()
 
 
+def test_a_weak_penalty_is_fitted_too_from_the_solution_before():
+    """Separable classes: weights grow without end as the penalty falls, if they are let."""
+    features = gaussians(300, 5, distance=6)
+    values = (features.values - features.values.mean(0)) / features.values.std(0)
+    found = SoftmaxRegression.zero(3, 6, torch.device("cpu"))
+    norms = []
+    for penalty in (1e-4, 1e-5, 1e-6):
+        found = fit_softmax(values, features.labels, penalty, found)
+        exact, loss = newton(values, features.labels, 3, penalty)
+        reached = float(found.objective(values, features.labels, penalty))
+        assert reached == pytest.approx(loss, rel=0.01)
+        norms.append(float(found.weight.norm()))
+        assert norms[-1] == pytest.approx(float(exact[:, :-1].norm()), rel=0.03)
+    assert norms[0] < 0.9 * norms[1] < 0.81 * norms[2]
+
+
 def test_scale_and_shift_of_a_channel_do_not_matter_and_a_constant_one_is_harmless():
     parts = [gaussians(n, s, distance=2) for n, s in [(300, 0), (100, 1), (300, 2)]]
     plain = linear_probe(*parts)
