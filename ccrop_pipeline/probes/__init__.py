@@ -12,6 +12,7 @@ from ccrop_pipeline.probes.augmented import AugmentedSettings, augmented_probe
 from ccrop_pipeline.probes.features import Features, embed
 from ccrop_pipeline.probes.images import (
     LabelledImages,
+    at_most,
     expect_same_classes,
     held_out,
     labelled,
@@ -29,6 +30,7 @@ __all__ = [
     "LinearResult",
     "LinearSettings",
     "SoftmaxRegression",
+    "at_most",
     "augmented_probe",
     "embed",
     "expect_same_classes",

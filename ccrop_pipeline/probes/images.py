@@ -58,8 +58,26 @@ def expect_same_classes(train: Source, test: Source) -> None:
 
 
 def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-    """Splits images by key into a bank and about a sixth of them as queries."""
-    return _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
+    """Splits images by key into a bank and about a sixth of them as queries.
+
+    Raises:
+        CcropError: When a part would be empty.
+    """
+    bank, queries = _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
+    if not len(bank.rows) or not len(queries.rows):
+        raise CcropError(
+            f"{len(images.rows)} labelled images are too few to hold out a sixth of them for a "
+            "test. Give other images for the test, or take no probe (probe.every=0 in a run)"
+        )
+    return bank, queries
+
+
+def at_most(images: LabelledImages, count: int) -> LabelledImages:
+    """The given number of images, or all if there are fewer; by key, whatever their order."""
+    if len(images.rows) <= count:
+        return images
+    chosen = np.argsort(_hashes(images), kind="stable")[:count]
+    return LabelledImages(images.index, np.sort(images.rows[chosen]))
 
 
 def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:

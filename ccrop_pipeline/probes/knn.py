@@ -22,6 +22,8 @@ class KnnSettings:
         every: Epochs between probes; the last epoch is always probed. 0: never.
         k: Neighbours that vote.
         temperature: Votes weigh exp(similarity / temperature).
+        max_images: Images that answer, and that ask, at most, while a run goes on: more of them
+            would take longer than the epochs between.
 
     Raises:
         CcropError: When a number is out of its range.
@@ -30,12 +32,14 @@ class KnnSettings:
     every: int = 10
     k: int = 200
     temperature: float = 0.1
+    max_images: int = 50_000
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.k < 1 or self.temperature <= 0:
+        if self.every < 0 or self.k < 1 or self.max_images < 1 or not self.temperature > 0:
             raise CcropError(
-                f"probe.every = {self.every}, probe.k = {self.k}, probe.temperature = "
-                f"{self.temperature}: they must be at least 0, at least 1 and above 0"
+                f"probe.every = {self.every}, probe.k = {self.k}, probe.max_images = "
+                f"{self.max_images}, probe.temperature = {self.temperature}: they must be at least "
+                "0, 1 and 1, and above 0"
             )
 
 

@@ -2,15 +2,16 @@
 
 import time
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import Share
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
-from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.probes import LabelledImages, embed, held_out, knn_accuracy, labelled
+from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.train.box_metrics import box_metrics
 from ccrop_pipeline.train.checkpoint import NEWEST, Checkpoint, load_checkpoint, save_checkpoint
 from ccrop_pipeline.train.epoch import train_epoch
@@ -28,6 +29,7 @@ from ccrop_pipeline.train.plan import (
     make_plan,
 )
 from ccrop_pipeline.train.precision import slow_precision
+from ccrop_pipeline.train.probing import Probe, open_probe
 from ccrop_pipeline.train.processes import Processes
 from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.train.refresh import newest_boxes, refresh_boxes
@@ -68,7 +70,9 @@ class Trainer:
         self.observer = observer if self.processes.first else Observer()
         share = Share(self.processes.rank, self.processes.count)
         loading = open_loader(inputs, recipe, machine, share)
-        self.index, self.loader = loading.index, loading.loader
+        self.loader = loading.loader
+        self._probe: Probe | None = None
+        self.processes.once(lambda: self._open_probe(loading.index))
         self.learner = Learner(
             recipe,
             self.processes,
@@ -179,37 +183,24 @@ class Trainer:
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}
-        record |= self._probe()
+        record |= self._probed()
         self.metrics.add(record)
         self._save(self.run.folder / NEWEST)
         self.observer.epoch_done(record)
 
-    def _probe(self) -> dict[str, Any]:
-        settings, last = self.recipe.probe, self.epoch == self.recipe.epochs
-        if not settings.every or not (last or self.epoch % settings.every == 0):
+    def _probed(self) -> dict[str, Any]:
+        if not self._probe or not self._probe.due(self.epoch, self.recipe.epochs):
             return {}
-        if self.index is None or not (self.index.labels >= 0).any():
+        encoder = self._checkpoint().encoder(self.machine.device)
+        try:
+            return self._probe.record(encoder, self.machine.threads)
+        except (CcropError, OSError, torch.OutOfMemoryError) as error:
+            # Must not cost the epoch, which is not saved yet.
+            self.observer.warning(f"epoch {self.epoch} has no kNN accuracy: {error}")
             return {}
-        bank = labelled(self.index, self.inputs.source.location)
-        bank, queries = (bank, self._test) if self._test else held_out(bank)
-        encoder = self._encoder()
-        threads = self.machine.threads
-        accuracy = knn_accuracy(
-            embed(bank, encoder, threads), embed(queries, encoder, threads), settings
-        )
-        return {
-            "knn": round(accuracy, 5),
-            "knn_k": settings.k,
-            "knn_temperature": settings.temperature,
-        }
 
-    @cached_property
-    def _test(self) -> LabelledImages | None:
-        test = self.inputs.test_source
-        return labelled(test.index(), test.location) if test else None
-
-    def _encoder(self) -> Encoder:
-        return self._checkpoint().encoder(self.machine.device)
+    def _open_probe(self, index: ImageIndex | None) -> None:
+        self._probe = open_probe(self.inputs, index, self.recipe.probe)
 
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(self.epoch, self.recipe, *self.learner.state())

@@ -1,9 +1,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
+from PIL import Image
 
 from ccrop_pipeline.sources import Scenes
 
@@ -69,6 +71,31 @@ def test_the_augmented_probe_takes_the_rates_that_are_given(photos):
     assert [rate for rate, _ in found["tried"]] == [0.1, 1]
     assert found["epochs"] == 2
     assert "at the end of those tried" in result.stderr  # of two, either is
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """Images whose classes have been drawn by lot: nothing can be learnt of them."""
+    folder = tmp_path_factory.mktemp("noise")
+    drawn = np.random.default_rng(0)
+    for number in range(240):
+        path = folder / f"class{drawn.integers(3)}" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(drawn.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("way", [("--k", "1"), ("--linear",)])
+@pytest.mark.parametrize("twice", [False, True])
+def test_no_image_is_asked_about_itself(noise, way, twice):
+    line = ["probe", MODEL[0], *[str(noise)] * (1 + twice), *MODEL[1:], *way, "--json"]
+    result = CliRunner().invoke(cli, line)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["train"] + found["test"] == 240
+    assert f"{found['test']} of the 240 images" in result.stderr
+    # Four standard deviations above chance.
+    assert found.get("knn", found.get("linear")) < 1 / 3 + 4 * (2 / 9 / found["test"]) ** 0.5
 
 
 def test_sources_with_other_classes_are_refused(photos, tmp_path):

@@ -6,6 +6,8 @@ from made_probes import packed
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder, build_backbone
 from ccrop_pipeline.probes import (
+    LabelledImages,
+    at_most,
     embed,
     expect_same_classes,
     held_out,
@@ -64,9 +66,21 @@ def test_the_bank_of_one_split_can_be_split_again():
     assert len(validation.rows) == pytest.approx(expected, abs=3 * (0.9 * expected) ** 0.5)
 
 
-def test_too_few_images_cannot_be_split():
+@pytest.mark.parametrize("split", [held_out, validation_split])
+def test_too_few_images_cannot_be_split(split):
     with pytest.raises(CcropError, match="1 labelled images are too few"):
-        validation_split(labelled(Scenes(1, size=16).index(), "scenes"))
+        split(labelled(Scenes(1, size=16).index(), "scenes"))
+
+
+def test_a_choice_of_some_images_does_not_depend_on_their_order():
+    images = labelled(Scenes(60, size=16).index(), "scenes")
+    turned = LabelledImages(images.index, images.rows[::-1])
+    chosen = at_most(images, 20)
+    assert len(chosen.rows) == 20
+    assert (np.diff(chosen.rows) > 0).all()
+    assert np.array_equal(chosen.rows, at_most(turned, 20).rows)
+    assert set(at_most(images, 10).rows) < set(chosen.rows)
+    assert at_most(images, 60) is images
 
 
 def test_no_label_is_an_error(tmp_path):

@@ -1,0 +1,85 @@
+"""The kNN probe that a run takes of its own encoder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.probes import (
+    KnnSettings,
+    LabelledImages,
+    at_most,
+    embed,
+    expect_same_classes,
+    held_out,
+    knn_accuracy,
+    labelled,
+)
+from ccrop_pipeline.sources import ImageIndex
+from ccrop_pipeline.train.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a run is probed on.
+
+    Attributes:
+        bank: Images that answer.
+        queries: Images that ask.
+        settings: Of the recipe.
+    """
+
+    bank: LabelledImages
+    queries: LabelledImages
+    settings: KnnSettings
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether a run of so many epochs is probed after this one, the first being 1."""
+        return epoch == epochs or epoch % self.settings.every == 0
+
+    def record(self, encoder: Encoder, threads: int) -> dict[str, Any]:
+        """The accuracy, and what it depends on.
+
+        Args:
+            encoder: What is probed; similarities are computed on its device.
+            threads: Decoding threads.
+
+        Raises:
+            CcropError: When no image can be read.
+        """
+        bank, queries = (embed(part, encoder, threads) for part in (self.bank, self.queries))
+        return {
+            "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
+            "knn_k": self.settings.k,
+            "knn_temperature": self.settings.temperature,
+            "knn_bank": len(bank.labels),
+        }
+
+
+def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) -> Probe | None:
+    """Finds what a run can be probed on.
+
+    Args:
+        inputs: Images of the run, and those of the test if there are any.
+        index: Images of the run by position; None where they can only be read in order.
+        settings: Of the recipe.
+
+    Returns:
+        The probe; None where the recipe wants none or the images of the run have no labels.
+
+    Raises:
+        CcropError: When the images of the test have no labels or other classes, or too few images
+            have labels for a sixth of them to be held out.
+    """
+    if not settings.every or index is None:
+        return None
+    source, test = inputs.source, inputs.test_source
+    if test:
+        expect_same_classes(source, test)
+        bank = labelled(index, source.location)
+        queries = labelled(test.index(), test.location)
+    elif (index.labels >= 0).any():
+        bank, queries = held_out(labelled(index, source.location))
+    else:
+        return None
+    bank, queries = (at_most(part, settings.max_images) for part in (bank, queries))
+    return Probe(bank, queries, settings)
