@@ -24,6 +24,7 @@ LAYERS = (
     "sources",
     "boxset",
     "addresses",
+    "transfer",
     "errors",
 )
 

@@ -71,6 +71,6 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, view: Tensor) -> Tensor:
-        order = self.shuffle.draw(len(view)).to(view.device)
+        order = self.shuffle.draw(len(view), view.device)
         keys: Tensor = self.momentum_projector(self.momentum_backbone(view[order]))
         return keys[order.argsort()]

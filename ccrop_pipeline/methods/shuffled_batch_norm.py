@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ccrop_pipeline.methods.batch_norm import exchange, track
 from ccrop_pipeline.methods.gather import gathered, rank, world_size
 from ccrop_pipeline.methods.precision import at_least_float32
+from ccrop_pipeline.transfer import to_device
 
 
 class Shuffle:
@@ -18,35 +19,48 @@ class Shuffle:
 
     Args:
         groups: Groups a batch is cut into; fewer where some would have less than two images.
+
+    Attributes:
+        sizes: Images of this process in each group, in the order of `draw`.
+        averaging: float32 (groups, images of all processes): what each image adds to the mean of
+            its group; images stand by process, in the order of `draw` within each.
+        group_of: int64 (images of all processes,), likewise.
+        counts: float32 (groups,), images of all processes in each.
     """
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
         self.sizes: list[int] = []
-        self.members = torch.empty(0, dtype=torch.long)
+        self.averaging = torch.empty(0, 0)
+        self.group_of = torch.empty(0, dtype=torch.long)
+        self.counts = torch.empty(0)
 
-    def draw(self, images: int) -> Tensor:
+    def draw(self, images: int, device: torch.device | str = "cpu") -> Tensor:
         """Draws groups anew.
 
         Args:
             images: Images of this process; all have as many.
+            device: Where the images are.
 
         Returns:
-            Order in which this process must pass its images on: group by group, int64, on the
-            CPU.
+            Order in which this process must pass its images on: group by group, int64, on their
+            device.
         """
         total = images * world_size()
-        permutation = torch.randperm(total)
-        members = torch.empty(total, dtype=torch.long)
-        for group, part in enumerate(
-            permutation.tensor_split(max(1, min(self.groups, total // 2)))
-        ):
-            members[part] = group
-        by_process = members.view(-1, images)
+        groups = max(1, min(self.groups, total // 2))
+        drawn = torch.empty(total, dtype=torch.long)
+        for group, part in enumerate(torch.randperm(total).tensor_split(groups)):
+            drawn[part] = group
+        by_process = drawn.view(-1, images)
         mine = by_process[rank()]
         self.sizes = torch.bincount(mine).tolist()
-        self.members = by_process.sort(dim=1).values.flatten()
-        return mine.argsort(stable=True)
+        group_of = by_process.sort(dim=1).values.flatten()
+        member = F.one_hot(group_of, groups).T.float()
+        counts = member.sum(1)
+        # Once a step and not in each of some fifty layers, which would wait for the GPU every time.
+        self.averaging = to_device(member / counts[:, None], device)
+        self.group_of, self.counts = to_device(group_of, device), to_device(counts, device)
+        return to_device(mine.argsort(stable=True), device)
 
 
 class ShuffledBatchNorm(nn.BatchNorm2d):
@@ -77,19 +91,18 @@ class ShuffledBatchNorm(nn.BatchNorm2d):
         return torch.cat(parts)
 
     def _of_all(self, images: Tensor) -> Tensor:
-        # Statistics travel, images stay where they are.
-        values = at_least_float32(images)
+        # Statistics travel, images stay where they are. Sums are products with a matrix: the same
+        # bits in every process, which atomic additions on a GPU would not give.
+        shuffle, values = self.shuffle, at_least_float32(images)
         var, mean = torch.var_mean(values, (2, 3), correction=0)
         var, mean = gathered(torch.stack([var, mean], dim=1)).unbind(1)
-        members = self.shuffle.members.to(images.device)
-        number = torch.bincount(members).unsqueeze(1)
-        empty = mean.new_zeros(len(number), self.num_features)
-        means = empty.index_add(0, members, mean) / number
-        var = var + (mean - means[members]).square()
-        variances = empty.index_add(0, members, var) / number
-        cells = number * images[0, 0].numel()
+        averaging, counts = shuffle.averaging.to(mean.dtype), shuffle.counts.to(mean.dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            means = averaging @ mean
+            variances = averaging @ (var + (mean - means[shuffle.group_of]).square())
+        cells = counts[:, None] * images[0, 0].numel()
         track(self, means.mean(0), (variances * cells / (cells - 1)).mean(0))
-        mine = members.view(world_size(), -1)[rank()]
+        mine = shuffle.group_of.view(world_size(), -1)[rank()]
         scale = (variances + self.eps).rsqrt()[mine] * self.weight
         normal = (values - means[mine][:, :, None, None]) * scale[:, :, None, None]
         return (normal + self.bias[:, None, None]).to(images.dtype)
