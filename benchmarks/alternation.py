@@ -62,6 +62,9 @@ def measured(source: Source, folder: Path, name: str, args: argparse.Namespace) 
     """Figures of one recipe."""
     whole = load_recipe(name, args.set)
     each = ["boxes.refresh_at=[]", "boxes.refresh_epochs=[]", "boxes.refresh_every=1"]
+    # Of so few epochs: what the learning rate does costs no time.
+    each += ["optimizer.lr_warmup_epochs=0", "optimizer.schedule=constant"]
+    each += ["optimizer.milestones=[]"]
     recipe = load_recipe(name, [*args.set, *each, f"epochs={args.epochs}", "probe.every=0"])
     epoch, refresh = medians(trained(source, folder / "alternating", recipe))
     refreshes = sum(isinstance(stage, RefreshStage) for stage in make_plan(whole))

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.train.recipe import Recipe
-from ccrop_pipeline.train.settings import PAPER_REFRESHES, BoxSettings
+from ccrop_pipeline.train.settings import PAPER_REFRESHES, BoxSettings, OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,10 @@ def make_plan(recipe: Recipe, boxes: Path | None = None) -> list[Stage]:
 
     Raises:
         CcropError: When refreshes fall outside of training or together, when no refresh ends the
-            warm-up, or when boxes are given to a recipe that has its own.
+            warm-up, when boxes are given to a recipe that has its own, or when training ends
+            before the learning rate has begun or taken the steps that it is to take.
     """
+    _expect_a_rate_that_falls(recipe.optimizer, recipe.epochs)
     settings = recipe.boxes
     if settings.kind != "encoder":
         return _without_refreshes(recipe, boxes)
@@ -143,6 +145,23 @@ def _expect_an_end_of_warmup(first: int, epochs: int, given: bool) -> None:
             f"the first refresh would come after epoch {first} of {epochs}, so that the warm-up "
             "would never end and no box would ever be used. Lower boxes.warmup_epochs or "
             "boxes.refresh_every, or set boxes.kind to 'none' for random crops throughout"
+        )
+
+
+def _expect_a_rate_that_falls(optimizer: OptimizerSettings, epochs: int) -> None:
+    # Not a check of the recipe itself: runs that have trained by it can still be probed.
+    warmup, milestones = optimizer.lr_warmup_epochs, list(optimizer.milestones)
+    if warmup >= epochs:
+        raise CcropError(
+            f"optimizer.lr_warmup_epochs is {warmup} and epochs {epochs}: the learning rate would "
+            "grow until the end. Train for more epochs, or shorten its warm-up as well: --set "
+            f"optimizer.lr_warmup_epochs={epochs // 10}"
+        )
+    if milestones and milestones[-1] >= epochs:
+        raise CcropError(
+            f"optimizer.milestones is {milestones} and epochs {epochs}: the learning rate would "
+            f"not take all of these steps. Train for more epochs, give milestones below {epochs}, "
+            "or do without: --set optimizer.schedule=cosine --set 'optimizer.milestones=[]'"
         )
 
 

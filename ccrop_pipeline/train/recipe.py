@@ -3,6 +3,7 @@
 What differs from machine to machine (device, loader processes) is no part of it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -42,7 +43,7 @@ class Recipe:
         probe: The kNN probe.
 
     Raises:
-        CcropError: When a setting is out of its range.
+        CcropError: When a setting is out of its range or not finite.
     """
 
     backbone: str = "resnet50"
@@ -64,6 +65,7 @@ class Recipe:
     probe: KnnSettings = field(default_factory=KnnSettings)
 
     def __post_init__(self) -> None:
+        _expect_finite(self.to_dict())
         smallest = {"image_size": 8, "eval_size": 0, "epochs": 1, "batch_size": 2, "seed": 0}
         for name, least in {**smallest, "accumulate": 1}.items():
             if getattr(self, name) < least:
@@ -90,6 +92,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") 
         elif a != b:
             lines.append(f"{path}{name}: {a} -> {b}")
     return lines
+
+
+def _expect_finite(values: Mapping[str, Any], path: str = "") -> None:
+    # Here for all settings at once: NaN passes most comparisons with the ends of a range.
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _expect_finite(value, f"{path}{name}.")
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise CcropError(f"{path}{name} is {value}; it must be finite")
 
 
 def _plain(value: Any) -> Any:

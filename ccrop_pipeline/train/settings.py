@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 
 # Section 4.1 of ContrastiveCrop (Peng et al., CVPR 2022, arXiv:2202.03278).
@@ -25,7 +26,7 @@ class BoxSettings:
         refresh_at: Shares of training, in (0, 1), after which boxes are computed.
         refresh_every: Epochs between refreshes.
         warmup_epochs: Epochs before the first refresh, with `refresh_every`; 0: as many.
-        refresh_epochs: Numbers of epochs after which boxes are computed.
+        refresh_epochs: Numbers of epochs after which boxes are computed, each at least 1.
         refresh_from: Which encoder boxes are computed from.
         overlapped: Whether `ccrop boxes follow` computes boxes while training goes on. Which
             epoch is the first to use a box set then depends on the speed of both.
@@ -51,6 +52,7 @@ class BoxSettings:
                 raise CcropError(f"boxes.{name} is {getattr(self, name)}; it must not be negative")
         if any(not 0 < share < 1 for share in self.refresh_at):
             raise CcropError(f"boxes.refresh_at is {self.refresh_at}; shares must lie in (0, 1)")
+        _expect_epochs("boxes.refresh_epochs", self.refresh_epochs)
         for name in ("refresh_at", "refresh_epochs"):
             values = getattr(self, name)
             if list(values) != sorted(set(values)):
@@ -89,7 +91,7 @@ class OptimizerSettings:
             none is too long.
         schedule: "cosine", "step" by `factor` at each of `milestones`, or "constant".
         final_lr_share: Share of `lr` that the cosine ends at, in [0, 1].
-        milestones: Numbers of epochs, with "step".
+        milestones: Numbers of epochs, with "step", each at least 1.
         factor: What the learning rate is multiplied with at a milestone, in (0, 1).
 
     Raises:
@@ -125,6 +127,7 @@ class OptimizerSettings:
                 f"optimizer.schedule is {self.schedule!r} and optimizer.milestones "
                 f"{list(self.milestones)}: 'step' has milestones, and no other schedule has"
             )
+        _expect_epochs("optimizer.milestones", self.milestones)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise CcropError(
                 f"optimizer.milestones is {list(self.milestones)}; the numbers must increase"
@@ -138,7 +141,7 @@ class LocalViews:
     Args:
         count: Local views of an image; 0: none.
         size: Their side in pixels, at least 8.
-        scale: Least and largest share of the image that a window covers.
+        scale: Least and largest share of the image that a window covers, in (0, 1].
 
     Raises:
         CcropError: When a number is out of its range.
@@ -154,3 +157,12 @@ class LocalViews:
                 f"local_views has {self.count} views of {self.size} px; it needs 0 or more of at "
                 "least 8 px"
             )
+        try:
+            CropParams(scale=self.scale)
+        except ValueError as error:
+            raise CcropError(f"local_views.{error}") from error
+
+
+def _expect_epochs(name: str, epochs: tuple[int, ...]) -> None:
+    if any(epoch < 1 for epoch in epochs):
+        raise CcropError(f"{name} is {list(epochs)}; numbers of epochs must be 1 or more")

@@ -85,7 +85,8 @@ def test_three_commands_lead_from_an_image_folder_to_an_exported_backbone(workpl
     monkeypatch.chdir(workplace)
     block = (ROOT / "README.md").read_text().split("Three commands")[1].split("```")[1]
     train, probe, export = (shlex.split(line)[1:] for line in block.strip().splitlines())
-    quick = ["--set", "epochs=2", "--set", "image_size=32", "--set", "boxes.refresh_at=[0.5]"]
+    own = ("epochs=2", "image_size=32", "boxes.refresh_at=[0.5]", "optimizer.lr_warmup_epochs=1")
+    quick = [word for setting in own for word in ("--set", setting)]
     assert ccrop(*train, *quick, "--device", "cpu").exit_code == 0
     assert "linear" in ccrop(*probe, "--device", "cpu").stdout
     exported = ccrop(*export)
@@ -221,6 +222,8 @@ def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monke
         "--set",
         "epochs=2",
         "--set",
+        "optimizer.lr_warmup_epochs=1",
+        "--set",
         "boxes.refresh_at=[0.5]",
     ]
     trained = ccrop("train", "json/data", "json/run", *quick, "--json", "--device", "cpu")
@@ -251,7 +254,8 @@ def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monke
 def test_useless_boxes_are_called_so(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     line = ["train", "photos", "useless", "--recipe", "cifar10-simclr-2core", "--device", "cpu"]
-    quick = ["--set", "epochs=2", "--set", "boxes.refresh_at=[0.5]", "--set", "boxes.threshold=0.0"]
+    own = ("epochs=2", "optimizer.lr_warmup_epochs=1", "boxes.refresh_at=[0.5]")
+    quick = [word for setting in (*own, "boxes.threshold=0.0") for word in ("--set", setting)]
     assert "boxes change nothing" in ccrop(*line, *quick).stderr
     compute = ["boxes", "compute", "photos", "useless-boxes", "--model", "useless", "--threshold"]
     assert "boxes change nothing" in ccrop(*compute, "0").stderr
@@ -264,7 +268,8 @@ def test_validate_lists_every_problem_and_fails(workplace, monkeypatch, tmp_path
         ccrop("data", "pack", "photos", "valid/data")
         ccrop(
             "train", "valid/data", "valid/run", "--recipe", "cifar10-simclr-2core",
-            "--set", "epochs=1", "--set", "boxes.kind=none", "--device", "cpu",
+            "--set", "epochs=1", "--set", "optimizer.lr_warmup_epochs=0",
+            "--set", "boxes.kind=none", "--device", "cpu",
         )  # fmt: skip
         ccrop("boxes", "compute", "valid/data", "valid/boxes", "--model", "valid/run")
     good = ccrop("boxes", "validate", "valid/boxes", "valid/data")

@@ -16,7 +16,14 @@ from ccrop_pipeline.train import (
     load_recipe,
 )
 
-SETTINGS = ["image_size=32", "eval_size=0", "epochs=1", "batch_size=16", "boxes.kind=none"]
+SETTINGS = [
+    "image_size=32",
+    "eval_size=0",
+    "epochs=1",
+    "batch_size=16",
+    "boxes.kind=none",
+    "optimizer.lr_warmup_epochs=0",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -6,16 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.methods import METHODS
 from ccrop_pipeline.train import (
     FixedStage,
     Recipe,
     RefreshStage,
     TrainStage,
     describe,
+    load_recipe,
     make_plan,
 )
 from ccrop_pipeline.train.schedule import learning_rate
-from ccrop_pipeline.train.settings import BoxSettings
+from ccrop_pipeline.train.settings import BoxSettings, OptimizerSettings
 
 
 def recipe(epochs=100, **boxes):
@@ -140,12 +143,50 @@ def test_listed_epochs_at_or_after_the_end_are_refused(epochs):
         ({"refresh_epochs": (5,), "refresh_every": 3}, "only one of them"),
         ({"warmup_epochs": 5}, "without boxes.refresh_every"),
         ({"refresh_epochs": (5, 5)}, "increase"),
+        ({"refresh_epochs": (-3, 10)}, r"refresh_epochs is \[-3, 10\].*1 or more"),
         ({"refresh_every": -1}, "negative"),
     ],
 )
 def test_schedules_that_contradict_themselves_are_refused(settings, message):
     with pytest.raises(CcropError, match=message):
         BoxSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "latest"),
+    [
+        ({"lr_warmup_epochs": 10}, {"lr_warmup_epochs": 9}),
+        ({"lr_warmup_epochs": 12, "schedule": "constant"}, {"lr_warmup_epochs": 9}),
+        ({"schedule": "step", "milestones": (5, 10)}, {"milestones": (5, 9)}),
+        ({"schedule": "step", "milestones": (60, 80)}, {"milestones": (8, 9)}),
+    ],
+)
+def test_a_learning_rate_that_training_ends_before_is_refused(settings, latest):
+    named = f"optimizer.{next(iter(latest))} is .* and epochs 10"
+    for boxes in (BoxSettings(), BoxSettings(kind="none")):
+        with pytest.raises(CcropError, match=named):
+            make_plan(Recipe(epochs=10, boxes=boxes, optimizer=OptimizerSettings(**settings)))
+        assert make_plan(
+            Recipe(epochs=10, boxes=boxes, optimizer=OptimizerSettings(**{**settings, **latest}))
+        )
+
+
+def test_milestones_before_the_first_epoch_are_refused():
+    for milestones in ((-1, 5), (0, 5)):
+        with pytest.raises(CcropError, match=r"milestones is \[.*, 5\].*1 or more"):
+            OptimizerSettings(schedule="step", milestones=milestones)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_short_trial_of_a_recipe_is_planned_or_told_what_else_to_set(name):
+    trial, refused = ["epochs=5"], False
+    try:
+        make_plan(load_recipe(name, trial))
+    except CcropError as error:
+        refused, trial = True, trial + re.findall(r"--set '?([\w.]+=[\w\[\]]+)", str(error))
+    optimizer = load_recipe(name).optimizer
+    assert refused == (optimizer.lr_warmup_epochs >= 5 or optimizer.milestones != ())
+    assert make_plan(load_recipe(name, trial))[-1].stop == 5
 
 
 def test_an_overlapped_plan_only_leaves_checkpoints_and_takes_the_newest_boxes():

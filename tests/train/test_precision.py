@@ -54,7 +54,9 @@ class Heard(Observer):
 def trained(source, folder, precision):
     heard = Heard()
     settings = [f'precision="{precision}"', "epochs=1", "batch_size=16", "eval_size=0"]
-    recipe = load_recipe("demo", [*settings, 'boxes.kind="none"', "probe.every=0"])
+    settings += ["optimizer.lr_warmup_epochs=0", "optimizer.lr=0.1"]
+    settings += ['boxes.kind="none"', "probe.every=0"]
+    recipe = load_recipe("demo", settings)
     Trainer(Inputs(source), folder, recipe, Machine(), heard).train()
     return heard
 
