@@ -94,7 +94,10 @@ class Learner:
             spreads.append(embedding_std(embeddings))
         self.method.after_backward(epoch)
         if longest := recipe.optimizer.clip_norm:
-            self._fabric.clip_gradients(self._wrapped, self._stepper, max_norm=longest)
+            # An epoch asks its loss whether all was finite; to ask at each step, a GPU would wait.
+            self._fabric.clip_gradients(
+                self._wrapped, self._stepper, max_norm=longest, error_if_nonfinite=False
+            )
         self._stepper.step()
         self._stepper.zero_grad()
         return StepResult(torch.stack(losses).mean(), torch.stack(spreads).mean(), lr)

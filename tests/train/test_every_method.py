@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ccrop_pipeline.boxset import validate
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import METHODS
 from ccrop_pipeline.sources import Scenes, open_source, pack
 from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint, load_recipe
@@ -144,3 +145,11 @@ def test_gradients_longer_than_asked_for_are_scaled_down_together(source, tmp_pa
         torch.testing.assert_close(clipped, part / 3, rtol=1e-3, atol=1e-5)
     for whole, part in zip(step("long", norm * 3), gradients, strict=True):
         torch.testing.assert_close(whole, part, rtol=0, atol=0)
+
+
+def test_clipped_gradients_that_are_not_finite_end_the_run_as_any_others_do(source, tmp_path):
+    one_epoch = ("epochs=1", "boxes.kind=none", "precision=fp32", "probe.every=0")
+    settings = recipe("dino", *one_epoch, "optimizer.lr=1e38")
+    assert settings.optimizer.clip_norm == 3
+    with pytest.raises(CcropError, match=r"the loss of epoch 1 is nan.*optimizer\.lr"):
+        trained(source, tmp_path / "run", settings)
