@@ -243,3 +243,10 @@ def test_each_method_has_a_recipe_of_its_name_that_it_can_be_built_from(name):
     recipe = load_recipe(name, ['backbone="small"'])
     assert recipe.method.name == name
     assert type(build_method(recipe.method, recipe.backbone)) is METHODS[name]
+
+
+def test_norms_and_biases_decay_where_they_do_in_the_authors_programs():
+    # One group of parameters in MoCo v1, v2 and SimSiam; LARS leaves out what has one dimension,
+    # and so does DINO (utils.get_params_groups of facebookresearch/dino).
+    decay = {name for name in METHODS if load_recipe(name).optimizer.decay_norms_and_biases}
+    assert decay == {"mocov1", "mocov2", "simsiam"}
