@@ -1,11 +1,16 @@
-"""MoCo v3 (Chen et al., "Training Self-Supervised Vision Transformers", 2104.02057)."""
+"""MoCo v3 (Chen et al., "Training Self-Supervised Vision Transformers", 2104.02057).
+
+With the heads that its authors' program gives ResNets (`MoCo_ResNet` in moco/builder.py of
+facebookresearch/moco-v3): the paper tells of those of transformers, whose projector has a third
+layer and whose predictor ends in batch norm, too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from lightly.models.modules import MoCoProjectionHead
+from lightly.models.modules.heads import ProjectionHead
 from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
@@ -24,7 +29,7 @@ class MoCoV3Settings(MethodSettings):
         name: "mocov3".
         temperature: Temperature of the loss. The authors train ResNets with 1, transformers
             with 0.2 (their repository's configurations).
-        hidden_dim: Width of the layers inside projector and predictor.
+        hidden_dim: Width of the layer inside projector and predictor.
         projection_dim: Length of an embedding.
         encoder_momentum: Share of the momentum encoder that the first step keeps, in [0, 1);
             grows to 1 by half a cosine.
@@ -65,9 +70,8 @@ class MoCoV3(Method):
     def __init__(self, backbone: Backbone, settings: MoCoV3Settings) -> None:
         super().__init__(backbone, settings)
         width, hidden, dim = backbone.feature_dim, settings.hidden_dim, settings.projection_dim
-        # Three and two layers with batch norm throughout: section 4.1, "MLP heads".
-        self.projector = MoCoProjectionHead(width, hidden, dim, num_layers=3, batch_norm=True)
-        self.predictor = MoCoProjectionHead(dim, hidden, dim, num_layers=2, batch_norm=True)
+        self.projector = _head(width, hidden, dim, nn.BatchNorm1d(dim, affine=False))
+        self.predictor = _head(dim, hidden, dim, None)
         self.momentum_backbone = follower(backbone)
         self.momentum_projector = follower(self.projector)
         self.encoder_momentum = settings.encoder_momentum
@@ -87,3 +91,13 @@ class MoCoV3(Method):
             keys = [self.momentum_projector(self.momentum_backbone(view)) for view in views[:2]]
         loss = self.compare(first, keys[1]) + self.compare(second, keys[0])
         return StepOutput(loss, projections[0].detach())
+
+
+def _head(width: int, hidden: int, dim: int, last: nn.Module | None) -> ProjectionHead:
+    """Two layers without biases."""
+    return ProjectionHead(
+        [
+            (width, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), False),
+            (hidden, dim, last, None, False),
+        ]
+    )
