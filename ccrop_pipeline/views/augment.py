@@ -26,6 +26,7 @@ from ccrop_pipeline.views.colour import (
 )
 from ccrop_pipeline.views.draws import SKIP, UNIFORMS_PER_VIEW, Draws, draw
 from ccrop_pipeline.views.settings import ViewGroup
+from ccrop_pipeline.views.upload import upload
 
 _STEPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 _CPU_CHUNK = 400_000  # values changed at a time on a CPU, so few that its caches hold them
@@ -64,7 +65,7 @@ class Augment:
                 for view in numbers
             ]
             draws = draw(np.concatenate(randoms), group.augment)
-            images = crops.to(self.device, non_blocking=True).flatten(0, 1)
+            images = upload(crops, self.device).flatten(0, 1)
             threshold = group.augment.solarize_threshold
             views.append(self._augment(images, draws, threshold).view(crops.shape))
             first = numbers.stop
@@ -72,7 +73,7 @@ class Augment:
 
     def _augment(self, crops: Tensor, draws: Draws, threshold: float) -> Tensor:
         views = torch.empty(crops.shape, device=self.device)
-        strengths = self._upload(np.column_stack([draws.factors, draws.sigma]))
+        strengths = self._on_device(np.column_stack([draws.factors, draws.sigma]))
         on_cpu = self.device.type == "cpu"
         size = max(1, _CPU_CHUNK // crops[0].numel()) if on_cpu else len(crops)
         for start in range(0, len(crops), size):
@@ -90,10 +91,10 @@ class Augment:
         """
         chosen = (draws.flipped, draws.grey, draws.sigma, draws.solarized)
         rows = [draws.rows[part], *(np.flatnonzero(which[part]) for which in chosen)]
-        return torch.split(self._upload(np.concatenate(rows)), [len(some) for some in rows])
+        return torch.split(self._on_device(np.concatenate(rows)), [len(some) for some in rows])
 
-    def _upload(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device, non_blocking=True)
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        return upload(torch.from_numpy(array), self.device)
 
 
 def _change(

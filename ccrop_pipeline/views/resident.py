@@ -17,6 +17,7 @@ from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.choice import ImageBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
 from ccrop_pipeline.views.order import batches_of
+from ccrop_pipeline.views.upload import upload
 
 _IMAGES_A_TASK = 256
 _CPU_SIDE = 40
@@ -153,8 +154,8 @@ class ResidentLoader:
         images, hashes = self.images, self._hashes[rows]
         windows = self.cutter.windows(hashes, images.sizes[rows], boxes, epoch)
         device = images.pixels.device
-        chosen = images.pixels[torch.from_numpy(rows).to(device)]
-        on_device = torch.from_numpy(windows).to(device)
+        chosen = images.pixels[upload(torch.from_numpy(rows), device)]
+        on_device = upload(torch.from_numpy(windows), device)
         groups = self.cutter.groups
         counts = [group.count for group in groups]
         views = tuple(

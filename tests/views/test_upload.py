@@ -1,0 +1,97 @@
+"""What travels to a GPU with each batch; fake tensors show it without one."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from made_views import make_source
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ccrop_pipeline.views import (
+    Augment,
+    AugmentSettings,
+    MapLoader,
+    MapViews,
+    ResidentLoader,
+    ViewCutter,
+    ViewGroup,
+    load_images,
+)
+from ccrop_pipeline.views.upload import upload
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+GROUPS = (ViewGroup(2, 16, augment=AugmentSettings(blur_p=0.5, solarize_p=0.5)),)
+
+
+class Copies(TorchDispatchMode):
+    """Whether each copy to the GPU lets the host go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.asynchronous = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function == torch.ops.aten._to_copy.default and kwargs.get("device") == GPU:
+            self.asynchronous.append(kwargs.get("non_blocking", False))
+        return function(*args, **kwargs)
+
+
+@pytest.fixture
+def index(tmp_path):
+    return make_source(tmp_path / "tars").index()
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """The shapes that memory was pinned for."""
+    shapes = []
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self: shapes.append(tuple(self.shape)) or self
+    )
+    return shapes
+
+
+def test_resident_images_are_cut_on_a_gpu_without_waiting_for_it(index, pinned):
+    images = load_images(index, (32, 32), CPU, threads=1)
+    loader = ResidentLoader(images, ViewCutter(GROUPS), batch_size=4)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images.pixels = torch.empty(images.pixels.shape, dtype=torch.uint8, device=GPU)
+        with Copies() as copies:
+            (views,) = next(loader.epoch(0)).views
+    assert views.device == GPU
+    assert pinned == [(4,), (2, 4, 4)]  # which images, and the windows of two views
+    assert copies.asynchronous == [True, True]
+
+
+def test_views_are_augmented_on_a_gpu_without_waiting_for_it(index, pinned):
+    batch = next(MapLoader(MapViews(index, ViewCutter(GROUPS)), batch_size=4).epoch(0))
+    made = SimpleNamespace(views=batch.views, hashes=batch.hashes)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        augment = Augment(GROUPS, 0, GPU)
+        with Copies() as copies:
+            (views,) = augment(made, 0)
+    assert views.device == GPU
+    assert len(pinned) == len(copies.asynchronous) == 3  # crops, strengths, rows
+    assert pinned[0] == (2, 4, 3, 16, 16)
+    assert all(copies.asynchronous)
+
+
+def test_on_a_cpu_nothing_is_copied(pinned):
+    values = torch.arange(3)
+    assert upload(values, CPU) is values
+    assert pinned == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_cuts_the_same_views(index):
+    views = []
+    for device in (CPU, GPU):
+        loader = ResidentLoader(load_images(index, (32, 32), device, 1), ViewCutter(GROUPS), 4)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            views.append(next(loader.epoch(0)).views[0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(views[0], views[1].cpu())
