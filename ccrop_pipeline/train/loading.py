@@ -50,8 +50,10 @@ def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, share: Share =
     of a step where the recipe accumulates; of several processes each has its share of it.
 
     Raises:
-        CcropError: When there are fewer images than a batch has, or the source is damaged.
+        CcropError: When there are fewer images than a batch has, a process would have fewer than
+            two of a part or none of a whole step, or the source is damaged.
     """
+    _expect_two_images(recipe, share.world_size)
     cutter = ViewCutter(view_groups(recipe), recipe.seed)
     if not inputs.source.random_access:
         return _stream(inputs, recipe, machine, cutter, share)
@@ -104,7 +106,6 @@ def _stream(
     # process has in every epoch, and so all end together.
     least = sum(sorted(counts)[: len(counts) // share.world_size])
     batch_size = recipe.batch_size // recipe.accumulate // share.world_size
-    _expect_a_batch(least, inputs, batch_size)
     loader = StreamLoader(
         inputs.source,
         cutter,
@@ -116,6 +117,7 @@ def _stream(
         pin_memory=machine.device.type == "cuda",
         missing=inputs.missing_boxes,
     )
+    _expect_a_batch(least, inputs, batch_size * recipe.accumulate, share.world_size)
     note = f"{sum(counts):,} images are read shard by shard, in {_processes(machine)}"
     return Loading(loader, sum(counts), None, note)
 
@@ -127,12 +129,31 @@ def _images_by_shard(inputs: Inputs) -> list[int]:
     return [sum(1 for _ in inputs.source.read(shard)) for shard in inputs.source.shards]
 
 
-def _expect_a_batch(images: int, inputs: Inputs, batch_size: int) -> None:
-    if images < batch_size:
+def _expect_two_images(recipe: Recipe, processes: int) -> None:
+    # Of one image there is no spread: it would look like a collapse.
+    own = recipe.batch_size // recipe.accumulate // processes
+    if own < 2:
         raise CcropError(
-            f"{inputs.source.location} has {images} images, less than one batch of "
-            f"{batch_size}. Lower batch_size"
+            f"batch_size is {recipe.batch_size} and accumulate {recipe.accumulate}: each of "
+            f"{processes} processes would compute parts of {own} images, and needs 2 or more. "
+            f"Set batch_size to {2 * recipe.accumulate * processes} or more, lower accumulate, "
+            "or start fewer processes"
         )
+
+
+def _expect_a_batch(images: int, inputs: Inputs, batch_size: int, processes: int = 1) -> None:
+    if images >= batch_size:
+        return
+    location = inputs.source.location
+    if processes == 1:
+        raise CcropError(
+            f"{location} has {images} images, less than one batch of {batch_size}. Lower batch_size"
+        )
+    raise CcropError(
+        f"of the shards of {location}, one of {processes} processes may have no more than "
+        f"{images} images, less than its {batch_size} of a batch. Lower batch_size, start fewer "
+        "processes, or pack the images into more shards of equal size"
+    )
 
 
 def _processes(machine: Machine) -> str:

@@ -82,6 +82,38 @@ def test_less_than_a_batch_is_refused(tars):
             open_loader(Inputs(source), load_recipe("demo", settings), Machine())
 
 
+@pytest.mark.parametrize("kind", ["resident", "by position", "streamed"])
+def test_a_process_with_less_than_two_images_of_a_part_is_refused(tars, kind):
+    at = f"file://{tars}/data-{{000000..000002}}.tar" if kind == "streamed" else tars
+    inputs, machine = Inputs(open_source(at)), Machine(resident_gb=1.0 * (kind == "resident"))
+    recipe = load_recipe("demo", [*SETTINGS, "accumulate=4"])
+    assert len(open_loader(inputs, recipe, machine).loader) // 4 == 2  # steps of 8 of 20 images
+    for processes, own, enough in ((2, 1, 16), (3, 0, 24)):
+        told = (
+            rf"batch_size is 8 and accumulate 4.*{processes} processes.* {own} images.*to {enough}"
+        )
+        for rank in range(processes):
+            with pytest.raises(CcropError, match=told):
+                open_loader(inputs, recipe, machine, Share(rank, processes))
+
+
+def test_a_process_that_streams_less_than_a_step_is_refused(tars):
+    inputs = Inputs(open_source(f"file://{tars}/data-{{000000..000002}}.tar"))
+    # Of tars of 7, 7 and 6 images, one of two processes may have the last alone.
+    accumulated = [*SETTINGS, "accumulate=2"]
+    enough = load_recipe("demo", [*accumulated, "batch_size=12"])
+    assert len(open_loader(inputs, enough, Machine(), Share(1, 2)).loader) == 2  # one step
+    recipe = load_recipe("demo", [*accumulated, "batch_size=16"])
+    with pytest.raises(CcropError, match=r"one of 2 processes .* 6 images, less than its 8 of"):
+        open_loader(inputs, recipe, Machine(), Share(1, 2))
+
+
+def test_fewer_shards_than_processes_that_stream_are_called_so(tars):
+    inputs = Inputs(open_source(f"file://{tars}/data-{{000000..000002}}.tar"))
+    with pytest.raises(CcropError, match="3 shards, too few for 4 processes"):
+        open_loader(inputs, load_recipe("demo", SETTINGS), Machine(), Share(0, 4))
+
+
 def test_a_streamed_run_trains_refreshes_and_is_repeatable(tars, tmp_path):
     source = open_source(f"pipe:cat {tars}/data-{{000000..000002}}.tar")
     weights = []
