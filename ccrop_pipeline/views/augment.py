@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
+from ccrop_pipeline.transfer import to_device
 from ccrop_pipeline.views.batch import Batch
 from ccrop_pipeline.views.blur import blur
 from ccrop_pipeline.views.colour import (
@@ -26,7 +27,6 @@ from ccrop_pipeline.views.colour import (
 )
 from ccrop_pipeline.views.draws import SKIP, UNIFORMS_PER_VIEW, Draws, draw
 from ccrop_pipeline.views.settings import ViewGroup
-from ccrop_pipeline.views.upload import upload
 
 _STEPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 _CPU_CHUNK = 400_000  # values changed at a time on a CPU, so few that its caches hold them
@@ -65,7 +65,7 @@ class Augment:
                 for view in numbers
             ]
             draws = draw(np.concatenate(randoms), group.augment)
-            images = upload(crops, self.device).flatten(0, 1)
+            images = to_device(crops, self.device).flatten(0, 1)
             threshold = group.augment.solarize_threshold
             views.append(self._augment(images, draws, threshold).view(crops.shape))
             first = numbers.stop
@@ -94,7 +94,7 @@ class Augment:
         return torch.split(self._on_device(np.concatenate(rows)), [len(some) for some in rows])
 
     def _on_device(self, array: np.ndarray) -> Tensor:
-        return upload(torch.from_numpy(array), self.device)
+        return to_device(torch.from_numpy(array), self.device)
 
 
 def _change(

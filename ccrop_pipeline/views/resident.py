@@ -13,11 +13,11 @@ from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.crops import UnreadableImage, stored_size
 from ccrop_pipeline.crops.resample import crop_and_resize_batch
 from ccrop_pipeline.sources import ImageIndex
+from ccrop_pipeline.transfer import to_device
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.choice import ImageBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
 from ccrop_pipeline.views.order import batches_of
-from ccrop_pipeline.views.upload import upload
 
 _IMAGES_A_TASK = 256
 _CPU_SIDE = 40
@@ -154,8 +154,8 @@ class ResidentLoader:
         images, hashes = self.images, self._hashes[rows]
         windows = self.cutter.windows(hashes, images.sizes[rows], boxes, epoch)
         device = images.pixels.device
-        chosen = images.pixels[upload(torch.from_numpy(rows), device)]
-        on_device = upload(torch.from_numpy(windows), device)
+        chosen = images.pixels[to_device(torch.from_numpy(rows), device)]
+        on_device = to_device(torch.from_numpy(windows), device)
         groups = self.cutter.groups
         counts = [group.count for group in groups]
         views = tuple(

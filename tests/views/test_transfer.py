@@ -8,6 +8,7 @@ from made_views import make_source
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ccrop_pipeline.transfer import to_device
 from ccrop_pipeline.views import (
     Augment,
     AugmentSettings,
@@ -18,7 +19,6 @@ from ccrop_pipeline.views import (
     ViewGroup,
     load_images,
 )
-from ccrop_pipeline.views.upload import upload
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GROUPS = (ViewGroup(2, 16, augment=AugmentSettings(blur_p=0.5, solarize_p=0.5)),)
@@ -80,7 +80,7 @@ def test_views_are_augmented_on_a_gpu_without_waiting_for_it(index, pinned):
 
 def test_on_a_cpu_nothing_is_copied(pinned):
     values = torch.arange(3)
-    assert upload(values, CPU) is values
+    assert to_device(values, CPU) is values
     assert pinned == []
 
 
