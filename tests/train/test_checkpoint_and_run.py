@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import pickle
 
 import pytest
@@ -41,6 +43,23 @@ def test_a_checkpoint_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path):
     loaded = load_checkpoint(tmp_path)
     name = next(iter(method.state_dict()))
     assert torch.equal(loaded.method[name], method.state_dict()[name])
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(
+    tmp_path, monkeypatch
+):
+    saved = checkpoint()[1]
+    save_checkpoint(tmp_path / "checkpoint.pt", saved)
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "checkpoint.pt", checkpoint(1)[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    loaded = load_checkpoint(tmp_path)
+    assert all(torch.equal(loaded.method[name], saved.method[name]) for name in saved.method)
 
 
 class Danger:
