@@ -86,7 +86,8 @@ class Trainer:
         self.metrics = Metrics(folder, machine.tensorboard)
         self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
         self.epoch = 0
-        self._boxes: str | None = None
+        self._boxes: str | None = None  # in use, or last used before the run was stopped
+        self._loaded: str | None = None  # those that the loader has
         self.observer.loading(loading.images, loading.note)
         if slow := slow_precision(recipe.precision, machine.device):
             self.observer.warning(slow)
@@ -111,6 +112,13 @@ class Trainer:
         elif self.learner.started_from:
             self.observer.loaded(self.learner.started_from)
         self.processes.once(lambda: self.metrics.take_up(self.epoch))
+        self._boxes = self.processes.once(self._last_boxes)
+
+    def _last_boxes(self) -> str | None:
+        records = self.metrics.records("train")
+        boxes: str | None = records[-1]["boxes"] if records else None
+        # An absolute path is of boxes that were given, which may lie elsewhere by now.
+        return self.plan[0].boxes if boxes and Path(boxes).is_absolute() else boxes
 
     def _write_fixed(self, stage: FixedStage) -> None:
         self.observer.stage(stage)
@@ -153,10 +161,8 @@ class Trainer:
 
     def _train(self, stage: TrainStage) -> None:
         self.observer.stage(stage)
-        self._use(stage.boxes)
         for epoch in range(max(stage.first, self.epoch), stage.stop):
-            if stage.newest:
-                self._take_up_newest()
+            self._use(self._newest(stage) if stage.newest else stage.boxes)
             record = train_epoch(
                 epoch,
                 self.loader,
@@ -171,15 +177,18 @@ class Trainer:
 
     def _use(self, boxes: str | None) -> None:
         self._boxes = boxes
-        self.loader.use_boxes(self.run.folder / boxes if boxes else None)
+        if boxes != self._loaded:
+            self.loader.use_boxes(self.run.folder / boxes if boxes else None)
+            self._loaded = boxes
 
-    def _take_up_newest(self) -> None:
-        newest = self.processes.once(lambda: newest_boxes(self.run.folder))
-        boxes = None if newest is None else box_folder(newest)
-        if boxes is None or boxes == self._boxes:
-            return
-        self.processes.once(lambda: self._note_boxes(boxes, self.epoch, None))
-        self._use(boxes)
+    def _newest(self, stage: TrainStage) -> str | None:
+        newest = self.processes.once(lambda: newest_boxes(self.run.folder, self.epoch))
+        if newest is None:
+            return self._boxes or stage.boxes
+        boxes = box_folder(newest)
+        if boxes != self._boxes:
+            self.processes.once(lambda: self._note_boxes(boxes, self.epoch, None))
+        return boxes
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}

@@ -53,12 +53,17 @@ def refresh_boxes(
     )
 
 
-def newest_boxes(run: Path) -> int | None:
-    """Epoch of the newest complete box set that the run has computed; None: there is none."""
+def newest_boxes(run: Path, latest: int | None = None) -> int | None:
+    """Epoch of the newest complete box set that the run has computed; None: there is none.
+
+    Args:
+        run: Folder of the run.
+        latest: Boxes of later epochs are passed over; None: none are.
+    """
     complete = [
         epoch
         for epoch, path in _numbered(run / box_folder(0)).items()
-        if (path / "manifest.json").is_file()
+        if (latest is None or epoch <= latest) and (path / "manifest.json").is_file()
     ]
     return max(complete, default=None)
 

@@ -3,10 +3,12 @@
 import shutil
 import threading
 
+import numpy as np
 import pytest
 import torch
 
 from ccrop_pipeline.boxset import BoxSet, validate
+from ccrop_pipeline.compute import ComputeObserver, Share
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Scenes, open_source, pack
 from ccrop_pipeline.train import (
@@ -15,12 +17,14 @@ from ccrop_pipeline.train import (
     Machine,
     Metrics,
     Observer,
+    RefreshStage,
     Run,
     Trainer,
     follow,
     load_checkpoint,
     load_recipe,
 )
+from ccrop_pipeline.train.refresh import refresh_boxes
 
 CPU = torch.device("cpu")
 SETTINGS = ["image_size=32", "eval_size=0", "batch_size=16", "probe.every=0"]
@@ -81,6 +85,84 @@ def test_boxes_are_computed_beside_training_and_taken_up_when_complete(source, t
     taken = [record["boxes"] for record in Metrics(folder).records("refresh")]
     assert taken == list(dict.fromkeys(used[2:]))
     assert counts[0] >= len(taken)
+
+
+class Beside(Observer):
+    """Computes boxes at some refreshes, as another process would; after some epochs does more."""
+
+    def __init__(self, source, folder, epochs, after=None):
+        self.source, self.folder, self.epochs = source, folder, epochs
+        self.after, self.heard = after or {}, []
+
+    def stage(self, stage):
+        if isinstance(stage, RefreshStage) and stage.epoch in self.epochs:
+            share = Share(0, 1)
+            refresh_boxes(self.folder, stage.epoch, self.source, CPU, 1, ComputeObserver(), share)
+
+    def epoch_done(self, record):
+        self.after.get(record["epoch"], lambda: None)()
+
+    def refreshed(self, box_set, seconds):
+        self.heard.append(box_set.folder.name)
+
+
+def mean_iou(one, two):
+    """Mean IoU of the boxes of each image, by areas of the union and of what it lacks."""
+    a, b = (BoxSet.open(folder).read("data-000000", heatmaps=False).boxes for folder in (one, two))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    shared = sides.clip(0).prod(axis=1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    return (shared / (sum(areas) - shared)).mean()
+
+
+def test_boxes_are_announced_once_and_compared_with_those_before(tmp_path):
+    pack(Scenes(32, size=32), tmp_path / "data")
+    source, folder = open_source(tmp_path / "data"), tmp_path / "run"
+    beside = Beside(source, folder, {1, 3})
+    train(source, folder, *OVERLAPPED, "optimizer.lr=0.2", observer=beside)
+    first, second = "boxes/epoch-0001", "boxes/epoch-0003"
+    used = [record["boxes"] for record in Run(folder).metrics()]
+    assert used == [None, first, first, second, second, second]
+    assert beside.heard == ["epoch-0001", "epoch-0003"]
+    records = Metrics(folder).records("refresh")
+    assert [(record["epoch"], record["boxes"]) for record in records] == [(1, first), (3, second)]
+    overlap = mean_iou(folder / first, folder / second)
+    assert overlap < 0.999
+    assert [record["iou_with_previous"] for record in records] == [None, round(overlap, 4)]
+
+
+def test_boxes_in_use_are_not_read_again_for_each_epoch(source, tmp_path):
+    folder, used = tmp_path / "run", "boxes/epoch-0001"
+    gone = {2: lambda: shutil.rmtree(folder / used)}
+    train(source, folder, *OVERLAPPED, observer=Beside(source, folder, {1}, gone))
+    assert [record["boxes"] for record in Run(folder).metrics()] == [None, *[used] * 5]
+
+
+def test_boxes_of_a_later_epoch_are_not_taken_up_before_it(source, tmp_path):
+    folder = tmp_path / "run"
+    sets = folder / "boxes"
+    early = {2: lambda: shutil.copytree(sets / "epoch-0001", sets / "epoch-0005")}
+    train(source, folder, *OVERLAPPED, observer=Beside(source, folder, {1}, early))
+    used = [record["boxes"] for record in Run(folder).metrics()]
+    assert used == [None, *["boxes/epoch-0001"] * 4, "boxes/epoch-0005"]
+
+
+def test_a_run_that_is_taken_up_goes_on_with_the_boxes_it_had(source, tmp_path):
+    folder = tmp_path / "run"
+
+    def stop():
+        raise KeyboardInterrupt
+
+    beside = Beside(source, folder, {1}, {3: stop})
+    with pytest.raises(KeyboardInterrupt):
+        train(source, folder, *OVERLAPPED, observer=beside)
+    again = Beside(source, folder, {4})
+    train(source, folder, *OVERLAPPED, observer=again)
+    used = [record["boxes"] for record in Run(folder).metrics()]
+    assert used == [None, *["boxes/epoch-0001"] * 3, *["boxes/epoch-0004"] * 2]
+    assert again.heard == ["epoch-0004"]
+    assert Metrics(folder).records("refresh")[1]["iou_with_previous"] is not None
 
 
 def test_without_a_follower_training_goes_on_with_what_it_has(source, tmp_path):

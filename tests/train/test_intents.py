@@ -9,7 +9,9 @@ from ccrop_pipeline.sources import Scenes, open_source, pack
 from ccrop_pipeline.train import (
     Inputs,
     Machine,
+    Metrics,
     Observer,
+    RefreshStage,
     StartingWeights,
     Trainer,
     load_checkpoint,
@@ -138,3 +140,31 @@ def test_boxes_from_the_momentum_encoder_are_recorded_as_its_own(source, tmp_pat
         checkpoint = load_checkpoint(tmp_path / which / "checkpoints/epoch-0001.pt")
         assert checkpoint.encoder(which=which).info.weights_sha256 == sets[which]
     assert sets["online"] != sets["momentum"]
+
+
+class StopIn(Observer):
+    """Stops a run in the refresh after an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch, self.here = epoch, False
+
+    def stage(self, stage):
+        self.here = isinstance(stage, RefreshStage) and stage.epoch == self.epoch
+
+    def images_located(self, shard, images, stages):
+        if self.here:
+            raise KeyboardInterrupt
+
+
+def test_a_refresh_that_was_stopped_is_still_compared_with_the_boxes_before_it(source, tmp_path):
+    settings = ["epochs=3", "boxes.kind=encoder", "boxes.refresh_at=[]", "boxes.refresh_every=1"]
+    trainer(source, tmp_path / "whole", *settings).train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(source, tmp_path / "run", *settings, observer=StopIn(2)).train()
+    trainer(source, tmp_path / "run", *settings).train()
+    whole, again = (
+        [record | {"seconds": 0} for record in Metrics(tmp_path / name).records("refresh")]
+        for name in ("whole", "run")
+    )
+    assert again == whole
+    assert [record["iou_with_previous"] is None for record in again] == [True, False]
