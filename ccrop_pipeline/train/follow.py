@@ -9,7 +9,8 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import ComputeObserver, Share
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import Source
-from ccrop_pipeline.train.refresh import newest_boxes, newest_checkpoint, refresh_boxes
+from ccrop_pipeline.train.plan import box_folder
+from ccrop_pipeline.train.refresh import due_boxes, left_to_others, refresh_boxes
 from ccrop_pipeline.train.run import Run
 
 
@@ -37,7 +38,8 @@ def follow(
 ) -> int:
     """Computes boxes for a run with `boxes.overlapped` until it ends.
 
-    Always from the newest checkpoint that the run has left: where computing is slower than
+    A set that was begun is completed first, so that all who share the work are at the same one;
+    then follows the newest checkpoint that the run has left: where computing is slower than
     training, those in between are passed over.
 
     Args:
@@ -50,55 +52,91 @@ def follow(
         share: Which shards are for this process; None: all.
 
     Returns:
-        Number of box sets that were computed.
+        Number of box sets that this process completed.
 
     Raises:
         CcropError: When the run computes its boxes itself, or its images are not to be found.
     """
-    _wait_for(lambda: run.exists, "the run to begin", observer, poll_seconds)
-    started = run.started()
-    if not started["recipe"]["boxes"]["overlapped"]:
-        raise CcropError(
-            f"{run.folder} computes its boxes itself. Start it with --set boxes.overlapped=true "
-            "to let another process do so"
-        )
-    source = open_source(run.location())
-    if source.fingerprint() != started["source"]["fingerprint"]:
-        raise CcropError(f"{source.location} does not hold the images of the run {run.folder}")
-    done, epochs = 0, started["recipe"]["epochs"]
-    while _wait_for_work(run, epochs, observer, poll_seconds):
-        epoch = newest_checkpoint(run.folder)
-        assert epoch is not None
-        observer.refreshing(epoch)
-        begun = time.perf_counter()
-        box_set = refresh_boxes(
-            run.folder, epoch, source, device, threads, observer, share or Share(0, 1)
-        )
-        if box_set is not None:
-            observer.refreshed(box_set, time.perf_counter() - begun)
-        done += 1
+    poll = _Poll(observer, poll_seconds)
+    while not run.exists:
+        poll.wait("the run to begin")
+    follower = _Follower(run, open_source, device, threads, observer, share or Share(0, 1))
+    done = 0
+    while (epoch := follower.next(poll)) is not None:
+        done += follower.compute(epoch)
     return done
 
 
-def _wait_for_work(run: Run, epochs: int, observer: FollowObserver, poll_seconds: float) -> bool:
-    """Waits for a checkpoint without boxes; False when the run has ended."""
+class _Poll:
+    """Time between looks; what is waited for is said once."""
 
-    def ended() -> bool:
-        records = run.metrics()
-        return bool(records) and records[-1]["epoch"] >= epochs
+    def __init__(self, observer: FollowObserver, seconds: float) -> None:
+        self._observer, self._seconds, self._said = observer, seconds, ""
 
-    def due() -> bool:
-        checkpoint = newest_checkpoint(run.folder)
-        return checkpoint is not None and checkpoint > (newest_boxes(run.folder) or 0)
+    def wait(self, what: str) -> None:
+        if what != self._said:
+            self._observer.waiting(what)
+        self._said = what
+        time.sleep(self._seconds)
 
-    _wait_for(lambda: ended() or due(), "a checkpoint", observer, poll_seconds)
-    return not ended()
+    def over(self) -> None:
+        self._said = ""
 
 
-def _wait_for(
-    condition: Callable[[], bool], what: str, observer: FollowObserver, poll_seconds: float
-) -> None:
-    if not condition():
-        observer.waiting(what)
-    while not condition():
-        time.sleep(poll_seconds)
+class _Follower:
+    """Follows a run that has begun."""
+
+    def __init__(
+        self,
+        run: Run,
+        open_source: Callable[[str], Source],
+        device: torch.device,
+        threads: int,
+        observer: FollowObserver,
+        share: Share,
+    ) -> None:
+        self._run, self._device, self._threads = run, device, threads
+        self._observer, self._share = observer, share
+        started = run.started()
+        if not started["recipe"]["boxes"]["overlapped"]:
+            raise CcropError(
+                f"{run.folder} computes its boxes itself. Start it with --set "
+                "boxes.overlapped=true to let another process do so"
+            )
+        self._epochs = started["recipe"]["epochs"]
+        self._source = open_source(run.location())
+        if self._source.fingerprint() != started["source"]["fingerprint"]:
+            raise CcropError(
+                f"{self._source.location} does not hold the images of the run {run.folder}"
+            )
+
+    def next(self, poll: _Poll) -> int | None:
+        """Waits for boxes to compute; gives their epoch, None when the run has ended."""
+        while not self._ended():
+            epoch = due_boxes(self._run.folder)
+            if epoch is None:
+                poll.wait("a checkpoint")
+            elif left_to_others(self._run.folder, epoch, self._source, self._share):
+                poll.wait(f"the other shares of {box_folder(epoch)}")
+            else:
+                poll.over()
+                return epoch
+        return None
+
+    def compute(self, epoch: int) -> bool:
+        """Computes the boxes of an epoch; whether they are complete."""
+        run = self._run.folder
+        # At once, and not with the first shard: those who share the work look for it.
+        (run / box_folder(epoch)).mkdir(parents=True, exist_ok=True)
+        self._observer.refreshing(epoch)
+        begun = time.perf_counter()
+        box_set = refresh_boxes(
+            run, epoch, self._source, self._device, self._threads, self._observer, self._share
+        )
+        if box_set is not None:
+            self._observer.refreshed(box_set, time.perf_counter() - begun)
+        return box_set is not None
+
+    def _ended(self) -> bool:
+        records = self._run.metrics()
+        return bool(records) and records[-1]["epoch"] >= self._epochs

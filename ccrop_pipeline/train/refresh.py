@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.boxset import BoxSet, missing_shards
 from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.sources import Source
@@ -68,9 +68,22 @@ def newest_boxes(run: Path, latest: int | None = None) -> int | None:
     return max(complete, default=None)
 
 
-def newest_checkpoint(run: Path) -> int | None:
-    """Epoch of the newest checkpoint that is kept for boxes; None: there is none."""
-    return max(_numbered(run / checkpoint_file(0)), default=None)
+def due_boxes(run: Path) -> int | None:
+    """Epoch of the boxes that are to be computed next; None: nothing is to be done.
+
+    Told by what lies on disk alone, so that all who share the work agree: a set that somebody
+    has begun goes before the newest checkpoint, and nothing is older than the newest complete set.
+    """
+    complete = newest_boxes(run) or 0
+    left = {epoch for epoch in _numbered(run / checkpoint_file(0)) if epoch > complete}
+    begun = left.intersection(_numbered(run / box_folder(0)))
+    return max(begun or left, default=None)
+
+
+def left_to_others(run: Path, epoch: int, source: Source, share: Share) -> bool:
+    """Whether a box set lacks shards, and none of them is of this share."""
+    missing = {*missing_shards(run / box_folder(epoch), source.shards)}
+    return bool(missing) and missing.isdisjoint(share.of(source.shards))
 
 
 def _numbered(example: Path) -> dict[int, Path]:

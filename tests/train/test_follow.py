@@ -42,8 +42,8 @@ def train(source, folder, *settings, observer=None):
     Trainer(Inputs(source), folder, recipe, Machine(), observer or Observer()).train()
 
 
-def followed(folder, observer=None):
-    return follow(Run(folder), open_source, CPU, 1, observer or FollowObserver(), 0.02)
+def followed(folder, observer=None, share=None):
+    return follow(Run(folder), open_source, CPU, 1, observer or FollowObserver(), 0.02, share)
 
 
 class Until(Observer):
@@ -163,6 +163,91 @@ def test_a_run_that_is_taken_up_goes_on_with_the_boxes_it_had(source, tmp_path):
     assert used == [None, *["boxes/epoch-0001"] * 3, *["boxes/epoch-0004"] * 2]
     assert again.heard == ["epoch-0004"]
     assert Metrics(folder).records("refresh")[1]["iou_with_previous"] is not None
+
+
+def train_until(source, folder, epoch):
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(source, folder, *OVERLAPPED, observer=Beside(source, folder, (), {epoch: stop}))
+
+
+class UntilOthers(FollowObserver):
+    """Stops following when there is nothing to do but to wait."""
+
+    def __init__(self):
+        self.refreshing_of, self.completed = [], []
+
+    def waiting(self, what):
+        self.waited_for = what
+        raise KeyboardInterrupt
+
+    def refreshing(self, epoch):
+        self.refreshing_of.append(epoch)
+
+    def refreshed(self, box_set, seconds):
+        self.completed.append(box_set.folder.name)
+
+
+def follow_share(folder, rank):
+    observer = UntilOthers()
+    with pytest.raises(KeyboardInterrupt):
+        followed(folder, observer, Share(rank, 2))
+    return observer
+
+
+def test_a_set_that_was_begun_is_completed_before_a_newer_checkpoint_is_taken(source, tmp_path):
+    train_until(source, tmp_path, 3)  # leaves checkpoints after epochs 1 and 2
+    first = follow_share(tmp_path, 0)
+    assert (first.refreshing_of, first.completed) == ([2], [])
+    assert first.waited_for == "the other shares of boxes/epoch-0002"
+    train_until(source, tmp_path, 5)
+    second = follow_share(tmp_path, 1)
+    assert (second.refreshing_of, second.completed) == ([2, 4], ["epoch-0002"])
+    again = follow_share(tmp_path, 0)
+    assert (again.refreshing_of, again.completed) == ([4], ["epoch-0004"])
+    assert again.waited_for == "a checkpoint"
+    assert validate(tmp_path / "boxes/epoch-0002") == []
+    assert validate(tmp_path / "boxes/epoch-0004") == []
+
+
+def test_a_follower_shows_at_once_which_set_it_has_begun(source, tmp_path):
+    train_until(source, tmp_path, 3)
+
+    class Look(UntilOthers):
+        def begun(self, shards, kept):
+            self.sets = [path.name for path in (tmp_path / "boxes").iterdir()]
+
+    look = Look()
+    with pytest.raises(KeyboardInterrupt):
+        followed(tmp_path, look, Share(0, 2))
+    assert look.sets == ["epoch-0002"]
+
+
+def test_a_share_without_the_others_waits_and_counts_for_nothing(source, tmp_path):
+    waits = threading.Event()
+    refreshing, counts = [], []
+
+    class Follower(FollowObserver):
+        def refreshing(self, epoch):
+            refreshing.append(epoch)
+
+        def waiting(self, what):
+            if "other shares" in what:
+                waits.set()
+
+    def work():
+        counts.append(followed(tmp_path, Follower(), Share(0, 2)))
+
+    follower = threading.Thread(target=work)
+    follower.start()
+    until = Beside(source, tmp_path, (), {2: lambda: waits.wait(60)})
+    train(source, tmp_path, *OVERLAPPED, observer=until)
+    follower.join(60)
+    assert not follower.is_alive()
+    assert waits.is_set()
+    assert (refreshing, counts) == ([1], [0])
 
 
 def test_without_a_follower_training_goes_on_with_what_it_has(source, tmp_path):
