@@ -9,6 +9,7 @@ import click
 
 from .model_options import MODEL_HELP, MODEL_OPTIONS, model_options
 from .rule_options import RULE_OPTIONS, rule_options
+from .share_options import share_options
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
@@ -64,13 +65,7 @@ MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "k
     help="Decoding threads; with Ray, cores of a worker.  [default: all cores, or half of them "
     "where the model runs on a CPU]",
 )
-@click.option(
-    "--rank",
-    type=click.IntRange(0),
-    default=None,
-    help="Which share of the shards to compute.  [default: from torchrun or SLURM, else all]",
-)
-@click.option("--world-size", type=click.IntRange(1), default=None, help="Number of shares.")
+@share_options("torchrun or SLURM")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .share_options import share_options
+
 if TYPE_CHECKING:
+    from ccrop_pipeline.compute import Share
     from ccrop_pipeline.train import FollowObserver
+
+_RANK = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
 
 
 @click.command("follow")
@@ -22,18 +27,26 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Time between looks at the run.",
 )
-def follow(run: Path, source: str | None, device: str, poll: float) -> None:
+@share_options("torchrun or srun")
+def follow(
+    run: Path,
+    source: str | None,
+    device: str,
+    poll: float,
+    rank: int | None,
+    world_size: int | None,
+) -> None:
     """Compute boxes for RUN while it trains, on another device or host.
 
     The run must have been started with --set boxes.overlapped=true. Boxes are computed from the
     newest checkpoint that it has left; it takes them up at the first epoch that finds them
-    complete. Ends with the run. May be started before it.
+    complete. Ends with the run. May be started before it. Several processes, started by torchrun,
+    srun or with --rank and --world-size, share the shards out.
 
     \b
     Example:
       ccrop boxes follow runs/first --device cuda:1
     """
-    from ccrop_pipeline.compute import Share
     from ccrop_pipeline.train import Run
     from ccrop_pipeline.train import follow as follow_run
 
@@ -46,9 +59,21 @@ def follow(run: Path, source: str | None, device: str, poll: float) -> None:
         os.cpu_count() or 1,
         _observer(),
         poll,
-        Share.from_environment(),
+        _share(rank, world_size),
     )
-    click.echo(f"{run}: {done} box sets computed")
+    click.echo(f"{run}: {done} box sets completed")
+
+
+def _share(rank: int | None, world_size: int | None) -> "Share":
+    from ccrop_pipeline.compute import Share
+    from ccrop_pipeline.train import Started
+
+    started, told = Started.from_environment(), {}
+    # As for training: the array or the batch script that both were started from is none of the
+    # follower's, which would wait for shares that nobody computes.
+    if started.by != "alone":
+        told = {"RANK": os.environ.get(_RANK[started.by], ""), "WORLD_SIZE": str(started.count)}
+    return Share.from_environment(rank, world_size, told)
 
 
 def _observer() -> "FollowObserver":

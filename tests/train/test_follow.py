@@ -2,10 +2,13 @@
 
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from ccrop_cli.main import cli
+from click.testing import CliRunner
 
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import ComputeObserver, Share
@@ -248,6 +251,64 @@ def test_a_share_without_the_others_waits_and_counts_for_nothing(source, tmp_pat
     assert not follower.is_alive()
     assert waits.is_set()
     assert (refreshing, counts) == ([1], [0])
+
+
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "1",
+    "SLURM_ARRAY_TASK_MIN": "0",
+    "SLURM_ARRAY_TASK_MAX": "2",
+    "SLURM_ARRAY_TASK_COUNT": "3",
+}
+BATCH_SCRIPT = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
+STEP = {
+    "SLURM_PROCID": "1",
+    "SLURM_NTASKS": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_NUM_NODES": "1",
+}
+TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "computed"),
+    [
+        ({}, [], {0, 1}),
+        (ARRAY, [], {0, 1}),
+        (ARRAY | BATCH_SCRIPT, [], {0, 1}),
+        (ARRAY | STEP, [], {1}),
+        (TORCHRUN, [], {1}),
+        (TORCHRUN, ["--rank", "0", "--world-size", "2"], {0}),
+    ],
+)
+def test_the_share_comes_from_flags_torchrun_or_a_step(
+    source, tmp_path, monkeypatch, environment, flags, computed
+):
+    train_until(source, tmp_path / "run", 2)
+
+    def stop(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    line = ["boxes", "follow", str(tmp_path / "run"), "--device", "cpu", *flags]
+    assert CliRunner().invoke(cli, line).exit_code == 130
+    boxes = tmp_path / "run/boxes/epoch-0001"
+    assert {path.name for path in boxes.glob("*.parquet")} == {
+        f"data-{shard:06d}.parquet" for shard in computed
+    }
+
+
+def test_a_share_that_does_not_exist_is_refused(source, tmp_path):
+    train_until(source, tmp_path / "run", 2)
+    for flags, message in [
+        (["--rank", "1"], "--world-size"),
+        (["--rank", "2", "--world-size", "2"], "name no share"),
+    ]:
+        line = ["boxes", "follow", str(tmp_path / "run"), "--device", "cpu", *flags]
+        result = CliRunner().invoke(cli, line)
+        assert result.exit_code == 1
+        assert message in result.output
 
 
 def test_without_a_follower_training_goes_on_with_what_it_has(source, tmp_path):
