@@ -17,7 +17,7 @@ _RANK = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
 
 @click.command("follow")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--source", help="Where the images are.  [default: where the run found them]")
+@click.option("--source", help="Where the images are.  [default: as the run found them]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
     "--poll",
@@ -54,7 +54,7 @@ def follow(
 
     done = follow_run(
         Run(run),
-        lambda location: open_any(source or location),
+        lambda spec: open_any(source or spec),
         open_device(device),
         os.cpu_count() or 1,
         _observer(),

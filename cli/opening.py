@@ -1,5 +1,6 @@
 """From what stands on the command line to sources and devices."""
 
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,13 +25,36 @@ def open_any(
     """
     from ccrop_pipeline.sources import open_source, open_torchvision
 
-    looks_like_a_path = any(mark in spec for mark in "/\\.*{?")
-    if looks_like_a_path or Path(spec).exists():
+    if _is_place(spec):
         return open_source(spec)
     try:
         return open_torchvision(spec, (root or CACHE).expanduser(), split, download)
     except CcropError as error:
         raise CcropError(f"there is no file or folder {spec!r}, and as a name: {error}") from None
+
+
+def from_anywhere(spec: str) -> str:
+    """What opens the same source from any working directory: local paths are made absolute.
+
+    Addresses and names of data sets hold anywhere as they are. So do commands (`pipe:...`), as
+    long as they name no relative path: what in them is a path, nobody can tell.
+    """
+    from ccrop_pipeline.sources import expand_braces
+    from ccrop_pipeline.sources.remote import is_remote
+
+    if not _is_place(spec) or is_remote(spec):
+        return spec
+    path = Path(spec).expanduser()
+    if path.exists():
+        return str(path.absolute())
+    if Path(next(expand_braces(str(path)))).is_absolute():
+        return str(path)
+    # A pattern: what stands before it must not be taken for a part of it.
+    return f"{escape(str(Path.cwd()))}/{spec}"
+
+
+def _is_place(spec: str) -> bool:
+    return any(mark in spec for mark in "/\\.*{?") or Path(spec).exists()
 
 
 def open_device(name: str) -> "torch.device":

@@ -142,7 +142,7 @@ def _machine(options: dict[str, Any]) -> "Machine":
 def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
     from ccrop_pipeline.train import Inputs, StartingWeights
 
-    from .opening import open_any
+    from .opening import from_anywhere, open_any
 
     test, load = options["test_source"], options["load"]
     return Inputs(
@@ -151,6 +151,7 @@ def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
         options["missing_boxes"],
         open_any(test, "test") if test else None,
         StartingWeights(load) if load else None,
+        from_anywhere(source),
     )
 
 

@@ -81,8 +81,8 @@ class Trainer:
             machine.compile,
         )
         self.run = Run(folder)
-        identity, location = identity_of(inputs, recipe), inputs.source.location
-        self.processes.once(lambda: self.run.start(identity, location, overwrite))
+        identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
+        self.processes.once(lambda: self.run.start(identity, spec, overwrite))
         self.metrics = Metrics(folder, machine.tensorboard)
         self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
         self.epoch = 0

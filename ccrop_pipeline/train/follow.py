@@ -44,7 +44,7 @@ def follow(
 
     Args:
         run: The run; it need not have begun.
-        open_source: Opens the images, given where they lay when the run was started.
+        open_source: Opens the images, given what opened them for the run.
         device: Where the encoder runs.
         threads: Decoding threads.
         observer: Hears how it goes.
@@ -104,7 +104,7 @@ class _Follower:
                 "boxes.overlapped=true to let another process do so"
             )
         self._epochs = started["recipe"]["epochs"]
-        self._source = open_source(run.location())
+        self._source = open_source(run.source())
         if self._source.fingerprint() != started["source"]["fingerprint"]:
             raise CcropError(
                 f"{self._source.location} does not hold the images of the run {run.folder}"

@@ -20,6 +20,7 @@ class Inputs:
         missing_boxes: What to do with an image that has no box.
         test_source: Labelled images that the probe asks about; None: about a sixth of `source`.
         weights: What the weights start from; None: fresh random ones.
+        spec: What opens the source again, from any folder; None: its location.
     """
 
     source: Source
@@ -27,6 +28,7 @@ class Inputs:
     missing_boxes: MissingBoxes = "error"
     test_source: Source | None = None
     weights: StartingWeights | None = None
+    spec: str | None = None
 
 
 @dataclass(frozen=True)

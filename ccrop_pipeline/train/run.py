@@ -15,7 +15,7 @@ from ccrop_pipeline.train.metrics import Metrics
 from ccrop_pipeline.train.recipe import Recipe, differences
 
 _STARTED = "run.json"
-_PLACES = "places"  # where the images lay: another host may find the same ones elsewhere
+_PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,20 @@ class Run:
         return (self.folder / _STARTED).is_file()
 
     def started(self) -> dict[str, Any]:
-        """What the run was started with: its identity, and the place of its images."""
+        """What the run was started with: its identity, and what opens its images."""
         values: dict[str, Any] = json.loads((self.folder / _STARTED).read_text())
         return values
 
-    def location(self) -> str:
-        """Where the images of the run lay."""
+    def source(self) -> str:
+        """What opens the images of the run again."""
         return str(self.started()[_PLACES]["source"])
 
-    def start(
-        self, identity: Mapping[str, Any], location: str = "", overwrite: bool = False
-    ) -> None:
+    def start(self, identity: Mapping[str, Any], source: str = "", overwrite: bool = False) -> None:
         """Makes the folder, or checks that what lies there was started in the same way.
 
         Args:
             identity: Everything that the result of the run depends on, as JSON values.
-            location: Where the images lie.
+            source: What opens the images again.
             overwrite: Whether to delete a run that lies there.
 
         Raises:
@@ -66,7 +64,7 @@ class Run:
         elif any(entry for entry in self.folder.iterdir() if not entry.name.startswith(".")):
             raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder")
         else:
-            content = {**identity, _PLACES: {"source": location}}
+            content = {**identity, _PLACES: {"source": source}}
             with replacing(self.folder / _STARTED) as file:
                 file.write((json.dumps(content, indent=1) + "\n").encode())
 

@@ -93,18 +93,18 @@ def test_a_run_is_taken_up_only_by_what_started_it(tmp_path):
     assert run.metrics() == []
 
 
-def test_where_the_images_lay_is_kept_and_is_no_part_of_the_identity(tmp_path):
+def test_what_opens_the_images_is_kept_and_is_no_part_of_the_identity(tmp_path):
     run = Run(tmp_path / "run")
-    run.start({"recipe": {"epochs": 5}}, location="/here")
-    run.start({"recipe": {"epochs": 5}}, location="/there")
-    assert run.location() == "/here"
+    run.start({"recipe": {"epochs": 5}}, source="/here")
+    run.start({"recipe": {"epochs": 5}}, source="/there")
+    assert run.source() == "/here"
 
 
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
         with pytest.raises(CcropError, match="not empty"):
-            Run(tmp_path).start({}, overwrite)
+            Run(tmp_path).start({}, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
