@@ -16,5 +16,7 @@
 set -euo pipefail
 source=$1 run=$2 method=$3
 
-# Every task sees all GPUs of its node and takes the one of its own number.
-exec srun --gpu-bind=none ccrop train "$source" "$run" --method "$method" --workers "${SLURM_CPUS_PER_TASK:-8}"
+# Every task sees all GPUs of its node and takes the one of its own number. When one dies, srun ends the
+# others, which would wait for it.
+exec srun --gpu-bind=none --kill-on-bad-exit=1 \
+    ccrop train "$source" "$run" --method "$method" --workers "${SLURM_CPUS_PER_TASK:-8}"

@@ -170,3 +170,19 @@ def test_the_lines_of_the_readme_load_groups_of_views(made, monkeypatch):
 def test_shell_scripts_are_well_formed(script):
     subprocess.run(["bash", "-n", script], check=True)
     assert os.access(script, os.X_OK)
+
+
+def test_the_slurm_job_has_srun_end_all_tasks_when_one_dies(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    started = subprocess.run(
+        ["bash", str(EXAMPLES / "slurm_train.sh"), "my data", "runs/first", "mocov2"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    command = started.index("ccrop")
+    assert "--kill-on-bad-exit=1" in started[:command]
+    assert started[command + 1 : command + 4] == ["train", "my data", "runs/first"]
