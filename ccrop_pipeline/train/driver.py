@@ -33,7 +33,7 @@ from ccrop_pipeline.train.probing import Probe, open_probe
 from ccrop_pipeline.train.processes import Processes
 from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.train.refresh import newest_boxes, refresh_boxes
-from ccrop_pipeline.train.run import Run, identity_of
+from ccrop_pipeline.train.run import Run, expect_outside, identity_of
 from ccrop_pipeline.views import Augment
 
 
@@ -69,6 +69,9 @@ class Trainer:
         self.machine = machine = replace(machine, device=self.processes.fabric.device)
         self.observer = observer if self.processes.first else Observer()
         share = Share(self.processes.rank, self.processes.count)
+        if overwrite:
+            expect_outside(folder, inputs)
+        self.run, self.metrics = Run(folder), Metrics(folder, machine.tensorboard)
         loading = open_loader(inputs, recipe, machine, share)
         self.loader = loading.loader
         self._probe: Probe | None = None
@@ -80,10 +83,9 @@ class Trainer:
             inputs.weights,
             machine.compile,
         )
-        self.run = Run(folder)
         identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
+        # Started last, when nothing more can refuse it: --overwrite deletes what lies there.
         self.processes.once(lambda: self.run.start(identity, spec, overwrite))
-        self.metrics = Metrics(folder, machine.tensorboard)
         self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
         self.epoch = 0
         self._boxes: str | None = None  # in use, or last used before the run was stopped
@@ -184,11 +186,20 @@ class Trainer:
     def _newest(self, stage: TrainStage) -> str | None:
         newest = self.processes.once(lambda: newest_boxes(self.run.folder, self.epoch))
         if newest is None:
+            self._miss_a_follower(stage)
             return self._boxes or stage.boxes
         boxes = box_folder(newest)
         if boxes != self._boxes:
             self.processes.once(lambda: self._note_boxes(boxes, self.epoch, None))
         return boxes
+
+    def _miss_a_follower(self, stage: TrainStage) -> None:
+        before = [s for s in self.plan if isinstance(s, RefreshStage) and s.epoch < stage.first]
+        if len(before) == 1 and self.epoch == stage.first:  # once: the first that are late
+            self.observer.warning(
+                f"after {self.epoch} epochs no boxes of a refresh are there yet. Is `ccrop boxes "
+                f"follow {self.run.folder}` running?"
+            )
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}

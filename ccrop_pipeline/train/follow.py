@@ -1,5 +1,6 @@
 """Refreshes beside training: another process computes boxes from the newest checkpoint."""
 
+import shutil
 import time
 from collections.abc import Callable
 
@@ -40,7 +41,8 @@ def follow(
 
     A set that was begun is completed first, so that all who share the work are at the same one;
     then follows the newest checkpoint that the run has left: where computing is slower than
-    training, those in between are passed over.
+    training, those in between are passed over. When another run takes the place of the run, as
+    with `--overwrite`, that one is followed from then on.
 
     Args:
         run: The run; it need not have begun.
@@ -57,14 +59,15 @@ def follow(
     Raises:
         CcropError: When the run computes its boxes itself, or its images are not to be found.
     """
-    poll = _Poll(observer, poll_seconds)
-    while not run.exists:
-        poll.wait("the run to begin")
-    follower = _Follower(run, open_source, device, threads, observer, share or Share(0, 1))
-    done = 0
-    while (epoch := follower.next(poll)) is not None:
-        done += follower.compute(epoch)
-    return done
+    poll, done = _Poll(observer, poll_seconds), 0
+    while True:
+        while not run.exists:
+            poll.wait("the run to begin")
+        follower = _Follower(run, open_source, device, threads, observer, share or Share(0, 1))
+        while (epoch := follower.next(poll)) is not None:
+            done += follower.compute(epoch)
+        if not follower.replaced:
+            return done
 
 
 class _Poll:
@@ -84,7 +87,7 @@ class _Poll:
 
 
 class _Follower:
-    """Follows a run that has begun."""
+    """Follows a run that has begun, until it ends or another takes its place."""
 
     def __init__(
         self,
@@ -97,6 +100,8 @@ class _Follower:
     ) -> None:
         self._run, self._device, self._threads = run, device, threads
         self._observer, self._share = observer, share
+        # Before anything else is read: what is of a later run is then noticed.
+        self._id = run.id
         started = run.started()
         if not started["recipe"]["boxes"]["overlapped"]:
             raise CcropError(
@@ -110,11 +115,17 @@ class _Follower:
                 f"{self._source.location} does not hold the images of the run {run.folder}"
             )
 
+    @property
+    def replaced(self) -> bool:
+        """Whether another run lies there by now."""
+        return self._run.exists and self._run.id != self._id
+
     def next(self, poll: _Poll) -> int | None:
-        """Waits for boxes to compute; gives their epoch, None when the run has ended."""
-        while not self._ended():
-            epoch = due_boxes(self._run.folder)
-            if epoch is None:
+        """Waits for boxes to compute; gives their epoch, None when the run is no more to follow."""
+        while not self.replaced:
+            if self._ended():
+                return None
+            if (epoch := due_boxes(self._run.folder)) is None:
                 poll.wait("a checkpoint")
             elif left_to_others(self._run.folder, epoch, self._source, self._share):
                 poll.wait(f"the other shares of {box_folder(epoch)}")
@@ -125,17 +136,31 @@ class _Follower:
 
     def compute(self, epoch: int) -> bool:
         """Computes the boxes of an epoch; whether they are complete."""
-        run = self._run.folder
+        folder = self._run.folder / box_folder(epoch)
         # At once, and not with the first shard: those who share the work look for it.
-        (run / box_folder(epoch)).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._observer.refreshing(epoch)
         begun = time.perf_counter()
-        box_set = refresh_boxes(
-            run, epoch, self._source, self._device, self._threads, self._observer, self._share
-        )
-        if box_set is not None:
+        try:
+            box_set = refresh_boxes(
+                self._run.folder,
+                epoch,
+                self._source,
+                self._device,
+                self._threads,
+                self._observer,
+                self._share,
+            )
+        except (CcropError, OSError):
+            if not self.replaced:
+                raise
+            box_set = None
+        if self.replaced:  # these are boxes of the weights of a run that is no more
+            shutil.rmtree(folder, ignore_errors=True)
+        elif box_set is not None:
             self._observer.refreshed(box_set, time.perf_counter() - begun)
-        return box_set is not None
+            return True
+        return False
 
     def _ended(self) -> bool:
         records = self._run.metrics()

@@ -1,6 +1,7 @@
 """The folder of a run, and what it was started with."""
 
 import json
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.boxset.atomic import hidden_name
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.sources import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
+from ccrop_pipeline.train.checkpoint import NEWEST
 from ccrop_pipeline.train.files import replacing
 from ccrop_pipeline.train.inputs import Inputs
 from ccrop_pipeline.train.metrics import Metrics
@@ -16,6 +20,7 @@ from ccrop_pipeline.train.recipe import Recipe, differences
 
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
+_ID = "id"  # differs between runs that lie in one folder one after the other
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,15 @@ class Run:
     def exists(self) -> bool:
         """Whether a run has been started here."""
         return (self.folder / _STARTED).is_file()
+
+    @property
+    def id(self) -> str | None:
+        """What tells the run from any other that has lain here; None where there is none."""
+        try:
+            found: str | None = self.started().get(_ID)
+        except FileNotFoundError:
+            return None
+        return found
 
     def started(self) -> dict[str, Any]:
         """What the run was started with: its identity, and what opens its images."""
@@ -56,24 +70,40 @@ class Run:
         Raises:
             CcropError: When the folder holds a run of another identity, or something else.
         """
-        if overwrite and self.exists:
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.exists:
+        if self.exists and not overwrite:
             self._check_same(identity)
-        elif any(entry for entry in self.folder.iterdir() if not entry.name.startswith(".")):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = self._set_aside() if self.exists else None
+        if not old and any(not entry.name.startswith(".") for entry in self._others()):
             raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder")
-        else:
-            content = {**identity, _PLACES: {"source": source}}
-            with replacing(self.folder / _STARTED) as file:
-                file.write((json.dumps(content, indent=1) + "\n").encode())
+        content = {**identity, _PLACES: {"source": source}, _ID: secrets.token_hex(8)}
+        with replacing(self.folder / _STARTED) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
+        if old:
+            # What another process holds open may stay, hidden: it is in nobody's way.
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _others(self) -> list[Path]:
+        return [entry for entry in self.folder.iterdir() if entry.name != _STARTED]
+
+    def _set_aside(self) -> Path:
+        # The newest checkpoint first and run.json never: whenever this ends early, there is a run,
+        # and it begins anew. Renamed, so that a follower cannot write into what is deleted.
+        aside = self.folder / hidden_name("old")
+        entries = sorted(self._others(), key=lambda entry: entry.name != NEWEST)
+        aside.mkdir()
+        for entry in entries:
+            entry.rename(aside / entry.name)
+        return aside
 
     def metrics(self) -> list[dict[str, Any]]:
         """Records of all epochs so far."""
         return Metrics(self.folder).records("train")
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
-        old = {name: value for name, value in self.started().items() if name != _PLACES}
+        started = self.started().items()
+        old = {name: value for name, value in started if name not in (_PLACES, _ID)}
         changed = differences(old, identity)
         if changed:
             raise CcropError(
@@ -94,3 +124,31 @@ def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
         "missing_boxes": inputs.missing_boxes,
         "weights": inputs.weights.fingerprint if inputs.weights else None,
     }
+
+
+def expect_outside(folder: Path, inputs: Inputs) -> None:
+    """Refuses to delete the folder of a run when it holds what the next run is made from.
+
+    Raises:
+        CcropError: When images, boxes or weights lie in it.
+    """
+    needed = {
+        "the images": _places(inputs.source),
+        "the images to probe on": _places(inputs.test_source) if inputs.test_source else (),
+        "the boxes (--boxes)": (inputs.boxes,) if inputs.boxes else (),
+        "the weights (--load)": (inputs.weights.path,) if inputs.weights else (),
+    }
+    whole = folder.resolve()
+    for what, places in needed.items():
+        inside = [place for place in places if place.resolve().is_relative_to(whole)]
+        if inside:
+            raise CcropError(
+                f"{what} lie in the folder that --overwrite would delete ({inside[0]} in "
+                f"{folder}): choose another folder for the run, or copy them elsewhere first"
+            )
+
+
+def _places(source: Source) -> tuple[Path, ...]:
+    if isinstance(source, TarSource | ParquetSource):
+        return source.paths
+    return (source.root,) if isinstance(source, FolderSource | TorchvisionSource) else ()

@@ -1,5 +1,7 @@
 """Refreshes beside training."""
 
+import json
+import queue
 import shutil
 import threading
 import time
@@ -312,6 +314,67 @@ def test_a_share_that_does_not_exist_is_refused(source, tmp_path):
         assert message in result.output
 
 
+class Waits(FollowObserver):
+    """Tells of what a follower waits for, and of what it has completed."""
+
+    def __init__(self):
+        self.waits, self.completed = queue.Queue(), []
+
+    def waiting(self, what):
+        self.waits.put(what)
+
+    def refreshed(self, box_set, seconds):
+        self.completed.append(box_set.folder.name)
+
+    def wait_for(self, what):
+        while self.waits.get(timeout=60) != what:
+            pass
+
+
+def in_background(folder):
+    """A follower in a thread: its observer, the thread and what it will have returned."""
+    observer, counts = Waits(), []
+    thread = threading.Thread(target=lambda: counts.append(followed(folder, observer)), daemon=True)
+    thread.start()
+    return observer, thread, counts
+
+
+def test_a_follower_that_waits_turns_to_the_run_that_replaces_its_own(source, tmp_path):
+    train_until(source, tmp_path / "run", 3)
+    observer, thread, counts = in_background(tmp_path / "run")
+    observer.wait_for("a checkpoint")
+    # Other epochs, and other images: all that is known of the first run is of no use.
+    pack(Scenes(32, size=32, seed=7), tmp_path / "data")
+    recipe = load_recipe("demo", [*SETTINGS, *OVERLAPPED, "epochs=3"])
+    until = Until(tmp_path / "run", {2: 1})
+    Trainer(
+        Inputs(open_source(tmp_path / "data")), tmp_path / "run", recipe, Machine(), until, True
+    ).train()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert observer.completed[:2] == ["epoch-0002", "epoch-0001"]
+    assert counts == [len(observer.completed)]
+    made = BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.provenance.source
+    assert made.fingerprint == open_source(tmp_path / "data").fingerprint()
+
+
+def test_boxes_of_a_run_that_was_replaced_meanwhile_are_deleted(source, tmp_path):
+    train_until(source, tmp_path, 3)
+    identity = json.loads((tmp_path / "run.json").read_text())
+    known = {name: identity[name] for name in ("recipe", "source")}
+
+    class Replaced(UntilOthers):
+        def images_located(self, shard, images, stages):
+            Run(tmp_path).start(known, source.location, overwrite=True)
+
+    observer = Replaced()
+    with pytest.raises(KeyboardInterrupt):
+        followed(tmp_path, observer)
+    assert (observer.refreshing_of, observer.completed) == ([2], [])
+    assert observer.waited_for == "a checkpoint"
+    assert not any((tmp_path / "boxes").glob("*"))
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A working directory that looks like a pattern, with tars, images and EuroSAT; a home."""
@@ -380,7 +443,16 @@ def test_a_run_is_followed_from_another_folder(workplace, monkeypatch, spec):
 
 
 def test_without_a_follower_training_goes_on_with_what_it_has(source, tmp_path):
-    train(source, tmp_path / "run", *OVERLAPPED)
+    warnings = []
+
+    class Heard(Observer):
+        def warning(self, note):
+            warnings.append(note)
+
+    train(source, tmp_path / "run", *OVERLAPPED, observer=Heard())
+    # Once, when there has been an epoch's time to compute them in.
+    assert len(warnings) == 1
+    assert "after 2 epochs no boxes" in warnings[0]
     assert [record["boxes"] for record in Run(tmp_path / "run").metrics()] == [None] * 6
     assert len(list((tmp_path / "run/checkpoints").iterdir())) == 5
     assert followed(tmp_path / "run") == 0  # the run has ended: nobody would use them

@@ -1,5 +1,9 @@
 """Resume, load and overwrite: three ways to go on."""
 
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +16,7 @@ from ccrop_pipeline.train import (
     Metrics,
     Observer,
     RefreshStage,
+    Run,
     StartingWeights,
     Trainer,
     load_checkpoint,
@@ -42,20 +47,35 @@ def first(source, tmp_path_factory):
     return folder
 
 
-def trainer(source, folder, *settings, load=None, method="simclr", overwrite=False, observer=None):
+def trainer(
+    source,
+    folder,
+    *settings,
+    load=None,
+    method="simclr",
+    overwrite=False,
+    observer=None,
+    boxes=None,
+    machine=None,
+):
     recipe = load_recipe("demo", [*SETTINGS, *settings]) if method == "simclr" else None
     if recipe is None:
         own = ["backbone=small", "method.queue_size=32", *SETTINGS, *settings]
         recipe = load_recipe(method, own)
-    inputs = Inputs(source, weights=StartingWeights(load) if load else None)
-    return Trainer(inputs, folder, recipe, Machine(), observer or Observer(), overwrite)
+    inputs = Inputs(source, boxes, weights=StartingWeights(load) if load else None)
+    machine = machine or Machine()
+    return Trainer(inputs, folder, recipe, machine, observer or Observer(), overwrite)
 
 
 class Listener(Observer):
-    heard = ""
+    def __init__(self):
+        self.heard, self.epochs = "", []
 
     def loaded(self, note):
         self.heard += note
+
+    def epoch_done(self, record):
+        self.epochs.append(record["epoch"])
 
 
 def test_loading_begins_at_epoch_0_with_all_weights_of_the_same_method(source, first, tmp_path):
@@ -168,3 +188,75 @@ def test_a_refresh_that_was_stopped_is_still_compared_with_the_boxes_before_it(s
     )
     assert again == whole
     assert [record["iou_with_previous"] is None for record in again] == [True, False]
+
+
+@pytest.fixture
+def run(source, tmp_path):
+    """A finished run, with a box set and the images in its folder."""
+    folder = tmp_path / "run"
+    shutil.copytree(source.location, tmp_path / "data")
+    settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
+    trainer(open_source(tmp_path / "data"), folder, *settings).train()
+    (tmp_path / "data").rename(folder / "data")
+    return folder
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_holds_what_the_next_is_made_from_is_not_deleted(source, run, monkeypatch):
+    before = content(run)
+    monkeypatch.chdir(run.parent)
+    given = ["boxes.kind=encoder", "boxes.refresh_at=[]"]
+    with pytest.raises(CcropError, match=r"the images lie in the folder.*run/data/.*choose"):
+        trainer(open_source("run/data"), run, overwrite=True)
+    with pytest.raises(CcropError, match=r"--boxes.*run/boxes/epoch-0001"):
+        trainer(source, run, *given, boxes=Path("run/boxes/epoch-0001"), overwrite=True)
+    for weights in (run, run / "checkpoint.pt"):
+        with pytest.raises(CcropError, match="--load"):
+            trainer(source, run, load=weights, overwrite=True)
+    assert content(run) == before
+    trainer(source, run, *given, "boxes.refresh_at=[0.5]", "epochs=2", overwrite=True).train()
+    assert not (run / "data").exists()
+
+
+def test_a_refused_run_deletes_nothing(source, run, monkeypatch):
+    before = content(run)
+    with pytest.raises(CcropError, match="less than one batch"):
+        trainer(source, run, "batch_size=64", overwrite=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(CcropError, match="--tensorboard"):
+        trainer(source, run, machine=Machine(tensorboard=True), overwrite=True)
+    assert content(run) == before
+
+
+def test_a_run_has_an_id_until_it_is_overwritten(source, tmp_path):
+    folder = tmp_path / "run"
+    assert Run(folder).id is None
+    trainer(source, folder).train()
+    first = Run(folder).id
+    trainer(source, folder).train()
+    assert Run(folder).id == first
+    trainer(source, folder, overwrite=True)
+    assert Run(folder).id not in (None, first)
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_deleting_that_was_stopped_leaves_a_run_that_begins_anew(source, run, monkeypatch):
+    moved, rename = [], Path.rename
+
+    def one_only(self, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(self.name)
+        return rename(self, target)
+
+    settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
+    monkeypatch.setattr(Path, "rename", one_only)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(source, run, *settings, overwrite=True)
+    monkeypatch.undo()
+    listener = Listener()
+    trainer(source, run, *settings, observer=listener).train()
+    assert listener.epochs == [1, 2]
