@@ -42,7 +42,8 @@ class _Root(click.Group):
         except (CcropError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("\nStopped. The same command goes on from what is complete.", err=True)
+            again = "The same command, without --overwrite, goes on from what is complete."
+            click.echo(f"\nStopped. {again}", err=True)
             raise SystemExit(130) from None
 
 

@@ -302,6 +302,17 @@ def test_the_share_comes_from_flags_torchrun_or_a_step(
     }
 
 
+def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
+    def stop(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
+    result = CliRunner().invoke(cli, ["boxes", "follow", str(tmp_path / "run"), "--device", "cpu"])
+    assert result.exit_code == 130
+    # With it, `ccrop train` and `ccrop boxes compute` would delete what is complete.
+    assert "The same command, without --overwrite, goes on" in result.stderr
+
+
 def test_a_share_that_does_not_exist_is_refused(source, tmp_path):
     train_until(source, tmp_path / "run", 2)
     for flags, message in [
