@@ -172,10 +172,18 @@ def test_vicreg_is_its_three_terms():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_loss_stays_in_float32_under_autocast(name):
-    model = made(name)
+def test_the_loss_is_computed_in_float32_under_autocast(name):
+    model, seen = made(name), []
+
+    def look(_, inputs):
+        tensors = [t for each in inputs for t in (each if isinstance(each, list) else [each])]
+        seen.append((torch.is_autocast_enabled("cpu"), {tensor.dtype for tensor in tensors}))
+
+    model.criterion.register_forward_pre_hook(look)
     with torch.autocast("cpu", torch.bfloat16):
         output = model(made_views(name))
+    assert seen
+    assert all(each == (False, {torch.float32}) for each in seen)
     assert output.loss.dtype == torch.float32
     assert math.isfinite(output.loss.item())
 
