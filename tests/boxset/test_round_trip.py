@@ -203,7 +203,8 @@ def test_importing_the_format_needs_neither_torch_nor_the_rest() -> None:
     code = (
         "import sys, ccrop_pipeline.boxset; print([m for m in sys.modules if m in "
         "('torch', 'webdataset', 'xxhash', 'lightly', 'PIL') or (m.startswith('ccrop_pipeline.') "
-        "and not m.startswith(('ccrop_pipeline.boxset', 'ccrop_pipeline.errors')))])"
+        "and not m.startswith(tuple('ccrop_pipeline.' + part for part in "
+        "('boxset', 'addresses', 'errors'))))])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

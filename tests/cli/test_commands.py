@@ -245,10 +245,11 @@ def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monke
     assert json.loads(computed.stdout) == json.loads(
         ccrop("boxes", "info", "json/boxes", "--json").stdout
     )
-    probed = ccrop(
-        "probe", "json/run", "json/data", "json/data", "--k", "1", "--json", "--device", "cpu"
-    )
-    assert json.loads(probed.stdout)["knn"] == 1.0
+    probed = ccrop("probe", "json/run", "json/data", "--k", "1", "--json", "--device", "cpu")
+    found = json.loads(probed.stdout)
+    assert found["train"] + found["test"] == 160
+    assert 0 <= found["knn"] <= 1
+    assert f"{found['test']} of the 160 images" in probed.stderr
 
 
 def test_useless_boxes_are_called_so(workplace, monkeypatch):
