@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -93,6 +94,17 @@ def test_three_commands_lead_from_an_image_folder_to_an_exported_backbone(workpl
     assert exported.exit_code == 0
     assert Path(export[-1]).is_file()
     assert "torchvision" in exported.stdout
+
+
+def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
+    def stop(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", stop)
+    result = ccrop("boxes", "follow", tmp_path / "run", "--device", "cpu")
+    assert result.exit_code == 130
+    # With it, `ccrop train` and `ccrop boxes compute` would delete what is complete.
+    assert "The same command, without --overwrite, goes on" in result.stderr
 
 
 def test_a_mistyped_folder_is_said_to_be_missing(tmp_path, monkeypatch):

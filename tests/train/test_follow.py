@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from ccrop_cli.main import cli
-from ccrop_cli.opening import from_anywhere, open_any
 from click.testing import CliRunner
 
 from ccrop_pipeline.boxset import BoxSet, validate
@@ -302,17 +301,6 @@ def test_the_share_comes_from_flags_torchrun_or_a_step(
     }
 
 
-def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
-    def stop(_seconds):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(time, "sleep", stop)
-    result = CliRunner().invoke(cli, ["boxes", "follow", str(tmp_path / "run"), "--device", "cpu"])
-    assert result.exit_code == 130
-    # With it, `ccrop train` and `ccrop boxes compute` would delete what is complete.
-    assert "The same command, without --overwrite, goes on" in result.stderr
-
-
 def test_a_share_that_does_not_exist_is_refused(source, tmp_path):
     train_until(source, tmp_path / "run", 2)
     for flags, message in [
@@ -384,73 +372,6 @@ def test_boxes_of_a_run_that_was_replaced_meanwhile_are_deleted(source, tmp_path
     assert (observer.refreshing_of, observer.completed) == ([2], [])
     assert observer.waited_for == "a checkpoint"
     assert not any((tmp_path / "boxes").glob("*"))
-
-
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A working directory that looks like a pattern, with tars, images and EuroSAT; a home."""
-    here = tmp_path / "images [1]"
-    pack(Scenes(32, size=32), here / "data", max_images=20)
-    scenes = Scenes(32, size=32)
-    for root in (here / "photos", tmp_path / ".cache/ccrop/eurosat/2750"):
-        for sample in scenes.read(scenes.shards[0]):
-            path = root / scenes.classes[sample.label] / f"{sample.key}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(sample.image)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(here)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "data",
-        "photos",
-        "./data",
-        "../images [1]/data",
-        "~/images [1]/data/",
-        "data/data-000001.tar",
-        "data/data-00000?.tar",
-        "data/data-{000000..000001}.tar",
-        "{data/data-000000,data/data-000001}.tar",
-        "eurosat",
-    ],
-)
-def test_what_a_source_was_opened_by_opens_it_from_elsewhere(workplace, monkeypatch, spec):
-    source, lasting = open_any(spec), from_anywhere(spec)
-    known = source.kind, source.fingerprint()
-    monkeypatch.chdir(workplace / "elsewhere")
-    again = open_any(lasting)
-    assert (again.kind, again.fingerprint()) == known
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "s3://bucket/train-{000..009}.tar",
-        "pipe:curl -sf https://host/train-{00..09}.tar",
-        "/data/train-*.tar",
-        "{/data/a,/data/b}.tar",
-        "cifar10",
-    ],
-)
-def test_what_holds_everywhere_is_kept_as_it_is(spec):
-    assert from_anywhere(spec) == spec
-
-
-@pytest.mark.parametrize("spec", ["data", "data/*.tar", "eurosat"])
-def test_a_run_is_followed_from_another_folder(workplace, monkeypatch, spec):
-    settings = [f"--set={setting}" for setting in (*SETTINGS, *OVERLAPPED, "epochs=2")]
-    line = ["train", spec, "run", "--recipe", "demo", "--device", "cpu", *settings]
-    assert CliRunner().invoke(cli, line).exit_code == 0
-    monkeypatch.chdir(workplace / "elsewhere")
-    line = ["boxes", "follow", "../images [1]/run", "--device", "cpu", "--poll", "0.02"]
-    result = CliRunner().invoke(cli, line)
-    assert (result.exit_code, result.stdout) == (0, "../images [1]/run: 0 box sets completed\n")
-    other = ["--source", str(workplace / "images [1]/photos")]
-    assert "does not hold the images" in CliRunner().invoke(cli, [*line, *other]).output
 
 
 def test_without_a_follower_training_goes_on_with_what_it_has(source, tmp_path):
