@@ -136,20 +136,17 @@ def _encoder(model: str, options: dict[str, Any]) -> "Encoder":
 
 
 def _labelled(train: "Source", test: "Source | None") -> "tuple[LabelledImages, LabelledImages]":
-    from ccrop_pipeline.probes import expect_same_classes, held_out, labelled
+    from ccrop_pipeline.probes import bank_and_queries
 
-    images = labelled(train.index(), train.location)
-    # Images that answer would know themselves.
-    if test is None or test.fingerprint() == train.fingerprint():
-        bank, queries = held_out(images)
+    bank, queries = bank_and_queries(train, train.index(), test)
+    if queries.index is bank.index:
+        asked, all_images = len(queries.rows), len(bank.rows) + len(queries.rows)
         click.echo(
-            f"{len(queries.rows):,} of the {len(images.rows):,} images of {train.location} take "
-            "the test, the others answer",
+            f"{asked:,} of the {all_images:,} images of {train.location} take the test, the "
+            "others answer",
             err=True,
         )
-        return bank, queries
-    expect_same_classes(train, test)
-    return images, labelled(test.index(), test.location)
+    return bank, queries
 
 
 def _knn(

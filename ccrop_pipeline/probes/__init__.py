@@ -13,6 +13,7 @@ from ccrop_pipeline.probes.features import Features, embed
 from ccrop_pipeline.probes.images import (
     LabelledImages,
     at_most,
+    bank_and_queries,
     expect_same_classes,
     held_out,
     labelled,
@@ -32,6 +33,7 @@ __all__ = [
     "SoftmaxRegression",
     "at_most",
     "augmented_probe",
+    "bank_and_queries",
     "embed",
     "expect_same_classes",
     "fit_softmax",

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ccrop_pipeline.crops import key_hash
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources import ImageIndex, Source
+from ccrop_pipeline.views.batch import hash_keys
 
 _HELD_OUT = 6  # one image in six asks, the others answer, when there is no test source
 _VALIDATION = 10  # one training image in ten chooses the settings of a linear probe
@@ -39,6 +39,30 @@ def labelled(index: ImageIndex, location: str) -> LabelledImages:
     if not len(rows):
         raise CcropError(f"no image of {location} has a label, so there is nothing to probe with")
     return LabelledImages(index, rows)
+
+
+def bank_and_queries(
+    train: Source, index: ImageIndex, test: Source | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """The labelled images that answer, and those that are asked about.
+
+    Without a test, or where it has the same images, about a sixth is held out by key: images
+    that answer would know themselves.
+
+    Args:
+        train: Where the images that answer come from.
+        index: Its images by position; also that of the queries where some are held out.
+        test: Where those that are asked about come from.
+
+    Raises:
+        CcropError: When one of the two has no labels, when they have other classes, or when there
+            are too few images to hold some out.
+    """
+    bank = labelled(index, train.location)
+    if test is None or test.fingerprint() == train.fingerprint():
+        return held_out(bank)
+    expect_same_classes(train, test)
+    return bank, labelled(test.index(), test.location)
 
 
 def expect_same_classes(train: Source, test: Source) -> None:
@@ -101,7 +125,7 @@ def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledIm
 
 def _hashes(images: LabelledImages) -> np.ndarray:
     keys = images.index.keys
-    return np.array([key_hash(keys[row]) for row in images.rows.tolist()], np.uint64)
+    return hash_keys([keys[row] for row in images.rows.tolist()])
 
 
 def _without(images: LabelledImages, chosen: np.ndarray) -> tuple[LabelledImages, LabelledImages]:

@@ -8,11 +8,9 @@ from ccrop_pipeline.probes import (
     KnnSettings,
     LabelledImages,
     at_most,
+    bank_and_queries,
     embed,
-    expect_same_classes,
-    held_out,
     knn_accuracy,
-    labelled,
 )
 from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.train.inputs import Inputs
@@ -72,14 +70,8 @@ def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) 
     """
     if not settings.every or index is None:
         return None
-    source, test = inputs.source, inputs.test_source
-    if test:
-        expect_same_classes(source, test)
-        bank = labelled(index, source.location)
-        queries = labelled(test.index(), test.location)
-    elif (index.labels >= 0).any():
-        bank, queries = held_out(labelled(index, source.location))
-    else:
+    if inputs.test_source is None and not (index.labels >= 0).any():
         return None
-    bank, queries = (at_most(part, settings.max_images) for part in (bank, queries))
+    parts = bank_and_queries(inputs.source, index, inputs.test_source)
+    bank, queries = (at_most(part, settings.max_images) for part in parts)
     return Probe(bank, queries, settings)

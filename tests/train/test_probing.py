@@ -47,6 +47,14 @@ def test_the_accuracy_is_that_of_the_newest_weights_on_the_images_that_were_chos
     assert record["knn"] == pytest.approx(knn_accuracy(bank, queries, KnnSettings(k=5)), abs=1e-5)
 
 
+def test_no_image_is_asked_about_itself_when_the_test_has_the_same_ones(source, tmp_path):
+    once = trainer(source, None, tmp_path / "once")
+    twice = trainer(source, open_source(tmp_path / "train"), tmp_path / "twice")
+    for probe in (once._probe, twice._probe):
+        assert not {*probe.bank.rows} & {*probe.queries.rows}
+        assert len(probe.bank.rows) + len(probe.queries.rows) == 96
+
+
 def test_a_test_with_other_classes_is_refused_before_anything_is_written(source, tmp_path):
     some = Scenes(60, size=32, split="test")
     test = folder_of(some, tmp_path / "test", sorted(some.classes)[1:])
