@@ -21,7 +21,8 @@ class Shuffle:
         groups: Groups a batch is cut into; fewer where some would have less than two images.
 
     Attributes:
-        sizes: Images of this process in each group, in the order of `draw`.
+        sizes: Images of this process in each group, in the order of `draw`; all that one process
+            alone needs, so that what follows is there for several only.
         averaging: float32 (groups, images of all processes): what each image adds to the mean of
             its group; images stand by process, in the order of `draw` within each.
         group_of: int64 (images of all processes,), likewise.
@@ -54,13 +55,16 @@ class Shuffle:
         by_process = drawn.view(-1, images)
         mine = by_process[rank()]
         self.sizes = torch.bincount(mine).tolist()
-        group_of = by_process.sort(dim=1).values.flatten()
+        if world_size() > 1:
+            self._prepare(by_process.sort(dim=1).values.flatten(), groups, device)
+        return to_device(mine.argsort(stable=True), device)
+
+    def _prepare(self, group_of: Tensor, groups: int, device: torch.device | str) -> None:
+        # Once a step and not in each of some fifty layers, which would wait for the GPU every time.
         member = F.one_hot(group_of, groups).T.float()
         counts = member.sum(1)
-        # Once a step and not in each of some fifty layers, which would wait for the GPU every time.
         self.averaging = to_device(member / counts[:, None], device)
         self.group_of, self.counts = to_device(group_of, device), to_device(counts, device)
-        return to_device(mine.argsort(stable=True), device)
 
 
 class ShuffledBatchNorm(nn.BatchNorm2d):
