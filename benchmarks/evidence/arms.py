@@ -74,9 +74,6 @@ def _rule(name: str) -> tuple[str, ...]:
 
 
 _OFFICIAL, _PAPER, _OVERLAP = (_rule(name) for name in ("official", "paper", "overlap"))
-_FULL_OVERLAP = Arm(
-    "boxes, `overlap` with min_overlap 1", "warm", (*_OVERLAP, "crop.min_overlap=1.0")
-)
 _MOCOV2 = (
     "method.name=mocov2",
     "method.queue_size=4096",
@@ -125,7 +122,9 @@ SCENES = Study(
         "other-method": Arm(
             "boxes of MoCo v2, `official`, from epoch 0", "other-method", _OFFICIAL
         ),
-        "full-overlap": _FULL_OVERLAP,
+        "full-overlap": Arm(
+            "boxes, `overlap` with min_overlap 1", "warm", (*_OVERLAP, "crop.min_overlap=1.0")
+        ),
         "alpha-0.1": Arm("boxes, `overlap`, alpha 0.1", "warm", _OVERLAP + _alpha(0.1)),
         "alpha-0.3": Arm("boxes, `overlap`, alpha 0.3", "warm", _OVERLAP + _alpha(0.3)),
         "paper-alpha-0.1": Arm("boxes, `paper`, alpha 0.1", "warm", _PAPER + _alpha(0.1)),
