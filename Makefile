@@ -36,7 +36,7 @@ format: setup ## Format and fix what can be fixed
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json
 
-evidence: setup ## Write docs/evidence.md from the results in docs/results/evidence
+evidence: setup ## Write lab/evidence.md from lab/results/evidence.jsonl
 	$(BIN)/python -m benchmarks.evidence page
 
 gpu-check: ## Check and time the GPU paths; PYTHON names an interpreter that has the dependencies

@@ -1,7 +1,7 @@
 """What boxes, suppression and refreshes are each worth.
 
 python -m benchmarks.evidence run --study scenes --seeds 0 1 2 --out DIR
-python -m benchmarks.evidence page
+python -m benchmarks.evidence page DIR/evidence.jsonl
 """
 
 import argparse
@@ -33,7 +33,10 @@ def main() -> None:
         required=True,
         help="folder of CIFAR-10 as Parquet, or where scenes are drawn",
     )
-    commands.add_parser("page", help="write docs/evidence.md from docs/results/evidence")
+    page = commands.add_parser("page", help="write lab/evidence.md from the committed results")
+    page.add_argument(
+        "new", type=Path, nargs="*", help="files of results that are added to those first"
+    )
     chosen = options.parse_args()
     try:
         if chosen.command == "run":
@@ -41,7 +44,7 @@ def main() -> None:
         else:
             from benchmarks.evidence.page import write
 
-            write()
+            write(chosen.new)
     except CcropError as error:
         raise SystemExit(str(error)) from None
 

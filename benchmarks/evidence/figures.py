@@ -1,12 +1,9 @@
 """Numbers from results: means and deviations over seeds, and paired differences."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-Result = dict[str, Any]
+from benchmarks.evidence.results import Result
 
 
 @dataclass(frozen=True)
@@ -33,11 +30,6 @@ class Spread:
     def agreeing(self) -> int:
         """How many have the sign of their mean."""
         return sum(value * self.mean > 0 for value in self.values)
-
-
-def read_results(folder: Path) -> list[Result]:
-    """Reads all results of a folder, in the order of their names."""
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
 def by_seed(results: list[Result], study: str, arm: str) -> dict[int, Result]:

@@ -1,17 +1,19 @@
 """Writes the page of evidence from results, without training anything."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
 from benchmarks.evidence.arms import BOXES, SEEDS, SHARED, STUDIES, Study
-from benchmarks.evidence.figures import Result, Spread, by_seed, paired, read_results, spread
+from benchmarks.evidence.figures import Spread, by_seed, paired, spread
+from benchmarks.evidence.results import Result, add_results, read_results
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-RESULTS = ROOT / "docs/results/evidence"
+RESULTS = ROOT / "lab/results/evidence.jsonl"
 COMMANDS = HERE / "commands.md"
-PAGE = ROOT / "docs/evidence.md"
+PAGE = ROOT / "lab/evidence.md"
 
 
 def page(results: list[Result]) -> str:
@@ -45,7 +47,7 @@ def _study(name: str, study: Study, results: list[Result]) -> list[str]:
     )
     return [
         f"## {study.title}\n\n{_wrapped(settings)}\n",
-        f"![learning curves](results/evidence/{name}.svg)\n",
+        f"![learning curves](results/evidence-{name}.svg)\n",
         _arms_table(study, arms),
         _contrasts_table(study, arms),
         *(_sweep_table(study, arms, setting) for setting in study.sweeps),
@@ -226,7 +228,7 @@ def _origin(results: list[Result]) -> str:
         f"{each('machine', 'threads')} thread a run; torch {each('machine', 'torch')}, "
         f"Python {each('machine', 'python')}. "
         f"Code: {', '.join(sorted({result['code'] for result in results}))}. "
-        "Every result, with its whole recipe: [results/evidence](results/evidence)."
+        "Every result, with its whole recipe: [results/evidence.jsonl](results/evidence.jsonl)."
     )
     return f"## Where the figures come from\n\n{_wrapped(origin)}\n\n{COMMANDS.read_text()}"
 
@@ -240,13 +242,19 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def write(results: Path = RESULTS, out: Path = PAGE) -> None:
-    """Writes the page and its pictures."""
+def write(new: Sequence[Path] = ()) -> None:
+    """Write the page and its pictures.
+
+    Args:
+        new: Files of results that are added to the committed ones first.
+    """
     from benchmarks.evidence.pictures import learning_curves
 
-    found = read_results(results)
-    out.write_text(page(found))
+    for file in new:
+        add_results(RESULTS, read_results(file))
+    found = read_results(RESULTS)
+    PAGE.write_text(page(found))
     for name, study in STUDIES.items():
         own = [result for result in found if result["study"] == name]
         if own:
-            learning_curves(study, own, results / f"{name}.svg")
+            learning_curves(study, own, RESULTS.parent / f"evidence-{name}.svg")

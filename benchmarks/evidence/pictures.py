@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.evidence.arms import Study
-from benchmarks.evidence.figures import Result, by_seed
+from benchmarks.evidence.figures import by_seed
+from benchmarks.evidence.results import Result
 
 SHOWN = (
     "random",

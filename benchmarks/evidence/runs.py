@@ -11,6 +11,7 @@ from benchmarks.evidence import boxes as made
 from benchmarks.evidence.arms import OTHER_SEED, Arm, Study
 from benchmarks.evidence.measure import features, knn
 from benchmarks.evidence.outcome import CURVE_BANK, CURVE_QUERIES, PROBES, Trained, outcome
+from benchmarks.evidence.results import add_results, identity, read_results
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.localize import BoxRule
@@ -66,7 +67,7 @@ class Series:
         study: What it consists of.
         train: Images trained on; they are the bank of the probes too.
         test: Images that the probes ask about.
-        out: Folder of the results; runs lie in ``runs`` below it.
+        out: Folder of the results, ``evidence.jsonl``; runs lie in ``runs`` below it.
         seed: Of weights, order, windows and colours.
     """
 
@@ -82,8 +83,8 @@ class Series:
 
         A training that was stopped is taken up where its newest checkpoint stands.
         """
-        file = self.out / f"{self.name}-{name}-seed{self.seed}.json"
-        if file.exists():
+        file = self.out / "evidence.jsonl"
+        if (self.name, name, self.seed) in map(identity, read_results(file)):
             return
         arm = self.study.arms[name]
         box_set, reused = self._boxes(arm), arm.boxes.startswith("other")
@@ -102,9 +103,7 @@ class Series:
                 refreshed_once=arm.boxes in ("warm", "shuffled"),
             )
         )
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(result, indent=1) + "\n")
-        part.rename(file)
+        add_results(file, [result])
 
     def _recipe(self, *settings: str) -> Recipe:
         shared = (*self.study.settings, f"seed={self.seed}", "probe.every=0")

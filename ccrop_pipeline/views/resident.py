@@ -48,7 +48,7 @@ def canvas_within(
 
     They are if they fit into so many bytes and, on a CPU, are no larger than 40 px: batched
     crops take as many operations as an image has pixels along an axis, so that on a CPU it is
-    quicker to decode larger images again and cut them one by one (figures in docs/benchmarks.md).
+    quicker to decode larger images again and cut them one by one (figures in lab/benchmarks.md).
 
     Reads headers only, and stops at the image that makes it too much.
     """

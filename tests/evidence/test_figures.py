@@ -1,6 +1,5 @@
 """Means, deviations and paired differences are those of a plain computation."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from made_results import made
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.evidence.figures import Spread, by_seed, paired, read_results, spread
+from benchmarks.evidence.figures import Spread, by_seed, paired, spread
 
 
 def test_mean_and_deviation_are_those_of_numpy():
@@ -42,10 +41,3 @@ def test_seeds_agree_when_they_have_the_sign_of_the_mean(values, agreeing):
 def test_arms_of_other_studies_are_not_mixed_in():
     results = [made(study="cifar10", knn=0.1), made(study="scenes", knn=0.2)]
     assert spread(by_seed(results, "scenes", "random"), "knn").values == (0.2,)
-
-
-def test_results_are_read_from_their_files(tmp_path):
-    for seed in (1, 0):
-        (tmp_path / f"scenes-random-seed{seed}.json").write_text(json.dumps(made(seed=seed)))
-    (tmp_path / "scenes.svg").write_text("no result")
-    assert [result["seed"] for result in read_results(tmp_path)] == [0, 1]

@@ -9,8 +9,8 @@ from made_results import made
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence.arms import SEEDS, STUDIES
-from benchmarks.evidence.figures import read_results
 from benchmarks.evidence.page import PAGE, RESULTS, page
+from benchmarks.evidence.results import read_results
 
 
 def _row(text, title, table="### Accuracy"):
@@ -26,7 +26,7 @@ def test_the_committed_page_is_what_the_committed_results_give():
 def test_every_study_with_results_has_its_picture():
     studies = {result["study"] for result in read_results(RESULTS)}
     assert studies
-    assert all((RESULTS / f"{study}.svg").is_file() for study in studies)
+    assert all((RESULTS.parent / f"evidence-{study}.svg").is_file() for study in studies)
 
 
 def test_a_row_has_each_seed_the_mean_and_the_paired_difference():
