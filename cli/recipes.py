@@ -17,7 +17,6 @@ _DATA = {
     "in1k": "ImageNet-1K",
 }
 _SMALL = "Small enough for two CPU cores"
-_VARIANTS = ("-random", "-simccrop")
 
 
 @click.command("recipes")
@@ -76,17 +75,16 @@ def _print_list(texts: Mapping[str, str], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(entries))
         return
-    shown = [entry for entry in entries if not entry["name"].endswith(_VARIANTS)]
-    width = max(len(entry["name"]) for entry in shown)
+    width = max(len(name) for name in texts)
     groups = {_group(name): None for name in ("any", *_DATA, "demo")}
     for group in groups:
         click.echo(f"{group}")
-        for entry in shown:
+        for entry in entries:
             if entry["group"] == group:
                 click.echo(f"  {entry['name']:<{width}}  {entry['purpose']}")
     click.echo(
-        "\nThose of CIFAR, Tiny ImageNet, STL-10 and ImageNet also exist as NAME-random (random "
-        "crops)\nand NAME-simccrop (a fixed central box)."
+        "\nTo compare, train the same recipe with --set boxes.kind=none (random crops), centre (a "
+        "fixed\ncentral box) or full (the whole image)."
     )
 
 
