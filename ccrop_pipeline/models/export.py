@@ -122,21 +122,13 @@ def _check_form(backbone: Backbone, form: str) -> None:
 
 def _write(content: dict[str, Any], path: Path, about: dict[str, str]) -> None:
     if path.suffix == ".safetensors":
-        _safetensors().save_file(content, path, metadata={"format": "pt", **about})
+        from safetensors.torch import save_file
+
+        save_file(content, path, metadata={"format": "pt", **about})
     else:
         torch.save(content, path)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise CcropError(
-            "safetensors is missing: pip install safetensors, or give OUT the ending .pth"
-        ) from None
-    return safetensors.torch
 
 
 def _check(path: Path, backbone: Backbone, form: str) -> float | None:

@@ -74,11 +74,9 @@ def _needed_globals(path: Path, message: str) -> list[str]:
 
 
 def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError:
-        raise CcropError(f"To read {path}: pip install safetensors.") from None
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import safetensors.torch
 import torch
 from made_checkpoints import (
     RESNETS,
@@ -230,9 +231,7 @@ def test_the_hash_is_that_of_the_weights_and_the_epoch_that_of_the_file(
 
 
 def test_a_file_of_safetensors(plain_resnet, tmp_path) -> None:
-    pytest.importorskip("safetensors.torch").save_file(
-        dict(plain_resnet.state_dict()), tmp_path / "model.safetensors"
-    )
+    safetensors.torch.save_file(dict(plain_resnet.state_dict()), tmp_path / "model.safetensors")
     encoder = open_encoder(str(tmp_path / "model.safetensors"), ModelOptions(input_size=64))
     images = made_images(64)
     assert_equal(encoder.features(images), trunk_of(plain_resnet, images))
