@@ -115,7 +115,6 @@ def test_boxes_in_hugging_face_data_sets(table, tmp_path, monkeypatch):
 
 
 def test_boxes_in_a_webdataset_pipeline(made):
-    pytest.importorskip("webdataset")
     shards = made / "images/data-{000000..000001}.tar"
     output = run("webdataset_pipeline.py", shards, made / "boxes")
     assert len(losses_of(output)) == 4  # batches of 32, 64 images a shard

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
-from re import search
+
+from braceexpand import braceexpand
 
 from ccrop_pipeline.addresses import explained
 from ccrop_pipeline.errors import CcropError
@@ -27,10 +28,10 @@ def open_source(spec: str | Path) -> Source:
     Args:
         spec: A folder (tars on its first level go before Parquet files, and those before
             images at any depth), one ``.tar`` or ``.parquet`` file, a glob pattern, or a
-            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates. Or tars that
-            are only read in order: addresses that fsspec knows (``s3://…``, ``https://…``), or
-            shell commands that write a tar (``pipe:…``), with the same patterns; commands
-            have braces only.
+            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates, as in a shell.
+            Or tars that are only read in order: addresses that fsspec knows (``s3://…``,
+            ``https://…``), or shell commands that write a tar (``pipe:…``), with the same
+            patterns; commands have braces only.
 
     Raises:
         CcropError: If there is nothing of the kind, files of several kinds, or two files of
@@ -48,23 +49,14 @@ def open_source(spec: str | Path) -> Source:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Yield the strings a pattern with braces stands for, as a shell would.
+    """Return the strings a pattern with braces stands for, as in a shell.
 
-    ``{000..010}`` counts upwards and keeps leading zeros; ``{a,b}`` enumerates.
+    A pattern with a brace that has no partner stands for itself, and so does a backslash.
     """
-    match = search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if match is None:
-        yield pattern
-        return
-    first, last, names = match.groups()
-    width = len(first or "")
-    options = names.split(",") if names else [f"{n:0{width}d}" for n in _count(first, last)]
-    for option in options:
-        yield from expand_braces(pattern[: match.start()] + option + pattern[match.end() :])
-
-
-def _count(first: str, last: str) -> range:
-    return range(int(first), int(last) + 1)
+    try:
+        return braceexpand(pattern, escape=False)
+    except ValueError:  # unbalanced
+        return iter([pattern])
 
 
 def _open_folder(location: str, folder: Path) -> Source:

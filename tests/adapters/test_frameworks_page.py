@@ -78,7 +78,6 @@ def test_lightly(run):
 
 
 def test_webdataset(run):
-    pytest.importorskip("webdataset")
     samples = list(run("webdataset")["pipeline"])
     assert sorted(label for _, label in samples) == list(range(COUNT))
     assert samples[0][0].shape == (3, 224, 224)

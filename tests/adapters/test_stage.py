@@ -3,13 +3,12 @@ import tarfile
 
 import pytest
 import torch
+import webdataset as wds
 from made_boxed import COUNT, SMALL, box_set, encoded, error_of, picture, share_of_white
 from torchvision.transforms import v2
 
 from ccrop_pipeline.adapters import ContrastiveCrop, add_boxes
 from ccrop_pipeline.errors import CcropError
-
-wds = pytest.importorskip("webdataset")
 
 KEYS = [f"some/{i:03d}" for i in range(COUNT)]
 VIEW = v2.Compose([ContrastiveCrop(16, SMALL), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
