@@ -35,16 +35,19 @@ def png(red, green, blue, seed):
 COLOURS = [(200, 60, 60), (60, 200, 60), (60, 60, 200)]
 
 
+def drawn(folder, count, seed, shift=0, broken=()):
+    """Classes that differ by colour, which the encoder below, the pixels themselves, shows."""
+    labels = [number % 3 for number in range(count)]
+    images = [png(*COLOURS[label], seed + number) for number, label in enumerate(labels)]
+    for number in broken:
+        images[number] = b"broken"
+    return packed(folder, images, [(label + shift) % 3 for label in labels])
+
+
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory):
-    """Classes that differ by colour, which the encoder below, the pixels themselves, shows."""
     folder = tmp_path_factory.mktemp("coloured")
-    labels = [number % 3 for number in range(150)]
-    images = [png(*COLOURS[label], seed) for seed, label in enumerate(labels)]
-    images[10] = b"broken"
-    return packed(folder / "train", images, labels), packed(
-        folder / "test", images[30:60], labels[30:60]
-    )
+    return drawn(folder / "train", 150, seed=0, broken=[10]), drawn(folder / "test", 30, seed=1000)
 
 
 def pixels_themselves():
@@ -66,6 +69,17 @@ def test_colours_are_learnt_by_the_rate_that_can_learn_and_it_is_chosen(coloured
     assert result.tried[1e-9] < 0.8  # as good as not trained
     again = augmented_probe(*validation_split(train), test, pixels_themselves(), QUICK)
     assert again == result
+
+
+def test_the_rate_is_chosen_on_the_validation_images_alone(coloured, tmp_path):
+    """Their labels are wrong: what learns nothing is best on them, worst on all the others."""
+    train, test = coloured
+    wrong = drawn(tmp_path / "wrong", 30, seed=2000, shift=1)
+    result = augmented_probe(train, wrong, test, pixels_themselves(), QUICK)
+    assert result.tried[1.0] == 0
+    assert (result.chosen, result.validation) == (1e-9, result.tried[1e-9])
+    assert result.validation > 0
+    assert result.accuracy < 0.8
 
 
 def test_a_rate_gives_the_same_alone_and_among_others(coloured):
