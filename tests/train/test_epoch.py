@@ -1,0 +1,114 @@
+"""What an epoch records and what its steps draw from, against plain loops."""
+
+import copy
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ccrop_pipeline.sources import Scenes
+from ccrop_pipeline.sources.scenes import ScenesIndex
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+from ccrop_pipeline.train.epoch import train_epoch
+from ccrop_pipeline.train.learner import Learner
+from ccrop_pipeline.train.loading import open_loader, view_groups
+from ccrop_pipeline.train.processes import Processes
+from ccrop_pipeline.views import Augment
+
+COMMON = [
+    "image_size=32",
+    "eval_size=0",
+    "epochs=2",
+    "batch_size=8",
+    "boxes.kind=none",
+    "optimizer.lr_warmup_epochs=0",
+    "probe.every=0",
+]
+CPU = torch.device("cpu")
+
+
+def recipe(*settings, base="demo"):
+    return load_recipe(base, [*COMMON, *settings])
+
+
+class Parts:
+    """What `train_epoch` takes, made anew: the same for the same recipe."""
+
+    def __init__(self, settings, accumulate=1):
+        self.settings = settings
+        self.processes = Processes(CPU, settings.precision)
+        self.loader = open_loader(Inputs(Scenes(24, size=32)), settings, Machine()).loader
+        self.augment = Augment(view_groups(settings), settings.seed, CPU)
+        self.learner = Learner(settings, self.processes, len(self.loader) // accumulate)
+
+
+def test_an_epoch_records_the_means_over_its_steps():
+    settings = recipe("accumulate=2")
+    epoch, steps = Parts(settings, accumulate=2), Parts(settings, accumulate=2)
+    record = train_epoch(
+        0, epoch.loader, epoch.augment, epoch.learner, settings, epoch.processes, Observer()
+    )
+    batches = [
+        [view for group in steps.augment(batch, 0) for view in group]
+        for batch in steps.loader.epoch(0)
+    ]
+    results = [steps.learner.step(batches[2 * n : 2 * n + 2], 0, n) for n in range(3)]
+    losses, spreads = ([float(result[at]) for result in results] for at in (0, 1))
+    assert record["loss"] == pytest.approx(sum(losses) / 3, rel=1e-6)
+    assert record["embedding_std"] == pytest.approx(sum(spreads) / 3, abs=1e-5)
+    assert record["lr"] == results[-1].lr
+    # Steps are far enough apart that neither one of them nor their sum passes for their mean.
+    assert all(abs(spread - record["embedding_std"]) > 1e-3 for spread in spreads)
+
+
+@dataclass(frozen=True)
+class Slow(Scenes):
+    """A source that gives an image after `SECONDS` and no sooner."""
+
+    def index(self):
+        return SlowIndex(self)
+
+
+SECONDS = 0.01
+
+
+class SlowIndex(ScenesIndex):
+    def read(self, i):
+        time.sleep(SECONDS)
+        return super().read(i)
+
+
+def test_the_time_that_data_is_waited_for_is_recorded(tmp_path):
+    class Watch(Observer):
+        reports = ()
+
+        def step(self, report):
+            self.reports = (*self.reports, report)
+
+    watch = Watch()
+    machine = Machine(resident_gb=0)  # each image is read when a step asks for it
+    trainer = Trainer(Inputs(Slow(24, size=32)), tmp_path / "run", recipe(), machine, watch)
+    trainer.train()
+    for record in trainer.run.metrics():
+        waited = record["data_wait"] * record["seconds"]
+        assert 24 * SECONDS <= waited * 1.01 < record["seconds"]  # both are rounded
+    for report in watch.reports:
+        assert 8 * report.step * SECONDS <= report.waited < report.seconds
+
+
+def test_what_a_step_draws_depends_on_the_seed_of_the_recipe():
+    """From the same weights with the same views, MoCo's shuffle alone can part two losses."""
+    small = ("method.queue_size=8", "method.bn_groups=4", "method.projection_dim=8")
+    first, again, other = (
+        Parts(recipe("backbone=small", *small, f"seed={seed}", base="mocov2"))
+        for seed in (0, 0, 1)
+    )
+    batch = next(first.loader.epoch(0))
+    views = [view for group in first.augment(batch, 0) for view in group]
+    state = copy.deepcopy(first.learner.state())
+    losses = []
+    for parts in (first, again, other):
+        parts.learner.load(*state)
+        losses.append(parts.learner.step([views], 0, 0).loss.item())
+    assert losses[0] == losses[1] != losses[2]
