@@ -214,3 +214,32 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
         trainer = trained(open_source(tmp_path / "tars"), tmp_path / "run", "epochs=2")
     assert [record["unreadable"] for record in trainer.run.metrics()] == [1, 1]
     assert BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.counts["unreadable"] == 1
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_given_boxes_may_have_moved_when_a_run_is_resumed(
+    source, undisturbed, tmp_path, overlapped
+):
+    class Stop(Observer):
+        def epoch_done(self, record):
+            raise KeyboardInterrupt
+
+    settings = ("epochs=2", "boxes.refresh_every=1", f"boxes.overlapped={str(overlapped).lower()}")
+    localizer = Localizer(load_checkpoint(undisturbed).encoder(), "sum", BoxRule(0.1))
+    given = tmp_path / "given"
+    compute_boxes(source, localizer, given, ComputeSettings())
+    whole = trained(source, tmp_path / "whole", *settings, boxes=given)
+    with pytest.raises(KeyboardInterrupt):
+        trained(source, tmp_path / "run", *settings, observer=Stop(), boxes=given)
+    moved = given.rename(tmp_path / "moved")
+    again = trained(source, tmp_path / "run", *settings, boxes=moved)
+    # Nobody follows the run that leaves its boxes to others: it goes on with those it has.
+    last = str(moved) if overlapped else "boxes/epoch-0001"
+    assert [record["boxes"] for record in again.run.metrics()] == [str(given), last]
+    assert [record["loss"] for record in again.run.metrics()] == [
+        record["loss"] for record in whole.run.metrics()
+    ]
+    refreshes = [run.metrics.records("refresh") for run in (again, whole)]
+    assert len(refreshes[0]) == (not overlapped)
+    for one, other in zip(*refreshes, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
