@@ -101,8 +101,7 @@ def test_what_a_step_draws_depends_on_the_seed_of_the_recipe():
     """From the same weights with the same views, MoCo's shuffle alone can part two losses."""
     small = ("method.queue_size=8", "method.bn_groups=4", "method.projection_dim=8")
     first, again, other = (
-        Parts(recipe("backbone=small", *small, f"seed={seed}", base="mocov2"))
-        for seed in (0, 0, 1)
+        Parts(recipe("backbone=small", *small, f"seed={seed}", base="mocov2")) for seed in (0, 0, 1)
     )
     batch = next(first.loader.epoch(0))
     views = [view for group in first.augment(batch, 0) for view in group]

@@ -18,15 +18,15 @@ def method(name="simsiam", **settings):
     return build_method(settings_type(name)(**(settings or small)), "small")
 
 
-def one_weight(start, gradient, settings):
-    """The values of one parameter over three steps with a constant gradient."""
+def one_weight(start, gradient, settings, grows=0):
+    """The values of one parameter over three steps; its gradient grows by a share a step."""
     weight = nn.Parameter(torch.tensor([start]))
     stand_in = SimpleNamespace(fixed_rate_parameters=list, parameters=lambda: [weight])
     optimizer = build_optimizer(stand_in, settings)
     values = []
     for step in range(3):
         set_rates(optimizer, settings, step, 3, 1)
-        weight.grad = torch.tensor([gradient])
+        weight.grad = torch.tensor([gradient]) * (1 + grows * step)
         optimizer.step()
         values.append(weight.detach().flatten().tolist())
     return values
@@ -68,6 +68,23 @@ def test_adamw_decays_apart_from_the_gradient():
         value -= 0.01 * 0.1 * value + 0.01
         expected.append(value)
     got = one_weight([2.0], [3.0], settings)
+    assert [v[0] for v in got] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_first_moment_of_adamw_decays_by_momentum():
+    """Algorithm 2 of Loshchilov and Hutter (arXiv:1711.05101), with a gradient that grows."""
+    settings = OptimizerSettings(
+        name="adamw", lr=0.01, weight_decay=0.1, momentum=0.6, schedule="constant"
+    )
+    value, first, second, expected = 2.0, 0.0, 0.0, []
+    for step in (1, 2, 3):
+        gradient = 3.0 * step
+        first = 0.6 * first + 0.4 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        root = math.sqrt(second / (1 - 0.999**step))
+        value -= 0.01 * (first / (1 - 0.6**step) / (root + 1e-8) + 0.1 * value)
+        expected.append(value)
+    got = one_weight([2.0], [3.0], settings, grows=1)
     assert [v[0] for v in got] == pytest.approx(expected, rel=1e-6)
 
 

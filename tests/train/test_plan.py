@@ -39,8 +39,20 @@ def test_the_papers_plan():
     ]
 
 
-def test_random_crops_throughout():
-    assert make_plan(recipe(kind="none")) == [TrainStage(0, 100, None)]
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {},
+        {"refresh_at": (0.25,)},
+        {"refresh_epochs": (10,)},
+        {"refresh_every": 10, "warmup_epochs": 20},
+        {"refresh_every": 10, "warmup_epochs": 200},  # as of a recipe that is tried for less long
+        {"overlapped": True},
+    ],
+)
+def test_random_crops_throughout(schedule):
+    """Without boxes there is no warm-up either, whatever schedule the recipe had for them."""
+    assert make_plan(recipe(kind="none", **schedule)) == [TrainStage(0, 100, None)]
 
 
 def test_given_boxes_are_used_from_the_first_epoch_and_never_refreshed():
@@ -99,8 +111,9 @@ def test_refreshes_that_fall_together_or_outside_are_refused(epochs, shares):
 
 
 @pytest.mark.parametrize("kind", ["centre", "full"])
-def test_a_fixed_box_is_written_first_and_used_throughout(kind):
-    assert make_plan(recipe(9, kind=kind)) == [
+@pytest.mark.parametrize("schedule", [{}, {"refresh_every": 2, "warmup_epochs": 5}])
+def test_a_fixed_box_is_written_first_and_used_throughout(kind, schedule):
+    assert make_plan(recipe(9, kind=kind, **schedule)) == [
         FixedStage(kind, f"boxes/{kind}"),
         TrainStage(0, 9, f"boxes/{kind}"),
     ]
@@ -196,6 +209,17 @@ def test_an_overlapped_plan_only_leaves_checkpoints_and_takes_the_newest_boxes()
         TrainStage(4, 8, None, newest=True),
         RefreshStage(8, "boxes/epoch-0008", overlapped=True),
         TrainStage(8, 9, None, newest=True),
+    ]
+
+
+def test_an_overlapped_plan_keeps_given_boxes_until_there_are_newer_ones():
+    plan = make_plan(recipe(9, refresh_every=4, overlapped=True), Path("/b"))
+    assert plan == [
+        TrainStage(0, 4, "/b"),
+        RefreshStage(4, "boxes/epoch-0004", overlapped=True),
+        TrainStage(4, 8, "/b", newest=True),
+        RefreshStage(8, "boxes/epoch-0008", overlapped=True),
+        TrainStage(8, 9, "/b", newest=True),
     ]
 
 
