@@ -12,9 +12,9 @@ import click
 @click.option(
     "--form",
     required=True,
-    type=click.Choice(["coco", "csv", "npz", "hf", "parquet", "webdataset"]),
-    help="coco, csv and npz: one file OUT. hf: metadata.parquet for Hugging Face datasets, in the "
-    "folder OUT of the images. parquet and webdataset: a box set in that form in the folder OUT.",
+    type=click.Choice(["coco", "hf", "parquet", "webdataset"]),
+    help="coco: one file OUT. hf: metadata.parquet for Hugging Face datasets, in the folder OUT of "
+    "the images. parquet and webdataset: a box set in that form in the folder OUT.",
 )
 @click.option(
     "--suffix",
@@ -26,8 +26,8 @@ import click
 def export(boxes: str, out: Path, form: str, suffix: str, overwrite: bool, as_json: bool) -> None:
     """Write the box set BOXES as OUT for other tools.
 
-    Images whose box is no find have no object in coco and hf, and their status in csv and npz.
-    Where a box set keeps several boxes an image, each is written.
+    Images whose box is no find have no object in coco and hf. Where a box set keeps several boxes
+    an image, each is written. CSV and NPZ take two lines of pyarrow: docs/import-export.md.
 
     \b
     Example:

@@ -12,10 +12,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ccrop_pipeline.boxset import OK, BoxSet
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import Annotated, Annotations, file_digest
-from ccrop_pipeline.exchange.rows import boxes_of_rows, in_pixels
+from ccrop_pipeline.exchange.rows import found_boxes, in_pixels
 
 
 def read_coco(path: Path) -> Annotations:
@@ -94,7 +94,7 @@ def _images(box_set: BoxSet, suffix: str) -> Iterator[dict[str, Any]]:
 def _annotations(box_set: BoxSet) -> Iterator[dict[str, Any]]:
     first = number = 0
     for _, table in box_set.tables(heatmaps=False):
-        rows, boxes = boxes_of_rows(table, table.status == OK)
+        rows, boxes = found_boxes(table)
         for row, (x, y, width, height) in zip(
             rows.tolist(), in_pixels(boxes, table.sizes[rows]).tolist(), strict=True
         ):

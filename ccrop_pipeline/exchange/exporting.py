@@ -1,7 +1,5 @@
 """Box sets as other tools read them."""
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +8,8 @@ from ccrop_pipeline.boxset.atomic import written_aside
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.coco import write_coco
 from ccrop_pipeline.exchange.huggingface import METADATA, write_metadata
-from ccrop_pipeline.exchange.npz import write_npz
-from ccrop_pipeline.exchange.table_csv import write_csv
 
-FILES: Final = ("coco", "csv", "npz", "hf")
+FILES: Final = ("coco", "hf")
 
 
 def export_file(
@@ -26,9 +22,8 @@ def export_file(
     Args:
         box_set: The boxes.
         out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written.
-        form: `coco`, `csv`, `npz` or `hf`.
-        suffix: For `coco` and `hf`, what is put behind each key to make a file name, such as
-            `.jpg`.
+        form: `coco` or `hf`.
+        suffix: What is put behind each key to make a file name, such as `.jpg`.
         overwrite: Whether to replace a file.
 
     Returns:
@@ -46,14 +41,9 @@ def export_file(
     if path.exists() and not overwrite:
         raise CcropError(f"{path} is already there. Choose another name, or --overwrite it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write: dict[str, Callable[[BoxSet, Path], None]] = {
-        "coco": partial(write_coco, suffix=suffix),
-        "csv": write_csv,
-        "npz": write_npz,
-        "hf": partial(write_metadata, suffix=suffix),
-    }
+    write = write_metadata if form == "hf" else write_coco
     with written_aside(path) as aside:
-        write[form](box_set, aside)
+        write(box_set, aside, suffix)
         if overwrite:
             path.unlink(missing_ok=True)
     return path

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ccrop_pipeline.boxset import OK, BoxSet, BoxTable
-from ccrop_pipeline.exchange.rows import boxes_of_rows, in_pixels
+from ccrop_pipeline.boxset import BoxSet, BoxTable
+from ccrop_pipeline.exchange.rows import found_boxes, in_pixels
 
 METADATA: Final = "metadata.parquet"
 _OBJECTS: Final = pa.struct(
@@ -35,7 +35,7 @@ def write_metadata(box_set: BoxSet, path: Path, suffix: str) -> None:
 
 
 def _rows(table: BoxTable, suffix: str) -> Any:
-    rows, boxes = boxes_of_rows(table, table.status == OK)
+    rows, boxes = found_boxes(table)
     counts = np.bincount(rows, minlength=len(table))
     starts = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
     edges = pa.array(in_pixels(boxes, table.sizes[rows]).reshape(-1))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import OK, STATUSES, BoxSet
+from ccrop_pipeline.boxset import OK, STATUSES
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
@@ -16,7 +16,6 @@ from ccrop_pipeline.exchange.annotations import (
     file_digest,
     grouped,
 )
-from ccrop_pipeline.exchange.rows import boxes_of_rows
 
 
 def read_npz(path: Path, pixels: bool) -> Annotations:
@@ -67,26 +66,3 @@ def _by_key(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
         if array.shape != (4,) and array.shape[1:] != (4,):
             raise ValueError(f"the array {name!r} is {array.shape}")
     return {name: array.astype(np.float64).reshape(-1, 4) for name, array in arrays.items()}
-
-
-def write_npz(box_set: BoxSet, path: Path) -> None:
-    """Write `keys`, `boxes` (normalised float32), `sizes` in pixels and `status`, a row a box.
-
-    The arrays of an archive are written whole, so all boxes are in memory at once.
-    """
-    keys: list[str] = []
-    boxes, sizes, status = [], [], []
-    for _, table in box_set.tables(heatmaps=False):
-        rows, own = boxes_of_rows(table)
-        keys += [table.keys[row] for row in rows.tolist()]
-        boxes.append(own)
-        sizes.append(table.sizes[rows])
-        status.append(np.array(STATUSES)[table.status[rows]])
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            keys=np.array(keys, np.str_),
-            boxes=np.concatenate([np.empty((0, 4), np.float32), *boxes]),
-            sizes=np.concatenate([np.empty((0, 2), np.uint32), *sizes]),
-            status=np.concatenate([np.empty(0, np.str_), *status]),
-        )

@@ -3,22 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import BoxTable, Choices
+from ccrop_pipeline.boxset import OK, BoxTable, Choices
 
 
-def boxes_of_rows(
-    table: BoxTable, wanted: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Give every box of a table with its row: all choices where there are some.
-
-    Args:
-        table: n rows.
-        wanted: bool (n,), the rows that count; None for all.
+def found_boxes(table: BoxTable) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return every box that is a find, with its row: all choices where there are some.
 
     Returns:
         Rows, int64 (m,), and boxes, float32 (m, 4).
     """
-    rows = np.arange(len(table)) if wanted is None else np.flatnonzero(wanted)
+    rows = np.flatnonzero(table.status == OK)
     if table.choices is None:
         return rows, table.boxes[rows]
     chosen: Choices = table.choices.take(rows)

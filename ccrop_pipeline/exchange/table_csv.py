@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from ccrop_pipeline.boxset import OK, STATUSES, BoxSet, BoxTable
+from ccrop_pipeline.boxset import OK, STATUSES
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
@@ -16,19 +16,9 @@ from ccrop_pipeline.exchange.annotations import (
     file_digest,
     grouped,
 )
-from ccrop_pipeline.exchange.rows import boxes_of_rows
 
 EDGES: Final = ("x_min", "y_min", "x_max", "y_max")
 _KEYS: Final = ("key", "file_name", "filename", "image", "path")
-_SCHEMA: Final = pa.schema(
-    [
-        ("key", pa.string()),
-        *((edge, pa.float64()) for edge in EDGES),
-        ("width", pa.uint32()),
-        ("height", pa.uint32()),
-        ("status", pa.string()),
-    ]
-)
 
 
 def read_csv(path: Path, pixels: bool) -> Annotations:
@@ -74,24 +64,3 @@ def _annotations(names: list[str], boxes: Any, kind: str, path: Path, pixels: bo
             f"{kind} in pixels", list(found), lambda n: Annotated(found[n], "stored"), digest
         )
     return Annotations(kind, list(found), lambda n: Annotated(found[n], "shares"), digest)
-
-
-def write_csv(box_set: BoxSet, path: Path) -> None:
-    """Write a line a box, normalised, with the size of its image; each value comes back exactly."""
-    with pc.CSVWriter(path.absolute(), _SCHEMA) as writer:
-        for _, table in box_set.tables(heatmaps=False):
-            writer.write_table(_lines(table))
-
-
-def _lines(table: BoxTable) -> Any:
-    rows, boxes = boxes_of_rows(table)
-    # As doubles: their text stands for the same float32 on every reader, however it rounds.
-    edges = boxes.astype(np.float64)
-    columns = [
-        pa.array([table.keys[row] for row in rows.tolist()], pa.string()),
-        *(pa.array(edges[:, i]) for i in range(4)),
-        pa.array(table.sizes[rows, 0]),
-        pa.array(table.sizes[rows, 1]),
-        pa.array([STATUSES[code] for code in table.status[rows].tolist()], pa.string()),
-    ]
-    return pa.Table.from_arrays(columns, schema=_SCHEMA)

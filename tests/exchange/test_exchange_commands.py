@@ -104,13 +104,12 @@ def test_fixed_boxes(name, place):
 def test_export_and_import_give_the_same_box_set(place):
     ccrop("import", "photos", "first", "--coco", "coco.json", "--several", "keep:3")
     first = boxes_by_key(BoxSet.open(place / "first"))
-    for form in ("coco", "csv", "npz"):
-        out = ccrop("export", "first", f"out.{form}", "--form", form)
-        assert out == f"2 images in out.{form} ({form})\n"
-        ccrop("import", "photos", form, f"--{form}", f"out.{form}", "--several", "keep:3")
-        assert boxes_by_key(BoxSet.open(place / form)) == first
-        assert "already there" in ccrop("export", "first", f"out.{form}", "--form", form, code=1)
-        ccrop("export", "first", f"out.{form}", "--form", form, "--overwrite", "--json")
+    export = ("export", "first", "out.json", "--form", "coco")
+    assert ccrop(*export) == "2 images in out.json (coco)\n"
+    ccrop("import", "photos", "again", "--coco", "out.json", "--several", "keep:3")
+    assert boxes_by_key(BoxSet.open(place / "again")) == first
+    assert "already there" in ccrop(*export, code=1)
+    assert json.loads(ccrop(*export, "--overwrite", "--json"))["images"] == 2
 
 
 def test_export_of_whole_box_sets(place):
