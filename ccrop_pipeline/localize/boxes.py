@@ -17,7 +17,6 @@ from ccrop_pipeline.localize.components import only_largest
 from ccrop_pipeline.localize.mass import cells_with_mass
 from ccrop_pipeline.localize.threshold import MAX_MAP_SIZE, pixels_above
 
-Convention = Literal["half_open", "official"]
 Component = Literal["all", "largest"]
 
 
@@ -70,21 +69,18 @@ class BoxRule:
             raise ValueError(f"min_size must be in [0, 1], not {self.min_size}")
 
 
-def boxes_from_heatmaps(
-    heatmaps: Tensor, rule: BoxRule, map_size: int, convention: Convention = "half_open"
-) -> tuple[Tensor, Tensor]:
-    """Boxes of heatmaps.
+def boxes_from_heatmaps(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Tensor]:
+    """Return the boxes of heatmaps.
+
+    Their edges are ``first / map_size`` and ``(last + 1) / map_size`` of the first and last
+    content row and column, so that a map that is content throughout has the full box. The code
+    published with the paper (xyupeng/ContrastiveCrop) has ``last / map_size``, a pixel short.
 
     Args:
         heatmaps: float16 ``(n, h, w)`` in [0, 1]; on a device that has float64.
         rule: What the boxes are drawn around.
         map_size: Side of the square that every heatmap is upsampled to for a threshold, in
             pixels; at most 11585. A mass is counted in cells and needs no upsampling.
-        convention: ``half_open`` has the edges ``first / map_size`` and ``(last + 1) / map_size``
-            of the first and last content row and column; the rectangle of a map that is content
-            throughout is the full box. ``official`` has ``last / map_size`` for the far edges, as
-            the code published with the paper does (xyupeng/ContrastiveCrop); only to compare with
-            it: such boxes are a pixel short, and empty where a single row is content.
 
     Returns:
         Boxes, float32 ``(n, 4)`` of ``x_min, y_min, x_max, y_max`` relative to the map; and
@@ -93,13 +89,11 @@ def boxes_from_heatmaps(
     Raises:
         ValueError: An argument is outside of what is described here.
     """
-    _check(heatmaps, map_size, convention)
-    return located(heatmaps, rule, map_size, convention)
+    _check(heatmaps, map_size)
+    return located(heatmaps, rule, map_size)
 
 
-def located(
-    heatmaps: Tensor, rule: BoxRule, map_size: int, convention: Convention = "half_open"
-) -> tuple[Tensor, Tensor]:
+def located(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Tensor]:
     """`boxes_from_heatmaps` of heatmaps that `min_max` made, unchecked.
 
     With a threshold and all components a GPU is given its work and not waited for.
@@ -114,8 +108,6 @@ def located(
         assert rule.mass is not None
         ends, found = cells_with_mass(heatmaps, rule.mass)
         divisors = (width, height)
-    if convention == "official":
-        ends[:, 2:] -= 1
     x, y = (
         _grown(_shares(divisor, ends.device)[ends[:, axis::2]], rule)
         for axis, divisor in enumerate(divisors)
@@ -125,7 +117,7 @@ def located(
     return torch.where(found[:, None], boxes, full), found
 
 
-def _check(heatmaps: Tensor, map_size: int, convention: str) -> None:
+def _check(heatmaps: Tensor, map_size: int) -> None:
     if heatmaps.dtype != torch.float16 or heatmaps.ndim != 3 or 0 in heatmaps.shape[1:]:
         raise ValueError(
             "heatmaps must be float16 (n, h, w) with cells, "
@@ -135,8 +127,6 @@ def _check(heatmaps: Tensor, map_size: int, convention: str) -> None:
         raise ValueError("heatmaps must lie in [0, 1] throughout; min_max brings them there")
     if not 1 <= map_size <= MAX_MAP_SIZE:
         raise ValueError(f"map_size must be in 1 to {MAX_MAP_SIZE}, not {map_size}")
-    if convention not in get_args(Convention):
-        raise ValueError(f"convention must be one of {get_args(Convention)}, not {convention!r}")
 
 
 @lru_cache(maxsize=16)  # see `threshold`

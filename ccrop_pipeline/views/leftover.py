@@ -39,16 +39,15 @@ class Leftover:
         return Leftover(some, self.unreadable[at])
 
 
-def whole_batches(
-    items: Iterable[Batch | Leftover | None], size: int, drop_last: bool = True
-) -> Iterator[Batch | None]:
-    """Yields full batches at once, and leftovers as soon as they make up one.
+def whole_batches(items: Iterable[Batch | Leftover | None], size: int) -> Iterator[Batch | None]:
+    """Yield full batches at once, and leftovers as soon as they make up one.
+
+    What makes up no batch in the end is dropped.
 
     Args:
         items: What the workers hand over. Each item gives at most one batch. None stands for a
             full batch that nobody wants.
         size: Images a full batch; a leftover has fewer.
-        drop_last: Whether what is left in the end is dropped.
     """
     held: list[Leftover] = []
     for item in items:
@@ -60,8 +59,6 @@ def whole_batches(
         if len(item) >= lacking:
             yield _merged(held)
             held = [item.rows(lacking)]
-    if any(map(len, held)) and not drop_last:
-        yield _merged(held)
 
 
 def _merged(leftovers: list[Leftover]) -> Batch:

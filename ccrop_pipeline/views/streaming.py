@@ -117,7 +117,7 @@ class StreamViews(IterableDataset[Item]):
 
 
 class StreamLoader:
-    """Batches of views from shards that are read in order, each beside its one box shard.
+    """Full batches of views from shards that are read in order, each beside its one box shard.
 
     Shards are shuffled, shared out to ranks and then to workers, and samples pass through a
     buffer. What a view shows depends on (seed, epoch, key, view) alone. The order of the
@@ -138,7 +138,6 @@ class StreamLoader:
             order.
         pin_memory: Whether crops are to be copied to a GPU.
         missing: What to do with an image that has no box.
-        drop_last: Whether the images that do not fill a last batch are left out.
 
     Raises:
         CcropError: When there are more ranks than shards.
@@ -156,14 +155,13 @@ class StreamLoader:
         buffer: int = 1000,
         pin_memory: bool = False,
         missing: MissingBoxes = "error",
-        drop_last: bool = True,
     ) -> None:
         if len(source.shards) < world_size:
             raise CcropError(
                 f"{source.location} has {len(source.shards)} shards, too few for {world_size} "
                 "processes that each need one. Pack the images into more shards"
             )
-        self._images, self._drop_last = images, drop_last
+        self._images = images
         self._pin = pin_memory and torch.accelerator.is_available()
         self._views = StreamViews(source, cutter, batch_size, rank, world_size, buffer, missing)
         self._loader = DataLoader(
@@ -187,8 +185,7 @@ class StreamLoader:
                 f"how many batches {self._views.source.location} has is not known before it is "
                 "read: give the loader the number of images"
             )
-        full, rest = divmod(self._images, self._views.batch_size)
-        return full + (rest > 0 and not self._drop_last)
+        return self._images // self._views.batch_size
 
     def use_boxes(self, folder: Path | None) -> None:
         """Draws windows from the boxes of a box set from the next epoch on; None: random crops.
@@ -215,7 +212,7 @@ class StreamLoader:
 
     def _batches(self, items: Iterator[Item], start: int) -> Iterator[Batch]:
         end = None if self._images is None else len(self)
-        batches = whole_batches(_raised(items), self._views.batch_size, self._drop_last)
+        batches = whole_batches(_raised(items), self._views.batch_size)
         done = 0
         for batch in islice(batches, end):
             done += 1

@@ -231,23 +231,6 @@ def test_higher_threshold_has_a_box_inside(
         assert (inner[0, :2] < inner[0, 2:]).all()
 
 
-def test_official_convention_is_the_published_procedure() -> None:
-    heatmaps = random_heatmaps(64, 7, 7)
-    upsampled = interpolated(heatmaps, 224)
-    expected = []
-    for one in upsampled:
-        rows = (one.amax(1) > 0.1).nonzero()[:, 0]
-        columns = (one.amax(0) > 0.1).nonzero()[:, 0]
-        expected.append([int(i) / 224 for i in (columns[0], rows[0], columns[-1], rows[-1])])
-    boxes, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.1), 224, "official")
-    assert torch.equal(boxes, torch.tensor(expected))
-    whole, _ = boxes_from_heatmaps(torch.ones(1, 7, 7).half(), BoxRule(0.1), 224, "official")
-    assert torch.equal(whole, torch.tensor([[0, 0, 223 / 224, 223 / 224]]))
-    nothing, found = boxes_from_heatmaps(torch.zeros(1, 7, 7).half(), BoxRule(0.1), 224, "official")
-    assert nothing.tolist() == [list(FULL)]
-    assert not found.any()
-
-
 def test_exact_at_the_largest_map_size() -> None:
     """Neighbouring float16 numbers on either side of the threshold, at the limit of float64."""
     below, above = np.float16(0.1), np.nextafter(np.float16(0.1), np.float16(1))
@@ -283,8 +266,3 @@ def test_empty_batch() -> None:
 def test_refuses(heatmaps: Tensor, threshold: float, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         boxes_from_heatmaps(heatmaps, BoxRule(threshold), size)
-
-
-def test_refuses_an_unknown_convention() -> None:
-    with pytest.raises(ValueError, match="closed"):
-        boxes_from_heatmaps(torch.zeros(1, 7, 7).half(), BoxRule(0.1), 32, "closed")  # type: ignore[arg-type]

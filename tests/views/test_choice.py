@@ -89,7 +89,7 @@ def resident_loader(source, workers=0):
 
 
 def stream_loader(source, workers=0):
-    return StreamLoader(source, CUTTER, 4, COUNT, workers, buffer=5, drop_last=False)
+    return StreamLoader(source, CUTTER, 4, COUNT, workers, buffer=5)
 
 
 LOADERS = [

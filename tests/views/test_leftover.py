@@ -34,10 +34,9 @@ def numbers_of(batch: Batch) -> list[int]:
 @given(
     st.integers(1, 6).flatmap(
         lambda size: st.tuples(st.just(size), st.lists(st.integers(-1, size - 1), max_size=12))
-    ),
-    st.booleans(),
+    )
 )
-def test_leftovers_are_joined_in_order_as_soon_as_they_fill_a_batch(case, drop_last):
+def test_leftovers_are_joined_in_order_as_soon_as_they_fill_a_batch(case):
     """A size of 0 stands for a full batch that passes, one of -1 for one nobody wants."""
     size, sizes = case
     items, expected, waiting, number = [], [], [], 1
@@ -58,9 +57,7 @@ def test_leftovers_are_joined_in_order_as_soon_as_they_fill_a_batch(case, drop_l
             if len(waiting) >= size:
                 expected.append(waiting[:size])
                 waiting = waiting[size:]
-    if waiting and not drop_last:
-        expected.append(waiting)
-    found = [batch and numbers_of(batch) for batch in whole_batches(items, size, drop_last)]
+    found = [batch and numbers_of(batch) for batch in whole_batches(items, size)]
     assert found == expected
 
 
