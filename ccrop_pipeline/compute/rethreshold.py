@@ -29,7 +29,6 @@ def rethreshold(
     box_set: BoxSet,
     folder: Path | str,
     rule: BoxRule,
-    form: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> BoxSet:
     """Writes the box set that the same encoder would have given with another rule.
@@ -41,13 +40,12 @@ def rethreshold(
         box_set: Boxes with heatmaps.
         folder: Where the new box set goes; a path or address.
         rule: The rule of the new boxes.
-        form: `parquet` or `webdataset`; as `box_set` where None.
         advance: If given, called with the number of rows done since the last call.
 
     Raises:
         CcropError: When the set has no heatmaps, or the folder holds boxes of something else.
     """
-    made_by, form = box_set.manifest.provenance, form or box_set.manifest.form
+    made_by, form = box_set.manifest.provenance, box_set.manifest.form
     if made_by.localizer is None:
         raise CcropError(
             f"the boxes in {box_set.folder} come from no model ({made_by.rule}), so there are no "

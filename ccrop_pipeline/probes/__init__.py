@@ -20,7 +20,7 @@ from ccrop_pipeline.probes.images import (
     validation_split,
 )
 from ccrop_pipeline.probes.knn import KnnSettings, knn_accuracy
-from ccrop_pipeline.probes.linear import LinearResult, LinearSettings, linear_probe
+from ccrop_pipeline.probes.linear import LinearResult, linear_probe
 from ccrop_pipeline.probes.softmax import SoftmaxRegression, fit_softmax
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "KnnSettings",
     "LabelledImages",
     "LinearResult",
-    "LinearSettings",
     "SoftmaxRegression",
     "at_most",
     "augmented_probe",

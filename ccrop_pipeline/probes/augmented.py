@@ -31,6 +31,8 @@ _RESIDENT_BYTES = 4e9
 _GREY = 128  # every pixel of an image that could not be decoded
 _STEPS = (0.6, 0.8)  # where the rate falls to a tenth: epochs 60 and 80 of 100
 _MOMENTUM = 0.9
+_SCALE = (0.08, 1.0)  # areas of the crops, as of torchvision's RandomResizedCrop
+_SEED = 0  # of crops, flips, order and first weights
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,6 @@ class AugmentedSettings:
         rates: Learning rates to choose from, each above 0; each trains a classifier of its own.
         epochs: Passes over the training images.
         batch_size: Images a step.
-        scale: Least and largest area of a crop; that of torchvision's RandomResizedCrop.
-        seed: Of crops, flips, order and first weights.
 
     Raises:
         CcropError: When a number is out of its range.
@@ -55,8 +55,6 @@ class AugmentedSettings:
     rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     epochs: int = 100
     batch_size: int = 512
-    scale: tuple[float, float] = (0.08, 1.0)
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.rates or min(self.rates) <= 0 or self.epochs < 1 or self.batch_size < 1:
@@ -117,7 +115,7 @@ def _trained(
 ) -> list[nn.Linear]:
     """One classifier for each rate, on the CPU."""
     device = torch.device(encoder.device)
-    heads = [_head(channels, classes, settings.seed).to(device) for _ in settings.rates]
+    heads = [_head(channels, classes).to(device) for _ in settings.rates]
     groups = [
         {"params": list(head.parameters()), "lr": rate}
         for head, rate in zip(heads, settings.rates, strict=True)
@@ -127,7 +125,7 @@ def _trained(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.1)
     loader = _loader(images, encoder, settings, workers)
     for epoch in range(settings.epochs):
-        for values, labels in _epoch(loader, epoch, encoder, settings.seed):
+        for values, labels in _epoch(loader, epoch, encoder):
             optimizer.zero_grad()
             # The sum: each classifier gets the gradient of its own loss and of no other.
             sum(F.cross_entropy(head(values), labels) for head in heads).backward()  # type: ignore[union-attr]
@@ -138,9 +136,9 @@ def _trained(
     return [head.cpu() for head in heads]
 
 
-def _head(channels: int, classes: int, seed: int) -> nn.Linear:
+def _head(channels: int, classes: int) -> nn.Linear:
     head = nn.Linear(channels, classes)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
         head.weight.normal_(0, 0.01, generator=generator)
         head.bias.zero_()
@@ -152,8 +150,8 @@ def _loader(
 ) -> Loader:
     """Random crops: decoded images that stay on the device where they fit, else by position."""
     index, device = Subset(images), torch.device(encoder.device)
-    group = ViewGroup(1, encoder.input_size, CropParams(scale=settings.scale))
-    cutter = ViewCutter((group,), settings.seed)
+    group = ViewGroup(1, encoder.input_size, CropParams(scale=_SCALE))
+    cutter = ViewCutter((group,), _SEED)
     size = min(settings.batch_size, len(index))
     canvas = canvas_within(index, _RESIDENT_BYTES, device)
     if canvas:
@@ -161,22 +159,20 @@ def _loader(
     return MapLoader(MapViews(index, cutter), size, workers, device.type == "cuda")
 
 
-def _epoch(
-    loader: Loader, epoch: int, encoder: Encoder, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _epoch(loader: Loader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and labels of the batches of an epoch, on the encoder's device."""
     for batch in loader.epoch(epoch):
-        crops = _flipped(batch, epoch, seed)
+        crops = _flipped(batch, epoch)
         readable = (crops != _GREY).flatten(1).any(1)
         if readable.any():
             values = encoder.features(crops[readable]).mean((2, 3))
             yield values, batch.labels[readable.cpu()].to(values.device)
 
 
-def _flipped(batch: Batch, epoch: int, seed: int) -> Tensor:
+def _flipped(batch: Batch, epoch: int) -> Tensor:
     """The crops uint8 (B, 3, S, S), each mirrored with probability 1/2."""
     crops = batch.views[0][0]
-    mirrored = uniforms(seed, epoch, batch.hashes, 0, PHOTOMETRIC, 1)[:, 0] < 0.5
+    mirrored = uniforms(_SEED, epoch, batch.hashes, 0, PHOTOMETRIC, 1)[:, 0] < 0.5
     rows = torch.from_numpy(np.flatnonzero(mirrored)).to(crops.device)
     return crops.index_copy(0, rows, crops[rows].flip(-1))
 

@@ -12,6 +12,8 @@ from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes.images import LabelledImages
 from ccrop_pipeline.views.whole import whole_images
 
+_BATCH = 256  # images a forward pass
+
 
 @dataclass(frozen=True)
 class Features:
@@ -30,7 +32,6 @@ def embed(
     images: LabelledImages,
     encoder: Encoder,
     threads: int = 2,
-    batch_size: int = 256,
     advance: Callable[[int], object] | None = None,
 ) -> Features:
     """Spatial means of the encoder's feature maps over whole images; unreadable ones left out.
@@ -42,7 +43,6 @@ def embed(
         images: What to read.
         encoder: Frozen; evaluation mode is its own business.
         threads: Decoding threads.
-        batch_size: Images a forward pass.
         advance: Called with the number of images of each batch that is done.
 
     Raises:
@@ -50,7 +50,7 @@ def embed(
     """
     encoded: Iterable[bytes] = (images.index.read(row) for row in images.rows.tolist())
     values, readable = [], []
-    for batch in whole_images(encoded, encoder.input_size, batch_size, threads):
+    for batch in whole_images(encoded, encoder.input_size, _BATCH, threads):
         values.append(encoder.features(torch.from_numpy(batch.pixels)).mean((2, 3)).cpu())
         readable.append(batch.readable)
         if advance is not None:

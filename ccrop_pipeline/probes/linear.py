@@ -10,27 +10,9 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.probes.features import Features
 from ccrop_pipeline.probes.softmax import SoftmaxRegression, fit_softmax
 
-# Half decades. Features are standardised, so that one grid suits every encoder.
+# Weights of the squared norm, in half decades. Features are standardised, so that one grid suits
+# every encoder. Of equally good ones the first is taken, the strongest.
 _PENALTIES = tuple(10 ** (exponent / 2) for exponent in range(0, -13, -1))
-
-
-@dataclass(frozen=True)
-class LinearSettings:
-    """The linear probe on features of whole images.
-
-    Args:
-        penalties: Weights of the squared norm to choose from, each above 0; the first of equally
-            good ones is taken, so the strongest should come first.
-
-    Raises:
-        CcropError: When there is none, or one is not above 0.
-    """
-
-    penalties: tuple[float, ...] = _PENALTIES
-
-    def __post_init__(self) -> None:
-        if not self.penalties or not all(penalty > 0 for penalty in self.penalties):
-            raise CcropError(f"penalties are {self.penalties}; they must be some, each above 0")
 
 
 @dataclass(frozen=True)
@@ -62,7 +44,6 @@ def linear_probe(
     fitted: Features,
     validation: Features,
     test: Features,
-    settings: LinearSettings | None = None,
     device: torch.device | str = "cpu",
 ) -> LinearResult:
     """Accuracy of softmax regression on frozen features.
@@ -77,16 +58,14 @@ def linear_probe(
         fitted: Training images that classifiers are fitted on.
         validation: Training images that the penalty is chosen on.
         test: Images of the test.
-        settings: What to choose from.
         device: Where the regression runs.
 
     Raises:
         CcropError: When the training images are all of one class.
     """
-    settings = settings or LinearSettings()
     classes = classes_of(fitted, validation, test)
     device = torch.device(device)
-    tried = _on_validation(fitted, validation, settings.penalties, classes, device)
+    tried = _on_validation(fitted, validation, classes, device)
     penalty = max(tried, key=tried.__getitem__)
     everything = Features(
         torch.cat([fitted.values, validation.values]), torch.cat([fitted.labels, validation.labels])
@@ -114,7 +93,6 @@ def classes_of(fitted: Features, *others: Features) -> int:
 def _on_validation(
     fitted: Features,
     validation: Features,
-    penalties: tuple[float, ...],
     classes: int,
     device: torch.device,
 ) -> dict[float, float]:
@@ -122,7 +100,7 @@ def _on_validation(
     labels, held_labels = fitted.labels.to(device), validation.labels.to(device)
     tried = {}
     found = SoftmaxRegression.zero(classes, train.shape[1], device)
-    for penalty in penalties:  # each starts at the solution before, which lies near
+    for penalty in _PENALTIES:  # each starts at the solution before, which lies near
         found = fit_softmax(train, labels, penalty, found)
         tried[penalty] = found.accuracy(held, held_labels)
     return tried

@@ -6,7 +6,7 @@ import torch
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
-from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
+from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, convert, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.errors import CcropError
@@ -64,10 +64,12 @@ def test_rows_may_become_empty_and_come_back(computed, tmp_path):
     assert contents(back.folder) == contents(box_set.folder)
 
 
-def test_another_form(computed, tmp_path):
+def test_the_form_stays(computed, tmp_path):
     _, box_set = computed
-    other = rethreshold(box_set, tmp_path / "tar", BoxRule(0.6), form="webdataset")
+    convert(box_set.folder, tmp_path / "first", "webdataset")
+    other = rethreshold(BoxSet.open(tmp_path / "first"), tmp_path / "tar", BoxRule(0.6))
     same = rethreshold(box_set, tmp_path / "parquet", BoxRule(0.6))
+    assert (other.manifest.form, same.manifest.form) == ("webdataset", "parquet")
     assert validate(other.folder) == []
     for (_, one), (_, two) in zip(other.tables(), same.tables(), strict=True):
         assert np.array_equal(one.boxes, two.boxes)

@@ -100,30 +100,28 @@ def test_batches_are_crops_of_the_right_images_without_unreadable_ones(coloured)
     loader = _loader(some, encoder, AugmentedSettings(batch_size=49), 0)
     means = torch.tensor(COLOURS) / 255
     seen = 0
-    for values, labels in _epoch(loader, 0, encoder, 0):
+    for values, labels in _epoch(loader, 0, encoder):
         seen += len(labels)
         colours = values * torch.tensor(encoder.std) + torch.tensor(encoder.mean)
         torch.testing.assert_close(colours, means[labels], rtol=0, atol=0.06)
     assert seen == 146  # three batches of 49, less the broken one
 
 
-def half_dark(seed):
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[:, :4] = 255
+def darker_to_the_right():
+    pixels = np.tile(np.arange(248, 0, -8, np.uint8)[None, :, None], (31, 1, 3))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def test_half_of_the_crops_are_mirrored_anew_in_each_epoch(tmp_path):
-    images = packed(tmp_path / "t", [half_dark(n) for n in range(400)], [n % 2 for n in range(400)])
-    # Only whole images: what is bright on the right was mirrored. The layer is the right half.
-    settings = AugmentedSettings(batch_size=400, scale=(1.0, 1.0))
-    encoder = Encoder(nn.Sequential(nn.AvgPool2d((8, 4)), RightHalf()), "1", 8)
-    loader = _loader(images, encoder, settings, 0)
+    images = packed(tmp_path / "t", [darker_to_the_right()] * 400, [n % 2 for n in range(400)])
+    # Whatever the crop: what is brighter on the right was mirrored.
+    encoder = Encoder(nn.Sequential(nn.AvgPool2d((8, 4)), RightOverLeft()), "1", 8)
+    loader = _loader(images, encoder, AugmentedSettings(batch_size=400), 0)
     mirrored = []
     for epoch in range(2):
-        ((values, _),) = _epoch(loader, epoch, encoder, 0)
+        ((values, _),) = _epoch(loader, epoch, encoder)
         mirrored.append(values[:, 0] > 0)
         assert 160 < int(mirrored[-1].sum()) < 240
     assert not torch.equal(*mirrored)
@@ -156,16 +154,16 @@ def test_training_is_sgd_with_the_steps_of_the_papers(tmp_path):
     heads = _trained(images, encoder, settings, 3, 3, 0, None)
     pixels = torch.tensor(colours) / 255
     values = (pixels - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
-    start = _head(3, 3, 0).weight.detach()
+    start = _head(3, 3).weight.detach()
     for head, rate in zip(heads, settings.rates, strict=True):
         theta = plain_sgd(values, torch.tensor(labels), rate, 10, start)
         found = torch.cat([head.weight, head.bias[:, None]], 1).detach().double()
         torch.testing.assert_close(found, theta, rtol=1e-3, atol=1e-4)
 
 
-class RightHalf(nn.Module):
+class RightOverLeft(nn.Module):
     def forward(self, maps):
-        return maps[..., 1:]
+        return maps[..., 1:] - maps[..., :1]
 
 
 def test_settings_out_of_range_are_refused():

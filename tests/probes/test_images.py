@@ -28,7 +28,7 @@ def test_features_are_the_backbones_own_for_the_right_rows(tmp_path):
     torch.manual_seed(0)
     backbone = build_backbone("small").eval()
     done = []
-    found = embed(images, Encoder(backbone, backbone.layer, 32), batch_size=2, advance=done.append)
+    found = embed(images, Encoder(backbone, backbone.layer, 32), advance=done.append)
     assert found.labels.tolist() == [3, 2]
     assert sum(done) == 3
     (batch,) = whole_images([first, third], 32, 2, 1)
@@ -37,6 +37,17 @@ def test_features_are_the_backbones_own_for_the_right_rows(tmp_path):
     with torch.no_grad():
         expected = backbone((pixels - mean[:, None, None]) / std[:, None, None])
     torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_many_images_are_those_of_each():
+    images = labelled(Scenes(270, size=16).index(), "scenes")
+    encoder, done = Encoder(build_backbone("small"), "layer4", 16), []
+    found = embed(images, encoder, advance=done.append)
+    assert len(done) > 1
+    assert sum(done) == 270
+    assert found.labels.tolist() == [i % 10 for i in range(270)]
+    last = embed(LabelledImages(images.index, images.rows[-20:]), encoder)
+    torch.testing.assert_close(found.values[-20:], last.values, rtol=1e-4, atol=1e-5)
 
 
 def test_images_none_of_which_can_be_read_are_an_error(tmp_path):

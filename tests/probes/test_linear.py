@@ -6,7 +6,6 @@ from made_probes import gaussians
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.probes import (
     Features,
-    LinearSettings,
     SoftmaxRegression,
     fit_softmax,
     linear_probe,
@@ -128,7 +127,7 @@ def test_the_final_classifier_is_fitted_on_the_validation_images_too():
     """Class 2 is seen in the validation images alone."""
     parts = [gaussians(n, s, distance=12) for n, s in [(90, 0), (90, 1), (90, 2)]]
     fitted = Features(parts[0].values[parts[0].labels < 2], parts[0].labels[parts[0].labels < 2])
-    result = linear_probe(fitted, *parts[1:], LinearSettings(penalties=(1e-2,)))
+    result = linear_probe(fitted, *parts[1:])
     assert result.validation == pytest.approx(2 / 3)
     assert result.accuracy == 1
 
@@ -138,6 +137,3 @@ def test_what_cannot_be_probed_is_said():
     alone = Features(good.values, torch.zeros(30, dtype=torch.int64))
     with pytest.raises(CcropError, match="one class"):
         linear_probe(alone, good, good)
-    for penalties in ((), (1.0, 0.0)):
-        with pytest.raises(CcropError, match="above 0"):
-            LinearSettings(penalties)
