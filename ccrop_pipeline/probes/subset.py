@@ -33,12 +33,6 @@ class Subset:
         labels: NDArray[np.int64] = self._index.labels[self._rows]
         return labels
 
-    @property
-    def shard_of(self) -> NDArray[np.int32]:
-        """Position of each image's shard among those of the source, int32 (n,)."""
-        shards: NDArray[np.int32] = self._index.shard_of[self._rows]
-        return shards
-
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -12,7 +12,7 @@ import numpy as np
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources.formats import extension_by_name
 from ccrop_pipeline.sources.keys import Keys
-from ccrop_pipeline.sources.shards import shard_names, shard_positions, shard_range
+from ccrop_pipeline.sources.shards import shard_names, shard_range
 from ccrop_pipeline.sources.source import Sample, digest
 
 
@@ -80,7 +80,6 @@ class FolderIndex:
         labels = (label_of.get(k.partition("/")[0], -1) if "/" in k else -1 for k in source.keys)
         self.keys = source.keys
         self.labels = np.fromiter(labels, dtype=np.int64, count=len(source.keys))
-        self.shard_of = shard_positions(len(source.keys))
         self._root = source.root
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccrop_pipeline.sources.keys import Keys
-from ccrop_pipeline.sources.shards import shard_names, shard_positions, shard_range
+from ccrop_pipeline.sources.shards import shard_names, shard_range
 from ccrop_pipeline.sources.source import Sample, digest
 from ccrop_pipeline.sources.textures import OUTLINES, TEXTURES, Floats, background, coverage
 
@@ -125,7 +125,6 @@ class ScenesIndex:
     def __init__(self, source: Scenes) -> None:
         self.keys = Keys(f"{source.split}-{i:06d}" for i in range(source.count))
         self.labels = np.arange(source.count, dtype=np.int64) % len(CLASSES)
-        self.shard_of = shard_positions(source.count)
         self._source = source
 
     def __len__(self) -> int:

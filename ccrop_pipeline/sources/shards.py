@@ -2,20 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 IMAGES_PER_SHARD = 65_536
 
 
 def shard_names(name: str, count: int) -> tuple[str, ...]:
     """Name the shards of ``count`` images ``NAME-000000``, ``NAME-000001`` and so on."""
     return tuple(f"{name}-{i:06d}" for i in range(-(-count // IMAGES_PER_SHARD)))
-
-
-def shard_positions(count: int) -> NDArray[np.int32]:
-    """Return the shard position of each of ``count`` images, shape ``(count,)``."""
-    return (np.arange(count) // IMAGES_PER_SHARD).astype(np.int32)
 
 
 def shard_range(shards: Sequence[str], shard: str, count: int) -> range:

@@ -44,10 +44,6 @@ class ImageIndex(Protocol):
     def labels(self) -> NDArray[np.int64]:
         """Class indices, shape ``(n,)``, -1 where unknown."""
 
-    @property
-    def shard_of(self) -> NDArray[np.int32]:
-        """Position in ``source.shards`` of each image's shard, shape ``(n,)``."""
-
     def __len__(self) -> int:
         """Number of images."""
 

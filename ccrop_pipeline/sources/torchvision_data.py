@@ -13,7 +13,7 @@ import numpy as np
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.sources.keys import Keys
-from ccrop_pipeline.sources.shards import shard_names, shard_positions, shard_range
+from ccrop_pipeline.sources.shards import shard_names, shard_range
 from ccrop_pipeline.sources.source import Sample, digest, known_label
 
 Split = Literal["train", "test"]
@@ -124,7 +124,6 @@ class TorchvisionIndex:
         count = len(source.dataset)
         self.keys = Keys(f"{source.split}-{i:06d}" for i in range(count))
         self.labels = np.array(_labels(source.dataset), dtype=np.int64)
-        self.shard_of = shard_positions(count)
         self._source = source
 
     def __len__(self) -> int:

@@ -29,7 +29,6 @@ def test_index_equals_read(tmp_path):
     assert list(index.keys) == [s.key for s in samples]
     assert [index.read(i) for i in range(len(index))] == [s.image for s in samples]
     assert index.labels.tolist() == [-1 if s.label is None else s.label for s in samples]
-    assert index.shard_of.tolist() == [0] * 6
 
 
 def test_images_at_the_root_have_no_label(tmp_path):

@@ -186,7 +186,6 @@ def test_index_equals_read(samples):
     assert list(index.keys) == [s.key for s in samples]
     assert index.labels.tolist() == [s.label for s in samples]
     assert [index.read(i) for i in range(40)] == [s.image for s in samples[:40]]
-    assert (index.shard_of == 0).all()
 
 
 def test_fingerprints_tell_parameters_apart():
