@@ -20,20 +20,17 @@ from typing import Any
 
 import torch
 
-from ccrop_pipeline.sources import Source, open_source, pack
+from ccrop_pipeline.images import Source, open_source, pack
+from ccrop_pipeline.recipes import Recipe, RefreshStage, load_recipe, make_plan
 from ccrop_pipeline.train import (
     FollowObserver,
     Inputs,
     Machine,
     Metrics,
     Observer,
-    Recipe,
-    RefreshStage,
     Run,
     Trainer,
     follow,
-    load_recipe,
-    make_plan,
 )
 
 

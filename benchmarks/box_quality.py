@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.images import open_source
 from ccrop_pipeline.report import box_quality
-from ccrop_pipeline.sources import open_source
 
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)

@@ -17,16 +17,15 @@ from pathlib import Path
 
 import torch
 
+from ccrop_pipeline.base import ComputeObserver, StageSeconds
 from ccrop_pipeline.compute import (
-    ComputeObserver,
     ComputeSettings,
-    StageSeconds,
     compute_boxes,
     default_batch_size,
     default_threads,
 )
+from ccrop_pipeline.images import Source, open_source
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
-from ccrop_pipeline.sources import Source, open_source
 
 
 class Stages(ComputeObserver):

@@ -15,12 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
+from ccrop_pipeline.base import ComputeObserver, StageSeconds
 from ccrop_pipeline.boxset import iou
-from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, StageSeconds, compute_boxes
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.images import Scenes, Source, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heatmaps, build_backbone
 from ccrop_pipeline.methods import METHODS, build_method, settings_type
-from ccrop_pipeline.sources import Scenes, Source, open_source, pack
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
 from ccrop_pipeline.views import (
     Augment,
     AugmentSettings,

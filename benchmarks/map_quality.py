@@ -16,6 +16,8 @@ import torch
 
 from ccrop_pipeline.boxset import FULL_BOX, iou
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import open_source, true_boxes
+from ccrop_pipeline.images.squares import whole_images
 from ccrop_pipeline.localize import (
     MAPS,
     BoxRule,
@@ -26,8 +28,6 @@ from ccrop_pipeline.localize import (
 )
 from ccrop_pipeline.models import ModelOptions, open_encoder
 from ccrop_pipeline.report import CENTRE_70
-from ccrop_pipeline.sources import open_source, true_boxes
-from ccrop_pipeline.views.whole import whole_images
 
 RULES = {
     **{f"threshold {k:g}": BoxRule(k) for k in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)},

@@ -12,10 +12,11 @@ from .rule_options import RULE_OPTIONS, rule_options
 from .share_options import share_options
 
 if TYPE_CHECKING:
+    from ccrop_pipeline.base import Share
     from ccrop_pipeline.boxset import BoxSet
-    from ccrop_pipeline.compute import ComputeSettings, Share
+    from ccrop_pipeline.compute import ComputeSettings
+    from ccrop_pipeline.images import Source
     from ccrop_pipeline.localize import Localizer
-    from ccrop_pipeline.sources import Source
 
 # Those of ccrop_pipeline.localize.MAPS, which takes torch to import.
 MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "keys")
@@ -107,7 +108,8 @@ def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
 
 
 def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
-    from ccrop_pipeline.compute import Share, compute_boxes
+    from ccrop_pipeline.base import Share
+    from ccrop_pipeline.compute import compute_boxes
 
     from .compute_progress import ComputeProgress
     from .opening import open_any

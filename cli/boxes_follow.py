@@ -9,7 +9,7 @@ import click
 from .share_options import share_options
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.compute import Share
+    from ccrop_pipeline.base import Share
     from ccrop_pipeline.train import FollowObserver
 
 _RANK = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
@@ -65,7 +65,7 @@ def follow(
 
 
 def _share(rank: int | None, world_size: int | None) -> "Share":
-    from ccrop_pipeline.compute import Share
+    from ccrop_pipeline.base import Share
     from ccrop_pipeline.train import Started
 
     started, told = Started.from_environment(), {}
@@ -77,8 +77,8 @@ def _share(rank: int | None, world_size: int | None) -> "Share":
 
 
 def _observer() -> "FollowObserver":
+    from ccrop_pipeline.base import StageSeconds
     from ccrop_pipeline.boxset import BoxSet
-    from ccrop_pipeline.compute import StageSeconds
     from ccrop_pipeline.train import FollowObserver
 
     from .boxes_audit import warn_if_useless

@@ -21,7 +21,7 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     """
     from ccrop_pipeline.boxset import SourceImage
     from ccrop_pipeline.boxset import validate as find_problems
-    from ccrop_pipeline.sources import image_hash
+    from ccrop_pipeline.images import image_hash
 
     from .opening import open_any
 

@@ -2,7 +2,7 @@
 
 import time
 
-from ccrop_pipeline.compute import ComputeObserver, StageSeconds
+from ccrop_pipeline.base import ComputeObserver, StageSeconds
 
 from .progress import Display, console
 

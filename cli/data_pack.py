@@ -54,7 +54,7 @@ def pack(
     Example:
       ccrop data pack photos data/photos
     """
-    from ccrop_pipeline.sources import pack as pack_source
+    from ccrop_pipeline.images import pack as pack_source
 
     from .opening import open_any
     from .progress import counter

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from ccrop_pipeline.images import Source
+    from ccrop_pipeline.recipes import Recipe
     from ccrop_pipeline.report import Quality
-    from ccrop_pipeline.sources import Source
-    from ccrop_pipeline.train import Recipe
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def demo(out: Path) -> None:
 def run_demo(out: Path, size: DemoSize) -> DemoResult:
     """Makes scenes, trains with boxes and without, and draws the contact sheet."""
     from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.recipes import RefreshStage, load_recipe, make_plan
     from ccrop_pipeline.report import box_quality, contact_sheet
-    from ccrop_pipeline.train import RefreshStage, load_recipe, make_plan
 
     seconds: dict[str, float] = {}
     with _clock(seconds, "make images"):
@@ -92,7 +92,7 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
 
 
 def _scenes(folder: Path, count: int) -> "Source":
-    from ccrop_pipeline.sources import Scenes, open_source, pack
+    from ccrop_pipeline.images import Scenes, open_source, pack
 
     if not folder.exists():
         pack(Scenes(count, split=folder.name), folder, prefix=folder.name, max_images=1000)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.models.export import ExportForm
+    from ccrop_pipeline.export.backbone import ExportForm
     from ccrop_pipeline.train.checkpoint import Which
 
 
@@ -47,7 +47,7 @@ def export(
     Example:
       ccrop export runs/first backbone.safetensors
     """
-    from ccrop_pipeline.models import export_backbone
+    from ccrop_pipeline.export import export_backbone
 
     done = export_backbone(run, out, form, encoder, overwrite)
     checked = (

@@ -9,7 +9,7 @@ from ccrop_pipeline.errors import CcropError
 if TYPE_CHECKING:
     import torch
 
-    from ccrop_pipeline.sources import Source
+    from ccrop_pipeline.images import Source
 
 Split = Literal["train", "test"]
 CACHE = Path("~/.cache/ccrop")
@@ -23,7 +23,7 @@ def open_any(
     Raises:
         CcropError: When it is neither, or cannot be opened.
     """
-    from ccrop_pipeline.sources import open_source, open_torchvision
+    from ccrop_pipeline.images import open_source, open_torchvision
 
     if _is_place(spec):
         return open_source(spec)
@@ -39,8 +39,8 @@ def from_anywhere(spec: str) -> str:
     Addresses and names of data sets hold anywhere as they are. So do commands (`pipe:...`), as
     long as they name no relative path: what in them is a path, nobody can tell.
     """
-    from ccrop_pipeline.sources import expand_braces
-    from ccrop_pipeline.sources.remote import is_remote
+    from ccrop_pipeline.images import expand_braces
+    from ccrop_pipeline.images.remote import is_remote
 
     if not _is_place(spec) or is_remote(spec):
         return spec
@@ -64,7 +64,7 @@ def open_device(name: str) -> "torch.device":
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        from ccrop_pipeline.compute.share import own_gpu
+        from ccrop_pipeline.base.ranks import own_gpu
 
         return torch.device("cuda", own_gpu(torch.cuda.device_count()))
     try:

@@ -9,9 +9,9 @@ import click
 from .model_options import model_options, open_model
 
 if TYPE_CHECKING:
+    from ccrop_pipeline.images import Source
     from ccrop_pipeline.localize import Encoder
     from ccrop_pipeline.probes import LabelledImages, LinearResult
-    from ccrop_pipeline.sources import Source
 
 # Options that only one of the probes reads, and the flag of that probe.
 _OWN = {"k": "kNN", "temperature": "kNN", "epochs": "--augmented", "rates": "--augmented"}

@@ -42,7 +42,7 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
     elif name in texts and not (resolved or as_json):
         click.echo(texts[name], nl=False)
     else:
-        from ccrop_pipeline.train import load_recipe
+        from ccrop_pipeline.recipes import load_recipe
 
         settings = load_recipe(name).to_dict()
         click.echo(json.dumps(settings) if as_json else "\n".join(toml_lines(settings)))
@@ -50,7 +50,7 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
 
 def bundled_texts() -> dict[str, str]:
     """What `ccrop_pipeline.train.bundled_recipes` returns, without the seconds torch takes."""
-    folder = resources.files("ccrop_pipeline") / "train" / "recipes"
+    folder = resources.files("ccrop_pipeline") / "recipes" / "toml"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {f.name.removesuffix(".toml"): f.read_text() for f in files if f.name.endswith(".toml")}
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.train import Inputs, Machine, Recipe, Stage
+    from ccrop_pipeline.recipes import Recipe, Stage
+    from ccrop_pipeline.train import Inputs, Machine
 
 # `METHODS` of the package, which a test compares: importing them takes seconds.
 METHODS = (
@@ -92,7 +93,8 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     Example:
       ccrop train data/photos runs/first --recipe cifar10-mocov2-2core --set epochs=5
     """
-    from ccrop_pipeline.train import Run, Trainer, make_plan
+    from ccrop_pipeline.recipes import make_plan
+    from ccrop_pipeline.train import Run, Trainer
 
     from .train_progress import TrainProgress
 
@@ -112,7 +114,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
 
 
 def _recipe(options: dict[str, Any]) -> "Recipe":
-    from ccrop_pipeline.train import load_recipe
+    from ccrop_pipeline.recipes import load_recipe
 
     method, every = options["method"], options["refresh_every"]
     name = options["recipe"] or method
@@ -156,7 +158,7 @@ def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:
-    from ccrop_pipeline.train import describe
+    from ccrop_pipeline.recipes import describe
 
     if as_json:
         stages = [

@@ -12,7 +12,7 @@ import torch
 from lightly.loss import NTXentLoss
 from torchvision.models import resnet18
 
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import open_source
 from ccrop_pipeline.views import Augment, Batch, MapLoader, MapViews, ViewCutter, ViewGroup
 
 SEED, BATCH, GROUPS = 0, 64, (ViewGroup(count=2, size=32),)

@@ -9,7 +9,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import BoxedDataset, ContrastiveCrop, folder_keys
+from ccrop_pipeline.adapters import BoxedDataset, folder_keys
+from ccrop_pipeline.crops import ContrastiveCrop
 
 SIDE, BATCH, STEPS, TEMPERATURE = 32, 64, 20, 0.5
 

@@ -20,7 +20,7 @@ from benchmarks.views.authors import Authors, official_window
 from benchmarks.views.data import SOURCES
 from benchmarks.views.rivals import RIVALS, Lightly
 from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows
-from ccrop_pipeline.sources import Scenes, pack
+from ccrop_pipeline.images import Scenes, pack
 
 
 @pytest.mark.parametrize("alpha", [0.1, 1.0])

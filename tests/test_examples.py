@@ -13,9 +13,8 @@ import torch
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
-from ccrop_pipeline.crops import decode
+from ccrop_pipeline.images import Scenes, decode, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
-from ccrop_pipeline.sources import Scenes, open_source, pack
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,20 +11,21 @@ ROOT = Path(__file__).parents[1]
 # From top to bottom: a part may import from parts further down only.
 LAYERS = (
     "report",
+    "export",
     "models",
     "train",
+    "recipes",
     "methods",
     "probes",
-    "compute",
     "exchange",
+    "compute",
     "adapters",
     "views",
     "localize",
     "crops",
-    "sources",
+    "images",
     "boxset",
-    "addresses",
-    "transfer",
+    "base",
     "errors",
 )
 
@@ -82,7 +83,7 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "absent"),
     [
         ("import ccrop_pipeline.boxset", {"torch", "xxhash", "webdataset", "PIL", "scipy"}),
-        ("import ccrop_pipeline.sources", {"torch", "webdataset"}),
+        ("import ccrop_pipeline.images", {"torch", "webdataset"}),
         ("import ccrop_pipeline.crops", {"torch"}),
         ("import ccrop_cli.main", {"torch", "pyarrow", "numpy", "rich", "PIL"}),
     ],

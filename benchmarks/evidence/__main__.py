@@ -13,7 +13,7 @@ from benchmarks.evidence.arms import SEEDS, STUDIES
 from ccrop_pipeline.errors import CcropError
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.sources import Source
+    from ccrop_pipeline.images import Source
 
 SCENES_EACH = 4000  # of training and of test
 
@@ -68,7 +68,7 @@ def run(
 
 def _sources(name: str, images: Path) -> "tuple[Source, Source]":
     """Training and test images; scenes are drawn first, if they are not there."""
-    from ccrop_pipeline.sources import Scenes, open_source, pack
+    from ccrop_pipeline.images import Scenes, open_source, pack
 
     if name != "scenes":
         patterns = (STUDIES[name].train, "test-*.parquet")

@@ -6,9 +6,9 @@ import numpy as np
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.exchange import fixed_boxes
-from ccrop_pipeline.exchange.writing import write_boxes
+from ccrop_pipeline.exchange.fixed import write_boxes
+from ccrop_pipeline.images import Source, true_boxes
 from ccrop_pipeline.report import box_quality
-from ccrop_pipeline.sources import Source, true_boxes
 
 
 def same_boxes(source: Source, folder: Path, name: str) -> Path:

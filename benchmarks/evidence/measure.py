@@ -5,10 +5,17 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.probes import Features, KnnSettings, embed, fit_softmax, knn_accuracy, labelled
-from ccrop_pipeline.probes.softmax import SoftmaxRegression
-from ccrop_pipeline.sources import Source
+from ccrop_pipeline.probes import (
+    Features,
+    KnnSettings,
+    SoftmaxRegression,
+    embed,
+    fit_softmax,
+    knn_accuracy,
+    labelled,
+)
 
 # Fixed beforehand, the same for every arm: a penalty chosen for each would add its own noise.
 LINEAR_PENALTY = 1e-3

@@ -15,7 +15,7 @@ import ccrop_pipeline
 from benchmarks.evidence.boxes import statistics
 from benchmarks.evidence.measure import LINEAR_PENALTY, features, knn, linear, some
 from benchmarks.evidence.windows import window_statistics
-from ccrop_pipeline.sources import Source
+from ccrop_pipeline.images import Source
 from ccrop_pipeline.train import load_checkpoint
 
 PROBES = "probes.jsonl"

@@ -14,17 +14,10 @@ from benchmarks.evidence.outcome import CURVE_BANK, CURVE_QUERIES, PROBES, Train
 from benchmarks.evidence.results import add_results, identity, read_results
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute.rethreshold import rethreshold
+from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import BoxRule
-from ccrop_pipeline.sources import Source
-from ccrop_pipeline.train import (
-    Inputs,
-    Machine,
-    Observer,
-    Recipe,
-    Trainer,
-    load_checkpoint,
-    load_recipe,
-)
+from ccrop_pipeline.recipes import Recipe, load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint
 
 
 @dataclass

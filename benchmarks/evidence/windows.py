@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet
-from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows, stored_size
-from ccrop_pipeline.sources import Source, true_boxes
+from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows
+from ccrop_pipeline.images import Source, stored_size, true_boxes
 
 PAIRS = 10  # of windows an image
 

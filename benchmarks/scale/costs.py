@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.scale.memory import ROWS_PER_SHARD, made_up_table
 from ccrop_pipeline.boxset import Provenance, SourceInfo, write_manifest, write_shard
+from ccrop_pipeline.images import open_source
+from ccrop_pipeline.images.squares import Squeezer
 from ccrop_pipeline.localize import BoxRule, Encoder, boxes_from_heatmaps, build_backbone
-from ccrop_pipeline.sources import open_source
-from ccrop_pipeline.views.whole import Squeezer
 
 _MADE_UP = Provenance(None, None, SourceInfo("made up", "00"), rule="random boxes")
 _BATCH = 32

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.work import contents, make_source, work
+from ccrop_pipeline.base import ComputeObserver
 from ccrop_pipeline.boxset import validate
-from ccrop_pipeline.compute import ComputeObserver
 
 _PATIENCE = 120.0  # seconds without news of a process
 _context = multiprocessing.get_context("forkserver")

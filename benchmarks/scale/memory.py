@@ -31,7 +31,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.sources import Sample
+from ccrop_pipeline.images import Sample
 
 ROWS_PER_SHARD = 10_000
 STAGES = ("nothing", "compute", "shards", "manifest", "validate", "lookup")

@@ -18,10 +18,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks.scale.work import SETTINGS, contents, make_source, small_localizer, work
+from ccrop_pipeline.base import ComputeObserver
 from ccrop_pipeline.boxset import validate
-from ccrop_pipeline.compute import ComputeObserver
 from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import open_source
 
 
 def main() -> None:

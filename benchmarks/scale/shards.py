@@ -22,7 +22,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import open_source
 
 _MADE_UP = Provenance(None, None, SourceInfo("made up", "00"), rule="random boxes")
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
+from ccrop_pipeline.base import ComputeObserver, Share
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
-from ccrop_pipeline.sources import Scenes, open_source, pack
 
 SIZE = 32  # pixels
 SETTINGS = ComputeSettings(batch_size=64, threads=1)

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ccrop_pipeline.crops import decode
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import decode, open_source
 
 SOURCES = ("cifar10-webdataset", "clothing-webdataset", "objects-webdataset")
 SMALL_IMAGES, PHOTOGRAPHS = 1024, 96  # images of a round, for one worker

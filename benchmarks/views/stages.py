@@ -14,8 +14,8 @@ import torch
 from benchmarks.views.data import ImageSet
 from benchmarks.views.ours import CPU, OurViews, view_group
 from benchmarks.views.rounds import interleaved
-from ccrop_pipeline.crops import crop_and_resize, decode_reduced, reduction_for, stored_size
-from ccrop_pipeline.sources import open_source, pack
+from ccrop_pipeline.crops import crop_and_resize, reduction_for
+from ccrop_pipeline.images import decode_reduced, open_source, pack, stored_size
 from ccrop_pipeline.views import Augment, Batch, ViewCutter, ViewGroup
 from ccrop_pipeline.views.batch import hash_keys
 

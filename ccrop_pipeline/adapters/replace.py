@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from torchvision.transforms import v2
 
-from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.crops.transform import ContrastiveCrop
+from ccrop_pipeline.crops import ContrastiveCrop, CropParams
 from ccrop_pipeline.errors import CcropError
 
 _DEFAULT_PARAMS: Final = CropParams()

@@ -7,9 +7,9 @@ from typing import Any
 
 import PIL.Image
 
-from ccrop_pipeline.adapters.choice import chosen
+from ccrop_pipeline.adapters.dataset import chosen
 from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
-from ccrop_pipeline.crops.transform import attach_box
+from ccrop_pipeline.crops import attach_box
 from ccrop_pipeline.errors import CcropError
 
 _Samples = Iterable[dict[str, Any]]

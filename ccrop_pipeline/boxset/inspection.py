@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ccrop_pipeline.boxset.checks import check_rows
-from ccrop_pipeline.boxset.folder import BoxFolder
-from ccrop_pipeline.boxset.rules import Problem
+from ccrop_pipeline.base import BoxFolder
+from ccrop_pipeline.boxset.rules import Problem, check_rows
 from ccrop_pipeline.boxset.shards import FORMS, check_provenance
 from ccrop_pipeline.boxset.table import BoxTable
 

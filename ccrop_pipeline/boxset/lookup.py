@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset.atomic import written_aside
-from ccrop_pipeline.boxset.choices import Choices
-from ccrop_pipeline.boxset.folder import Location, is_address
-from ccrop_pipeline.boxset.table import FULL_BOX, BoxTable
+from ccrop_pipeline.base import Location, is_address
+from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.boxset.table import FULL_BOX, BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
 
 Rows = Callable[[], Iterable[BoxTable]]

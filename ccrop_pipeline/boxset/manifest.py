@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.boxset.atomic import TargetTakenError
-from ccrop_pipeline.boxset.folder import BoxFolder, Location, open_folder
+from ccrop_pipeline.base import BoxFolder, Location, open_folder
+from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json, typed
 from ccrop_pipeline.boxset.rules import Problem, refuse

@@ -11,10 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset.choices import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
-from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable, Choices
 
 MAX_ROW_GROUP = 65_536
 _EDGES = ("x_min", "y_min", "x_max", "y_max")

@@ -1,24 +1,26 @@
 """Opening a complete box set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset.folder import BoxFolder, Location, is_address, open_folder
+from ccrop_pipeline.base import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
 from ccrop_pipeline.boxset.manifest import (
     MANIFEST,
     Manifest,
     read_manifest,
     strays,
+    write_manifest,
     wrong_sizes,
 )
 from ccrop_pipeline.boxset.rules import Problem, refuse
-from ccrop_pipeline.boxset.shards import FORMS, check_provenance
-from ccrop_pipeline.boxset.table import BoxTable
+from ccrop_pipeline.boxset.shards import FORMS, check_provenance, shard_is_complete, write_shard
+from ccrop_pipeline.boxset.table import BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
 
 
@@ -122,3 +124,88 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
             "Resume by running the same command that was computing it."
         )
     raise CcropError(f"{folder} is not a box set: it has no {MANIFEST}. Check the path.")
+
+
+MissingBoxes = Literal["error", "full"]
+
+
+class BoxFinder:
+    """Finds boxes by key in a memory-mapped file that all workers share.
+
+    Args:
+        boxes: Folder of a box set: a local path, or an address that fsspec knows.
+        missing: What to do with a key that has no box: fail, or take the full box.
+
+    Raises:
+        CcropError: If the folder holds no complete box set.
+    """
+
+    def __init__(self, boxes: str | Path, missing: MissingBoxes = "error") -> None:
+        if missing not in ("error", "full"):
+            raise ValueError(f"missing must be 'error' or 'full', not {missing!r}")
+        self._box_set = BoxSet.open(boxes)
+        self._lookup = self._box_set.lookup()
+        self._missing = missing
+
+    def find(self, keys: Sequence[str]) -> NDArray[np.float32]:
+        """Return the boxes of keys, normalised x_min, y_min, x_max, y_max, (n, 4).
+
+        Where an image has several boxes, this is their union.
+
+        Raises:
+            CcropError: If a key has no box and that is an error.
+        """
+        boxes, found = self._lookup.find(keys)
+        if self._missing == "error" and not found.all():
+            absent = [keys[i] for i in np.flatnonzero(~found)[:3]]
+            raise CcropError(
+                f"{np.count_nonzero(~found)} of {len(keys)} images have no box in "
+                f"{self._box_set.folder}, such as {', '.join(map(repr, absent))}; its keys look "
+                f"like {self._some_key()!r}. Give the keys of the source that the boxes were "
+                "computed from, compute boxes for these images, or let them keep the full box "
+                '(missing="full"; --missing-boxes full).'
+            )
+        return boxes
+
+    def choices(self, keys: Sequence[str]) -> Choices | None:
+        """Return the boxes that a sampler may draw from, n rows; None where each key has one box.
+
+        Raises:
+            CcropError: If a key has no box and that is an error.
+        """
+        choices = self._lookup.choices(keys)
+        if choices is not None and self._missing == "error":
+            self.find(keys)
+        return choices
+
+    def _some_key(self) -> str | None:
+        tables = self._box_set.tables(heatmaps=False)
+        return next((table.keys[0] for _, table in tables if len(table.keys)), None)
+
+
+def convert(folder: Location, out: Location, form: str) -> Manifest:
+    """Write a box set again in another form, with the same rows and the same provenance.
+
+    After a kill the same call continues. Parquet to WebDataset and back gives the same bytes
+    with the same version of pyarrow.
+
+    Args:
+        folder: The box set: a local path, or an address that fsspec knows.
+        out: Folder of the new one, either as well.
+        form: `parquet` or `webdataset`.
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        CcropError: If `folder` holds no complete box set, `out` holds something else, or
+            a key cannot be kept by WebDataset.
+        ValueError: If the form is not known.
+    """
+    boxes = BoxSet.open(folder)
+    provenance = boxes.manifest.provenance
+    names = [entry.name for entry in boxes.manifest.shards]
+    for name in names:
+        if not shard_is_complete(out, name, provenance, form):
+            write_shard(out, name, boxes.read(name), provenance, form)
+    return write_manifest(out, names, provenance, form)

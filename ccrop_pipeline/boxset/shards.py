@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccrop_pipeline.base import Location, open_folder
+from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
-from ccrop_pipeline.boxset.atomic import TargetTakenError
-from ccrop_pipeline.boxset.checks import check_rows
-from ccrop_pipeline.boxset.folder import Location, open_folder
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json
-from ccrop_pipeline.boxset.rules import Problem, refuse
+from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
 from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset.choices import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
-from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable, Choices
 
 MEMBER_SUFFIX = ".box.json"
 _EDGES = ("x_min", "y_min", "x_max", "y_max")

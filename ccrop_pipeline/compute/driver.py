@@ -8,24 +8,21 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from ccrop_pipeline.base import ComputeObserver, Location, Share, is_address
 from ccrop_pipeline.boxset import (
     FORMS,
     BoxSet,
-    Location,
     Provenance,
     SourceInfo,
-    is_address,
     missing_shards,
     shard_is_complete,
     write_manifest,
 )
-from ccrop_pipeline.compute.observer import ComputeObserver
+from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.compute.settings import ComputeSettings
-from ccrop_pipeline.compute.shards import compute_shards
-from ccrop_pipeline.compute.share import Share
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Localizer
-from ccrop_pipeline.sources import Source
 
 _ALONE = Share(0, 1)
 _SILENT = ComputeObserver()

@@ -14,20 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.boxset import (
-    BoxSet,
-    Location,
-    Provenance,
-    shard_is_complete,
-    write_manifest,
-)
+from ccrop_pipeline.base import ComputeObserver, Location, StageSeconds
+from ccrop_pipeline.boxset import BoxSet, Provenance, shard_is_complete, write_manifest
 from ccrop_pipeline.compute.driver import provenance_of
-from ccrop_pipeline.compute.observer import ComputeObserver, StageSeconds
+from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.compute.settings import ComputeSettings
-from ccrop_pipeline.compute.shards import compute_shards
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Localizer
-from ccrop_pipeline.sources import Source
 
 # A worker that ends so often is not unlucky with its nodes: an image crashes a decoder, or a node
 # has too little memory.

@@ -6,13 +6,12 @@ torchvision in, at first use.
 
 from typing import TYPE_CHECKING, Any
 
-from ccrop_pipeline.crops.decode import UnreadableImage, decode, decode_reduced, stored_size
-from ccrop_pipeline.crops.philox import CHOICE, PHOTOMETRIC, WINDOW, key_hash, uniforms
+from ccrop_pipeline.crops.randomness import CHOICE, PHOTOMETRIC, WINDOW, key_hash, uniforms
 from ccrop_pipeline.crops.resize import crop_and_resize, reduction_for
 from ccrop_pipeline.crops.windows import RULES, UNIFORMS_PER_WINDOW, CropParams, sample_windows
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.crops.transform import ContrastiveCrop, as_bounding_box
+    from ccrop_pipeline.crops.transform import ContrastiveCrop, as_bounding_box, attach_box
 
 __all__ = [
     "CHOICE",
@@ -22,21 +21,18 @@ __all__ = [
     "WINDOW",
     "ContrastiveCrop",
     "CropParams",
-    "UnreadableImage",
     "as_bounding_box",
+    "attach_box",
     "crop_and_resize",
-    "decode",
-    "decode_reduced",
     "key_hash",
     "reduction_for",
     "sample_windows",
-    "stored_size",
     "uniforms",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("ContrastiveCrop", "as_bounding_box"):
+    if name not in ("ContrastiveCrop", "as_bounding_box", "attach_box"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ccrop_pipeline.crops import transform
 

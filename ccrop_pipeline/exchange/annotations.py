@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from ccrop_pipeline.boxset import OK, BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
 
 # What edges are measured in: shares of the sides of the image, pixels of the stored image, or
@@ -86,3 +89,105 @@ def folder_digest(root: Path, files: Iterable[Path]) -> str:
     for path in files:
         whole.update(f"{path.relative_to(root).as_posix()}\0{file_digest(path)}\n".encode())
     return whole.hexdigest()
+
+
+_LISTS = {"classes.txt"}  # names of the classes, which labelling tools put beside the labels
+
+
+def read_yolo(folder: Path) -> Annotations:
+    """Find the label files in a folder at any depth; each is read when its image comes.
+
+    An empty file says that its image has no object.
+
+    Raises:
+        CcropError: If there is none.
+    """
+    files = sorted(path for path in folder.rglob("*.txt") if path.name not in _LISTS)
+    if not files:
+        raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    return Annotations("yolo", names, partial(_read_labels, folder), folder_digest(folder, files))
+
+
+def _read_labels(folder: Path, name: str) -> Annotated:
+    path = folder / f"{name}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    centres = np.array(rows, np.float64).reshape(-1, 4)
+    half = centres[:, 2:] / 2
+    corners = np.concatenate([centres[:, :2] - half, centres[:, :2] + half], axis=1)
+    return Annotated(corners, "shares")
+
+
+def _numbers(path: Path, number: int, line: str) -> list[float]:
+    words = line.split()
+    try:
+        # A sixth word is the confidence of a detector.
+        if len(words) not in (5, 6):
+            raise ValueError(f"{len(words)} words")
+        return [float(word) for word in words[1:5]]
+    except ValueError as error:
+        raise CcropError(
+            f"{path} line {number} is no box ({error}): {line[:80]!r}. Expected are class, x and y "
+            "of the centre, width and height, all as shares of the image; polygons are not read."
+        ) from error
+
+
+def read_masks(folder: Path) -> Annotations:
+    """Find the PNG files in a folder at any depth; each is decoded when its image comes.
+
+    Raises:
+        CcropError: If there is none.
+    """
+    files = sorted(folder.rglob("*.png"))
+    if not files:
+        raise CcropError(f"{folder} holds no masks *.png. Check the path.")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return Annotations("masks", names, partial(_read_mask, folder), folder_digest(folder, files))
+
+
+def _read_mask(folder: Path, name: str) -> Annotated:
+    try:
+        with Image.open(folder / name) as mask:
+            # The numbers of a palette's colours, and grey of any depth, are kept as they are.
+            pixels = np.asarray(mask)
+            transparent = mask.mode in ("LA", "RGBA")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CcropError(f"the mask {folder / name} cannot be decoded: {error}") from error
+    if transparent:
+        pixels = pixels[..., :-1]
+    content = pixels != 0 if pixels.ndim == 2 else (pixels != 0).any(axis=-1)
+    height, width = content.shape
+    return Annotated(_box(content), (width, height))
+
+
+def _box(content: np.ndarray) -> np.ndarray:
+    columns, rows = (np.flatnonzero(content.any(axis=axis)) for axis in (0, 1))
+    if not len(rows):
+        return np.empty((0, 4))
+    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return np.array([edges], np.float64)
+
+
+def found_boxes(table: BoxTable) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return every box that is a find, with its row: all choices where there are some.
+
+    Returns:
+        Rows, int64 (m,), and boxes, float32 (m, 4).
+    """
+    rows = np.flatnonzero(table.status == OK)
+    if table.choices is None:
+        return rows, table.boxes[rows]
+    chosen: Choices = table.choices.take(rows)
+    return np.repeat(rows, chosen.counts), chosen.boxes
+
+
+def in_pixels(boxes: NDArray[np.float32], sizes: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Turn normalised boxes (m, 4) of images of these widths and heights, (m, 2), into pixels.
+
+    Returns:
+        float64 (m, 4), left, top, width and height.
+    """
+    edges = boxes.astype(np.float64)
+    sides = sizes.astype(np.float64)
+    return np.concatenate([edges[:, :2] * sides, (edges[:, 2:] - edges[:, :2]) * sides], axis=1)

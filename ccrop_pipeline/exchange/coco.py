@@ -14,8 +14,13 @@ import numpy as np
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.exchange.annotations import Annotated, Annotations, file_digest
-from ccrop_pipeline.exchange.rows import found_boxes, in_pixels
+from ccrop_pipeline.exchange.annotations import (
+    Annotated,
+    Annotations,
+    file_digest,
+    found_boxes,
+    in_pixels,
+)
 
 
 def read_coco(path: Path) -> Annotations:

@@ -1,13 +1,56 @@
 """Box sets as other tools read them."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.boxset.atomic import written_aside
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels
 from ccrop_pipeline.exchange.coco import write_coco
-from ccrop_pipeline.exchange.huggingface import METADATA, write_metadata
+
+# `metadata.parquet`, which Hugging Face datasets read beside a folder of images.
+#
+# `load_dataset("imagefolder", data_dir=...)` joins its column `file_name` to the files and adds the
+# others: `objects` with `bbox`, left, top, width and height in pixels, and `categories`.
+
+
+METADATA: Final = "metadata.parquet"
+_OBJECTS: Final = pa.struct(
+    [("bbox", pa.list_(pa.list_(pa.float64()))), ("categories", pa.list_(pa.int64()))]
+)
+_SCHEMA: Final = pa.schema([("file_name", pa.string()), ("objects", _OBJECTS)])
+
+
+def write_metadata(box_set: BoxSet, path: Path, suffix: str) -> None:
+    """Write a row an image; its list is empty where its box is no find.
+
+    Args:
+        box_set: The boxes.
+        path: File to write; its name has to be `metadata.parquet` in the end.
+        suffix: Put behind each key to make its `file_name`.
+    """
+    with pq.ParquetWriter(path.absolute(), _SCHEMA, compression="zstd") as writer:
+        for _, table in box_set.tables(heatmaps=False):
+            writer.write_table(_rows(table, suffix))
+
+
+def _rows(table: BoxTable, suffix: str) -> Any:
+    rows, boxes = found_boxes(table)
+    counts = np.bincount(rows, minlength=len(table))
+    starts = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+    edges = pa.array(in_pixels(boxes, table.sizes[rows]).reshape(-1))
+    fours = pa.array(np.arange(0, 4 * len(boxes) + 1, 4, dtype=np.int32))
+    bbox = pa.ListArray.from_arrays(starts, pa.ListArray.from_arrays(fours, edges))
+    categories = pa.ListArray.from_arrays(starts, pa.array(np.zeros(len(boxes), np.int64)))
+    objects = pa.StructArray.from_arrays([bbox, categories], names=["bbox", "categories"])
+    names = pa.array([key + suffix for key in table.keys], pa.string())
+    return pa.Table.from_arrays([names, objects.cast(_OBJECTS)], schema=_SCHEMA)
+
 
 FILES: Final = ("coco", "hf")
 

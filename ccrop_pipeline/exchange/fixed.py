@@ -1,13 +1,109 @@
 """The same box for every image."""
 
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import FULL_BOX, BoxSet
-from ccrop_pipeline.exchange.writing import Advance, write_boxes
-from ccrop_pipeline.sources import Source
+from ccrop_pipeline.boxset import (
+    EMPTY,
+    FULL_BOX,
+    OK,
+    UNREADABLE,
+    BoxSet,
+    BoxTable,
+    Choices,
+    Provenance,
+    SourceInfo,
+    shard_is_complete,
+    write_manifest,
+    write_shard,
+)
+from ccrop_pipeline.images import Sample, Source, UnreadableImage, image_hash, stored_size
+
+Advance = Callable[[int], None]
+# From key, width and height in pixels to boxes, float32 (k, 4); none for an image without content.
+Place = Callable[[str, int, int], NDArray[np.float32]]
+
+_FULL = np.array([FULL_BOX], np.float32)
+
+
+def write_boxes(
+    source: Source,
+    folder: str | Path,
+    rule: str,
+    place: Place,
+    several: bool = False,
+    advance: Advance | None = None,
+) -> BoxSet:
+    """Write a box for every image of a source.
+
+    Complete shards of the same rule and source that already lie in the folder are kept, and
+    nothing is overwritten. Of an image only the header is decoded.
+
+    Args:
+        source: Images.
+        folder: Where the box set goes.
+        rule: How the boxes come about: all that they depend on besides the source.
+        place: Gives the boxes of an image; called for readable images, in source order.
+        several: Whether images keep all boxes that `place` gives, for a sampler to draw from.
+        advance: If given, called with numbers of images that are done.
+
+    Raises:
+        CcropError: If the folder holds other boxes, or the source cannot be read.
+    """
+    provenance = Provenance(
+        encoder=None,
+        localizer=None,
+        source=SourceInfo(source.kind, source.fingerprint()),
+        rule=rule,
+        libraries={name: version(name) for name in ("ccrop-pipeline", "numpy", "pillow")},
+    )
+    for shard in source.shards:
+        # All are looked at before the first is written: of other boxes none is touched.
+        shard_is_complete(folder, shard, provenance)
+    for shard in source.shards:
+        if not shard_is_complete(folder, shard, provenance):
+            table = _table(source.read(shard), place, several, advance)
+            write_shard(folder, shard, table, provenance)
+    write_manifest(folder, source.shards, provenance)
+    return BoxSet.open(folder)
+
+
+def _table(
+    samples: Iterable[Sample], place: Place, several: bool, advance: Advance | None
+) -> BoxTable:
+    keys, sizes, hashes, status, rows = [], [], [], [], []
+    for sample in samples:
+        size, boxes = _one(sample, place)
+        keys.append(sample.key)
+        sizes.append(size)
+        hashes.append(image_hash(sample.image))
+        status.append(UNREADABLE if size == (0, 0) else OK if len(boxes) else EMPTY)
+        rows.append(boxes if len(boxes) else _FULL)
+        if advance:
+            advance(1)
+    choices = Choices.of(rows)
+    return BoxTable(
+        keys=keys,
+        boxes=choices.union(),
+        sizes=np.array(sizes, np.uint32).reshape(-1, 2),
+        status=np.array(status, np.uint8),
+        image_hash=np.array(hashes, np.uint64),
+        choices=choices if several else None,
+    )
+
+
+def _one(sample: Sample, place: Place) -> tuple[tuple[int, int], NDArray[np.float32]]:
+    try:
+        width, height = stored_size(sample.image)
+    except UnreadableImage:
+        return (0, 0), _FULL[:0]
+    return (width, height), place(sample.key, width, height)
+
 
 # SimCCrop: half of the height and of the width, in the middle. From the README of the code of
 # ContrastiveCrop (Peng et al., CVPR 2022, arXiv 2202.03278); the paper does not have it.

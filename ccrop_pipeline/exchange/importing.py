@@ -1,5 +1,8 @@
 """Boxes of another tool, joined to a source by key, as a box set."""
 
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,11 +10,117 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import UNREADABLE, BoxSet
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import Annotated, Annotations
-from ccrop_pipeline.exchange.join import join, refuse_no_match
-from ccrop_pipeline.exchange.several import Several
-from ccrop_pipeline.exchange.writing import Advance, write_boxes
-from ccrop_pipeline.sources import Source
+from ccrop_pipeline.exchange.fixed import Advance, write_boxes
+from ccrop_pipeline.images import Source, tar_key
+
+
+def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """Find for each key the name of its annotation.
+
+    A key and a name belong together if they are equal; else if they are equal without their file
+    extensions, with dots as `ccrop data pack` changes them; else if their last parts are, with
+    the extension; else without it. All but the first count only where no other key and no other
+    name could be meant.
+
+    Args:
+        names: What the images are called in the annotations; unique.
+        keys: What they are called in the source; unique.
+
+    Returns:
+        Names by key, without the keys that have none.
+    """
+    equal = set(names).intersection(keys)
+    found, taken = dict(zip(equal, equal, strict=True)), set(equal)
+    for form in (_packed, _last_part, _stem):
+        names_by_form = _unique(names, form)
+        for short, key in _unique(keys, form).items():
+            name = names_by_form.get(short)
+            if name is not None and key not in found and name not in taken:
+                found[key] = name
+                taken.add(name)
+    return found
+
+
+def refuse_no_match(names: Sequence[str], keys: Sequence[str], where: str) -> None:
+    """Raise the error for annotations of other images.
+
+    Raises:
+        CcropError: Always.
+    """
+    raise CcropError(
+        f"none of the {len(names)} annotated images is among the {len(keys)} of {where}: the "
+        f"annotations name {_some(names)}, the source {_some(keys)}. Give the images that were "
+        "annotated, or change the names; nothing was written."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:3]) or "nothing"
+
+
+def _unique(names: Sequence[str], form: Callable[[str], str]) -> dict[str, str]:
+    count = Counter(map(form, names))
+    return {form(name): name for name in names if count[form(name)] == 1}
+
+
+def _packed(name: str) -> str:
+    # As `ccrop data pack` names members: without extension, and without other dots.
+    return tar_key(name) if _last_part(name) and "\0" not in name else name
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return _packed(_last_part(name))
+
+
+_FORMS = re.compile(r"union|largest|keep:([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Several:
+    """The rule for images with several boxes.
+
+    Attributes:
+        text: `union` takes the box around all, `largest` the one of the largest area, and
+            `keep:K` keeps the K largest for a sampler to draw from.
+
+    Raises:
+        ValueError: If the text is another.
+    """
+
+    text: str = "union"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rule."""
+        if not _FORMS.fullmatch(self.text):
+            raise ValueError(f"{self.text!r} is not union, largest or keep:K with K at least 1")
+
+    @property
+    def keeps_choices(self) -> bool:
+        """Whether images keep several boxes."""
+        return self.text.startswith("keep")
+
+    def apply(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Choose or join boxes.
+
+        Args:
+            boxes: float32 (k, 4), k at least 1.
+
+        Returns:
+            float32 (j, 4): for `union` and `largest` one box, for `keep:K` at most K, the largest
+            first. Of equally large ones those go first that came first.
+        """
+        if self.text == "union":
+            return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
+        widths, heights = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).T
+        order = np.argsort(-widths * heights, kind="stable")
+        return boxes[order[: int(self.text[5:]) if self.keeps_choices else 1]]
+
 
 # YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
 _BEYOND = 1e-5

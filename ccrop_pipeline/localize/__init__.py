@@ -13,7 +13,7 @@ This folder needs torch and touches no files.
 
 from ccrop_pipeline.localize.attention import Attention
 from ccrop_pipeline.localize.backbones import Backbone, backbone_names, build_backbone
-from ccrop_pipeline.localize.boxes import BoxRule, boxes_from_heatmaps
+from ccrop_pipeline.localize.box_rules import BoxRule, boxes_from_heatmaps
 from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -10,12 +10,44 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ccrop_pipeline.boxset import EncoderInfo
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
-from ccrop_pipeline.localize.grid import Layout, as_feature_map, token_grid
-from ccrop_pipeline.localize.tap import Tap
+from ccrop_pipeline.localize.heatmaps import Layout, as_feature_map, token_grid
+
+
+class Tap(nn.Module):
+    """Runs a module and returns what one of its layers gave, not what it gave itself.
+
+    Both in one module, so that ``torch.compile`` sees the layer's output as the result and drops
+    what comes after it.
+
+    Args:
+        module: The network.
+        layer: Dotted path of the layer, empty for the module's own output.
+    """
+
+    def __init__(self, module: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.module = module
+        self.layer = layer
+        self.kept: dict[str, object] = {}
+
+    def forward(self, images: Tensor) -> object:
+        """What the layer gave for `images`, tensors as copies; None if it took no part."""
+        self.kept = {}
+        self.module(images)
+        # By name, which puts the name among the guards of compiled code: taps whose guards agree
+        # may share it, and two layers of one network must not.
+        return self.kept.get(self.layer)
+
+    def keep(self, _module: nn.Module, _args: object, output: object) -> None:
+        """Forward hook of the layer."""
+        # Copied, since the next layer may work in place (ReLUs and residual sums often do).
+        self.kept[self.layer] = output.clone() if isinstance(output, Tensor) else output
+
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -282,3 +314,46 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+_IMAGES = 8
+
+
+def probe_images(size: int) -> Tensor:
+    """Made images with structure at many scales, the same on every machine.
+
+    Args:
+        size: Side in pixels.
+
+    Returns:
+        uint8 ``(8, 3, size, size)``: blocks of random colours, finer from image to image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = []
+    for number in range(_IMAGES):
+        cells = min(2 ** (number + 1), size)
+        colours = torch.randint(0, 256, (1, 3, cells, cells), generator=generator)
+        images.append(F.interpolate(colours.to(torch.uint8), size=(size, size), mode="nearest"))
+    return torch.cat(images)
+
+
+def has_negative_features(encoder: Encoder) -> bool:
+    """Whether the features of the probe images are negative anywhere, so that sums cancel."""
+    return bool((encoder.features(probe_images(encoder.input_size)) < 0).any())
+
+
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """Copies a tensor to a device; on a GPU in the order of its work.
+
+    A copy to a GPU is asynchronous from pinned memory only: from any other, the host first waits
+    until all that was asked of the GPU before, such as the last training step, is done.
+
+    Args:
+        values: Any tensor; what is pinned or on the device already is not copied again.
+        device: Where it is to go.
+    """
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    if values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ccrop_pipeline.boxset import LocalizerInfo
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize.attention import Attention
-from ccrop_pipeline.localize.attention_maps import class_attention, key_similarity
-from ccrop_pipeline.localize.boxes import BoxRule, located
-from ccrop_pipeline.localize.encoder import Encoder
+from ccrop_pipeline.localize.attention import Attention, class_attention, key_similarity
+from ccrop_pipeline.localize.box_rules import BoxRule, located
+from ccrop_pipeline.localize.encoder import Encoder, has_negative_features
 from ccrop_pipeline.localize.heatmaps import (
     absolute_sum,
     channel_sum,
@@ -19,7 +18,6 @@ from ccrop_pipeline.localize.heatmaps import (
     l2_norm,
     min_max,
 )
-from ccrop_pipeline.localize.probe_images import has_negative_features
 
 _OF_FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sum": channel_sum,

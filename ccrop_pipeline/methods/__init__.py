@@ -5,9 +5,8 @@ what is a method's own (momentum encoders, queues, centres) stays inside it.
 """
 
 from ccrop_pipeline.methods.build import METHODS, build_method, settings_type
-from ccrop_pipeline.methods.embedding import embedding_std
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.settings import MethodSettings
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput
+from ccrop_pipeline.methods.shared import embedding_std
 
 __all__ = [
     "METHODS",

@@ -7,11 +7,9 @@ from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.methods.barlowtwins import BarlowTwins
 from ccrop_pipeline.methods.byol import BYOL
 from ccrop_pipeline.methods.dino import DINO
-from ccrop_pipeline.methods.method import Method
-from ccrop_pipeline.methods.mocov1 import MoCoV1
-from ccrop_pipeline.methods.mocov2 import MoCoV2
+from ccrop_pipeline.methods.method import Method, MethodSettings
+from ccrop_pipeline.methods.moco import MoCoV1, MoCoV2
 from ccrop_pipeline.methods.mocov3 import MoCoV3
-from ccrop_pipeline.methods.settings import MethodSettings
 from ccrop_pipeline.methods.simclr import SimCLR
 from ccrop_pipeline.methods.simsiam import SimSiam
 from ccrop_pipeline.methods.vicreg import VICReg

@@ -10,9 +10,8 @@ from lightly.models.utils import update_momentum
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.momentum import cosine_momentum, follower
-from ccrop_pipeline.methods.settings import MethodSettings, count, share
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, share
+from ccrop_pipeline.methods.shared import cosine_momentum, follower
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.momentum import cosine_momentum, follower
-from ccrop_pipeline.methods.precision import at_least_float32
-from ccrop_pipeline.methods.settings import MethodSettings, count, positive, share
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive, share
+from ccrop_pipeline.methods.shared import at_least_float32, cosine_momentum, follower
 
 
 @dataclass(frozen=True)

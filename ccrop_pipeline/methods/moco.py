@@ -5,15 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from lightly.loss import NTXentLoss
+from lightly.models.modules import MoCoProjectionHead
 from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.momentum import follower
-from ccrop_pipeline.methods.queue import Queue
-from ccrop_pipeline.methods.settings import MethodSettings, count, positive, share
-from ccrop_pipeline.methods.shuffled_batch_norm import Shuffle, shuffled
+from ccrop_pipeline.methods.batch_norm import Shuffle, shuffled
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive, share
+from ccrop_pipeline.methods.shared import Queue, follower
 
 
 @dataclass(frozen=True)
@@ -74,3 +73,39 @@ class MoCo(Method):
         order = self.shuffle.draw(len(view), view.device)
         keys: Tensor = self.momentum_projector(self.momentum_backbone(view[order]))
         return keys[order.argsort()]
+
+
+@dataclass(frozen=True)
+class MoCoV1Settings(MoCoSettings):
+    """Numbers of MoCo v1; see `MoCoSettings`. Temperature 0.07 as in section 3.3."""
+
+    name: str = "mocov1"
+    temperature: float = positive(0.07)
+
+
+class MoCoV1(MoCo):
+    """MoCo with one linear layer behind the encoder."""
+
+    settings_class = MoCoV1Settings
+
+    def __init__(self, backbone: Backbone, settings: MoCoV1Settings) -> None:
+        projector = nn.Linear(backbone.feature_dim, settings.projection_dim)
+        super().__init__(backbone, settings, projector)
+
+
+@dataclass(frozen=True)
+class MoCoV2Settings(MoCoSettings):
+    """Numbers of MoCo v2; see `MoCoSettings`. Temperature 0.2 as in table 2."""
+
+    name: str = "mocov2"
+
+
+class MoCoV2(MoCo):
+    """MoCo with SimCLR's idea of two layers behind the encoder."""
+
+    settings_class = MoCoV2Settings
+
+    def __init__(self, backbone: Backbone, settings: MoCoV2Settings) -> None:
+        width = backbone.feature_dim
+        projector = MoCoProjectionHead(width, width, settings.projection_dim)
+        super().__init__(backbone, settings, projector)

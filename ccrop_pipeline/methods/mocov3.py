@@ -15,10 +15,8 @@ from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.gather import gathered, rank
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.momentum import cosine_momentum, follower
-from ccrop_pipeline.methods.settings import MethodSettings, count, positive, share
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive, share
+from ccrop_pipeline.methods.shared import cosine_momentum, follower, gathered, rank
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.settings import MethodSettings, count, positive
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from lightly.models.modules import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.settings import MethodSettings, count
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count
 
 
 @dataclass(frozen=True)

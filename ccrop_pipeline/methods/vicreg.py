@@ -8,9 +8,8 @@ from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.gather import OfWholeBatch
-from ccrop_pipeline.methods.method import Method, StepOutput
-from ccrop_pipeline.methods.settings import MethodSettings, count, weight
+from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, weight
+from ccrop_pipeline.methods.shared import OfWholeBatch
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,7 @@ Weights are read without running code from the file, unless that is asked for. T
 torch; timm only for what is timm's.
 """
 
-from ccrop_pipeline.models.export import Exported, export_backbone
 from ccrop_pipeline.models.layers import LayerInfo, layers_of
-from ccrop_pipeline.models.opening import ModelOptions, open_encoder
-from ccrop_pipeline.models.run_rule import rule_of_run
+from ccrop_pipeline.models.open_model import ModelOptions, open_encoder, rule_of_run
 
-__all__ = [
-    "Exported",
-    "LayerInfo",
-    "ModelOptions",
-    "export_backbone",
-    "layers_of",
-    "open_encoder",
-    "rule_of_run",
-]
+__all__ = ["LayerInfo", "ModelOptions", "layers_of", "open_encoder", "rule_of_run"]

@@ -13,8 +13,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import backbone_names, build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import best_match, shapes_of
-from ccrop_pipeline.models.network import Network
-from ccrop_pipeline.models.optional import import_timm
+from ccrop_pipeline.models.network import Network, import_timm
 
 _CIFAR_SIZE, _USUAL_SIZE = 32, 224
 _HEAD_WIDTH = 64  # channels of each attention head in ViT, DeiT and DINO of every size up to L

@@ -9,8 +9,8 @@ from torch.jit import ScriptModule
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.localize.grid import Layout
-from ccrop_pipeline.localize.probe_images import probe_images
+from ccrop_pipeline.localize.encoder import probe_images
+from ccrop_pipeline.localize.heatmaps import Layout
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,8 @@ from torch import nn
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
-from ccrop_pipeline.models.fitting import fit
-from ccrop_pipeline.models.network import Network
-from ccrop_pipeline.models.optional import import_timm
-from ccrop_pipeline.models.positions import with_positions_for
+from ccrop_pipeline.models.fitting import fit, with_positions_for
+from ccrop_pipeline.models.network import Network, import_timm
 
 Weights = Checkpoint | Literal["pretrained", "random"]
 _OURS = "-cifar"

@@ -1,9 +1,11 @@
 """A network that is ready to be looked into, before a layer is chosen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -26,3 +28,18 @@ class Network:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     epoch: int | None = None
+
+
+def import_timm() -> Any:
+    """The package timm.
+
+    Raises:
+        CcropError: It is not installed.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise CcropError(
+            "This model is built by timm, which is missing: pip install timm."
+        ) from None
+    return timm

@@ -9,19 +9,19 @@ settings on a part of the training images and look at the test images once, at t
 """
 
 from ccrop_pipeline.probes.augmented import AugmentedSettings, augmented_probe
-from ccrop_pipeline.probes.features import Features, embed
-from ccrop_pipeline.probes.images import (
+from ccrop_pipeline.probes.features import (
+    Features,
     LabelledImages,
     at_most,
     bank_and_queries,
+    embed,
     expect_same_classes,
     held_out,
     labelled,
     validation_split,
 )
 from ccrop_pipeline.probes.knn import KnnSettings, knn_accuracy
-from ccrop_pipeline.probes.linear import LinearResult, linear_probe
-from ccrop_pipeline.probes.softmax import SoftmaxRegression, fit_softmax
+from ccrop_pipeline.probes.linear import LinearResult, SoftmaxRegression, fit_softmax, linear_probe
 
 __all__ = [
     "AugmentedSettings",

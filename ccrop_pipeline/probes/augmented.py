@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from ccrop_pipeline.crops import PHOTOMETRIC, CropParams, uniforms
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.probes.features import Features, embed
-from ccrop_pipeline.probes.images import LabelledImages
+from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed
 from ccrop_pipeline.probes.linear import LinearResult, classes_of
-from ccrop_pipeline.probes.subset import Subset
 from ccrop_pipeline.views import (
     Batch,
     Loader,

@@ -1,16 +1,145 @@
-"""One vector for each labelled image, from a frozen encoder."""
+"""Labelled images of a source, and how they are split by key."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import ImageIndex, Source
+from ccrop_pipeline.images.squares import whole_images
 from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.probes.images import LabelledImages
-from ccrop_pipeline.views.whole import whole_images
+from ccrop_pipeline.views.batch import hash_keys
+
+_HELD_OUT = 6  # one image in six asks, the others answer, when there is no test source
+_VALIDATION = 10  # one training image in ten chooses the settings of a linear probe
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Some labelled rows of an index.
+
+    Attributes:
+        index: Images by position.
+        rows: int64 (n,) positions in the index.
+    """
+
+    index: ImageIndex
+    rows: np.ndarray
+
+
+def labelled(index: ImageIndex, location: str) -> LabelledImages:
+    """All labelled images of an index.
+
+    Args:
+        index: Images by position.
+        location: Where they come from, for people.
+
+    Raises:
+        CcropError: When there is none.
+    """
+    rows = np.flatnonzero(index.labels >= 0)
+    if not len(rows):
+        raise CcropError(f"no image of {location} has a label, so there is nothing to probe with")
+    return LabelledImages(index, rows)
+
+
+def bank_and_queries(
+    train: Source, index: ImageIndex, test: Source | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """The labelled images that answer, and those that are asked about.
+
+    Without a test, or where it has the same images, about a sixth is held out by key: images
+    that answer would know themselves.
+
+    Args:
+        train: Where the images that answer come from.
+        index: Its images by position; also that of the queries where some are held out.
+        test: Where those that are asked about come from.
+
+    Raises:
+        CcropError: When one of the two has no labels, when they have other classes, or when there
+            are too few images to hold some out.
+    """
+    bank = labelled(index, train.location)
+    if test is None or test.fingerprint() == train.fingerprint():
+        return held_out(bank)
+    expect_same_classes(train, test)
+    return bank, labelled(test.index(), test.location)
+
+
+def expect_same_classes(train: Source, test: Source) -> None:
+    """Checks that a label means the same class in two sources that name their classes.
+
+    Raises:
+        CcropError: It does not. In a folder without images of one class, for example, those after
+            it have other labels.
+    """
+    for label, (ours, theirs) in enumerate(zip(train.classes, test.classes, strict=False)):
+        if ours != theirs:
+            raise CcropError(
+                f"label {label} is {ours!r} in {train.location} and {theirs!r} in "
+                f"{test.location}, so that an accuracy would mean nothing. Give both images of "
+                "the same classes"
+            )
+
+
+def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Splits images by key into a bank and about a sixth of them as queries.
+
+    Raises:
+        CcropError: When a part would be empty.
+    """
+    bank, queries = _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
+    if not len(bank.rows) or not len(queries.rows):
+        raise CcropError(
+            f"{len(images.rows)} labelled images are too few to hold out a sixth of them for a "
+            "test. Give other images for the test, or take no probe (probe.every=0 in a run)"
+        )
+    return bank, queries
+
+
+def at_most(images: LabelledImages, count: int) -> LabelledImages:
+    """The given number of images, or all if there are fewer; by key, whatever their order."""
+    if len(images.rows) <= count:
+        return images
+    chosen = np.argsort(_hashes(images), kind="stable")[:count]
+    return LabelledImages(images.index, np.sort(images.rows[chosen]))
+
+
+def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Splits training images by key into those to fit and about a tenth to choose settings on.
+
+    The same images on every machine, and independent of `held_out`, so that its bank can be
+    split again.
+
+    Raises:
+        CcropError: When a part would be empty.
+    """
+    chosen = _hashes(images) // np.uint64(_HELD_OUT) % np.uint64(_VALIDATION) == 0
+    fitted, validation = _without(images, chosen)
+    if not len(fitted.rows) or not len(validation.rows):
+        raise CcropError(
+            f"{len(images.rows)} labelled images are too few to choose the settings of a linear "
+            "probe on a tenth of them. Use the kNN probe"
+        )
+    return fitted, validation
+
+
+def _hashes(images: LabelledImages) -> np.ndarray:
+    keys = images.index.keys
+    return hash_keys([keys[row] for row in images.rows.tolist()])
+
+
+def _without(images: LabelledImages, chosen: np.ndarray) -> tuple[LabelledImages, LabelledImages]:
+    return (
+        LabelledImages(images.index, images.rows[~chosen]),
+        LabelledImages(images.index, images.rows[chosen]),
+    )
+
 
 _BATCH = 256  # images a forward pass
 
@@ -62,3 +191,35 @@ def embed(
         torch.cat(values)[torch.from_numpy(kept)],
         torch.from_numpy(images.index.labels[images.rows[kept]]),
     )
+
+
+class Subset:
+    """The images of a `LabelledImages` by position, for the loaders of `views`.
+
+    Args:
+        images: Which rows of which index.
+    """
+
+    def __init__(self, images: LabelledImages) -> None:
+        self._index: ImageIndex = images.index
+        self._rows = images.rows
+        keys = images.index.keys
+        self._keys = [keys[row] for row in images.rows.tolist()]
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Keys in the order of the rows."""
+        return self._keys
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, int64 (n,)."""
+        labels: NDArray[np.int64] = self._index.labels[self._rows]
+        return labels
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, i: int) -> bytes:
+        """The encoded bytes of image `i`."""
+        return self._index.read(int(self._rows[i]))

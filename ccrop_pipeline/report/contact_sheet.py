@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.crops import CropParams, UnreadableImage, decode
+from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Sample, Source, true_boxes
+from ccrop_pipeline.images import Sample, Source, UnreadableImage, decode, true_boxes
 from ccrop_pipeline.views import ViewCutter, ViewGroup
 from ccrop_pipeline.views.batch import hash_keys
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet, iou
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Source, true_boxes
+from ccrop_pipeline.images import Source, true_boxes
 
 CENTRE_70 = (0.15, 0.15, 0.85, 0.85)
 

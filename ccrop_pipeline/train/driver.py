@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from ccrop_pipeline.base import Share
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute import Share
+from ccrop_pipeline.boxset.statistics import box_metrics
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
-from ccrop_pipeline.sources import ImageIndex
-from ccrop_pipeline.train.box_metrics import box_metrics
+from ccrop_pipeline.images import ImageIndex
+from ccrop_pipeline.recipes import FixedStage, Recipe, RefreshStage, TrainStage, make_plan
+from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
 from ccrop_pipeline.train.checkpoint import NEWEST, Checkpoint, load_checkpoint, save_checkpoint
 from ccrop_pipeline.train.epoch import train_epoch
 from ccrop_pipeline.train.inputs import Inputs, Machine
@@ -20,18 +22,8 @@ from ccrop_pipeline.train.learner import Learner
 from ccrop_pipeline.train.loading import open_loader, view_groups
 from ccrop_pipeline.train.metrics import Metrics
 from ccrop_pipeline.train.observer import Observer
-from ccrop_pipeline.train.plan import (
-    FixedStage,
-    RefreshStage,
-    TrainStage,
-    box_folder,
-    checkpoint_file,
-    make_plan,
-)
-from ccrop_pipeline.train.precision import slow_precision
 from ccrop_pipeline.train.probing import Probe, open_probe
-from ccrop_pipeline.train.processes import Processes
-from ccrop_pipeline.train.recipe import Recipe
+from ccrop_pipeline.train.processes import Processes, slow_precision
 from ccrop_pipeline.train.refresh import newest_boxes, refresh_boxes
 from ccrop_pipeline.train.run import Run, expect_outside, identity_of
 from ccrop_pipeline.views import Augment

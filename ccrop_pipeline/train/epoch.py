@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.train.learner import Learner
 from ccrop_pipeline.train.observer import Observer, StepReport
 from ccrop_pipeline.train.processes import Processes
-from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.views import Augment, Batch, Loader
 
 

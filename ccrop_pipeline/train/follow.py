@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from ccrop_pipeline.base import ComputeObserver, Share
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute import ComputeObserver, Share
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Source
-from ccrop_pipeline.train.plan import box_folder
+from ccrop_pipeline.images import Source
+from ccrop_pipeline.recipes.plan import box_folder
 from ccrop_pipeline.train.refresh import due_boxes, left_to_others, refresh_boxes
 from ccrop_pipeline.train.run import Run
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from ccrop_pipeline.boxset import MissingBoxes
-from ccrop_pipeline.sources import Source
-from ccrop_pipeline.train.starting import StartingWeights
+from ccrop_pipeline.images import Source
+from ccrop_pipeline.train.checkpoint import StartingWeights
 
 
 @dataclass(frozen=True)

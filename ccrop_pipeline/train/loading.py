@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
+from ccrop_pipeline.base import Share
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute import Share
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import ImageIndex
+from ccrop_pipeline.images import ImageIndex
+from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.train.inputs import Inputs, Machine
-from ccrop_pipeline.train.recipe import Recipe
 from ccrop_pipeline.views import (
     Loader,
     MapLoader,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccrop_pipeline.base.files import replacing
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.train.files import replacing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

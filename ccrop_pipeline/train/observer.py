@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ccrop_pipeline.base import ComputeObserver
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute import ComputeObserver
-from ccrop_pipeline.train.plan import Stage
+from ccrop_pipeline.recipes import Stage
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
     KnnSettings,
@@ -12,7 +13,6 @@ from ccrop_pipeline.probes import (
     embed,
     knn_accuracy,
 )
-from ccrop_pipeline.sources import ImageIndex
 from ccrop_pipeline.train.inputs import Inputs
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
+from ccrop_pipeline.base import ComputeObserver, Share
 from ccrop_pipeline.boxset import BoxSet, missing_shards
-from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import BoxRule, Localizer
-from ccrop_pipeline.sources import Source
+from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
 from ccrop_pipeline.train.checkpoint import load_checkpoint
-from ccrop_pipeline.train.plan import box_folder, checkpoint_file
 
 _NUMBERED = re.compile(r"epoch-(\d+)(\.pt)?")
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ccrop_pipeline.base.files import hidden_name, replacing
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.boxset.atomic import hidden_name
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
+from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
+from ccrop_pipeline.recipes import Recipe
+from ccrop_pipeline.recipes.recipe import differences
 from ccrop_pipeline.train.checkpoint import NEWEST
-from ccrop_pipeline.train.files import replacing
 from ccrop_pipeline.train.inputs import Inputs
 from ccrop_pipeline.train.metrics import Metrics
-from ccrop_pipeline.train.recipe import Recipe, differences
 
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere

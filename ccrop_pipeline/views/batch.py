@@ -1,12 +1,16 @@
 """What a loader hands to a training step."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.crops import key_hash
+from ccrop_pipeline.boxset import FULL_BOX, BoxFinder, Choices, MissingBoxes
+from ccrop_pipeline.crops import CHOICE, key_hash, uniforms
+from ccrop_pipeline.errors import CcropError
 
 
 @dataclass
@@ -49,3 +53,128 @@ def make_batch(
     return Batch(
         views, torch.from_numpy(hashes.view(np.int64)), torch.from_numpy(labels), unreadable
     )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBoxes:
+    """The boxes of n images, one or several each.
+
+    Attributes:
+        boxes: float32 (n, 4); the union where an image has several.
+        choices: The boxes of each image to draw from; None where each has one.
+    """
+
+    boxes: np.ndarray
+    choices: Choices | None = None
+
+    @classmethod
+    def find(cls, folder: str | Path, keys: list[str], missing: MissingBoxes) -> "ImageBoxes":
+        """Looks up the boxes of keys in a box set.
+
+        Raises:
+            CcropError: The box set cannot be read, or lacks images and that is an error.
+        """
+        finder = BoxFinder(folder, missing)
+        return cls(finder.find(keys), finder.choices(keys))
+
+    def of_epoch(self, seed: int, epoch: int, hashes: np.ndarray) -> np.ndarray:
+        """One box of each image for all its views in an epoch; equally likely.
+
+        Args:
+            seed: Seed of the run; a draw depends on (seed, epoch, key) and nothing else.
+            epoch: Epoch that the views are drawn for.
+            hashes: Hashes of the keys, uint64 (n,).
+
+        Returns:
+            float32 (n, 4).
+        """
+        if self.choices is None:
+            return self.boxes
+        return self.choices.pick(uniforms(seed, epoch, hashes, 0, CHOICE, 1)[:, 0])
+
+
+class SharedNumber:
+    """A whole number as an attribute that workers see as it changes.
+
+    Persistent workers hold a copy of the data set they were started with. Only what lies in
+    shared memory and is written in place reaches them.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._place = f"_{name}"
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> int: ...
+    def __get__(self, instance: object | None, owner: type) -> Self | int:
+        return self if instance is None else int(vars(instance)[self._place])
+
+    def __set__(self, instance: object, number: int) -> None:
+        if self._place not in vars(instance):
+            vars(instance)[self._place] = _shared(torch.zeros((), dtype=torch.int64))
+        vars(instance)[self._place].fill_(number)
+
+
+class SharedBoxes:
+    """The boxes and the epoch of a map-style loader, seen by its workers as they change.
+
+    Args:
+        count: Number of images.
+
+    Attributes:
+        epoch: Epoch whose views the workers cut.
+    """
+
+    epoch = SharedNumber()
+    _used = SharedNumber()
+
+    def __init__(self, count: int) -> None:
+        self._boxes = _shared(torch.tensor(FULL_BOX).repeat(count, 1))
+        self.epoch, self._used = 0, 0
+
+    def use(self, boxes: np.ndarray | None) -> None:
+        """Takes new boxes, float32 (count, 4), in the order of the index; None: random crops."""
+        if boxes is not None:
+            self._boxes.copy_(torch.from_numpy(boxes))
+        self._used = int(boxes is not None)
+
+    def of(self, rows: np.ndarray) -> np.ndarray | None:
+        """Boxes of some rows, float32 (n, 4), or None for random crops."""
+        return self._boxes.numpy()[rows] if self._used else None
+
+
+class CurrentBoxSet:
+    """Path of the box set that streaming workers read, and where they are, in shared memory.
+
+    Attributes:
+        epoch: Epoch whose views the workers cut.
+        start: Batches of the epoch, over all workers, that are not wanted.
+    """
+
+    _MAX_PATH_BYTES = 4096
+    epoch = SharedNumber()
+    start = SharedNumber()
+
+    def __init__(self) -> None:
+        self._path = _shared(torch.zeros(self._MAX_PATH_BYTES, dtype=torch.uint8))
+        self.epoch, self.start = 0, 0
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the box set, or None for random crops."""
+        path = self._path.numpy().tobytes().rstrip(b"\0").decode()
+        return Path(path) if path else None
+
+    @folder.setter
+    def folder(self, folder: Path | None) -> None:
+        encoded = b"" if folder is None else str(Path(folder).resolve()).encode()
+        if len(encoded) > self._MAX_PATH_BYTES:
+            raise CcropError(f"the path of the box set is too long: {folder}")
+        padded = np.frombuffer(encoded.ljust(self._MAX_PATH_BYTES, b"\0"), np.uint8)
+        self._path.copy_(torch.from_numpy(padded.copy()))
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return tensor

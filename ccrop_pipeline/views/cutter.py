@@ -13,15 +13,13 @@ from ccrop_pipeline.crops import (
     UNIFORMS_PER_WINDOW,
     WINDOW,
     CropParams,
-    UnreadableImage,
     crop_and_resize,
-    decode_reduced,
     reduction_for,
     sample_windows,
-    stored_size,
     uniforms,
 )
-from ccrop_pipeline.views.settings import ViewGroup
+from ccrop_pipeline.images import UnreadableImage, decode_reduced, stored_size
+from ccrop_pipeline.views.groups import ViewGroup
 
 GREY = 128
 _FULL = np.array([FULL_BOX], np.float32)

@@ -9,10 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ccrop_pipeline.boxset import MissingBoxes
-from ccrop_pipeline.sources import ImageIndex
-from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
-from ccrop_pipeline.views.boxes import SharedBoxes
-from ccrop_pipeline.views.choice import ImageBoxes
+from ccrop_pipeline.images import ImageIndex
+from ccrop_pipeline.views.batch import Batch, ImageBoxes, SharedBoxes, hash_keys, make_batch
 from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.order import batches_of
 

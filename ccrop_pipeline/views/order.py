@@ -1,5 +1,9 @@
 """The order of images in an epoch."""
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
 import numpy as np
 
 
@@ -28,3 +32,28 @@ def batches_of(
     batches = order[: count // batch_size * batch_size].reshape(-1, batch_size)
     own = batch_size // world_size
     return batches[:, rank * own : (rank + 1) * own]
+
+
+Item = TypeVar("Item")
+
+
+def shards_of_rank(
+    shards: Sequence[str], seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[str]:
+    """The shards that one rank reads in an epoch, in the order of reading.
+
+    The order of all depends on (seed, epoch) alone, so the ranks share them out exactly.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(shards))
+    return [shards[at] for at in order[rank::world_size]]
+
+
+def shuffled(items: Iterator[Item], size: int, random: np.random.Generator) -> Iterator[Item]:
+    """Yields all items, each out of `size` that are held back; 1 keeps their order."""
+    held = list(islice(items, size))
+    for item in items:
+        at = int(random.integers(size))
+        yield held[at]
+        held[at] = item
+    for at in random.permutation(len(held)):
+        yield held[at]

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from ccrop_pipeline.boxset import MissingBoxes
-from ccrop_pipeline.crops import UnreadableImage, stored_size
-from ccrop_pipeline.crops.resample import crop_and_resize_batch
-from ccrop_pipeline.sources import ImageIndex
-from ccrop_pipeline.transfer import to_device
-from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
-from ccrop_pipeline.views.choice import ImageBoxes
+from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
+from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
+from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.views.batch import Batch, ImageBoxes, hash_keys, make_batch
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
 from ccrop_pipeline.views.order import batches_of
 

@@ -1,22 +1,93 @@
 """Views shard by shard, for sources that are read in order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Sample, Source
-from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
-from ccrop_pipeline.views.boxes import CurrentBoxSet
-from ccrop_pipeline.views.choice import ImageBoxes
+from ccrop_pipeline.images import Sample, Source
+from ccrop_pipeline.views.batch import Batch, CurrentBoxSet, ImageBoxes, hash_keys, make_batch
 from ccrop_pipeline.views.cutter import ViewCutter
-from ccrop_pipeline.views.leftover import Leftover, whole_batches
-from ccrop_pipeline.views.shuffle import shards_of_rank, shuffled
+from ccrop_pipeline.views.order import shards_of_rank, shuffled
+
+
+@dataclass
+class Leftover:
+    """The last images of a worker, fewer than a batch.
+
+    Attributes:
+        batch: Their crops.
+        unreadable: Which of them could not be decoded, bool (B,).
+    """
+
+    batch: Batch
+    unreadable: np.ndarray
+
+    @classmethod
+    def of(cls, images: list[Batch]) -> "Leftover":
+        """Joins batches of one image each."""
+        flags = np.array([image.unreadable > 0 for image in images])
+        return cls(_joined(images, flags), flags)
+
+    def __len__(self) -> int:
+        return len(self.unreadable)
+
+    def rows(self, first: int, end: int | None = None) -> "Leftover":
+        """Some of the images."""
+        at, batch = slice(first, end), self.batch
+        views = tuple(group[:, at] for group in batch.views)
+        some = Batch(views, batch.key_hashes[at], batch.labels[at])
+        return Leftover(some, self.unreadable[at])
+
+
+def whole_batches(items: Iterable[Batch | Leftover | None], size: int) -> Iterator[Batch | None]:
+    """Yield full batches at once, and leftovers as soon as they make up one.
+
+    What makes up no batch in the end is dropped.
+
+    Args:
+        items: What the workers hand over. Each item gives at most one batch. None stands for a
+            full batch that nobody wants.
+        size: Images a full batch; a leftover has fewer.
+    """
+    held: list[Leftover] = []
+    for item in items:
+        if not isinstance(item, Leftover):
+            yield item
+            continue
+        lacking = size - sum(map(len, held))
+        held.append(item.rows(0, lacking))
+        if len(item) >= lacking:
+            yield _merged(held)
+            held = [item.rows(lacking)]
+
+
+def _merged(leftovers: list[Leftover]) -> Batch:
+    flags = np.concatenate([leftover.unreadable for leftover in leftovers])
+    return _joined([leftover.batch for leftover in leftovers], flags)
+
+
+def _joined(batches: list[Batch], unreadable: np.ndarray) -> Batch:
+    return Batch(
+        tuple(_along_images(groups) for groups in zip(*(b.views for b in batches), strict=True)),
+        torch.cat([batch.key_hashes for batch in batches]),
+        torch.cat([batch.labels for batch in batches]),
+        int(unreadable.sum()),
+    )
+
+
+def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
+    # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
+    stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
+    return stored.permute(0, 1, 4, 2, 3)
+
 
 # A sample with its box, float32 (4,); None while there are no boxes.
 Boxed = tuple[Sample, np.ndarray | None]

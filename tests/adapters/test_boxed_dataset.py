@@ -7,9 +7,10 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import BoxedDataset, ContrastiveCrop, folder_keys
+from ccrop_pipeline.adapters import BoxedDataset, folder_keys
+from ccrop_pipeline.crops import ContrastiveCrop
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import open_source
 
 KEYS = [f"train-{i:06d}" for i in range(COUNT)]
 V2 = v2.Compose([ContrastiveCrop(16, SMALL), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])

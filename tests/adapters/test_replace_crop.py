@@ -11,8 +11,8 @@ from torch import nn
 from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 
-from ccrop_pipeline.adapters import ContrastiveCrop, attach_box, replace_crop
-from ccrop_pipeline.crops import CropParams
+from ccrop_pipeline.adapters import replace_crop
+from ccrop_pipeline.crops import ContrastiveCrop, CropParams, attach_box
 from ccrop_pipeline.errors import CcropError
 
 SIDE = 6

@@ -10,10 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import BoxedRows, ContrastiveCrop
-from ccrop_pipeline.crops import UnreadableImage
+from ccrop_pipeline.adapters import BoxedRows
+from ccrop_pipeline.crops import ContrastiveCrop
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import UnreadableImage, open_source
 
 NAMES = [f"{i:03d}.png" for i in range(COUNT)]
 BYTES = [encoded(picture(i)) for i in range(COUNT)]

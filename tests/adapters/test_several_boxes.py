@@ -10,7 +10,7 @@ import webdataset as wds
 from made_boxed import HEIGHT, SMALL, WIDTH, box_of, encoded, picture, share_of_white
 from torchvision.transforms.v2 import functional as F
 
-from ccrop_pipeline.adapters import BoxedDataset, BoxedRows, ContrastiveCrop, add_boxes
+from ccrop_pipeline.adapters import BoxedDataset, BoxedRows, add_boxes
 from ccrop_pipeline.boxset import (
     BoxTable,
     Choices,
@@ -19,6 +19,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
+from ccrop_pipeline.crops import ContrastiveCrop
 
 READINGS = 64
 CROP = ContrastiveCrop(16, SMALL)

@@ -7,7 +7,8 @@ import webdataset as wds
 from made_boxed import COUNT, SMALL, box_set, encoded, error_of, picture, share_of_white
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import ContrastiveCrop, add_boxes
+from ccrop_pipeline.adapters import add_boxes
+from ccrop_pipeline.crops import ContrastiveCrop
 from ccrop_pipeline.errors import CcropError
 
 KEYS = [f"some/{i:03d}" for i in range(COUNT)]

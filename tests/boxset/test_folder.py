@@ -13,6 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from table_strategies import PROVENANCE, assert_same, make_table
 
+from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.boxset import (
     BoxFinder,
     BoxSet,
@@ -26,7 +27,6 @@ from ccrop_pipeline.boxset import (
     write_shard,
     write_shard_once,
 )
-from ccrop_pipeline.boxset.atomic import written_aside
 from ccrop_pipeline.errors import CcropError
 
 OTHER = Provenance(None, None, SourceInfo("tar", "ef"), rule="centre")

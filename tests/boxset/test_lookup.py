@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from table_strategies import PROVENANCE, keys, make_table, tables
 
-from ccrop_pipeline.boxset import FULL_BOX, BoxSet, BoxTable, write_manifest, write_shard
-from ccrop_pipeline.boxset.lookup import BoxLookup, key_hashes, sorted_words
+from ccrop_pipeline.boxset import FULL_BOX, BoxLookup, BoxSet, BoxTable, write_manifest, write_shard
+from ccrop_pipeline.boxset.lookup import key_hashes, sorted_words
 from ccrop_pipeline.errors import CcropError
 
 

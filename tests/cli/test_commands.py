@@ -15,8 +15,8 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import MAPS
-from ccrop_pipeline.sources import Scenes
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,7 +2,7 @@ from ccrop_cli.demo import DemoSize, run_demo
 from PIL import Image
 
 from ccrop_pipeline.boxset import validate
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import open_source
 
 SMALL = DemoSize(
     train=80,

@@ -7,7 +7,8 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 
 from ccrop_pipeline.localize import build_backbone
-from ccrop_pipeline.train import Checkpoint, load_recipe
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Checkpoint
 from ccrop_pipeline.train.checkpoint import save_checkpoint
 
 

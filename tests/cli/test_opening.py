@@ -5,7 +5,7 @@ from ccrop_cli.main import cli
 from ccrop_cli.opening import from_anywhere, open_any
 from click.testing import CliRunner
 
-from ccrop_pipeline.sources import Scenes, pack
+from ccrop_pipeline.images import Scenes, pack
 
 OVERLAPPED = [
     "image_size=32",

@@ -7,7 +7,7 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 from PIL import Image
 
-from ccrop_pipeline.sources import Scenes
+from ccrop_pipeline.images import Scenes
 
 MODEL = ("torchvision:resnet18", "--weights", "random", "--input-size", "32", "--device", "cpu")
 

@@ -8,8 +8,8 @@ import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
-from ccrop_pipeline.train import bundled_recipes, load_recipe
-from ccrop_pipeline.train.recipe_files import recipe_from_dict
+from ccrop_pipeline.recipes import bundled_recipes, load_recipe
+from ccrop_pipeline.recipes.recipe_files import recipe_from_dict
 
 
 def run(*arguments):

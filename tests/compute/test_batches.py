@@ -5,10 +5,10 @@ import time
 import pytest
 from PIL import Image
 
-from ccrop_pipeline.compute.batches import decoded_batches
-from ccrop_pipeline.compute.observer import StageSeconds
+from ccrop_pipeline.base import StageSeconds
+from ccrop_pipeline.compute.pipeline import decoded_batches
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Sample, image_hash
+from ccrop_pipeline.images import Sample, image_hash
 
 
 def image(value: int) -> bytes:

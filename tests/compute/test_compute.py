@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from ccrop_pipeline.base import ComputeObserver, Share
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
-from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, Share, compute_boxes
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.localize import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,7 +23,6 @@ from ccrop_pipeline.localize import (
     Localizer,
     build_backbone,
 )
-from ccrop_pipeline.sources import Sample, Scenes, image_hash, open_source, pack
 
 SETTINGS = ComputeSettings(batch_size=7)
 

@@ -4,10 +4,10 @@ import torch
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
 from ccrop_pipeline.compute import default_batch_size
-from ccrop_pipeline.compute.locate import Locator
+from ccrop_pipeline.compute.pipeline import Locator
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images.squares import WholeImages
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer
-from ccrop_pipeline.views.whole import WholeImages
 
 SIZE = 16
 

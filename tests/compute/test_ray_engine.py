@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ccrop_pipeline.base import ComputeObserver
 from ccrop_pipeline.boxset import validate
-from ccrop_pipeline.compute import ComputeObserver, ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
-from ccrop_pipeline.sources import Scenes, open_source, pack
 
 SETTINGS = ComputeSettings(batch_size=7, threads=1)
 

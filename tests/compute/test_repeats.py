@@ -1,6 +1,6 @@
 import pytest
 
-from ccrop_pipeline.compute.repeats import Repeats
+from ccrop_pipeline.compute.pipeline import Repeats
 from ccrop_pipeline.errors import CcropError
 
 

@@ -10,8 +10,8 @@ from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, convert, valida
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
-from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
 
 SETTINGS = ComputeSettings(batch_size=7, threads=1)
 RULES = [

@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.scale.kills import killed
 from benchmarks.scale.work import SETTINGS, contents, make_source, small_localizer, work
+from ccrop_pipeline.base import Share
 from ccrop_pipeline.boxset import BoxSet, validate
-from ccrop_pipeline.compute import Share, compute_boxes
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.compute import compute_boxes
+from ccrop_pipeline.images import open_source
 
 
 def test_killed_processes_make_the_box_set_of_one_in_peace(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from scipy.special import betaincinv
 
-from ccrop_pipeline.crops.beta import symmetric_beta
+from ccrop_pipeline.crops.windows import symmetric_beta
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ from ccrop_pipeline.crops import (
     UNIFORMS_PER_WINDOW,
     CropParams,
     crop_and_resize,
-    decode,
-    decode_reduced,
     reduction_for,
     sample_windows,
 )
 from ccrop_pipeline.crops import resize as module
+from ccrop_pipeline.images import decode, decode_reduced
 
 
 @pytest.fixture(params=["fast_image_resize", "Pillow"])

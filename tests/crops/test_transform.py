@@ -14,9 +14,9 @@ from ccrop_pipeline.crops import (
     ContrastiveCrop,
     CropParams,
     as_bounding_box,
+    attach_box,
     sample_windows,
 )
-from ccrop_pipeline.crops.transform import attach_box
 
 WIDTH, HEIGHT = 120, 90
 BOX = (0.2, 0.3, 0.6, 0.9)

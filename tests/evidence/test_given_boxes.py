@@ -12,7 +12,7 @@ from benchmarks.evidence import boxes as made
 from benchmarks.evidence.windows import window_statistics
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows
-from ccrop_pipeline.sources import Scenes, open_source, pack, true_boxes
+from ccrop_pipeline.images import Scenes, open_source, pack, true_boxes
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from ccrop_pipeline.exchange import (
     read_masks,
 )
 from ccrop_pipeline.exchange.importing import in_shares
-from ccrop_pipeline.sources import image_hash, open_source, pack
+from ccrop_pipeline.images import image_hash, open_source, pack
 
 FULL = [0.0, 0.0, 1.0, 1.0]
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.exchange.join import join, refuse_no_match
-from ccrop_pipeline.sources import tar_key
+from ccrop_pipeline.exchange.importing import join, refuse_no_match
+from ccrop_pipeline.images import tar_key
 
 _parts = st.lists(st.sampled_from(["a", "b", ".", "/", ".jpg"]), min_size=1, max_size=5)
 _names = st.lists(_parts.map("".join), unique=True, max_size=8)

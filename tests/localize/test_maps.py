@@ -9,6 +9,7 @@ from ccrop_pipeline.boxset import LocalizerInfo
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import (
     MAPS,
+    Attention,
     BoxRule,
     Encoder,
     Localizer,
@@ -17,10 +18,9 @@ from ccrop_pipeline.localize import (
     choose_map,
     rule_of,
 )
-from ccrop_pipeline.localize.attention import Attention
-from ccrop_pipeline.localize.attention_maps import class_attention, key_similarity
+from ccrop_pipeline.localize.attention import class_attention, key_similarity
+from ccrop_pipeline.localize.encoder import probe_images
 from ccrop_pipeline.localize.heatmaps import absolute_sum, first_component, l2_norm
-from ccrop_pipeline.localize.probe_images import probe_images
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -6,8 +6,7 @@ from made_methods import made, made_views
 from torch import nn
 
 from ccrop_pipeline.localize import build_backbone
-from ccrop_pipeline.methods.batch_norm import SynchronisedBatchNorm, synchronise
-from ccrop_pipeline.methods.shuffled_batch_norm import Shuffle, shuffled
+from ccrop_pipeline.methods.batch_norm import Shuffle, SynchronisedBatchNorm, shuffled, synchronise
 
 
 def stirred_backbone():

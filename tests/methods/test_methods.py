@@ -6,8 +6,7 @@ from made_methods import SMALL, WITH_MOMENTUM, made, made_views, train
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import METHODS, build_method, embedding_std, settings_type
-from ccrop_pipeline.methods.momentum import cosine_momentum
-from ccrop_pipeline.methods.queue import Queue
+from ccrop_pipeline.methods.shared import Queue, cosine_momentum
 
 # Written down once from five steps of SGD (`train`); a change of any is a change of results.
 GOLDEN = {

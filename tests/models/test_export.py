@@ -10,10 +10,12 @@ import torch
 from made_checkpoints import stirred
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.export import export_backbone
+from ccrop_pipeline.export.detectron2 import detectron2_state
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from ccrop_pipeline.models import ModelOptions, export_backbone, open_encoder
-from ccrop_pipeline.models.export_detectron2 import detectron2_state
-from ccrop_pipeline.train import Checkpoint, load_recipe
+from ccrop_pipeline.models import ModelOptions, open_encoder
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Checkpoint
 from ccrop_pipeline.train.checkpoint import save_checkpoint
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -3,12 +3,8 @@
 import pytest
 import torch
 
+from ccrop_pipeline.export.detectron2 import detectron2_name, detectron2_settings, detectron2_state
 from ccrop_pipeline.localize import build_backbone
-from ccrop_pipeline.models.export_detectron2 import (
-    detectron2_name,
-    detectron2_settings,
-    detectron2_state,
-)
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 STEM = ["stem.conv1.weight", *(f"stem.conv1.norm.{part}" for part in NORM)]

@@ -2,8 +2,8 @@
 
 import torch
 
+from ccrop_pipeline.images import Sample, open_source, pack
 from ccrop_pipeline.probes import Features, labelled
-from ccrop_pipeline.sources import Sample, open_source, pack
 
 
 def gaussians(count, seed, classes=3, distance=4.0, channels=6):

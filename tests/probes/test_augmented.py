@@ -16,7 +16,7 @@ from ccrop_pipeline.probes import (
     validation_split,
 )
 from ccrop_pipeline.probes.augmented import _epoch, _head, _loader, _trained
-from ccrop_pipeline.probes.subset import Subset
+from ccrop_pipeline.probes.features import Subset
 
 # The broken image is named in a warning, as in training.
 pytestmark = pytest.mark.filterwarnings("ignore:image '00010':RuntimeWarning")

@@ -4,6 +4,8 @@ import torch
 from made_probes import packed
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Scenes, open_source
+from ccrop_pipeline.images.squares import whole_images
 from ccrop_pipeline.localize import Encoder, build_backbone
 from ccrop_pipeline.probes import (
     LabelledImages,
@@ -14,8 +16,6 @@ from ccrop_pipeline.probes import (
     labelled,
     validation_split,
 )
-from ccrop_pipeline.sources import Scenes, open_source
-from ccrop_pipeline.views.whole import whole_images
 
 
 def scene_images(count):

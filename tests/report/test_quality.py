@@ -16,8 +16,8 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.report import box_quality, contact_sheet
-from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
 
 cells = st.tuples(*[st.integers(0, 9)] * 2).map(sorted).map(lambda e: (e[0], e[1] + 1))
 grid_boxes = st.tuples(cells, cells).map(lambda b: np.array([b[0][0], b[1][0], b[0][1], b[1][1]]))

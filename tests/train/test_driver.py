@@ -9,18 +9,10 @@ import torch
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
-from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
-from ccrop_pipeline.train import (
-    Inputs,
-    Machine,
-    Observer,
-    RefreshStage,
-    Run,
-    Trainer,
-    load_checkpoint,
-    load_recipe,
-)
+from ccrop_pipeline.recipes import RefreshStage, load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
 
 SETTINGS = [
     "image_size=32",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ccrop_pipeline.sources import Scenes
-from ccrop_pipeline.sources.scenes import ScenesIndex
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+from ccrop_pipeline.images import Scenes
+from ccrop_pipeline.images.scenes import ScenesIndex
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
 from ccrop_pipeline.train.epoch import train_epoch
 from ccrop_pipeline.train.learner import Learner
 from ccrop_pipeline.train.loading import open_loader, view_groups

@@ -7,9 +7,10 @@ import torch
 
 from ccrop_pipeline.boxset import validate
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.methods import METHODS
-from ccrop_pipeline.sources import Scenes, open_source, pack
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint, load_recipe
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint
 from ccrop_pipeline.train.loading import view_groups
 
 NARROW = {

@@ -12,22 +12,21 @@ import torch
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
+from ccrop_pipeline.base import ComputeObserver, Share
 from ccrop_pipeline.boxset import BoxSet, validate
-from ccrop_pipeline.compute import ComputeObserver, Share
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Scenes, open_source, pack
+from ccrop_pipeline.images import Scenes, open_source, pack
+from ccrop_pipeline.recipes import RefreshStage, load_recipe
 from ccrop_pipeline.train import (
     FollowObserver,
     Inputs,
     Machine,
     Metrics,
     Observer,
-    RefreshStage,
     Run,
     Trainer,
     follow,
     load_checkpoint,
-    load_recipe,
 )
 from ccrop_pipeline.train.refresh import refresh_boxes
 

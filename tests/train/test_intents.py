@@ -9,18 +9,17 @@ import torch
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Scenes, open_source, pack
+from ccrop_pipeline.images import Scenes, open_source, pack
+from ccrop_pipeline.recipes import RefreshStage, load_recipe
 from ccrop_pipeline.train import (
     Inputs,
     Machine,
     Metrics,
     Observer,
-    RefreshStage,
     Run,
     StartingWeights,
     Trainer,
     load_checkpoint,
-    load_recipe,
 )
 
 SETTINGS = [

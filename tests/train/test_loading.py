@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from ccrop_pipeline.compute import Share
+from ccrop_pipeline.base import Share
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Scenes, open_source, pack
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
+from ccrop_pipeline.images import Scenes, open_source, pack
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
 from ccrop_pipeline.train.loading import open_loader
 from ccrop_pipeline.views import MapLoader, ResidentLoader, StreamLoader
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from ccrop_pipeline.sources import Scenes, open_source, pack
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_recipe
-from ccrop_pipeline.train.precision import emulates_bf16, slow_precision
+from ccrop_pipeline.images import Scenes, open_source, pack
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.train.processes import emulates_bf16, slow_precision
 
 CPU = torch.device("cpu")
 

@@ -3,10 +3,10 @@ import shutil
 import pytest
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Scenes, open_source
 from ccrop_pipeline.probes import KnnSettings, at_most, embed, knn_accuracy, labelled
-from ccrop_pipeline.sources import Scenes, open_source
+from ccrop_pipeline.recipes import load_recipe as load
 from ccrop_pipeline.train import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
-from ccrop_pipeline.train import load_recipe as load
 
 
 def folder_of(scenes, folder, classes=None):

@@ -7,17 +7,10 @@ import torch
 
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
-from ccrop_pipeline.sources import Scenes, open_source, pack
-from ccrop_pipeline.train import (
-    Inputs,
-    Machine,
-    Observer,
-    Run,
-    Trainer,
-    load_checkpoint,
-    load_recipe,
-)
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.train import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
 from tests.train.several import run, start
 
 COMMON = [

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from ccrop_pipeline.boxset import BoxTable, Provenance, SourceInfo, write_manifest, write_shard
-from ccrop_pipeline.sources import Scenes, Source, image_hash, open_source, pack
+from ccrop_pipeline.images import Scenes, Source, image_hash, open_source, pack
 from ccrop_pipeline.views import Batch
 from ccrop_pipeline.views.batch import hash_keys
 

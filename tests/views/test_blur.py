@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from ccrop_pipeline.views import blur as module
+from ccrop_pipeline.views import photometric as module
 
 SIGMAS = (0.1, 0.19, 0.2, 0.39, 0.4, 0.7, 1.0, 1.37, 2.0)
 

@@ -17,7 +17,7 @@ from ccrop_pipeline.boxset import (
     write_shard,
 )
 from ccrop_pipeline.crops import CHOICE, PHOTOMETRIC, WINDOW, CropParams, key_hash, uniforms
-from ccrop_pipeline.sources import image_hash
+from ccrop_pipeline.images import image_hash
 from ccrop_pipeline.views import (
     MapLoader,
     MapViews,
@@ -28,7 +28,7 @@ from ccrop_pipeline.views import (
     canvas_within,
     load_images,
 )
-from ccrop_pipeline.views.choice import ImageBoxes
+from ccrop_pipeline.views.batch import ImageBoxes
 
 SEED = 7
 PARAMS = CropParams(rule="overlap", alpha=0.3, scale=(0.1, 0.3))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from ccrop_pipeline.views import colour
+from ccrop_pipeline.views import photometric as colour
 
 
 def images(count: int, size: int = 16) -> torch.Tensor:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrop_pipeline.views import Batch
-from ccrop_pipeline.views.leftover import Leftover, whole_batches
+from ccrop_pipeline.views.streaming import Leftover, whole_batches
 
 
 def image(number: int) -> Batch:

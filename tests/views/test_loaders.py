@@ -12,13 +12,12 @@ from ccrop_pipeline.crops import (
     WINDOW,
     CropParams,
     crop_and_resize,
-    decode_reduced,
     key_hash,
     sample_windows,
     uniforms,
 )
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Sample, Scenes, open_source, pack
+from ccrop_pipeline.images import Sample, Scenes, decode_reduced, open_source, pack
 from ccrop_pipeline.views import (
     MapLoader,
     MapViews,

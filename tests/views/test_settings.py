@@ -1,7 +1,7 @@
 import pytest
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.views.settings import AugmentSettings, ViewGroup
+from ccrop_pipeline.views import AugmentSettings, ViewGroup
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccrop_pipeline.views.shuffle import shards_of_rank, shuffled
+from ccrop_pipeline.views.order import shards_of_rank, shuffled
 
 
 @given(st.integers(0, 40), st.integers(1, 12), st.integers(0, 5))

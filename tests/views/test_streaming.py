@@ -26,10 +26,9 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.crops import CropParams, key_hash
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.sources import Sample, Scenes, open_source
+from ccrop_pipeline.images import Sample, Scenes, open_source
 from ccrop_pipeline.views import StreamLoader, ViewCutter, ViewGroup
-from ccrop_pipeline.views.leftover import Leftover
-from ccrop_pipeline.views.streaming import StreamViews
+from ccrop_pipeline.views.streaming import Leftover, StreamViews
 
 COUNTS = (7, 5, 0, 6, 4)  # images of the shards, one of them empty
 TOTAL = sum(COUNTS)
@@ -392,7 +391,7 @@ def test_workers_end_with_their_loader_after_an_error_too(data):
 
 PROGRAM = """
 import sys
-from ccrop_pipeline.sources import open_source
+from ccrop_pipeline.images import open_source
 from ccrop_pipeline.views import StreamLoader, ViewCutter, ViewGroup
 source = open_source(f"pipe:cat {sys.argv[1]}/t-{{0,1}}.tar; sleep 60")
 loader = StreamLoader(source, ViewCutter((ViewGroup(1, 8),)), 2, None, 2, buffer=1)

@@ -8,7 +8,7 @@ from made_views import make_source
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ccrop_pipeline.transfer import to_device
+from ccrop_pipeline.localize.encoder import to_device
 from ccrop_pipeline.views import (
     Augment,
     AugmentSettings,

@@ -1,0 +1,18 @@
+"""What every part needs: files, addresses, ranks, progress and plain values.
+
+Needs the standard library and fsspec only.
+"""
+
+from ccrop_pipeline.base.files import BoxFolder, Location, is_address, open_folder
+from ccrop_pipeline.base.progress import ComputeObserver, StageSeconds
+from ccrop_pipeline.base.ranks import Share
+
+__all__ = [
+    "BoxFolder",
+    "ComputeObserver",
+    "Location",
+    "Share",
+    "StageSeconds",
+    "is_address",
+    "open_folder",
+]

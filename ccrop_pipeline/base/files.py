@@ -1,0 +1,261 @@
+"""Files that are either wholly there or not at all."""
+
+import filecmp
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, Protocol
+
+from ccrop_pipeline.base.addresses import explained, file_system
+from ccrop_pipeline.errors import CcropError
+
+
+class TargetTakenError(CcropError):
+    """A file that was to be written is there already, with other content."""
+
+    def __init__(self, target: object) -> None:
+        super().__init__(
+            f"{target} is already there with other content. "
+            "It is never overwritten: move or delete it, or choose another folder."
+        )
+
+
+@contextmanager
+def written_aside(target: Path) -> Iterator[Path]:
+    """Give a hidden path beside `target` to write to; on leaving, sync it and move it there.
+
+    A target with the very same bytes is left as it is, so that work done twice does no harm. Of
+    several writers at once the first one stays.
+
+    Raises:
+        TargetTakenError: If `target` is there with other bytes; it is not touched.
+    """
+    aside = target.with_name(hidden_name(target.name))
+    try:
+        yield aside
+        # Nothing is synced for a file that is there already.
+        if not target.exists():
+            _sync(aside)
+        if _appear(aside, target):
+            _sync(target.parent)
+        elif not filecmp.cmp(aside, target, shallow=False):
+            raise TargetTakenError(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def hidden_name(name: str) -> str:
+    """Give a name of its own for a file that is being written."""
+    return f".{name}.{secrets.token_hex(8)}.tmp"
+
+
+def _appear(aside: Path, target: Path) -> bool:
+    # Unlike a rename, a link never takes the place of what another process wrote meanwhile.
+    try:
+        target.hardlink_to(aside)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if target.exists():
+            return False
+        aside.replace(target)
+    return True
+
+
+def _sync(path: Path) -> None:
+    # A folder is synced too: without that, the new name itself can be lost with the power.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """Gives a file beside `target` to write to; on leaving, syncs it and moves it there.
+
+    Where writing fails, as on a full disk, nothing is left behind.
+    """
+    aside = target.with_name(hidden_name(target.name))
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+Location = Path | str
+
+# File systems of which a file shows up whole or not at all, without being written aside.
+_ONE_PUT_IS_WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "memory"}
+
+
+class BoxFolder(Protocol):
+    """What the format needs of a folder. Files appear whole, once, and never change."""
+
+    def exists(self) -> bool:
+        """Tell whether there is such a folder."""
+
+    def files(self) -> dict[str, int]:
+        """List the files that are not hidden, each with its bytes; none where no folder is."""
+
+    def has(self, file: str) -> bool:
+        """Tell whether a file is there."""
+
+    def local(self, file: str) -> AbstractContextManager[Path]:
+        """Give a local path of the same name to read a file from."""
+
+    def written(self, file: str) -> AbstractContextManager[Path]:
+        """Give a local path to write a new file to; it appears on leaving.
+
+        A file with the very same bytes is left as it is, with others refused by `TargetTakenError`.
+        """
+
+
+def open_folder(location: Location) -> BoxFolder:
+    """Open a local folder, or the one at an address such as `s3://bucket/boxes`.
+
+    Nothing has to be there yet.
+
+    Raises:
+        CcropError: If there is no file system for the address, or its package is missing.
+    """
+    if not is_address(location):
+        return LocalFolder(Path(location))
+    folder = RemoteFolder(str(location).rstrip("/"))
+    files, path = file_system(folder.url)
+    # Not through fsspec, which neither syncs nor writes aside.
+    return LocalFolder(Path(path)) if "file" in _protocols(files) else folder
+
+
+def is_address(location: Location) -> bool:
+    """Tell whether a location is an address, such as `s3://bucket/boxes`, and no local path."""
+    return isinstance(location, str) and "://" in location
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of this machine, or mounted on it."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """As in `BoxFolder`."""
+        return self.path.is_dir()
+
+    def files(self) -> dict[str, int]:
+        """As in `BoxFolder`."""
+        if not self.exists():
+            return {}
+        visible = (path for path in self.path.iterdir() if not path.name.startswith("."))
+        return {path.name: path.stat().st_size for path in sorted(visible) if path.is_file()}
+
+    def has(self, file: str) -> bool:
+        """As in `BoxFolder`."""
+        return (self.path / file).is_file()
+
+    def local(self, file: str) -> AbstractContextManager[Path]:
+        """As in `BoxFolder`."""
+        return nullcontext(self.path / file)
+
+    def written(self, file: str) -> AbstractContextManager[Path]:
+        """As in `BoxFolder`; written under a hidden name, synced and moved."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return written_aside(self.path / file)
+
+
+@dataclass(frozen=True)
+class RemoteFolder:
+    """A folder that fsspec reaches. Its files are read and written through local copies."""
+
+    url: str
+
+    def __str__(self) -> str:
+        """The address."""
+        return self.url
+
+    def exists(self) -> bool:
+        """As in `BoxFolder`."""
+        return bool(self.files())
+
+    def files(self) -> dict[str, int]:
+        """As in `BoxFolder`."""
+        files, folder = file_system(self.url)
+        with explained(self.url):
+            # What others wrote since must be seen.
+            files.invalidate_cache(folder)
+            try:
+                entries = files.ls(folder, detail=True)
+            except FileNotFoundError:
+                return {}
+        named = {e["name"].rpartition("/")[2]: e for e in entries if e["type"] == "file"}
+        return {name: e["size"] for name, e in sorted(named.items()) if not name.startswith(".")}
+
+    def has(self, file: str) -> bool:
+        """As in `BoxFolder`."""
+        files, folder = file_system(self.url)
+        with explained(self.url):
+            files.invalidate_cache(folder)
+            return bool(files.exists(f"{folder}/{file}"))
+
+    @contextmanager
+    def local(self, file: str) -> Iterator[Path]:
+        """As in `BoxFolder`; a temporary copy."""
+        files, folder = file_system(self.url)
+        with TemporaryDirectory(prefix="ccrop-") as place:
+            path = Path(place) / file
+            with explained(f"{self.url}/{file}"):
+                files.get_file(f"{folder}/{file}", str(path))
+            yield path
+
+    @contextmanager
+    def written(self, file: str) -> Iterator[Path]:
+        """As in `BoxFolder`; a temporary file that is put there."""
+        with TemporaryDirectory(prefix="ccrop-") as place:
+            path = Path(place) / file
+            yield path
+            content = path.read_bytes()
+        files, folder = file_system(self.url)
+        with explained(f"{self.url}/{file}"):
+            files.invalidate_cache(folder)
+            try:
+                _put(files, f"{folder}/{file}", content)
+            except FileExistsError:
+                if files.cat_file(f"{folder}/{file}") != content:
+                    raise TargetTakenError(f"{self.url}/{file}") from None
+
+
+def _put(files: Any, target: str, content: bytes) -> None:
+    """Let a file appear whole; `FileExistsError` where one is there already."""
+    if files.exists(target):
+        raise FileExistsError(target)
+    if _protocols(files) & _ONE_PUT_IS_WHOLE:
+        # Of several writers at once, a store that can compare lets the first one stay.
+        files.pipe_file(target, content, mode="create")
+        return
+    parent, _, name = target.rpartition("/")
+    aside = f"{parent}/{hidden_name(name)}"
+    # Not above: an object store would make a bucket of an address that was mistyped.
+    files.makedirs(parent, exist_ok=True)
+    try:
+        files.pipe_file(aside, content)
+        files.mv(aside, target)
+    finally:
+        if files.exists(aside):
+            files.rm_file(aside)
+
+
+def _protocols(files: Any) -> set[str]:
+    return {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)

@@ -1,0 +1,134 @@
+"""Every breach of the rules in a box set, and in its match with its images."""
+
+from collections.abc import Container, Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from ccrop_pipeline.base import BoxFolder, Location, open_folder
+from ccrop_pipeline.boxset.inspection import Inspection
+from ccrop_pipeline.boxset.manifest import (
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    sha256_of,
+    strays,
+)
+from ccrop_pipeline.boxset.rules import Problem
+from ccrop_pipeline.boxset.shards import FORMS
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+
+
+class SourceImage(NamedTuple):
+    """An image as it is in the source: shard name, key, and xxh3 of its encoded bytes."""
+
+    shard: str
+    key: str
+    image_hash: int
+
+
+def validate(folder: Location, images: Iterable[SourceImage] | None = None) -> list[Problem]:
+    """Find every breach of the rules B001 to B025, and with images of B026 and B027.
+
+    Args:
+        folder: The box set: a local path, or an address that fsspec knows.
+        images: All images of the source, in source order.
+
+    Returns:
+        All problems; empty for a box set that is right.
+    """
+    place, problems = open_folder(folder), list[Problem]()
+    manifest = read_manifest(place, problems)
+    if manifest is None:
+        return problems
+    there = place.files()
+    problems += strays(there, [entry.file for entry in manifest.shards])
+    inspection = Inspection(place, manifest.form, manifest.provenance.fingerprint)
+    counts: dict[str, int] | None = dict.fromkeys(STATUSES, 0)
+    for entry in {entry.file: entry for entry in manifest.shards}.values():
+        if entry.file not in there:
+            counts = None
+            if Path(entry.file).name == entry.file:  # others break B006 and are not looked for
+                problems.append(Problem("B007", entry.file, "the file is missing"))
+            continue
+        with place.local(entry.file) as path:
+            table = _check_entry(path, entry, inspection, problems)
+        if table is None or counts is None:
+            counts = None
+        else:
+            counts = {status: counts[status] + n for status, n in table.counts().items()}
+    problems += inspection.problems()
+    # Rows without a status that counts would only show the same fault twice.
+    known = all(problem.rule != "B019" for problem in problems)
+    if known and counts is not None and counts != manifest.counts:
+        message = f"counts is {manifest.counts}, and the rows are {counts}"
+        problems.append(Problem("B009", "manifest.json", message))
+    if images is not None:
+        problems += _check_images(place, there, manifest, images)
+    return problems
+
+
+def _check_entry(
+    path: Path, entry: ShardEntry, inspection: Inspection, problems: list[Problem]
+) -> BoxTable | None:
+    found = path.stat().st_size, sha256_of(path)
+    if found != (entry.bytes, entry.sha256):
+        message = f"bytes and sha256 are {found}, not {(entry.bytes, entry.sha256)}"
+        problems.append(Problem("B007", entry.file, message))
+    table = inspection.shard(path)
+    if table is not None and len(table) != entry.rows:
+        message = f"{len(table)} rows, and {entry.rows} in the manifest"
+        problems.append(Problem("B008", entry.file, message))
+    return table
+
+
+def _check_images(
+    place: BoxFolder, there: Container[str], manifest: Manifest, images: Iterable[SourceImage]
+) -> list[Problem]:
+    problems: list[Problem] = []
+    files = {e.name: e.file for e in manifest.shards if e.file in there}
+    seen: list[str] = []
+    for name, group in groupby(images, key=lambda image: image.shard):
+        if name not in files or name in seen:
+            wrong = "is not in one piece" if name in seen else "has no boxes"
+            problems.append(Problem("B026", str(place), f"the source shard {name!r} {wrong}"))
+            continue
+        seen.append(name)
+        # What cannot be read was reported before.
+        with place.local(files[name]) as path:
+            table = FORMS[manifest.form].load(path, [], False)
+        if table is not None:
+            problems += _compare(table, list(group), files[name])
+    problems += [
+        Problem("B026", files[name], "the source has no such shard")
+        for name in files
+        if name not in seen
+    ]
+    order = [name for name in files if name in seen]
+    if order != seen:
+        message = "the shards are not in source order"
+        problems.append(Problem("B026", "manifest.json", message))
+    return problems
+
+
+def _compare(table: BoxTable, images: list[SourceImage], file: str) -> list[Problem]:
+    source = {image.key: image.image_hash for image in images}
+    boxes = dict(zip(table.keys, table.image_hash.tolist(), strict=True))
+    problems = [
+        Problem("B026", file, f"the image {key!r} has no row") for key in _without(source, boxes)
+    ]
+    problems += [
+        Problem("B026", file, f"the row {key!r} has no image") for key in _without(boxes, source)
+    ]
+    if not problems and table.keys != [image.key for image in images]:
+        message = "the keys are those of the source in another order or number"
+        problems.append(Problem("B026", file, message))
+    for key, image_hash in source.items():
+        if key in boxes and boxes[key] != image_hash:
+            message = f"the image {key!r} changed: {image_hash:016x}, not {boxes[key]:016x}"
+            problems.append(Problem("B027", file, message))
+    return problems
+
+
+def _without(keys: Mapping[str, int], others: Mapping[str, int]) -> list[str]:
+    return [key for key in keys if key not in others]

@@ -1,0 +1,238 @@
+"""Writing the backbone of a run for other programs, and checking what was written."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ccrop_pipeline.base.files import hidden_name
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.export.detectron2 import (
+    detectron2_file,
+    detectron2_name,
+    detectron2_settings,
+    detectron2_state,
+)
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Backbone, build_backbone
+from ccrop_pipeline.models.checkpoints import read_weights
+from ccrop_pipeline.models.network import import_timm
+from ccrop_pipeline.train import load_checkpoint
+from ccrop_pipeline.train.checkpoint import Which
+
+_CIFAR = "-cifar"
+
+
+def lines_for(backbone: Backbone, form: str, path: Path) -> list[str]:
+    """Lines that build the network, load the file and leave a ``model`` that gives features.
+
+    Args:
+        backbone: What was exported.
+        form: As for `export_backbone`.
+        path: The file.
+    """
+    if form == "detectron2":
+        settings = detectron2_settings(backbone)
+        return [
+            "from detectron2.config import get_cfg",
+            "",
+            "cfg = get_cfg()  # and merge_from_file(...) of the detector",
+            f"cfg.MODEL.WEIGHTS = {str(path)!r}",
+            *(f"cfg.{name} = {value!r}" for name, value in settings),
+        ]
+    imports, load = _loading(path)
+    more, build = _building(backbone, form)
+    return [
+        *sorted({*imports, *more}, key=lambda line: (line.startswith("from"), line)),
+        "",
+        *build,
+        f"model.load_state_dict({load})",
+        "model.eval()",
+        f"# model takes RGB in [0, 1], less {IMAGENET_MEAN}, divided by {IMAGENET_STD},",
+        f"# (B, 3, H, W), and gives (B, {backbone.feature_dim})",
+    ]
+
+
+def _loading(path: Path) -> tuple[list[str], str]:
+    if path.suffix == ".safetensors":
+        return ["from safetensors.torch import load_file"], f"load_file({str(path)!r})"
+    return ["import torch"], f'torch.load({str(path)!r}, map_location="cpu", weights_only=True)'
+
+
+def _building(backbone: Backbone, form: str) -> tuple[list[str], list[str]]:
+    name = backbone.name.removesuffix(_CIFAR)
+    if name == "small":
+        return (
+            ["from ccrop_pipeline.localize import build_backbone"],
+            ['model = build_backbone("small")'],
+        )
+    if form == "timm":
+        imports = ["import timm"]
+        build = [f'model = timm.create_model("{name}", pretrained=False, num_classes=0)']
+    else:
+        imports = ["import torch", "import torchvision"]
+        build = [
+            f'model = torchvision.models.get_model("{name}", weights=None)',
+            "model.fc = torch.nn.Identity()",
+        ]
+    if backbone.name != name:
+        imports.append("import torch")
+        build += [  # the stem for small images
+            "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)",
+            "model.maxpool = torch.nn.Identity()",
+        ]
+    return imports, build
+
+
+ExportForm = Literal["torchvision", "timm", "safetensors", "detectron2"]
+
+_SIDE = 64  # of the images that outputs are compared on
+_TOLERANCE = 1e-6  # of the greatest output
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A backbone that was written and read again.
+
+    Attributes:
+        path: The file.
+        form: Form of its names.
+        backbone: Name of the network.
+        epoch: Epochs it was trained.
+        weights: Number of tensors in the file.
+        difference: Greatest difference between the outputs of the backbone and of the network
+            that was loaded from the file, as a share of the greatest output; None for detectron2,
+            where names and tensors are compared.
+        lines: Lines of Python that use the file.
+    """
+
+    path: Path
+    form: str
+    backbone: str
+    epoch: int
+    weights: int
+    difference: float | None
+    lines: tuple[str, ...]
+
+
+def export_backbone(
+    run: Path,
+    out: Path,
+    form: ExportForm | None = None,
+    encoder: Which = "online",
+    overwrite: bool = False,
+) -> Exported:
+    """Writes a backbone as a state dict, loads it into the network of its form and compares.
+
+    The file appears at `out` only when what was read from it gives the same outputs.
+
+    Args:
+        run: A run of ``ccrop train`` or one of its checkpoints.
+        out: The file. With the ending ``.safetensors`` it is of that format, else of
+            ``torch.save``.
+        form: ``torchvision``, ``timm`` or ``detectron2``, by the names of the weights and the
+            network that is built to check them; ``safetensors`` is ``torchvision`` in a safetensors
+            file, and takes ``small`` too. None: ``safetensors`` for that ending, else
+            ``torchvision``.
+        encoder: The online encoder, or the momentum encoder of a method that has one.
+        overwrite: Whether a file at `out` is replaced.
+
+    Raises:
+        CcropError: There is no such run or encoder, the backbone has no such form, the file is
+            there already, or the check failed.
+    """
+    form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
+    if form not in get_args(ExportForm):
+        raise ValueError(f"form must be one of {get_args(ExportForm)}, not {form!r}")
+    _check_target(out, form, overwrite)
+    checkpoint = load_checkpoint(run)
+    backbone = checkpoint.backbone(encoder).eval()
+    _check_form(backbone, form)
+    state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
+    state = {name: value.contiguous() for name, value in state.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(hidden_name(out.name) + out.suffix)
+    try:
+        content = detectron2_file(state) if form == "detectron2" else state
+        _write(content, aside, {"backbone": backbone.name, "epoch": str(checkpoint.epoch)})
+        difference = _check(aside, backbone, form)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    lines = tuple(lines_for(backbone, form, out))
+    return Exported(out, form, backbone.name, checkpoint.epoch, len(state), difference, lines)
+
+
+def _check_target(out: Path, form: str, overwrite: bool) -> None:
+    if form == "safetensors" and out.suffix != ".safetensors":
+        raise CcropError(f"{out} is to be of the form safetensors; let its name end in it")
+    if form == "detectron2" and out.suffix != ".pth":
+        raise CcropError(f"detectron2 tells files by their ending: {out} must end in .pth")
+    if out.is_dir():
+        raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth")
+    if out.exists() and not overwrite:
+        raise CcropError(f"{out} is already there. Choose another name, or give --overwrite")
+
+
+def _check_form(backbone: Backbone, form: str) -> None:
+    if backbone.name == "small" and form in ("torchvision", "timm"):
+        raise CcropError(
+            f"{form} has no network like the backbone 'small', which is our own. Give OUT the "
+            "ending .safetensors and no other form: it is then loaded into `build_backbone`"
+        )
+
+
+def _write(content: dict[str, Any], path: Path, about: dict[str, str]) -> None:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(content, path, metadata={"format": "pt", **about})
+    else:
+        torch.save(content, path)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _check(path: Path, backbone: Backbone, form: str) -> float | None:
+    """Reads the file back and compares; the difference of outputs where there are any."""
+    state = read_weights(path, unsafe=False)
+    if form == "detectron2":
+        own = backbone.state_dict()
+        names = {detectron2_name(name): name for name in own}
+        weights: dict[str, Tensor] = state["model"]
+        if not all(torch.equal(value, own[names[name]]) for name, value in weights.items()):
+            raise CcropError(f"what was written to {path} came back with other weights")
+        return None
+    network = _fresh(backbone.name, form)
+    network.load_state_dict(state)
+    images = torch.rand(4, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, found = backbone(images), network.eval()(images)
+    difference = float((expected - found).abs().max() / expected.abs().max())
+    if not difference <= _TOLERANCE:
+        raise CcropError(
+            f"the {form} network that was loaded from {path} gives other outputs than the "
+            f"backbone: they differ by {difference:.1e} of the greatest. Nothing was written"
+        )
+    return difference
+
+
+def _fresh(name: str, form: str) -> nn.Module:
+    """The network that the file is for, with random weights and without a classifier."""
+    from torchvision import models
+
+    plain = name.removesuffix("-cifar")
+    if name == "small":
+        return build_backbone(name)
+    network: nn.Module
+    if form == "timm":
+        network = import_timm().create_model(plain, pretrained=False, num_classes=0)
+    else:
+        network = models.get_model(plain, weights=None)
+        network.fc = nn.Identity()
+    if name != plain:
+        network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    return network

@@ -1,0 +1,41 @@
+"""Where images come from: tars here or elsewhere, folders, Parquet, torchvision, and scenes.
+
+A source hands out encoded bytes in stored order, shard by shard, or by position through its
+index; it decodes nothing. ``open_source`` recognises what lies on disk, and ``pack`` turns any
+source into WebDataset tars. Importing this loads no torch.
+"""
+
+from ccrop_pipeline.images.decode import UnreadableImage, decode, decode_reduced, stored_size
+from ccrop_pipeline.images.folder import FolderSource
+from ccrop_pipeline.images.opening import expand_braces, open_source
+from ccrop_pipeline.images.pack import PackSummary, pack, tar_key
+from ccrop_pipeline.images.parquet import ParquetSource
+from ccrop_pipeline.images.remote import RemoteTarSource
+from ccrop_pipeline.images.scenes import Scenes
+from ccrop_pipeline.images.source import ImageIndex, Sample, Source, image_hash, true_boxes
+from ccrop_pipeline.images.tar import TarSource
+from ccrop_pipeline.images.torchvision_data import TorchvisionSource, open_torchvision
+
+__all__ = [
+    "FolderSource",
+    "ImageIndex",
+    "PackSummary",
+    "ParquetSource",
+    "RemoteTarSource",
+    "Sample",
+    "Scenes",
+    "Source",
+    "TarSource",
+    "TorchvisionSource",
+    "UnreadableImage",
+    "decode",
+    "decode_reduced",
+    "expand_braces",
+    "image_hash",
+    "open_source",
+    "open_torchvision",
+    "pack",
+    "stored_size",
+    "tar_key",
+    "true_boxes",
+]

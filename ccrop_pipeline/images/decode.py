@@ -1,0 +1,165 @@
+"""From encoded bytes to pixels."""
+
+import io
+from pathlib import PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccrop_pipeline.errors import CcropError
+
+try:
+    import simplejpeg
+except ImportError:  # Pillow does it, at half the speed
+    simplejpeg = None
+
+
+class UnreadableImage(CcropError):  # noqa: N818 - it names what was met, as its readers say it
+    """The bytes are no image, a damaged one, or one too large to be meant."""
+
+
+def decode(image: bytes, reduction: int = 1) -> Image.Image:
+    """Decode an image into its image frame: the stored pixels, EXIF orientation not applied.
+
+    Alpha is dropped, 16-bit grey keeps its upper eight bits, and of several frames the first one
+    counts.
+
+    Args:
+        image: the bytes of a file in any format Pillow reads.
+        reduction: 2 or 4 to let a JPEG be decoded at a half or a quarter of its size, where the
+            file allows it.
+
+    Returns:
+        The image in mode RGB, fully loaded.
+
+    Raises:
+        UnreadableImage: the bytes cannot be decoded whole, or Pillow takes the size for an attack
+            (`PIL.Image.MAX_IMAGE_PIXELS`, twice that without warnings being errors).
+    """
+    # Pillow's plugins raise whatever a damaged file makes them stumble over (ValueError,
+    # SyntaxError, struct.error, IndexError ...): nothing narrower holds the promise above.
+    try:
+        loaded = Image.open(io.BytesIO(image))
+        if reduction > 1 and loaded.mode == "RGB":
+            least = max(1, loaded.width // reduction), max(1, loaded.height // reduction)
+            loaded.draft("RGB", least)
+        loaded.load()
+        return _to_rgb(loaded)
+    except Exception as error:
+        raise _unreadable(image, error) from error
+
+
+def stored_size(image: bytes) -> tuple[int, int]:
+    """Read the size of an image from its header.
+
+    Args:
+        image: the bytes of a file in any format Pillow reads.
+
+    Returns:
+        Width and height in pixels, of the stored image.
+
+    Raises:
+        UnreadableImage: there is no header to be read, or the size is taken for an attack.
+    """
+    if simplejpeg is not None:
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(image)
+        except ValueError:  # not a JPEG, or not one of its own kind: Pillow has the last word
+            pass
+        else:
+            if width * height <= (Image.MAX_IMAGE_PIXELS or width * height):
+                return width, height
+    try:
+        return Image.open(io.BytesIO(image)).size
+    except Exception as error:
+        raise _unreadable(image, error) from error
+
+
+def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int]:
+    """Decode an image, a JPEG at a fraction of its size if that is wanted.
+
+    A JPEG decoder can leave out the high frequencies of its blocks and so decode straight to a
+    half or a quarter of the size, in about half the time. Pixel i then stands for the pixels
+    [i * reduction, (i + 1) * reduction) of the stored image.
+
+    Args:
+        image: the bytes of a file in any format Pillow reads.
+        reduction: 1, 2 or 4; other formats than JPEG are always decoded in full.
+
+    Returns:
+        Pixels, uint8 (ceil(height / reduction), ceil(width / reduction), 3), and the reduction
+        that was made.
+
+    Raises:
+        UnreadableImage: as `decode`.
+    """
+    width, height = stored_size(image)
+    reduced = -(-width // reduction), -(-height // reduction)
+    if simplejpeg is not None and simplejpeg.is_jpeg(image):
+        try:
+            pixels = simplejpeg.decode_jpeg(image, min_width=reduced[0], min_height=reduced[1])
+            if pixels.shape[1::-1] == reduced:
+                return pixels, reduction
+        except ValueError:  # damaged, or in four colours: Pillow has the last word
+            pass
+    decoded = decode(image, reduction)
+    if decoded.size == reduced:
+        return np.asarray(decoded), reduction
+    # Pillow reduces by less where one side would vanish: then nothing is gained by reducing.
+    whole = decoded if decoded.size == (width, height) else decode(image)
+    return np.asarray(whole), 1
+
+
+def _unreadable(image: bytes, error: Exception) -> UnreadableImage:
+    return UnreadableImage(
+        f"cannot decode {len(image)} bytes as an image: {error or type(error).__name__}; "
+        "re-create the file or leave it out"
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255, which turns nearly all of it white.
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+# Those torchvision.datasets.ImageFolder takes, with GIF and bitmaps of one bit.
+IMAGE_EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "pbm", "tif", "tiff", "gif")
+)
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"BM", "bmp"),
+    (b"P1", "pbm"),
+    (b"P4", "pbm"),
+    (b"P2", "pgm"),
+    (b"P5", "pgm"),
+    (b"P3", "ppm"),
+    (b"P6", "ppm"),
+)
+
+
+def extension_by_content(image: bytes) -> str | None:
+    """Return the extension that fits the first bytes, ``None`` if no known format does."""
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "webp"
+    return next((extension for magic, extension in _MAGIC if image.startswith(magic)), None)
+
+
+def extension_by_name(name: str) -> str | None:
+    """Return the lower-case image extension of a file name or key, ``None`` without one."""
+    extension = PurePosixPath(name).suffix[1:].lower()
+    return extension if extension in IMAGE_EXTENSIONS else None

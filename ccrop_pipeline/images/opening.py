@@ -1,0 +1,132 @@
+"""From what a person writes (a folder, a file, a pattern) to a source."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from glob import glob, has_magic
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from ccrop_pipeline.base.addresses import explained
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images.folder import FolderSource
+from ccrop_pipeline.images.parquet import ParquetSource
+from ccrop_pipeline.images.remote import PIPE, RemoteTarSource, is_remote, located
+from ccrop_pipeline.images.source import Source
+from ccrop_pipeline.images.tar import TarSource
+
+ACCEPTED = (
+    "Accepted are a folder of .tar shards, of .parquet files or of images, one .tar or .parquet "
+    "file, and patterns of such files: 'train-*.tar', 'train-{000000..000009}.tar'. Tars may also "
+    "be addresses, 's3://bucket/train-*.tar', or commands, 'pipe:curl https://host/a.tar'."
+)
+
+
+def open_source(spec: str | Path) -> Source:
+    """Open images on a local disk, or tars that are read from elsewhere.
+
+    Args:
+        spec: A folder (tars on its first level go before Parquet files, and those before
+            images at any depth), one ``.tar`` or ``.parquet`` file, a glob pattern, or a
+            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates, as in a shell.
+            Or tars that are only read in order: addresses that fsspec knows (``s3://…``,
+            ``https://…``), or shell commands that write a tar (``pipe:…``), with the same
+            patterns; commands have braces only.
+
+    Raises:
+        CcropError: If there is nothing of the kind, files of several kinds, or two files of
+            the same stem.
+    """
+    location = str(spec)
+    if is_remote(location):
+        return _open_remote(location)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _open_folder(location, path)
+    if path.is_file():
+        return _open_files(location, (path,))
+    return _open_files(location, _matching(str(path)))
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Return the strings a pattern with braces stands for, as in a shell.
+
+    A pattern with a brace that has no partner stands for itself, and so does a backslash.
+    """
+    try:
+        return braceexpand(pattern, escape=False)
+    except ValueError:  # unbalanced
+        return iter([pattern])
+
+
+def _open_folder(location: str, folder: Path) -> Source:
+    for extension in (".tar", ".parquet"):
+        paths = sorted(p for p in folder.glob(f"*{extension}") if not p.name.startswith("."))
+        if paths:
+            return _open_files(location, tuple(paths))
+    source = FolderSource(location, folder)
+    if len(source.keys) == 0:
+        raise CcropError(f"{folder} holds no images: found {_contents(folder)}. {ACCEPTED}")
+    return source
+
+
+def _open_files(location: str, paths: tuple[Path, ...]) -> Source:
+    _refuse_equal_stems((path.stem, str(path)) for path in paths)
+    kinds = {path.suffix.lower() for path in paths}
+    if kinds == {".tar"}:
+        return TarSource(location, paths)
+    if kinds == {".parquet"}:
+        return ParquetSource(location, paths)
+    raise CcropError(
+        f"{location} stands for files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
+    )
+
+
+def _matching(pattern: str) -> tuple[Path, ...]:
+    paths: list[Path] = []
+    for name in expand_braces(pattern):
+        found = sorted(glob(name)) if has_magic(name) else [name]  # noqa: PTH207 absolute patterns
+        missing = [path for path in found or [name] if not Path(path).is_file()]
+        if missing:
+            raise CcropError(f"there is no file {missing[0]}. {ACCEPTED}")
+        paths.extend(Path(path) for path in found)
+    return tuple(paths)
+
+
+def _open_remote(location: str) -> RemoteTarSource:
+    urls = tuple(expand_braces(location))
+    if not location.startswith(PIPE):
+        urls = tuple(url for pattern in urls for url in _matching_remote(pattern))
+    source = RemoteTarSource(location, urls)
+    _refuse_equal_stems(zip(source.shards, urls, strict=True))
+    return source
+
+
+def _matching_remote(pattern: str) -> list[str]:
+    files, (path,) = located([pattern])
+    if not has_magic(path):
+        return [pattern]
+    with explained(pattern):
+        found = sorted(files.glob(path))
+    if not found:
+        raise CcropError(f"nothing is found at {pattern}. {ACCEPTED}")
+    return [files.unstrip_protocol(name) for name in found]
+
+
+def _refuse_equal_stems(shards: Iterable[tuple[str, str]]) -> None:
+    first: dict[str, str] = {}
+    for stem, place in shards:
+        if stem in first:
+            raise CcropError(
+                f"two files give the shard name {stem!r}: {first[stem]} and {place}. "
+                "A box set has one file a shard: rename one of them, or open them one by one."
+            )
+        first[stem] = place
+
+
+def _contents(folder: Path) -> str:
+    kinds = Counter(
+        "folders" if path.is_dir() else path.suffix or "files without extension"
+        for path in folder.iterdir()
+    )
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"

@@ -1,0 +1,200 @@
+"""Any source, or any samples, into deterministic WebDataset tar shards."""
+
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
+from ccrop_pipeline.images.source import Sample, Source, write_classes
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What ``pack`` wrote.
+
+    Attributes:
+        out: The folder.
+        shards: Names of the shards, in order.
+        images: Number of images.
+        bytes: Size of all tars together.
+    """
+
+    out: Path
+    shards: tuple[str, ...]
+    images: int
+    bytes: int
+
+
+def pack(
+    samples: Source | Iterable[Sample],
+    out: Path,
+    *,
+    prefix: str = "data",
+    max_images: int = 10_000,
+    max_bytes: int = 500_000_000,
+    on_shard: Callable[[str, int], None] | None = None,
+) -> PackSummary:
+    """Write ``OUT/PREFIX-000000.tar`` and so on: images unchanged, labels, annotations.
+
+    The same samples give the same bytes. Everything is written into ``OUT.partial``, which is
+    renamed when complete; a run that was stopped leaves no ``OUT``, and the next starts anew.
+    Images are not decoded: damaged ones are packed as they are.
+
+    Args:
+        samples: A source, or samples in the order wanted.
+        out: Folder to make; it may exist if empty.
+        prefix: Start of the shard names.
+        max_images: Most images a shard, at least 1.
+        max_bytes: Most bytes of images and annotations a shard, except for a single sample
+            that is larger.
+        on_shard: Called with the name and the number of images of each finished shard.
+
+    Raises:
+        CcropError: If ``out`` is not empty, two keys become one, or there are no samples.
+    """
+    if max_images < 1 or max_bytes < 1:
+        raise ValueError(f"max_images={max_images} and max_bytes={max_bytes} must be at least 1")
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+        raise CcropError(f"{out} is not empty. Choose another folder, or remove it first.")
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    images, size, shards = 0, 0, []
+    for shard in _write_shards(samples, partial, prefix, max_images, max_bytes):
+        shards.append(shard.path.stem)
+        images += shard.images
+        size += shard.path.stat().st_size
+        if on_shard is not None:
+            on_shard(shard.path.stem, shard.images)
+    if not images:
+        raise CcropError(f"there are no images to pack into {out}.")
+    if isinstance(samples, Source) and samples.classes:
+        write_classes(partial, samples.classes)
+    _sync(partial)
+    partial.rename(out)
+    _sync(out.parent)
+    return PackSummary(out, tuple(shards), images, size)
+
+
+def tar_key(key: str) -> str:
+    """Turn a key into one that a tar member can carry.
+
+    The image extension goes, since the member's own follows; other dots in the last part
+    become ``_``, since WebDataset ends a key at the first of them.
+
+    Raises:
+        CcropError: If the key has no last part or holds a NUL character.
+    """
+    folder, slash, name = key.lstrip("/").rpartition("/")
+    if not name or "\0" in key:
+        raise CcropError(f"key {key!r} cannot name a file in a tar; rename the image.")
+    if extension_by_name(name):
+        name = name.rpartition(".")[0]
+    return folder + slash + name.replace(".", "_")
+
+
+def _write_shards(
+    samples: Source | Iterable[Sample], folder: Path, prefix: str, max_images: int, max_bytes: int
+) -> Iterator["_TarWriter"]:
+    """Yield each tar when it is complete and on disk."""
+    writer: _TarWriter | None = None
+    count = 0
+    renamed = _renamed(_read_all(samples) if isinstance(samples, Source) else samples)
+    try:
+        for key, sample in renamed:
+            if writer and writer.is_full(sample, max_images, max_bytes):
+                writer.finish()
+                yield writer
+                writer = None
+            if writer is None:
+                writer = _TarWriter(folder / f"{prefix}-{count:06d}.tar")
+                count += 1
+            writer.add(key, sample)
+        if writer is not None:
+            writer.finish()
+            yield writer
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _read_all(source: Source) -> Iterator[Sample]:
+    for shard in source.shards:
+        yield from source.read(shard)
+
+
+def _renamed(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
+    taken: dict[str, str] = {}
+    for sample in samples:
+        key = tar_key(sample.key)
+        if key in taken:
+            raise CcropError(
+                f"keys {taken[key]!r} and {sample.key!r} would both be {key!r} in the tars: "
+                "rename one of the images."
+            )
+        taken[key] = sample.key
+        yield key, sample
+
+
+class _TarWriter:
+    """One tar being written, and how much went into it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images = 0
+        self.bytes = 0
+        self._file = path.open("xb")
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
+
+    def add(self, key: str, sample: Sample) -> None:
+        for extension, data in _members(sample):
+            # TarInfo's defaults are fixed: mode 0644, owner, group and time 0.
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size = len(data)
+            self._tar.addfile(info, io.BytesIO(data))
+        # TarFile remembers every header it wrote.
+        self._tar.members.clear()  # type: ignore[attr-defined]
+        self.images += 1
+        self.bytes += _payload(sample)
+
+    def is_full(self, sample: Sample, max_images: int, max_bytes: int) -> bool:
+        return self.images == max_images or self.bytes + _payload(sample) > max_bytes
+
+    def finish(self) -> None:
+        """Complete the tar on disk."""
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Let go of the file, complete or not."""
+        self._file.close()
+
+
+def _payload(sample: Sample) -> int:
+    return len(sample.image) + len(sample.annotation or b"")
+
+
+def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    by_content = extension_by_content(sample.image)
+    # A damaged image still needs an extension by which it is found again as an image.
+    yield by_content or extension_by_name(sample.key) or "jpg", sample.image
+    if sample.label is not None:
+        yield "cls", str(sample.label).encode()
+    if sample.annotation is not None:
+        yield "json", sample.annotation
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

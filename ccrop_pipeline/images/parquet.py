@@ -1,0 +1,285 @@
+"""Parquet tables in the Hugging Face image layout."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images.keys import (
+    IMAGES_PER_SHARD,
+    Keys,
+    refuse_duplicates,
+    shard_names,
+    shard_position,
+)
+from ccrop_pipeline.images.source import Sample, digest_files, known_label, read_classes
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that matter.
+
+    Attributes:
+        image: Encoded bytes, or a struct of ``bytes`` and maybe ``path``.
+        key: A column of keys, if there is one.
+        label: Integers, if there are any.
+    """
+
+    image: str
+    key: str | None
+    label: str | None
+
+    @property
+    def needed(self) -> list[str]:
+        """All names, without the missing ones."""
+        return [name for name in (self.image, self.key, self.label) if name is not None]
+
+
+def find_columns(schema: Any, path: Path) -> Columns:
+    """Choose the columns: by name, and the image by type where it has another name.
+
+    Raises:
+        CcropError: If no column or several could be the image, or the label is no integer.
+    """
+    found = [field.name for field in schema if _holds_images(field.type)]
+    if "image" in found:
+        found = ["image"]
+    if len(found) != 1:
+        raise CcropError(
+            f"{path} has {len(found)} columns that could hold images"
+            f"{' (' + ', '.join(found) + ')' if found else ''}; its columns are "
+            f"{', '.join(f'{field.name}: {field.type}' for field in schema)}. Name one `image`, "
+            "of type struct<bytes, path> or binary."
+        )
+    if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
+        raise CcropError(
+            f"column `label` of {path} is {schema.field('label').type}; a label is a whole number."
+        )
+    return Columns(
+        image=found[0],
+        key=next((name for name in ("key", "__key__") if name in schema.names), None),
+        label="label" if "label" in schema.names else None,
+    )
+
+
+def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
+    """Return the images of a record batch as an Arrow large_binary array, and their keys.
+
+    A key is the row's ``key``, else the path Hugging Face keeps beside the bytes, else the
+    xxh3 of the bytes in hexadecimal: never the position, which moves when rows are filtered.
+
+    Raises:
+        CcropError: If a row has no image bytes or an empty key.
+    """
+    column = batch.column(columns.image)
+    struct = pa.types.is_struct(column.type)
+    images = (pc.struct_field(column, "bytes") if struct else column).cast(pa.large_binary())
+    names: list[str | None] = [None] * len(images)
+    if columns.key is not None:
+        names = batch.column(columns.key).cast(pa.string()).to_pylist()
+    elif struct and column.type.get_field_index("path") >= 0:
+        names = pc.struct_field(column, "path").to_pylist()
+    if images.null_count:
+        row = pc.index(pc.is_null(images), True).as_py()
+        raise CcropError(
+            f"{path} holds a row without image bytes (named {names[row]!r}): images must lie in "
+            "the table, not beside it."
+        )
+    keys = [
+        name or xxhash.xxh3_64_hexdigest(image.as_py())
+        for name, image in zip(names, images, strict=True)
+    ]
+    return images, keys
+
+
+def labels_of(batch: Any, columns: Columns) -> NDArray[np.int64]:
+    """Return the labels of a record batch, shape ``(n,)``, negative where unknown."""
+    if columns.label is None:
+        return np.full(batch.num_rows, -1, dtype=np.int64)
+    filled = pc.fill_null(batch.column(columns.label).cast(pa.int64()), -1)
+    labels: NDArray[np.int64] = np.maximum(filled.to_numpy(zero_copy_only=False), -1)
+    return labels
+
+
+def _holds_images(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+BATCH_ROWS = 256  # encoded photographs of one batch stay below some 100 MB
+
+
+class _Piece(NamedTuple):
+    """Rows of one file that make one shard."""
+
+    shard: str
+    path: Path
+    rows: range
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Parquet files, one shard each, cut where a file has more than 65,536 rows.
+
+    Attributes:
+        location: What was opened, as given.
+        paths: The files, in order.
+    """
+
+    kind: ClassVar[str] = "parquet"
+    random_access: ClassVar[bool] = True
+    location: str
+    paths: tuple[Path, ...]
+
+    @cached_property
+    def _pieces(self) -> tuple[_Piece, ...]:
+        return tuple(piece for path in self.paths for piece in _cut(path))
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Stems of the files, numbered where a file was cut."""
+        return tuple(piece.shard for piece in self._pieces)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Lines of ``classes.txt`` beside the first file."""
+        return read_classes(self.paths[0].parent)
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        """Yield the samples of one shard in row order.
+
+        Raises:
+            CcropError: If the file is damaged, lacks an image column, or a row has no bytes.
+        """
+        piece = self._pieces[shard_position(self.shards, shard)]
+        with open_parquet(piece.path) as file:
+            columns = find_columns(file.schema_arrow, piece.path)
+            for batch in _batches(file, piece, columns):
+                images, keys = keys_of(batch, columns, piece.path)
+                labels = labels_of(batch, columns).tolist()
+                for key, image, label in zip(keys, images, labels, strict=True):
+                    yield Sample(key, image.as_py(), known_label(label))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the files' names, sizes, beginnings and ends, not of all contents."""
+        return digest_files(self.kind, self.paths)
+
+    def index(self) -> "ParquetIndex":
+        """Load all encoded images into memory and return random access to them.
+
+        Raises:
+            CcropError: As ``read``, and if a key occurs twice.
+        """
+        index = ParquetIndex(self)
+        refuse_duplicates(
+            index.keys,
+            index.shard_of,
+            self.shards,
+            "give the tables a column `key`, or drop the row that repeats another.",
+        )
+        return index
+
+
+class ParquetIndex:
+    """Random access to the images of Parquet files.
+
+    Holds all encoded images in memory, as Arrow buffers (CIFAR-10: 60 MB), because Parquet
+    cannot be read by row. Forked workers share them. A pickled index leaves them behind, and
+    a spawned worker loads them again on first use; for data larger than memory, pack them
+    into tars.
+    """
+
+    def __init__(self, source: ParquetSource) -> None:
+        self._source = source
+        self._images: Any = None
+        keys: list[str] = []
+        labels: list[np.ndarray[Any, Any]] = []
+        sizes: list[int] = []
+        chunks: list[Any] = []
+        for piece in source._pieces:
+            with open_parquet(piece.path) as file:
+                columns = find_columns(file.schema_arrow, piece.path)
+                sizes.append(len(piece.rows))
+                for batch in _batches(file, piece, columns):
+                    images, batch_keys = keys_of(batch, columns, piece.path)
+                    chunks.append(images)
+                    keys.extend(batch_keys)
+                    labels.append(labels_of(batch, columns))
+        self.keys = Keys(keys)
+        self.labels = np.concatenate([np.empty(0, np.int64), *labels])
+        self.shard_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        self._images = _join(chunks)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.keys)
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded bytes of image ``i``."""
+        if self._images is None:
+            self._images = ParquetIndex(self._source)._images
+        return bytes(self._images[int(i)].as_py())
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the images behind."""
+        return self.__dict__ | {"_images": None}
+
+
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file; ``CcropError`` where it is damaged or none."""
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CcropError(
+            f"{path} cannot be read as Parquet ({error}). Fetch or write it again."
+        ) from error
+
+
+def _cut(path: Path) -> Iterator[_Piece]:
+    with open_parquet(path) as file:
+        count = int(file.metadata.num_rows)
+    names = shard_names(path.stem, count)
+    for i, name in enumerate(names):
+        rows = range(i * IMAGES_PER_SHARD, min((i + 1) * IMAGES_PER_SHARD, count))
+        yield _Piece(name if len(names) > 1 else path.stem, path, rows)
+
+
+def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:
+    """Yield record batches of exactly the rows of a piece, opening no other row group."""
+    groups: list[int] = []
+    first, start = 0, 0
+    for group in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(group).num_rows
+        if start < piece.rows.stop and stop > piece.rows.start:
+            first = start if not groups else first
+            groups.append(group)
+        start = stop
+    position = first
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns.needed):
+            skip = max(piece.rows.start - position, 0)
+            kept = batch.slice(skip, max(piece.rows.stop - position - skip, 0))
+            position += batch.num_rows
+            if kept.num_rows:
+                yield kept
+    except (pa.ArrowException, OSError) as error:
+        raise CcropError(f"{piece.path} is damaged ({error}). Fetch or write it again.") from error
+
+
+def _join(chunks: list[Any]) -> Any:
+    # 64-bit offsets, since one array may well pass 2 GiB.
+    return pa.concat_arrays([pa.array([], pa.large_binary()), *chunks])

@@ -1,0 +1,251 @@
+"""Tar shards behind addresses or commands: read in order as they arrive, and never stored."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, ClassVar, NoReturn
+
+import xxhash
+
+from ccrop_pipeline.base.addresses import explained, file_system
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
+from ccrop_pipeline.images.keys import shard_position
+from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest
+from ccrop_pipeline.images.tar import Member, group, key_and_extension, parse_label
+
+PIPE = "pipe:"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
+_TAR_IN_COMMAND = re.compile(r"([^\s/'\"=]+)\.tar\b")
+_READ = IMAGE_EXTENSIONS | {"cls", "json"}
+_BUFFER = 1 << 20  # bytes
+_TOGETHER = 64  # shards whose ends are in memory at once for a fingerprint: 8 MiB
+
+
+@dataclass(frozen=True)
+class RemoteTarSource:
+    """Tars that are read once through, from an object store, a web server or a command.
+
+    Addresses are opened with fsspec, so that whatever it has a file system for is readable;
+    whether a broken connection is tried again is up to that file system. The output of a
+    command (``pipe:curl …``) is read to its end, and the command has to succeed.
+
+    Attributes:
+        location: What was opened, as given.
+        urls: Addresses, or commands after ``pipe:``, one a shard, in order.
+    """
+
+    kind: ClassVar[str] = "tar"
+    random_access: ClassVar[bool] = False
+    location: str
+    urls: tuple[str, ...]
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Stems of the tar files; of a command, that of the last one that it names."""
+        return tuple(tar_name(url).removesuffix(".tar") for url in self.urls)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Lines of ``classes.txt`` beside the first tar; none for commands."""
+        if self._piped:
+            return ()
+        files, (path,) = located(self.urls[:1])
+        beside = path.partition("?")[0].rpartition("/")[0] + "/" + CLASSES_FILE
+        with explained(self.location):
+            text = files.cat_file(beside).decode() if files.exists(beside) else ""
+        return tuple(text.splitlines())
+
+    @property
+    def _piped(self) -> bool:
+        return self.urls[0].startswith(PIPE)
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        """Yield the samples of one tar in stored order.
+
+        Raises:
+            CcropError: If the tar cannot be read to its end, a sample has no image, or a key
+                comes twice.
+        """
+        url = self.urls[shard_position(self.shards, shard)]
+        opened = _output if self._piped else _object
+        with _to_its_end(url), opened(url) as stream:
+            for entry in group(_members(stream), url):
+                label = parse_label(entry.label, entry.key, url)
+                yield Sample(entry.key, entry.image, label, entry.annotation)
+
+    def fingerprint(self) -> str:
+        """Return that of the same tars on a local disk; for commands, a digest of their texts.
+
+        Raises:
+            CcropError: If a tar is not there or its two ends cannot be read alone.
+        """
+        if self._piped:
+            return digest("pipe", [(url.removeprefix(PIPE),) for url in self.urls])
+        files, paths = located(self.urls)
+        with explained(self.location):
+            blocks = range(0, len(paths), _TOGETHER)
+            ends = [end for i in blocks for end in _ends(files, paths[i : i + _TOGETHER])]
+        names = [tar_name(url) for url in self.urls]
+        return digest(self.kind, [(n, *end) for n, end in zip(names, ends, strict=True)])
+
+    def index(self) -> NoReturn:
+        """Refuse: what is read in order has no random access.
+
+        Raises:
+            CcropError: Always.
+        """
+        raise CcropError(
+            f"{self.location} can only be read in order, and this needs random access. "
+            "Use a streaming loader, or copy the tars to a local folder and open that."
+        )
+
+
+def is_remote(spec: str) -> bool:
+    """Tell whether what a person wrote is a command or an address rather than a path."""
+    return spec.startswith(PIPE) or _ADDRESS.match(spec) is not None
+
+
+def tar_name(url: str) -> str:
+    """Return the file name of the tar at an address, or of the last one a command names.
+
+    Raises:
+        CcropError: If there is none.
+    """
+    if url.startswith(PIPE):
+        found = _TAR_IN_COMMAND.findall(url)
+        name = f"{found[-1]}.tar" if found else ""
+    else:
+        name = url.partition("?")[0].rpartition("/")[2]
+    if not name.endswith(".tar") or name.startswith("."):
+        raise CcropError(
+            f"{url} names no .tar file, and shards are called by their files. Write the address "
+            "of a tar, such as s3://bucket/train-{000000..000099}.tar, or a command that has "
+            "its name, such as 'pipe:curl -sf https://host/train-000000.tar'."
+        )
+    return name
+
+
+def located(urls: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return the file system of addresses and their paths in it.
+
+    Raises:
+        CcropError: If there is no such file system, its package is missing, or there are two.
+    """
+    found = [file_system(url) for url in urls]
+    files = found[0][0]
+    for url, (other, _) in zip(urls, found, strict=True):
+        if other is not files:
+            raise CcropError(f"{urls[0]} and {url} are on two servers: open them one by one.")
+    return files, [path for _, path in found]
+
+
+class _StrictHeader(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictHeader":
+        # Between members tarfile takes a damaged header, or nothing at all, for the end of the
+        # archive; POSIX ends one with blocks of zeros.
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):
+                raise
+            raise tarfile.ReadError(f"damaged, compressed or cut off: {error}") from error
+
+
+# Not webdataset's reader: it takes a damaged header for the end of a tar and skips members such
+# as __x__/a.jpg, so it can give fewer images than the same tar read locally.
+def _members(stream: IO[bytes]) -> Iterator[Member[bytes]]:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as tar:
+        while (info := tar.next()) is not None:
+            # TarFile remembers every header it saw; a shard may have a million.
+            tar.members.clear()  # type: ignore[attr-defined]
+            if name := key_and_extension(info):
+                file = tar.extractfile(info) if name[1] in _READ else None
+                yield Member(*name, file.read() if file else b"")
+
+
+@contextmanager
+def _to_its_end(url: str) -> Iterator[None]:
+    """Turn whatever goes wrong in reading a tar into a ``CcropError`` that says what to do."""
+    with explained(url):
+        try:
+            yield
+        except (tarfile.TarError, EOFError) as error:
+            raise CcropError(
+                f"{url} cannot be read to its end as an uncompressed tar ({error}). Run again; if "
+                "that does not help, upload or pack it again."
+            ) from error
+
+
+@contextmanager
+def _object(url: str) -> Iterator[IO[bytes]]:
+    files, (path,) = located([url])
+    # Over HTTP a block size of 0 means one request for the whole file instead of many for its
+    # parts, which not every server gives.
+    whole = {"block_size": 0} if "http" in files.protocol else {}
+    with files.open(path, "rb", **whole) as raw, io.BufferedReader(raw, _BUFFER) as stream:
+        yield stream
+
+
+@contextmanager
+def _output(url: str) -> Iterator[IO[bytes]]:
+    command = url.removeprefix(PIPE)
+    # In a session of its own, so that all processes of the command can be ended together.
+    process = subprocess.Popen(
+        command, shell=True, stdout=subprocess.PIPE, bufsize=_BUFFER, start_new_session=True
+    )
+    assert process.stdout is not None
+    with process.stdout as stream:
+        try:
+            try:
+                yield stream
+            except tarfile.TarError:
+                # The output of a command that fails is cut off: then it is to blame.
+                if not stream.read(1):
+                    _expect_success(process, url)
+                raise
+            # A command whose output is not read to the end would fail for that.
+            while stream.read(_BUFFER):
+                pass
+            _expect_success(process, url)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _expect_success(process: "subprocess.Popen[bytes]", url: str) -> None:
+    if status := process.wait():
+        raise CcropError(
+            f"the command of {url} failed with exit status {status}, so images may be missing. "
+            "Run it by itself to see why."
+        )
+
+
+def _ends(files: Any, paths: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield size and hash of the first and last 64 KiB, as `digest_files` takes them."""
+    sizes = files.sizes(paths)
+    if None in sizes:
+        raise CcropError(
+            f"the server does not tell the size of {paths[sizes.index(None)]}. Read it through a "
+            "command (pipe:curl …), or copy it to a local folder."
+        )
+    tails = [max(0, size - FINGERPRINT_END) for size in sizes]
+    heads = [min(size, FINGERPRINT_END) for size in sizes]
+    starts, stops = [0] * len(paths) + tails, heads + sizes
+    parts = files.cat_ranges(paths * 2, starts, stops, on_error="raise")
+    for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        head, tail = parts[i], parts[i + len(paths)]
+        if (len(head), len(tail)) != (heads[i], heads[i]):
+            raise CcropError(
+                f"the server does not give parts of {path}, of which the fingerprint is made. "
+                "Read it through a command (pipe:curl …), or copy it to a local folder."
+            )
+        yield size, xxhash.xxh3_64_hexdigest(head + tail)

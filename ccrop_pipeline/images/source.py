@@ -1,0 +1,171 @@
+"""What every source of images offers: samples in order, and images by position."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ccrop_pipeline.errors import CcropError
+
+FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
+
+
+class Sample(NamedTuple):
+    """One image as it is stored.
+
+    Attributes:
+        key: Stable name of the image in its source.
+        image: Encoded bytes, never decoded here.
+        label: Class index, ``None`` where unknown.
+        annotation: Raw JSON that lies beside the image, ``None`` where there is none.
+    """
+
+    key: str
+    image: bytes
+    label: int | None
+    annotation: bytes | None = None
+
+
+class ImageIndex(Protocol):
+    """Images by position, for map-style loading.
+
+    Pickles without image bytes and may be used from forked and spawned workers.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Keys in source order."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, shape ``(n,)``, -1 where unknown."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded bytes of image ``i``."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A set of images cut into named shards."""
+
+    @property
+    def kind(self) -> str:
+        """``tar``, ``folder``, ``parquet``, ``torchvision`` or ``scenes``."""
+
+    @property
+    def random_access(self) -> bool:
+        """Whether ``index`` is possible, or images can only be read in order."""
+
+    @property
+    def location(self) -> str:
+        """Where the images come from, for people."""
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Shard names in order; unique."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label, empty where unknown."""
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        """Yield the samples of one shard in stored order."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, sizes and samples of the contents that survives a move."""
+
+    def index(self) -> ImageIndex:
+        """Return random access to all images.
+
+        Raises:
+            CcropError: If two images have one key, or there is no random access.
+        """
+
+
+def image_hash(image: bytes) -> int:
+    """Return the unsigned 64-bit xxh3 of encoded image bytes."""
+    return int(xxhash.xxh3_64_intdigest(image))
+
+
+def digest(kind: str, entries: Iterable[tuple[str | int, ...]]) -> str:
+    """Hash what tells a source apart, in order, into a fingerprint of 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps([kind, list(entries)]).encode()).hexdigest()
+
+
+def digest_files(kind: str, paths: Iterable[Path]) -> str:
+    """Fingerprint of shard files: their names, sizes, and the first and last 64 KiB of each.
+
+    Names and sizes alone do not do: tars are padded to 10 KiB, so that one image more or less
+    often leaves the size as it was.
+    """
+    return digest(kind, (_file_entry(path) for path in paths))
+
+
+def _file_entry(path: Path) -> tuple[str, int, str]:
+    ends = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        for start in (0, max(0, size - FINGERPRINT_END)):
+            file.seek(start)
+            ends.update(file.read(FINGERPRINT_END))
+    return path.name, size, ends.hexdigest()
+
+
+def known_label(value: Any) -> int | None:
+    """Read a label as data sets store it: nothing or a negative number means unknown."""
+    return None if value is None or int(value) < 0 else int(value)
+
+
+CLASSES_FILE = "classes.txt"
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """Return the class names that lie in a folder, none where there is no such file."""
+    path = folder / CLASSES_FILE
+    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+
+
+def write_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Write class names into a folder that is not yet complete."""
+    text = "".join(f"{name}\n" for name in classes)
+    (folder / CLASSES_FILE).write_text(text, encoding="utf-8")
+
+
+def true_boxes(annotation: bytes) -> NDArray[np.float64]:
+    """Read the true boxes of one image.
+
+    Args:
+        annotation: JSON object whose ``boxes`` is a list of ``[h0, w0, h1, w1]``: top, left,
+            bottom and right edge, normalised by the image's height and width.
+
+    Returns:
+        Boxes ``x_min, y_min, x_max, y_max``, shape ``(m, 4)``, values in [0, 1].
+
+    Raises:
+        CcropError: If there is no such list, or one of its boxes is none.
+    """
+    try:
+        rows = json.loads(annotation)["boxes"]
+        edges = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CcropError(
+            f"annotation {annotation[:60]!r} holds no boxes ({type(error).__name__}: {error}); "
+            'expected {"boxes": [[h0, w0, h1, w1], …]} with normalised edges.'
+        ) from error
+    boxes = edges[:, [1, 0, 3, 2]]
+    proper = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & ((boxes >= 0) & (boxes <= 1)).all(axis=1)
+    if not proper.all():
+        raise CcropError(
+            f"true box {edges[~proper][0].tolist()} is not [h0, w0, h1, w1] with "
+            "0 <= h0 < h1 <= 1 and 0 <= w0 < w1 <= 1."
+        )
+    return boxes

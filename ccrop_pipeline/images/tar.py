@@ -1,0 +1,284 @@
+"""WebDataset tar shards: ``KEY.jpg`` with ``KEY.cls`` and ``KEY.json`` side by side."""
+
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
+from ccrop_pipeline.images.keys import Keys, refuse_duplicates, shard_position
+from ccrop_pipeline.images.source import Sample, digest_files, known_label, read_classes
+
+
+class Extent(NamedTuple):
+    """A run of bytes in a file."""
+
+    offset: int
+    size: int
+
+
+# Where the content of a member lies, or the content itself where a tar is read only once.
+Content = TypeVar("Content", Extent, bytes)
+
+
+class Entry(NamedTuple, Generic[Content]):
+    """One sample of a tar."""
+
+    key: str
+    image: Content
+    label: Content | None
+    annotation: Content | None
+
+
+class Member(NamedTuple, Generic[Content]):
+    """One file of a tar."""
+
+    key: str
+    extension: str
+    content: Content
+
+
+def scan(path: Path) -> Iterator[Entry[Extent]]:
+    """Yield the samples of a tar in stored order, reading headers only.
+
+    Raises:
+        CcropError: If the tar is damaged, a sample has no image or two, or a key comes back.
+    """
+    return group(_members(path), str(path))
+
+
+def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
+    """Yield the samples that the members of the tar ``where`` make up.
+
+    Members are grouped as WebDataset does it: the members of a sample follow each other.
+
+    Raises:
+        CcropError: If a sample has no image or two, or a key comes back.
+    """
+    seen: dict[str, int] = {}
+    for position, (key, of_sample) in enumerate(groupby(members, lambda m: m.key)):
+        if key in seen:
+            raise CcropError(
+                f"key {key!r} occurs twice in {where}: samples {seen[key]} and {position}. "
+                "Files of one sample must follow each other and keys must be unique: pack again."
+            )
+        seen[key] = position
+        yield _entry(key, of_sample, where)
+
+
+def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Split the name of a file in a tar as WebDataset does it, ``None`` for what is no sample's.
+
+    The key is the path up to the first dot of its last part, the rest the extension.
+    """
+    folder, slash, name = info.name.rpartition("/")
+    stem, dot, extension = name.partition(".")
+    return (folder + slash + stem, extension.lower()) if info.isfile() and stem and dot else None
+
+
+def open_tar(path: Path) -> BinaryIO:
+    """Open a tar's bytes; ``CcropError`` where that fails."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CcropError(
+            f"{path} cannot be opened ({error.strerror}). Check that it is there and readable."
+        ) from error
+
+
+def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
+    """Return the bytes at ``extent`` without moving the file's position."""
+    data = os.pread(descriptor, extent.size, extent.offset)
+    if len(data) != extent.size:
+        raise CcropError(
+            f"{path} is cut off: {extent.size} bytes expected at {extent.offset}, "
+            f"{len(data)} there. Fetch or pack it again."
+        )
+    return data
+
+
+def read_label(descriptor: int, entry: Entry[Extent], path: Path) -> int | None:
+    """Return the class index in the sample's ``.cls`` member, ``None`` without one."""
+    text = entry.label and read_extent(descriptor, entry.label, path)
+    return parse_label(text, entry.key, str(path))
+
+
+def parse_label(text: bytes | None, key: str, where: str) -> int | None:
+    """Return the class index that a ``.cls`` member holds, ``None`` for no member."""
+    try:
+        return known_label(text)
+    except ValueError:
+        raise CcropError(
+            f"label {text!r:.50} of key {key!r} in {where} is not a whole number: "
+            "a .cls member holds one class index."
+        ) from None
+
+
+def _members(path: Path) -> Iterator[Member[Extent]]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (info := tar.next()) is not None:
+                # TarFile remembers every header it saw; a shard may have a million.
+                tar.members.clear()  # type: ignore[attr-defined]
+                if name := key_and_extension(info):
+                    yield Member(*name, Extent(info.offset_data, info.size))
+            _check_end(path, tar.offset)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise CcropError(
+            f"{path} cannot be read as an uncompressed tar ({error}). Fetch or pack it again."
+        ) from error
+
+
+def _check_end(path: Path, offset: int) -> None:
+    # Between members tarfile takes a damaged header, or nothing at all, for the end of the
+    # archive; POSIX ends one with blocks of zeros.
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"damaged or cut off at byte {offset}")
+
+
+def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Content]:
+    parts: dict[str, Content] = {}
+    for member in members:
+        if member.extension in parts:
+            raise CcropError(f"{where} holds two files {key}.{member.extension}: remove one.")
+        parts[member.extension] = member.content
+    images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
+    if len(images) != 1:
+        raise CcropError(
+            f"sample {key!r} in {where} has {len(images)} images (members: "
+            f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
+            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."
+        )
+    return Entry(key, images[0], parts.get("cls"), parts.get("json"))
+
+
+MAX_OPEN = 256  # a quarter of the usual limit of 1024 descriptors a process
+
+
+@dataclass(frozen=True)
+class TarSource:
+    """Tar files, one shard each, named by their stems.
+
+    Attributes:
+        location: What was opened, as given.
+        paths: The tar files, in order.
+    """
+
+    kind: ClassVar[str] = "tar"
+    random_access: ClassVar[bool] = True
+    location: str
+    paths: tuple[Path, ...]
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """Stems of the tar files."""
+        return tuple(path.stem for path in self.paths)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Lines of ``classes.txt`` beside the first tar."""
+        return read_classes(self.paths[0].parent)
+
+    def read(self, shard: str) -> Iterator[Sample]:
+        """Yield the samples of one tar in stored order.
+
+        Raises:
+            CcropError: If the tar is damaged, a sample has no image, or a key comes twice.
+        """
+        path = self.paths[shard_position(self.shards, shard)]
+        with open_tar(path) as file:
+            for entry in scan(path):
+                yield _sample(file.fileno(), entry, path)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the tars' names, sizes, beginnings and ends, not of all contents."""
+        return digest_files(self.kind, self.paths)
+
+    def index(self) -> "TarIndex":
+        """Scan all headers and return random access by offset.
+
+        Raises:
+            CcropError: As ``read``, and if two tars hold the same key.
+        """
+        keys: list[str] = []
+        extents: list[Extent] = []
+        labels: list[int] = []
+        shard_of: list[int] = []
+        for position, path in enumerate(self.paths):
+            with open_tar(path) as file:
+                for entry in scan(path):
+                    label = read_label(file.fileno(), entry, path)
+                    keys.append(entry.key)
+                    extents.append(entry.image)
+                    labels.append(-1 if label is None else label)
+                    shard_of.append(position)
+        index = TarIndex(self.paths, Keys(keys), extents, labels, shard_of)
+        refuse_duplicates(
+            index.keys, index.shard_of, [str(path) for path in self.paths], "rename one of them."
+        )
+        return index
+
+
+class TarIndex:
+    """Random access to the images of several tars.
+
+    ``read`` never moves a file position, so forked workers may share the descriptors; a
+    pickled index carries none and opens its own on first use.
+    """
+
+    def __init__(
+        self,
+        paths: tuple[Path, ...],
+        keys: Keys,
+        extents: list[Extent],
+        labels: list[int],
+        shard_of: list[int],
+    ) -> None:
+        self.keys = keys
+        self.labels = np.array(labels, dtype=np.int64)
+        self.shard_of = np.array(shard_of, dtype=np.int32)
+        self._extents = np.array(extents, dtype=np.int64).reshape(-1, 2)
+        self._paths = paths
+        self._open: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.keys)
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded bytes of image ``i``."""
+        shard = int(self.shard_of[i])
+        offset, size = self._extents[i].tolist()
+        if shard not in self._open and len(self._open) < MAX_OPEN:
+            with open_tar(self._paths[shard]) as file:
+                self._open[shard] = os.dup(file.fileno())
+        if shard in self._open:
+            return read_extent(self._open[shard], Extent(offset, size), self._paths[shard])
+        with open_tar(self._paths[shard]) as file:
+            return read_extent(file.fileno(), Extent(offset, size), self._paths[shard])
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the descriptors behind: they mean nothing in another process."""
+        return self.__dict__ | {"_open": {}}
+
+    def __del__(self) -> None:
+        """Close the descriptors."""
+        for descriptor in self.__dict__.get("_open", {}).values():
+            os.close(descriptor)
+
+
+def _sample(descriptor: int, entry: Entry[Extent], path: Path) -> Sample:
+    return Sample(
+        key=entry.key,
+        image=read_extent(descriptor, entry.image, path),
+        label=read_label(descriptor, entry, path),
+        annotation=entry.annotation and read_extent(descriptor, entry.annotation, path),
+    )

@@ -1,0 +1,202 @@
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import webdataset
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from made_sources import DATA, folder_of, needs_data, parquet_of, picture, tar_of
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Sample, Scenes, open_source, pack, tar_key
+
+
+def read_all(source):
+    return [sample for shard in source.shards for sample in source.read(shard)]
+
+
+def samples_of(*keys):
+    return [Sample(key, picture(i), i) for i, key in enumerate(keys)]
+
+
+name = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1)
+keys = st.lists(name, min_size=1, max_size=3).map("/".join)
+samples = st.builds(
+    Sample,
+    key=st.one_of(keys, keys.map(lambda key: key + ".JPEG")),
+    image=st.one_of(
+        st.binary(max_size=1500), st.integers(0, 3).map(picture), st.just(picture(0, "JPEG"))
+    ),
+    label=st.none() | st.integers(0, 2**60),
+    annotation=st.none() | st.binary(max_size=50),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(samples, min_size=1, max_size=8, unique_by=lambda s: tar_key(s.key)),
+    st.integers(1, 4),
+    st.integers(1, 4000),
+)
+@example([Sample("k" * 300 + ".png", b"", 0)], 1, 1)
+@example([Sample("..", b"x", 0), Sample(".hidden.png", b"y", 0)], 1, 1)
+def test_what_is_packed_is_read_back(made, max_images, max_bytes):
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        finished = []
+        summary = pack(
+            made,
+            out,
+            prefix="p",
+            max_images=max_images,
+            max_bytes=max_bytes,
+            on_shard=lambda shard, images: finished.append((shard, images)),
+        )
+        source = open_source(out)
+        assert read_all(source) == [s._replace(key=tar_key(s.key)) for s in made]
+        assert summary.shards == source.shards == tuple(shard for shard, _ in finished)
+        assert summary.shards == tuple(f"p-{i:06d}" for i in range(len(finished)))
+        assert summary.images == sum(images for _, images in finished) == len(made)
+        assert summary.bytes == sum(path.stat().st_size for path in source.paths)
+        for shard, images in finished:
+            sizes = [len(s.image) + len(s.annotation or b"") for s in source.read(shard)]
+            assert len(sizes) == images <= max_images
+            assert sum(sizes) <= max_bytes or images == 1
+
+
+@given(keys)
+def test_tar_keys_are_stable_and_survive_webdatasets_rule(key):
+    made = tar_key(key)
+    assert tar_key(made) == made
+    folder, _, last = f"{made}.jpg".rpartition("/")
+    assert (folder + "/" if folder or made.startswith("/") else "") + last.split(".")[0] == made
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("cat/1.jpg", "cat/1"),
+        ("v1.2/a.b.c.PNG", "v1.2/a_b_c"),
+        ("a.txt", "a_txt"),
+        ("/abs/x.png", "abs/x"),
+        (".jpg", "_jpg"),
+    ],
+)
+def test_keys_become_member_names(key, expected):
+    assert tar_key(key) == expected
+
+
+@pytest.mark.parametrize("key", ["", "a/", "/", "a\0b"])
+def test_keys_that_name_no_file_are_refused(key):
+    with pytest.raises(CcropError, match="cannot name a file in a tar"):
+        tar_key(key)
+
+
+def test_every_kind_of_source_packs_alike(tmp_path):
+    names = ["ant/a.png", "bee/b.png", "cat/c.png"]
+    folder = open_source(folder_of(tmp_path / "f", names))
+    table = open_source(parquet_of(tmp_path / "t.parquet", names))
+    first = pack(folder, tmp_path / "one")
+    pack(table, tmp_path / "two")
+    pack(open_source(tmp_path / "one"), tmp_path / "three")
+    tars = [(tmp_path / n / "data-000000.tar").read_bytes() for n in ("one", "two", "three")]
+    assert tars[0] == tars[1] == tars[2]
+    assert (tmp_path / "one/classes.txt").read_text() == "ant\nbee\ncat\n"
+    assert open_source(tmp_path / "three").classes == ("ant", "bee", "cat")
+    assert not (tmp_path / "two/classes.txt").exists()
+    assert first.images == 3
+
+
+@needs_data
+def test_real_shards_are_read_back_whole(tmp_path):
+    source = open_source(DATA / "objects-webdataset")
+    pack(source, tmp_path / "out", max_images=100)
+    packed = open_source(tmp_path / "out")
+    assert len(packed.shards) == 5
+    assert read_all(packed) == read_all(source)
+
+
+def test_the_bytes_do_not_depend_on_time_or_place(tmp_path):
+    scenes = Scenes(20, size=32)
+    digests = set()
+    for place in ("a", "deep/b"):
+        pack(scenes, tmp_path / place, prefix="s", max_images=20)
+        data = (tmp_path / place / "s-000000.tar").read_bytes()
+        digests.add(hashlib.sha256(data).hexdigest())
+    assert len(digests) == 1
+    with tarfile.open(tmp_path / "a/s-000000.tar") as tar:
+        for info in tar:
+            assert (info.mtime, info.uid, info.gid, info.uname, info.gname) == (0, 0, 0, "", "")
+            assert info.mode == 0o644
+
+
+def test_webdataset_reads_what_is_packed(tmp_path):
+    scenes = Scenes(12, size=32)
+    pack(scenes, tmp_path / "out", max_images=5)
+    urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    theirs = list(webdataset.WebDataset(urls, shardshuffle=False))
+    ours = read_all(scenes)
+    assert [s["__key__"] for s in theirs] == [s.key for s in ours]
+    assert [s["jpg"] for s in theirs] == [s.image for s in ours]
+    assert [int(s["cls"]) for s in theirs] == [s.label for s in ours]
+    assert [json.loads(s["json"]) for s in theirs] == [json.loads(s.annotation) for s in ours]
+
+
+def test_a_damaged_image_stays_an_image(tmp_path):
+    made = [Sample("a.webp", b"junk", 1), Sample("b", b"", None), Sample("c.txt", b"x", 0)]
+    pack(made, tmp_path / "out")
+    with tarfile.open(tmp_path / "out/data-000000.tar") as tar:
+        assert tar.getnames() == ["a.webp", "a.cls", "b.jpg", "c_txt.jpg", "c_txt.cls"]
+
+
+@pytest.mark.parametrize("pair", [("a/x.png", "a/x.jpg"), ("x.y", "x_y"), ("x", "x")])
+def test_keys_that_collide_are_refused(tmp_path, pair):
+    with pytest.raises(CcropError) as caught:
+        pack(samples_of(*pair), tmp_path / "out", max_images=1)
+    assert all(repr(key) in str(caught.value) for key in pair)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    tar_of(tmp_path / "old.tar", ["x"])
+    before = (tmp_path / "old.tar").read_bytes()
+    for out in (tmp_path, tmp_path / "old.tar"):
+        with pytest.raises(CcropError, match="is not empty"):
+            pack(samples_of("a"), out)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.tar"]
+    assert (tmp_path / "old.tar").read_bytes() == before
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert pack(samples_of("a"), tmp_path / "out").images == 1
+
+
+def test_a_stopped_run_leaves_nothing_that_looks_complete(tmp_path):
+    def stopping():
+        yield from samples_of("a", "b", "c")
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        pack(stopping(), out, max_images=1)
+    assert not out.exists()
+    assert (tmp_path / "out.partial").is_dir()
+    pack(samples_of("z"), out, max_images=1)
+    assert [p.name for p in out.iterdir()] == ["data-000000.tar"]
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_nothing_to_pack_is_an_error(tmp_path):
+    with pytest.raises(CcropError, match="no images to pack"):
+        pack([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limits", [{"max_images": 0}, {"max_bytes": 0}])
+def test_limits_below_one_are_the_programmers_error(tmp_path, limits):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        pack(samples_of("a"), tmp_path / "out", **limits)

@@ -1,0 +1,163 @@
+import pickle
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from made_sources import DATA, needs_data, parquet_of, picture
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import open_source
+
+
+def read_all(source):
+    return [sample for shard in source.shards for sample in source.read(shard)]
+
+
+def write(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@needs_data
+def test_all_of_cifar10_is_there():
+    train = open_source(f"{DATA}/cifar10-parquet/train-{{00000..00004}}-of-00005.parquet")
+    test = open_source(DATA / "cifar10-parquet/test-00000-of-00001.parquet")
+    assert len(train.shards) == 5
+    for source, count in ((train, 50_000), (test, 10_000)):
+        index = source.index()
+        assert len(index) == len(set(index.keys)) == count
+        counts = [(index.labels == label).sum() for label in range(10)]
+        assert counts == [count // 10] * 10
+        assert len(source.classes) == 10
+    rows = pq.read_table(test.paths[0]).slice(5000, 300).to_pylist()
+    for i, row in enumerate(rows, 5000):
+        assert index.keys[i] == row["image"]["path"]
+        assert index.read(i) == row["image"]["bytes"]
+        assert source.classes[index.labels[i]] in index.keys[i]
+
+
+def test_index_equals_read(tmp_path):
+    parquet_of(tmp_path / "a.parquet", ["x.png", "y.png", None])
+    parquet_of(tmp_path / "b.parquet", ["z/1.png", "z/2.png"])
+    source = open_source(tmp_path)
+    samples = read_all(source)
+    index = source.index()
+    copy = pickle.loads(pickle.dumps(index))
+    assert source.shards == ("a", "b")
+    assert list(index.keys) == list(copy.keys) == [s.key for s in samples]
+    assert index.labels.tolist() == [s.label for s in samples] == [0, 1, 2, 0, 1]
+    assert index.shard_of.tolist() == [0, 0, 0, 1, 1]
+    for i in range(5):
+        assert index.read(i) == copy.read(i) == samples[i].image
+
+
+def test_a_pickled_index_carries_no_images(tmp_path):
+    parquet_of(tmp_path / "a.parquet", [f"{i}" for i in range(300)])
+    index = open_source(tmp_path).index()
+    assert len(pickle.dumps(index)) < 20_000 < sum(len(picture(i)) for i in range(300))
+
+
+def test_keys_come_from_a_column_then_the_path_then_the_content(tmp_path):
+    names = pa.array(["first", "second"])
+    parquet_of(tmp_path / "a.parquet", ["x.png", "y.png"], key=names)
+    parquet_of(tmp_path / "b.parquet", ["x.png", "y.png"], __key__=names)
+    parquet_of(tmp_path / "c.parquet", ["x.png", None])
+    write(tmp_path / "d.parquet", image=pa.array([picture(0), picture(1)]))
+    content = [xxhash.xxh3_64(picture(i)).hexdigest() for i in range(2)]
+    expected = {
+        "a": ["first", "second"],
+        "b": ["first", "second"],
+        "c": ["x.png", content[1]],
+        "d": content,
+    }
+    source = open_source(tmp_path)
+    assert {shard: [s.key for s in source.read(shard)] for shard in source.shards} == expected
+
+
+def test_an_image_column_of_another_name_is_found(tmp_path):
+    kind = pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": picture(0), "path": "a"}], kind)
+    write(tmp_path / "a.parquet", id=pa.array([7]), img=images, label=pa.array([5], pa.uint8()))
+    assert read_all(open_source(tmp_path)) == [("a", picture(0), 5, None)]
+
+
+def test_missing_and_negative_labels_are_unknown(tmp_path):
+    images = pa.array([picture(i) for i in range(3)])
+    write(tmp_path / "a.parquet", image=images, label=pa.array([None, -1, 4]))
+    write(tmp_path / "b.parquet", image=pa.array([picture(i) for i in range(3, 5)]))
+    source = open_source(tmp_path)
+    assert [s.label for s in read_all(source)] == [None, None, 4, None, None]
+    assert source.index().labels.tolist() == [-1, -1, 4, -1, -1]
+
+
+def test_a_long_table_is_cut_in_rows(tmp_path):
+    count, cut = 140_000, 65_536
+    images = pa.array([i.to_bytes(4, "big") for i in range(count)])
+    table = pa.table({"image": images, "label": pa.array(range(count))})
+    # Row groups that no cut falls upon.
+    pq.write_table(table, tmp_path / "long.parquet", row_group_size=30_000)
+    source = open_source(tmp_path / "long.parquet")
+    assert source.shards == ("long-000000", "long-000001", "long-000002")
+    labels = [[s.label for s in source.read(shard)] for shard in source.shards]
+    assert labels == [
+        list(range(cut)),
+        list(range(cut, 2 * cut)),
+        list(range(2 * cut, count)),
+    ]
+    index = source.index()
+    assert index.labels.tolist() == list(range(count))
+    assert index.shard_of.tolist() == [i // cut for i in range(count)]
+    assert all(index.read(i) == i.to_bytes(4, "big") for i in range(0, count, 997))
+
+
+def test_duplicates_are_refused(tmp_path):
+    parquet_of(tmp_path / "a.parquet", ["x", "y"])
+    parquet_of(tmp_path / "b.parquet", ["z", "x"])
+    with pytest.raises(CcropError, match="'x' occurs twice: image 0 of a and image 1 of b"):
+        open_source(tmp_path).index()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": pa.array(["a"])}, "has 0 columns that could hold images; .*text: string"),
+        ({"a": pa.array([b"1"]), "b": pa.array([b"2"])}, r"has 2 columns .*\(a, b\)"),
+        ({"image": pa.array([b"1"]), "label": pa.array(["cat"])}, "`label` of .* is string"),
+        ({"image": pa.array([b"1", None]), "key": pa.array(["k", "l"])}, "no image bytes|'l'"),
+    ],
+)
+def test_wrong_tables_are_refused(tmp_path, columns, message):
+    source = open_source(write(tmp_path / "a.parquet", **columns))
+    with pytest.raises(CcropError, match=message):
+        read_all(source)
+    with pytest.raises(CcropError, match=message):
+        source.index()
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -10])
+def test_a_cut_file_is_refused(tmp_path, keep):
+    path = parquet_of(tmp_path / "a.parquet", ["x", "y"])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CcropError, match=r"a\.parquet cannot be read as Parquet"):
+        read_all(open_source(path))
+
+
+def test_damaged_pages_are_refused(tmp_path):
+    path = parquet_of(tmp_path / "a.parquet", [f"{i}" for i in range(50)])
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(2000) + data[2004:])
+    with pytest.raises(CcropError, match=r"a\.parquet is damaged"):
+        read_all(open_source(path))
+
+
+def test_the_fingerprint_is_of_names_sizes_and_ends(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        parquet_of(tmp_path / place / "a.parquet", ["x", "y"])
+    before = open_source(tmp_path / "here").fingerprint()
+    assert before == open_source(tmp_path / "there").fingerprint()
+    parquet_of(tmp_path / "here/b.parquet", ["z"])
+    parquet_of(tmp_path / "there/a.parquet", ["x", "y", "z"])
+    others = {open_source(tmp_path / p).fingerprint() for p in ("here", "there")}
+    assert len({before, *others}) == 3

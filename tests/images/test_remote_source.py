@@ -1,0 +1,349 @@
+import io
+import multiprocessing
+import tarfile
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pytest
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_sources import DATA, folder_of, needs_data, picture, tar_of, write_tar
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import RemoteTarSource, Source, open_source
+
+MEMORY = fsspec.filesystem("memory")
+
+
+def read_all(source):
+    return [sample for shard in source.shards for sample in source.read(shard)]
+
+
+def ways(path: Path) -> list[str]:
+    """The same tar by address and by command."""
+    MEMORY.pipe(f"/copy/{path.name}", path.read_bytes())
+    return [f"memory://copy/{path.name}", path.as_uri(), f"pipe:cat {path}"]
+
+
+def outcome(source):
+    try:
+        return read_all(source)
+    except CcropError:
+        return "refused"
+
+
+stems = st.builds(
+    str.__add__,
+    st.sampled_from(["", "a/", "d.e/", "a/b.c/", "__m__/", "./"]),
+    st.sampled_from(["x", "y", "x y", "ä", "k" * 120, "__x__", ""]),
+)
+images = st.sampled_from([".png", ".JPG", ".jpeg"])
+others = st.sampled_from([".Cls", ".cls", ".json", ".mask.png", ".txt", "", ".gif", "/"])
+contents = st.sampled_from([b"1", b"-1", b" 2\n", b"3" * 700, b"", b"no number"])
+
+
+@st.composite
+def members(draw):
+    """Files of samples, most of which are whole, one after the other."""
+    found = []
+    for stem in draw(st.lists(stems, max_size=4)):
+        endings = [draw(images), *draw(st.lists(others, max_size=3))]
+        found += [(stem + ending, draw(contents)) for ending in draw(st.permutations(endings))]
+    return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(members())
+def test_any_tar_gives_what_it_gives_locally(tmp_path_factory, members):
+    path = tmp_path_factory.mktemp("any") / "t.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            info.size = 0 if info.isdir() else len(data)
+            tar.addfile(info, io.BytesIO(data))
+    expected = outcome(open_source(path))
+    assert [outcome(open_source(way)) for way in ways(path)] == [expected] * 3
+
+
+def test_samples_of_a_tar_with_everything(tmp_path):
+    path = write_tar(
+        tmp_path / "x.tar",
+        [
+            ("d.e/a.cls", b"4\n"),
+            ("d.e/a.PNG", picture(0)),
+            ("d.e/a.mask.png", b"not the image"),
+            ("__meta__/b.jpeg", picture(1, "JPEG")),
+            ("README", b"no extension"),
+            ("__meta__/b.json", b'{"x": 1}'),
+            ("._b.jpeg", b"a hidden file"),
+            ("k" * 150 + ".Gif", picture(2, "GIF")),
+        ],
+    )
+    for way in ways(path):
+        source = open_source(way)
+        assert isinstance(source, Source)
+        assert (source.kind, source.shards, source.random_access) == ("tar", ("x",), False)
+        assert read_all(source) == [
+            ("d.e/a", picture(0), 4, None),
+            ("__meta__/b", picture(1, "JPEG"), None, b'{"x": 1}'),
+            ("k" * 150, picture(2, "GIF"), None, None),
+        ]
+
+
+@needs_data
+def test_real_shards_and_fingerprints_are_those_read_locally():
+    pattern = f"{DATA.resolve()}/objects-webdataset/objects-*.tar"
+    local = open_source(pattern)
+    remote = open_source(f"file://{pattern}")
+    assert remote.shards == local.shards
+    assert remote.fingerprint() == local.fingerprint()
+    assert read_all(remote) == read_all(local)
+
+
+def test_patterns_stand_for_shards_in_order(tmp_path):
+    for name in ("b-000", "a-001", "a-000"):
+        path = tar_of(tmp_path / f"{name}.tar", [name])
+        MEMORY.pipe(f"/set/{name}.tar", path.read_bytes())
+    for spec, shards in {
+        "memory://set/a-{000..001}.tar": ("a-000", "a-001"),
+        "memory://set/*.tar": ("a-000", "a-001", "b-000"),
+        "memory://set/{b-*,a-001}.tar": ("b-000", "a-001"),
+        f"{tmp_path.as_uri()}/?-000.tar": ("a-000", "b-000"),
+        f"pipe:cat {tmp_path}/{{b-000,a-001}}.tar": ("b-000", "a-001"),
+        f"pipe:gzip -c '{tmp_path}/a-000.tar' | zcat": ("a-000",),
+        f'pipe:cat < "{tmp_path}/a-000.tar" 2>/dev/null': ("a-000",),
+    }.items():
+        source = open_source(spec)
+        assert source.shards == shards
+        assert source.location == spec
+        assert [sample.key for sample in read_all(source)] == list(shards)
+
+
+@pytest.mark.parametrize("keys", [["x"], [f"{i}" for i in range(40)], [f"{i}" for i in range(90)]])
+def test_the_fingerprint_is_that_of_the_local_tars(tmp_path, keys):
+    """Of less than 64 KiB, of less and of more than twice that."""
+    for name in ("a", "b"):
+        tar_of(tmp_path / f"{name}.tar", [name + key for key in keys])
+        ways(tmp_path / f"{name}.tar")
+    expected = open_source(f"{tmp_path}/{{a,b}}.tar").fingerprint()
+    assert open_source("memory://copy/{a,b}.tar").fingerprint() == expected
+    assert open_source(f"{tmp_path.as_uri()}/{{a,b}}.tar").fingerprint() == expected
+    assert open_source("memory://copy/a.tar").fingerprint() != expected
+
+
+def test_more_shards_than_are_fingerprinted_together(tmp_path):
+    for i in range(70):
+        MEMORY.pipe(f"/many/{i:02d}.tar", (b"%d" % i) * 100)
+        (tmp_path / f"{i:02d}.tar").write_bytes((b"%d" % i) * 100)
+    expected = open_source(tmp_path).fingerprint()
+    assert open_source("memory://many/*.tar").fingerprint() == expected
+
+
+def test_the_fingerprint_of_commands_is_of_their_texts():
+    specs = ("pipe:cat a.tar", "pipe:cat a.tar", "pipe:cat b.tar", "pipe:cat {a,b}.tar")
+    prints = [open_source(spec).fingerprint() for spec in specs]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
+def test_class_names_lie_beside_the_first_tar(tmp_path):
+    tar_of(tmp_path / "x.tar", ["a"])
+    assert [open_source(way).classes for way in ways(tmp_path / "x.tar")] == [(), (), ()]
+    (tmp_path / "classes.txt").write_text("cat\nkäfer\n")
+    MEMORY.pipe("/copy/classes.txt", "cat\nkäfer\n".encode())
+    names = [open_source(way).classes for way in ways(tmp_path / "x.tar")]
+    MEMORY.rm("/copy/classes.txt")
+    assert names == [("cat", "käfer"), ("cat", "käfer"), ()]
+
+
+def test_there_is_no_random_access(tmp_path):
+    for way in ways(tar_of(tmp_path / "x.tar", ["a"])):
+        with pytest.raises(CcropError, match=r"x\.tar can only be read in order.*local folder"):
+            open_source(way).index()
+    local = (open_source(tmp_path), open_source(folder_of(tmp_path / "f", ["a.png"])))
+    assert all(source.random_access for source in local)
+
+
+@pytest.mark.parametrize("way", range(3))
+def test_a_tar_cut_anywhere_is_refused(tmp_path, way):
+    path = tar_of(tmp_path / "x.tar", ["a", "b"])
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        end = max(info.offset_data + info.size for info in tar)
+    blocks = range(0, end, 512)
+    for length in [*blocks, *(block + 100 for block in blocks), end - 1, end]:
+        path.write_bytes(data[:length])
+        with pytest.raises(CcropError, match=r"x\.tar cannot be read to its end"):
+            read_all(open_source(ways(path)[way]))
+
+
+@pytest.mark.parametrize("way", range(3))
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path, way):
+    path = tar_of(tmp_path / "x.tar", ["a", "b", "c"])
+    data = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        data[tar.getmembers()[2].offset + 10] ^= 1
+    path.write_bytes(data)
+    theirs = webdataset.WebDataset(str(path), shardshuffle=False)
+    assert [sample["__key__"] for sample in theirs] == ["a"], "webdataset does not notice"
+    samples = open_source(ways(path)[way]).read("x")
+    with pytest.raises(CcropError, match=r"x\.tar cannot be read to its end.*damaged"):
+        list(samples)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3")], "'a' occurs twice.*samples 0 and 2"),
+        ([("a.png", b"1"), ("a.png", b"2")], r"two files a\.png"),
+        ([("a.cls", b"1")], r"'a' in .*x\.tar has 0 images \(members: \.cls\)"),
+        ([("a.png", b"1"), ("a.cls", b"cat")], r"label b'cat' of key 'a' in .*x\.tar"),
+    ],
+)
+def test_wrong_samples_are_refused(tmp_path, members, message):
+    for way in ways(write_tar(tmp_path / "x.tar", members)):
+        with pytest.raises(CcropError, match=message):
+            read_all(open_source(way))
+
+
+@pytest.mark.parametrize("command", ["cat {0}; exit 3", "head -c 700 {0}; exit 3", "exit 3 # {0}"])
+def test_a_command_that_fails_is_an_error_even_after_all_images(tmp_path, command):
+    path = tar_of(tmp_path / "x.tar", ["a", "b"])
+    with pytest.raises(CcropError, match=r"pipe:.*x\.tar.* failed with exit status 3"):
+        read_all(open_source("pipe:" + command.format(path)))
+
+
+def test_a_command_that_writes_on_after_the_tar_does_not_fail_for_it(tmp_path):
+    path = tar_of(tmp_path / "x.tar", ["a", "b"])
+    source = open_source(f"pipe:cat {path} && head -c 3000000 /dev/zero")
+    assert len(read_all(source)) == 2
+
+
+def test_a_command_is_ended_with_all_its_processes_when_reading_stops(tmp_path):
+    path = tar_of(tmp_path / "x.tar", ["a", "b"])
+    source = open_source(f"pipe:sleep 60 & echo $$ $! > {tmp_path}/pids; cat {path}; wait")
+    samples = source.read("x")
+    next(samples)
+    shell, sleeper = (tmp_path / "pids").read_text().split()
+    assert all(running(pid) for pid in (shell, sleeper))
+    samples.close()
+    assert not running(shell)
+    # Only its parent is waited for; the signal takes its time to arrive.
+    deadline = time.monotonic() + 10
+    while running(sleeper) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not running(sleeper)
+
+
+def running(pid: str) -> bool:
+    try:
+        # The name in brackets may hold spaces; the state follows it.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("memory://nowhere/a.tar", "nothing is found at memory://nowhere/a.tar"),
+        ("file:///nowhere/a.tar", "nothing is found at file:///nowhere/a.tar"),
+        ("memory://nowhere/*.tar", r"nothing is found at memory://nowhere/\*\.tar"),
+        ("nosuch://host/a.tar", "nosuch://host/a.tar.*Protocol not known"),
+        ("oci://bucket/a.tar", "oci://bucket/a.tar needs another package.*ocifs"),
+        ("memory://{a,b}/x.tar", "two files give the shard name 'x'"),
+        ("pipe:cat {a,b}/x.tar", "two files give the shard name 'x'"),
+        ("pipe:cat images", r"pipe:cat images names no \.tar file"),
+        ("memory://data/x.tar.gz", r"x\.tar\.gz names no \.tar file"),
+    ],
+)
+def test_what_cannot_be_opened_is_named(spec, message):
+    with pytest.raises(CcropError, match=message):
+        read_all(open_source(spec))
+    if "nothing" in message:
+        with pytest.raises(CcropError, match="nothing is found"):
+            open_source(spec).fingerprint()
+
+
+class Server(SimpleHTTPRequestHandler):
+    """Files of a folder; as plain as the standard library's, or with ranges, or broken."""
+
+    ranges, broken = False, False
+
+    def do_GET(self):
+        asked, path = self.headers["Range"], Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        data = path.read_bytes()
+        if asked and self.ranges:
+            first, last = asked.removeprefix("bytes=").split("-")
+            part = data[int(first) : int(last) + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        else:
+            part = data
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        return self.wfile.write(part[: len(part) // 2] if self.broken else part)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web(tmp_path):
+    pytest.importorskip("aiohttp")
+    handler = type("Handler", (Server,), {})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", handler
+        server.shutdown()
+
+
+def test_a_web_server_without_ranges_gives_images_and_no_fingerprint(tmp_path, web):
+    # More than the 5 MiB that fsspec asks for at a time.
+    write_tar(tmp_path / "x.tar", [(f"{i}.png", picture(i) * 20_000) for i in range(3)])
+    assert (tmp_path / "x.tar").stat().st_size > 2 * 5 * 2**20
+    (address, handler), local = web, open_source(tmp_path / "x.tar")
+    remote = open_source(f"{address}/x.tar?token=a/b.tar")
+    assert remote.shards == ("x",)
+    assert read_all(remote) == read_all(local)
+    with pytest.raises(CcropError, match=r"does not give parts of .*x\.tar"):
+        remote.fingerprint()
+    handler.ranges = True
+    assert remote.fingerprint() == local.fingerprint()
+    assert remote.classes == ()
+
+
+def test_a_connection_that_breaks_is_an_error(tmp_path, web):
+    tar_of(tmp_path / "x.tar", [f"{i}" for i in range(90)])
+    address, handler = web
+    handler.broken = True
+    with pytest.raises(CcropError, match=rf"{address}/x\.tar cannot be used"):
+        read_all(open_source(f"{address}/x.tar"))
+    with pytest.raises(CcropError, match=r"nothing is found at .*/y\.tar"):
+        read_all(open_source(f"{address}/y.tar"))
+
+
+def send_samples(source: RemoteTarSource, queue) -> None:
+    queue.put(read_all(source))
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_source_that_was_used_can_be_used_in_a_forked_worker(tmp_path, web):
+    tar_of(tmp_path / "x.tar", ["a", "b"])
+    source = open_source(f"{web[0]}/x.tar")
+    samples = read_all(source)  # starts the event loop of the file system
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=send_samples, args=(source, queue))
+    worker.start()
+    assert queue.get(timeout=20) == samples
+    worker.join()

@@ -1,0 +1,208 @@
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ccrop_pipeline.images import Scenes, image_hash, true_boxes
+from ccrop_pipeline.images.scenes import (
+    CLASSES,
+    OUTER,
+    OUTLINES,
+    SIDE,
+    TEXTURES,
+    _place,
+    background,
+    coverage,
+)
+
+TURN = np.array([[np.cos(0.25), np.sin(0.25)], [-np.sin(0.25), np.cos(0.25)]])
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return list(Scenes(500).read("train-000000"))
+
+
+@pytest.fixture(scope="module")
+def boxes(samples):
+    return np.concatenate([true_boxes(s.annotation) for s in samples])
+
+
+def coverage_by_points(outline, box, size, steps=8):
+    """Share of a pixel's points within the polygon, by crossing parity, edge by edge."""
+    low, high = outline.min(0), outline.max(0)
+    corners = box[:2] + (outline - low) / (high - low) * (np.array(box[2:]) - box[:2])
+    grid = (np.arange(size * steps) + 0.5) / steps
+    x, y = np.meshgrid(grid, grid)
+    inside = np.zeros(x.shape, bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
+        if y0 != y1:
+            inside ^= ((y < y0) != (y < y1)) & (x < x0 + (y - y0) / (y1 - y0) * (x1 - x0))
+    return inside.reshape(size, steps, size, steps).mean((1, 3))
+
+
+def extent(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
+@pytest.mark.parametrize("shape", OUTLINES)
+def test_coverage_matches_counting_points(shape):
+    outline = OUTLINES[shape] @ TURN
+    ours, slow = (f(outline, (7, 20, 26, 41), 48) for f in (coverage, coverage_by_points))
+    assert ours.shape == (48, 48)
+    # Four scan lines a row: at most an eighth of a row lies on the wrong side of a flat edge.
+    assert np.abs(ours - slow).max() < 0.15
+    assert abs(ours.sum() - slow.sum()) < 1.0
+
+
+def test_an_upright_panel_covers_exactly_its_box():
+    expected = np.zeros((40, 40))
+    expected[5:30, 3:20] = 1
+    assert (coverage(OUTLINES["panel"], (3, 5, 20, 30), 40) == expected).all()
+
+
+def test_the_disc_has_the_area_of_a_polygon_of_48_corners():
+    radius = 20
+    area = 48 / 2 * radius**2 * np.sin(2 * np.pi / 48)
+    total = coverage(OUTLINES["disc"], (4, 4, 4 + 2 * radius, 4 + 2 * radius), 48).sum()
+    assert total == pytest.approx(area, rel=2e-3)
+
+
+def test_boxes_are_the_pixels_of_the_object():
+    scenes = Scenes(50, size=48, seed=3)
+    exact = 0
+    for i in range(scenes.count):
+        # The same draws in the same order as the scene itself makes them.
+        rng = scenes._rng(i)
+        angle = rng.uniform(-0.3, 0.3)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        target = _place(rng, 48)
+        mask = coverage_by_points(OUTLINES[CLASSES[i % 10][1]] @ turn, target, 48) >= 0.5
+        box = true_boxes(scenes.sample(i).annotation)[0] * 48
+        assert box == pytest.approx(np.round(box), abs=1e-9), "edges lie between pixels"
+        assert np.abs(box - extent(mask)).max() <= 1
+        exact += (np.round(box) == extent(mask)).all()
+    assert exact >= 45
+
+
+def test_the_object_is_seen_where_its_box_is(samples, boxes):
+    """Pixels within the boxes are far from the blurred surroundings, those outside are not."""
+    inside, outside = [], []
+    for sample, box in zip(samples[:200], boxes, strict=False):
+        pixels = np.asarray(Image.open(io.BytesIO(sample.image)), dtype=float)
+        x0, y0, x1, y1 = np.round(box * 64).astype(int)
+        step = np.abs(np.diff(pixels, axis=0)).mean(2)[:, :-1]
+        within = np.zeros(step.shape, bool)
+        within[y0 : y1 - 1, x0 : x1 - 1] = True
+        inside.append(step[within].mean())
+        outside.append(step[~within].mean())
+    assert np.mean(inside) > 1.1 * np.mean(outside)
+
+
+def test_sides_and_places(boxes):
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert (boxes >= 0).all()
+    assert (boxes <= 1).all()
+    assert sides.max() <= SIDE[1] + 0.5 / 64
+    # A star's points are narrower than a pixel: its box may end up to two pixels early.
+    assert sides.min() >= SIDE[0] - 4.5 / 64
+
+
+def test_targets_are_off_centre_by_construction():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        x0, y0, x1, y1 = _place(rng, 64)
+        free = np.array([64 - (x1 - x0), 64 - (y1 - y0)])
+        from_border = np.minimum([x0, y0], free - [x0, y0])
+        assert (from_border <= OUTER * free + 0.5).any()
+
+
+def test_the_centre_box_misses_the_objects(boxes):
+    low, high = np.maximum(boxes[:, :2], 0.25), np.minimum(boxes[:, 2:], 0.75)
+    shared = np.clip(high - low, 0, None).prod(1)
+    iou = shared / (0.25 + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared)
+    assert 0.19 < iou.mean() < 0.26
+    assert (iou >= 0.5).mean() < 0.03
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert np.abs(centres - 0.5).max(1).mean() > 0.2
+    assert centres.mean(0) == pytest.approx([0.5, 0.5], abs=0.04), "to no side in particular"
+
+
+def test_every_image_depends_on_its_own_numbers_only(samples):
+    scenes = Scenes(10_000)
+    for i in (0, 7, 499):
+        assert scenes.sample(i) == samples[i]
+    others = [Scenes(500, seed=1), Scenes(500, split="test"), Scenes(500, size=32)]
+    images = [samples[3].image, *(other.sample(3).image for other in others)]
+    assert len({image_hash(image) for image in images}) == 4
+    assert len({image_hash(s.image) for s in samples}) == 500
+
+
+def test_images_labels_and_annotations(samples):
+    scenes = Scenes(500)
+    for i, sample in enumerate(samples[:30]):
+        image = Image.open(io.BytesIO(sample.image))
+        assert (image.size, image.mode, image.format) == ((64, 64), "RGB", "JPEG")
+        note = json.loads(sample.annotation)
+        assert sample.key == f"train-{i:06d}"
+        assert note["labels"] == [scenes.classes[sample.label]]
+        assert (note["height"], note["width"], note["source"]) == (64, 64, "scenes")
+    assert np.bincount([s.label for s in samples]).tolist() == [50] * 10
+    assert len(set(scenes.classes)) == 10
+
+
+def test_colour_does_not_tell_the_class(samples, boxes):
+    """Mean colours of the object's box: classes differ by less than images of one class do."""
+    means = []
+    for sample, box in zip(samples, boxes, strict=True):
+        x0, y0, x1, y1 = np.round(box * 64).astype(int)
+        pixels = np.asarray(Image.open(io.BytesIO(sample.image)), dtype=float)
+        means.append(pixels[y0:y1, x0:x1].mean((0, 1)))
+    grouped = np.reshape(means, (50, 10, 3))
+    assert (grouped.mean(0).std(0) < 0.35 * grouped.std(0).mean(0)).all()
+
+
+@pytest.mark.parametrize("name", TEXTURES)
+def test_textures_show_both_colours(name):
+    u, v = np.meshgrid(np.linspace(-12, 12, 200), np.linspace(-12, 12, 200))
+    share = TEXTURES[name](u, v)
+    assert share.shape == (200, 200)
+    assert share.min() >= 0
+    assert share.max() <= 1
+    assert 0.2 < share.mean() < 0.8
+    assert np.ptp(share) > 0.9
+
+
+def test_backgrounds_have_the_spectrum_they_claim():
+    """Slope of log amplitude over log frequency, rows, averaged over images: mean exponent."""
+    size, rng = 128, np.random.default_rng(5)
+    power = np.zeros((size, size))
+    for _ in range(200):
+        grey = background(size, rng).mean(2)
+        power += np.abs(np.fft.fft2(grey - grey.mean(1, keepdims=True))) ** 2 / grey.var()
+    frequency = np.arange(4, 40)
+    slope = np.polyfit(np.log(frequency), np.log(np.sqrt(power[5, 4:40])), 1)[0]
+    assert -1.6 < slope < -0.9
+
+
+def test_index_equals_read(samples):
+    index = pickle.loads(pickle.dumps(Scenes(500).index()))
+    assert list(index.keys) == [s.key for s in samples]
+    assert index.labels.tolist() == [s.label for s in samples]
+    assert [index.read(i) for i in range(40)] == [s.image for s in samples[:40]]
+
+
+def test_fingerprints_tell_parameters_apart():
+    made = [Scenes(5), Scenes(6), Scenes(5, size=32), Scenes(5, seed=1), Scenes(5, split="test")]
+    assert len({source.fingerprint() for source in made}) == 5
+    assert Scenes(5).fingerprint() == Scenes(5).fingerprint()
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 1, "size": 8}, {"count": 1, "seed": -1}])
+def test_wrong_parameters_are_the_programmers_error(wrong):
+    with pytest.raises(ValueError, match="need count"):
+        Scenes(**wrong)

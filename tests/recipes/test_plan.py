@@ -1,0 +1,242 @@
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.methods import METHODS
+from ccrop_pipeline.recipes import (
+    FixedStage,
+    Recipe,
+    RefreshStage,
+    TrainStage,
+    describe,
+    load_recipe,
+    make_plan,
+)
+from ccrop_pipeline.recipes.schedules import learning_rate
+from ccrop_pipeline.recipes.settings import BoxSettings, OptimizerSettings
+
+
+def recipe(epochs=100, **boxes):
+    return Recipe(epochs=epochs, boxes=BoxSettings(**boxes))
+
+
+def test_the_papers_plan():
+    assert make_plan(recipe(500)) == [
+        TrainStage(0, 100, None),
+        RefreshStage(100, "boxes/epoch-0100"),
+        TrainStage(100, 200, "boxes/epoch-0100"),
+        RefreshStage(200, "boxes/epoch-0200"),
+        TrainStage(200, 300, "boxes/epoch-0200"),
+        RefreshStage(300, "boxes/epoch-0300"),
+        TrainStage(300, 400, "boxes/epoch-0300"),
+        RefreshStage(400, "boxes/epoch-0400"),
+        TrainStage(400, 500, "boxes/epoch-0400"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {},
+        {"refresh_at": (0.25,)},
+        {"refresh_epochs": (10,)},
+        {"refresh_every": 10, "warmup_epochs": 20},
+        {"refresh_every": 10, "warmup_epochs": 200},  # as of a recipe that is tried for less long
+        {"overlapped": True},
+    ],
+)
+def test_random_crops_throughout(schedule):
+    """Without boxes there is no warm-up either, whatever schedule the recipe had for them."""
+    assert make_plan(recipe(kind="none", **schedule)) == [TrainStage(0, 100, None)]
+
+
+def test_given_boxes_are_used_from_the_first_epoch_and_never_refreshed():
+    given_boxes = Path("/some/boxes")
+    assert make_plan(recipe(), given_boxes) == [TrainStage(0, 100, "/some/boxes")]
+
+
+def test_given_boxes_are_refreshed_when_asked_for():
+    assert make_plan(recipe(10, refresh_every=4), Path("/b")) == [
+        TrainStage(0, 4, "/b"),
+        RefreshStage(4, "boxes/epoch-0004"),
+        TrainStage(4, 8, "boxes/epoch-0004"),
+        RefreshStage(8, "boxes/epoch-0008"),
+        TrainStage(8, 10, "boxes/epoch-0008"),
+    ]
+
+
+SCHEDULES = st.one_of(
+    st.lists(st.floats(0.01, 0.99), max_size=5, unique=True).map(
+        lambda shares: {"refresh_at": tuple(sorted(shares))}
+    ),
+    st.lists(st.integers(1, 300), min_size=1, max_size=5, unique=True).map(
+        lambda epochs: {"refresh_epochs": tuple(sorted(epochs))}
+    ),
+    st.tuples(st.integers(1, 20), st.integers(0, 30)).map(
+        lambda pair: {"refresh_every": pair[0], "warmup_epochs": pair[1]}
+    ),
+)
+
+
+@given(epochs=st.integers(1, 300), schedule=SCHEDULES)
+def test_every_epoch_is_trained_once_and_every_box_set_is_computed_before_its_use(epochs, schedule):
+    try:
+        plan = make_plan(recipe(epochs, **schedule))
+    except CcropError:
+        return
+    assert len(plan) >= 3  # a warm-up is always followed by a refresh
+    trained = [e for s in plan if isinstance(s, TrainStage) for e in range(s.first, s.stop)]
+    assert trained == list(range(epochs))
+    made = {None}
+    epoch = 0
+    for stage in plan:
+        if isinstance(stage, RefreshStage):
+            assert stage.epoch == epoch
+            made.add(stage.boxes)
+        else:
+            assert stage.boxes in made
+            assert stage.stop > stage.first
+            epoch = stage.stop
+
+
+@pytest.mark.parametrize(("epochs", "shares"), [(3, (0.1,)), (4, (0.5, 0.55)), (2, (0.9,))])
+def test_refreshes_that_fall_together_or_outside_are_refused(epochs, shares):
+    with pytest.raises(CcropError, match="refresh_at"):
+        make_plan(recipe(epochs, refresh_at=shares))
+
+
+@pytest.mark.parametrize("kind", ["centre", "full"])
+@pytest.mark.parametrize("schedule", [{}, {"refresh_every": 2, "warmup_epochs": 5}])
+def test_a_fixed_box_is_written_first_and_used_throughout(kind, schedule):
+    assert make_plan(recipe(9, kind=kind, **schedule)) == [
+        FixedStage(kind, f"boxes/{kind}"),
+        TrainStage(0, 9, f"boxes/{kind}"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["none", "centre", "full"])
+def test_given_boxes_and_a_recipe_without_boxes_of_an_encoder_contradict_each_other(kind):
+    with pytest.raises(CcropError, match=rf"box set /b is given.*{kind}"):
+        make_plan(recipe(kind=kind), Path("/b"))
+
+
+def test_an_interval_after_a_warm_up_of_its_own():
+    plan = make_plan(recipe(10, refresh_every=2, warmup_epochs=5))
+    assert [stage.epoch for stage in plan if isinstance(stage, RefreshStage)] == [5, 7, 9]
+
+
+def test_listed_epochs():
+    plan = make_plan(recipe(10, refresh_epochs=(1, 6)))
+    assert [stage.epoch for stage in plan if isinstance(stage, RefreshStage)] == [1, 6]
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"refresh_every": 10}, {"refresh_every": 3, "warmup_epochs": 12}]
+)
+def test_a_warm_up_that_no_refresh_follows_is_refused(schedule):
+    with pytest.raises(CcropError, match="warm-up would never end"):
+        make_plan(recipe(10, **schedule))
+
+
+@pytest.mark.parametrize("epochs", [(10,), (11,), (4, 12)])
+def test_listed_epochs_at_or_after_the_end_are_refused(epochs):
+    with pytest.raises(CcropError, match="lie between 0 and 10"):
+        make_plan(recipe(10, refresh_epochs=epochs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"refresh_at": (0.5,), "refresh_every": 3}, "only one of them"),
+        ({"refresh_epochs": (5,), "refresh_every": 3}, "only one of them"),
+        ({"warmup_epochs": 5}, "without boxes.refresh_every"),
+        ({"refresh_epochs": (5, 5)}, "increase"),
+        ({"refresh_epochs": (-3, 10)}, r"refresh_epochs is \[-3, 10\].*1 or more"),
+        ({"refresh_every": -1}, "negative"),
+    ],
+)
+def test_schedules_that_contradict_themselves_are_refused(settings, message):
+    with pytest.raises(CcropError, match=message):
+        BoxSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "latest"),
+    [
+        ({"lr_warmup_epochs": 10}, {"lr_warmup_epochs": 9}),
+        ({"lr_warmup_epochs": 12, "schedule": "constant"}, {"lr_warmup_epochs": 9}),
+        ({"schedule": "step", "milestones": (5, 10)}, {"milestones": (5, 9)}),
+        ({"schedule": "step", "milestones": (60, 80)}, {"milestones": (8, 9)}),
+    ],
+)
+def test_a_learning_rate_that_training_ends_before_is_refused(settings, latest):
+    named = f"optimizer.{next(iter(latest))} is .* and epochs 10"
+    for boxes in (BoxSettings(), BoxSettings(kind="none")):
+        with pytest.raises(CcropError, match=named):
+            make_plan(Recipe(epochs=10, boxes=boxes, optimizer=OptimizerSettings(**settings)))
+        assert make_plan(
+            Recipe(epochs=10, boxes=boxes, optimizer=OptimizerSettings(**{**settings, **latest}))
+        )
+
+
+def test_milestones_before_the_first_epoch_are_refused():
+    for milestones in ((-1, 5), (0, 5)):
+        with pytest.raises(CcropError, match=r"milestones is \[.*, 5\].*1 or more"):
+            OptimizerSettings(schedule="step", milestones=milestones)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_short_trial_of_a_recipe_is_planned_or_told_what_else_to_set(name):
+    trial, refused = ["epochs=5"], False
+    try:
+        make_plan(load_recipe(name, trial))
+    except CcropError as error:
+        refused, trial = True, trial + re.findall(r"--set '?([\w.]+=[\w\[\]]+)", str(error))
+    optimizer = load_recipe(name).optimizer
+    assert refused == (optimizer.lr_warmup_epochs >= 5 or optimizer.milestones != ())
+    assert make_plan(load_recipe(name, trial))[-1].stop == 5
+
+
+def test_an_overlapped_plan_only_leaves_checkpoints_and_takes_the_newest_boxes():
+    assert make_plan(recipe(9, refresh_every=4, overlapped=True)) == [
+        TrainStage(0, 4, None),
+        RefreshStage(4, "boxes/epoch-0004", overlapped=True),
+        TrainStage(4, 8, None, newest=True),
+        RefreshStage(8, "boxes/epoch-0008", overlapped=True),
+        TrainStage(8, 9, None, newest=True),
+    ]
+
+
+def test_an_overlapped_plan_keeps_given_boxes_until_there_are_newer_ones():
+    plan = make_plan(recipe(9, refresh_every=4, overlapped=True), Path("/b"))
+    assert plan == [
+        TrainStage(0, 4, "/b"),
+        RefreshStage(4, "boxes/epoch-0004", overlapped=True),
+        TrainStage(4, 8, "/b", newest=True),
+        RefreshStage(8, "boxes/epoch-0008", overlapped=True),
+        TrainStage(8, 9, "/b", newest=True),
+    ]
+
+
+def test_stages_are_described_with_epochs_counted_from_one():
+    assert describe(TrainStage(0, 20, None)) == "train epochs 1-20: random crops"
+    assert describe(TrainStage(20, 40, "boxes/x")) == "train epochs 21-40: boxes from boxes/x"
+    assert "the newest boxes" in describe(TrainStage(20, 40, None, newest=True))
+    assert "ccrop boxes follow" in describe(RefreshStage(20, "boxes/x", overlapped=True))
+    assert "same box" in describe(FixedStage("full", "boxes/full"))
+    assert describe(RefreshStage(20, "boxes/x")) == "refresh after epoch 20: compute boxes/x"
+
+
+def test_learning_rate_grows_linearly_then_falls_as_half_a_cosine():
+    rates = [learning_rate(step, 110, 10, 0.4) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.04 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(0.4)
+    assert rates[60] == pytest.approx(0.2)
+    assert rates[35] == pytest.approx(0.4 * math.cos(math.pi / 8) ** 2)
+    assert learning_rate(109, 110, 0, 1.0) < 3e-4
+    assert learning_rate(0, 110, 0, 1.0) == 1.0
