@@ -26,7 +26,7 @@ from ccrop_pipeline.localize import (
     boxes_from_heatmaps,
     choose_map,
 )
-from ccrop_pipeline.models import ModelOptions, open_encoder
+from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.report import CENTRE_70
 
 RULES = {
@@ -109,8 +109,7 @@ if __name__ == "__main__":
     options.add_argument("--layer")
     options.add_argument("--input-size", type=int)
     chosen = options.parse_args()
-    model = ModelOptions(layer=chosen.layer, input_size=chosen.input_size)
-    encoder = open_encoder(chosen.model, model)
+    encoder = open_encoder(chosen.model, layer=chosen.layer, input_size=chosen.input_size)
     print(f"--map auto: {choose_map(encoder)}", file=sys.stderr)
     rows = []
     for name, rule, by_group in all_figures(chosen.source, encoder):

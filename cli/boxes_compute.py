@@ -153,10 +153,9 @@ def _localizer(
     options: dict[str, Any], say: Callable[[str], None] = lambda _line: None
 ) -> "Localizer":
     from ccrop_pipeline.localize import Localizer, choose_map
-    from ccrop_pipeline.models import rule_of_run
 
     from .model_options import open_model
-    from .rule_options import rule_from
+    from .rule_options import rule_from, rule_of_run
 
     rule = rule_from(
         rule_of_run(options["model"]), **{name: options[name] for name in RULE_OPTIONS}

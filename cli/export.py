@@ -8,7 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from ccrop_pipeline.export.backbone import ExportForm
-    from ccrop_pipeline.train.checkpoint import Which
+    from ccrop_pipeline.models.own_checkpoints import Which
 
 
 @click.command("export")
@@ -49,7 +49,7 @@ def export(
     """
     from ccrop_pipeline.export import export_backbone
 
-    done = export_backbone(run, out, form, encoder, overwrite)
+    done = export_backbone(run, out, form=form, encoder=encoder, overwrite=overwrite)
     checked = (
         "names and weights read back"
         if done.difference is None

@@ -1,7 +1,6 @@
 """The options that say which model to read, shared by the commands that read one."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
@@ -96,7 +95,7 @@ def open_model(
     """
     import torch
 
-    from ccrop_pipeline.models import ModelOptions, open_encoder
+    from ccrop_pipeline.models import open_encoder
 
     from .opening import open_device
 
@@ -104,13 +103,15 @@ def open_model(
     if precision == "auto":
         fast = place.type == "cuda" and torch.cuda.is_bf16_supported()
         precision = "bf16" if fast else "fp32"
-    chosen = Path(weights) if weights and weights != "random" else None
-    random: Literal["random"] | None = "random" if weights == "random" else None
     return open_encoder(
         model,
-        ModelOptions(chosen or random, layer, input_size, unsafe, partial),
-        place,
-        cast(Literal["fp32", "bf16", "fp16"], precision),
-        compiled,
+        weights=weights,
+        layer=layer,
+        input_size=input_size,
+        unsafe=unsafe,
+        partial=partial,
+        device=place,
+        precision=cast(Literal["fp32", "bf16", "fp16"], precision),
+        compile=compiled,
         say=say,
     )

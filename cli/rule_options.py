@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ccrop_pipeline.errors import CcropError
+
 if TYPE_CHECKING:
     from ccrop_pipeline.localize import BoxRule
 
@@ -97,3 +99,15 @@ def rule_from(
         return replace(base, **changes)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def rule_of_run(model: str) -> "BoxRule | None":
+    """Return the rule that a run or checkpoint of ours was trained with; None for other models."""
+    from ccrop_pipeline.localize import BoxRule
+    from ccrop_pipeline.models import read_own
+
+    try:
+        content = read_own(model)
+    except CcropError:  # another's checkpoint, which may need to be trusted first
+        return None
+    return None if content is None else BoxRule(content["recipe"]["boxes"]["threshold"])

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "report",
     "export",
-    "models",
     "train",
+    "models",
     "recipes",
     "methods",
     "probes",

@@ -1,5 +1,6 @@
 """Writing the backbone of a run for other programs, and checking what was written."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from ccrop_pipeline.export.detectron2 import (
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Backbone, build_backbone
 from ccrop_pipeline.models.checkpoints import read_weights
 from ccrop_pipeline.models.network import import_timm
+from ccrop_pipeline.models.own_checkpoints import Which
 from ccrop_pipeline.train import load_checkpoint
-from ccrop_pipeline.train.checkpoint import Which
 
 _CIFAR = "-cifar"
 
@@ -118,8 +119,9 @@ class Exported:
 
 
 def export_backbone(
-    run: Path,
-    out: Path,
+    run: str | Path,
+    out: str | Path,
+    *,
     form: ExportForm | None = None,
     encoder: Which = "online",
     overwrite: bool = False,
@@ -143,11 +145,12 @@ def export_backbone(
         CcropError: There is no such run or encoder, the backbone has no such form, the file is
             there already, or the check failed.
     """
+    out = Path(out)
     form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
     if form not in get_args(ExportForm):
         raise ValueError(f"form must be one of {get_args(ExportForm)}, not {form!r}")
     _check_target(out, form, overwrite)
-    checkpoint = load_checkpoint(run)
+    checkpoint = load_checkpoint(Path(run))
     backbone = checkpoint.backbone(encoder).eval()
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
@@ -173,7 +176,7 @@ def _check_target(out: Path, form: str, overwrite: bool) -> None:
     if out.is_dir():
         raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth")
     if out.exists() and not overwrite:
-        raise CcropError(f"{out} is already there. Choose another name, or give --overwrite")
+        raise CcropError(f"{out} is already there. Choose another name, or set `overwrite`.")
 
 
 def _check_form(backbone: Backbone, form: str) -> None:
@@ -186,13 +189,26 @@ def _check_form(backbone: Backbone, form: str) -> None:
 
 def _write(content: dict[str, Any], path: Path, about: dict[str, str]) -> None:
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(content, path, metadata={"format": "pt", **about})
+        path.write_bytes(_sorted_metadata(save(content, metadata={"format": "pt", **about})))
     else:
         torch.save(content, path)
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _sorted_metadata(file: bytes) -> bytes:
+    """Put the metadata of a safetensors file in order: its library writes them in any.
+
+    The file is the length of its header (8 bytes, little-endian), the header as JSON, and the
+    tensors (https://github.com/huggingface/safetensors#format).
+    """
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return file[:8] + text.ljust(size) + file[8 + size :]
 
 
 def _check(path: Path, backbone: Backbone, form: str) -> float | None:

@@ -3,22 +3,23 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from ccrop_pipeline.base.files import replacing
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize import Backbone, Encoder, build_backbone, state_sha256
+from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
+from ccrop_pipeline.models.own_checkpoints import (
+    NEWEST,
+    OWN_KIND,
+    Which,
+    own_backbone,
+    own_encoder,
+)
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.recipe_files import recipe_from_dict
-
-NEWEST = "checkpoint.pt"
-_KIND = "ccrop checkpoint 1"
-_PREFIX = {"online": "backbone.", "momentum": "momentum_backbone."}
-
-Which = Literal["online", "momentum"]
 
 
 @dataclass
@@ -46,35 +47,18 @@ class Checkpoint:
         Raises:
             CcropError: When the method has no momentum encoder.
         """
-        prefix = _PREFIX[which]
-        weights = {
-            name.removeprefix(prefix): value
-            for name, value in self.method.items()
-            if name.startswith(prefix)
-        }
-        if not weights:
-            raise CcropError(f"{self.recipe.method.name} has no {which} encoder")
-        backbone = build_backbone(self.recipe.backbone)
-        backbone.load_state_dict(weights)
-        return backbone
+        return own_backbone(self.recipe.backbone, self.method, which)
 
     def encoder(self, device: torch.device | str = "cpu", which: Which = "online") -> Encoder:
         """One of the encoders as `compute_boxes` wants it."""
-        backbone = self.backbone(which)
-        return Encoder(
-            backbone,
-            backbone.layer,
-            self.recipe.eval_size or self.recipe.image_size,
-            name=backbone.name,
-            epoch=self.epoch,
-            device=device,
-        )
+        content = {"epoch": self.epoch, "recipe": self.recipe.to_dict(), "method": self.method}
+        return own_encoder(content, device, which)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint aside, syncs it and moves it to `path`, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"kind": _KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
+    content = {"kind": OWN_KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
     with replacing(path) as file:
         torch.save(content, file)
 
@@ -98,9 +82,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for files it cannot read
         raise CcropError(f"{file} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(content, dict) or content.pop("kind", None) != _KIND:
+    if not isinstance(content, dict) or content.pop("kind", None) != OWN_KIND:
         raise CcropError(
-            f"{file} is no checkpoint of `ccrop train`: it has no entry kind = {_KIND!r}"
+            f"{file} is no checkpoint of `ccrop train`: it has no entry kind = {OWN_KIND!r}"
         )
     return Checkpoint(**{**content, "recipe": recipe_from_dict(content["recipe"])})
 

@@ -24,7 +24,7 @@ from torchvision.transforms import functional as vision
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, weights_sha256
-from ccrop_pipeline.models import ModelOptions, open_encoder
+from ccrop_pipeline.models import open_encoder
 
 timm = pytest.importorskip("timm")
 
@@ -64,7 +64,7 @@ def small_resnet() -> nn.Module:
 def test_the_right_weights_reach_the_right_places(saved_by, plain_resnet, tmp_path) -> None:
     path, images = tmp_path / "checkpoint.pth", made_images(64)
     torch.save(saved_by(plain_resnet.state_dict()), path)
-    encoder = open_encoder(str(path), ModelOptions(input_size=64))
+    encoder = open_encoder(str(path), input_size=64)
     assert (encoder.layer, encoder.layout, encoder.name) == ("layer4", "bchw", "resnet18")
     assert_equal(encoder.features(images), trunk_of(plain_resnet, images))
 
@@ -90,7 +90,7 @@ def test_the_stem_for_small_images_is_recognised(saved_by, small_resnet, tmp_pat
 def test_the_architecture_is_told_by_the_shapes(name, tmp_path) -> None:
     resnet = models.get_model(name, weights=None).eval()
     torch.save(vissl(resnet.state_dict()), tmp_path / "model.torch")
-    encoder = open_encoder(str(tmp_path / "model.torch"), ModelOptions(input_size=64))
+    encoder = open_encoder(str(tmp_path / "model.torch"), input_size=64)
     assert encoder.name == name
     images = made_images(64)
     assert_equal(encoder.features(images), trunk_of(resnet, images))
@@ -160,7 +160,7 @@ def test_positions_are_resampled_to_another_size(tmp_path) -> None:
 
     module, images = vit(), made_images(96)
     torch.save(dino(module.state_dict()), tmp_path / "vit.pth")
-    encoder = open_encoder(str(tmp_path / "vit.pth"), ModelOptions(input_size=96))
+    encoder = open_encoder(str(tmp_path / "vit.pth"), input_size=96)
     own = encoder.module.pos_embed
     torch.testing.assert_close(own, resample_abs_pos_embed(module.pos_embed, [6, 6]))
     assert encoder.features(images).shape == (2, 384, 6, 6)
@@ -169,7 +169,7 @@ def test_positions_are_resampled_to_another_size(tmp_path) -> None:
 def test_torchvisions_vit_is_told_by_its_shapes(tmp_path) -> None:
     module = models.vit_b_32(weights=None, image_size=64).eval()
     torch.save({"model": module.state_dict()}, tmp_path / "vit.pth")
-    encoder = open_encoder(str(tmp_path / "vit.pth"), ModelOptions(input_size=64))
+    encoder = open_encoder(str(tmp_path / "vit.pth"), input_size=64)
     assert (encoder.name, encoder.layer) == ("vit_b_32", "encoder.layers.encoder_layer_11")
     images = made_images(64)
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_every_weight_is_accounted_for(plain_resnet, tmp_path) -> None:
     content["state_dict"]["module.surprise"] = torch.zeros(1)
     torch.save(content, tmp_path / "moco.pth")
     lines: list[str] = []
-    open_encoder(str(tmp_path / "moco.pth"), ModelOptions(input_size=64), say=lines.append)
+    open_encoder(str(tmp_path / "moco.pth"), input_size=64, say=lines.append)
     text = "\n".join(lines)
     assert "MoCo; 100 of 100 weights of the backbone found in state_dict" in text
     assert "under 'module.encoder_q.'" in text
@@ -206,7 +206,7 @@ def test_a_weight_that_is_missing_refuses_the_file_unless_told(plain_resnet, tmp
         open_encoder(str(tmp_path / "moco.pth"), say=lines.append)
     assert "missing (1): layer3.0.conv2.weight" in "\n".join(lines)
     assert "layer4.1.bn1.bias (3,) in the file, (512,) in the network" in "\n".join(lines)
-    encoder = open_encoder(str(tmp_path / "moco.pth"), ModelOptions(partial=True, input_size=64))
+    encoder = open_encoder(str(tmp_path / "moco.pth"), partial=True, input_size=64)
     assert torch.equal(encoder.module.layer1[0].conv1.weight, plain_resnet.layer1[0].conv1.weight)
 
 
@@ -222,9 +222,7 @@ def test_the_hash_is_that_of_the_weights_and_the_epoch_that_of_the_file(
 ) -> None:
     for name, saved_by in (("a", moco), ("b", dino)):
         torch.save(saved_by(plain_resnet.state_dict()), tmp_path / name)
-    first, second = (
-        open_encoder(str(tmp_path / name), ModelOptions(input_size=64)).info for name in "ab"
-    )
+    first, second = (open_encoder(str(tmp_path / name), input_size=64).info for name in "ab")
     assert first.weights_sha256 == second.weights_sha256
     assert first.weights_sha256 != weights_sha256(resnet18(small=True))
     assert (first.epoch, second.epoch) == (200, 100)
@@ -232,6 +230,6 @@ def test_the_hash_is_that_of_the_weights_and_the_epoch_that_of_the_file(
 
 def test_a_file_of_safetensors(plain_resnet, tmp_path) -> None:
     safetensors.torch.save_file(dict(plain_resnet.state_dict()), tmp_path / "model.safetensors")
-    encoder = open_encoder(str(tmp_path / "model.safetensors"), ModelOptions(input_size=64))
+    encoder = open_encoder(str(tmp_path / "model.safetensors"), input_size=64)
     images = made_images(64)
     assert_equal(encoder.features(images), trunk_of(plain_resnet, images))

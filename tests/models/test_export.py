@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from made_checkpoints import stirred
@@ -13,7 +14,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.export import export_backbone
 from ccrop_pipeline.export.detectron2 import detectron2_state
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone
-from ccrop_pipeline.models import ModelOptions, open_encoder
+from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.train import Checkpoint
 from ccrop_pipeline.train.checkpoint import save_checkpoint
@@ -62,7 +63,7 @@ def assert_same(model, backbone):
 )
 def test_the_printed_lines_give_the_backbone_in_the_library(tmp_path, name, file, form):
     run, online, _ = a_run(tmp_path / "run", name)
-    done = export_backbone(run, tmp_path / "out" / file, form)
+    done = export_backbone(run, tmp_path / "out" / file, form=form)
     assert_same(used(done.lines), online)
     assert (done.backbone, done.epoch, done.weights) == (name, 7, len(online.state_dict()))
     assert done.difference is not None
@@ -90,7 +91,7 @@ def loaded_by_detectron2(file, names):
 @pytest.mark.parametrize("place", ["backbone.", "backbone.bottom_up."])
 def test_detectron2_finds_every_weight_wherever_a_detector_has_its_backbone(tmp_path, place):
     run, online, _ = a_run(tmp_path / "run", "resnet50")
-    done = export_backbone(run, tmp_path / "b.pth", "detectron2")
+    done = export_backbone(run, tmp_path / "b.pth", form="detectron2")
     expected = detectron2_state(online)
     names = [place + name for name in expected]
     found = loaded_by_detectron2(done.path, [*names, "proposal_generator.rpn_head.conv.weight"])
@@ -113,15 +114,24 @@ def test_an_export_is_a_model_of_ours_again(tmp_path):
     run, _, _ = a_run(tmp_path / "run", "resnet18")
     out = export_backbone(run, tmp_path / "b.safetensors").path
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
-    ours, again = (open_encoder(str(of), ModelOptions(input_size=64)) for of in (run, out))
+    ours, again = (open_encoder(str(of), input_size=64) for of in (run, out))
     assert torch.equal(again.features(images), ours.features(images))
+
+
+def test_equal_backbones_give_equal_bytes(tmp_path):
+    run, _, _ = a_run(tmp_path / "run", "small")
+    # The library writes metadata in an order that it draws anew for each file.
+    files = [export_backbone(run, tmp_path / f"{i}.safetensors").path for i in range(8)]
+    assert len({file.read_bytes() for file in files}) == 1
+    with safetensors.safe_open(files[0], "pt") as file:
+        assert file.metadata() == {"backbone": "small", "epoch": "7", "format": "pt"}
 
 
 def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
     run, online, _ = a_run(tmp_path / "run", "small")
     out = tmp_path / "b.safetensors"
     out.write_text("precious")
-    with pytest.raises(CcropError, match=r"b\.safetensors is already there.*--overwrite"):
+    with pytest.raises(CcropError, match=r"b\.safetensors is already there.*`overwrite`"):
         export_backbone(run, out)
     assert out.read_text() == "precious"
     assert_same(used(export_backbone(run, out, overwrite=True).lines), online)
@@ -129,13 +139,13 @@ def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
 
 def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):
     run, _, _ = a_run(tmp_path / "run", "small")
-    written = safetensors.torch.save_file
+    written = safetensors.torch.save
 
-    def damaged(state, path, metadata):
+    def damaged(state, metadata):
         name = "layer4.1.weight"
-        written({**state, name: state[name] * 1.001}, path, metadata)
+        return written({**state, name: state[name] * 1.001}, metadata)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", damaged)
+    monkeypatch.setattr(safetensors.torch, "save", damaged)
     out = tmp_path / "out" / "b.safetensors"
     out.parent.mkdir()
     out.write_text("precious")
@@ -160,7 +170,7 @@ def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):
 def test_what_cannot_be_is_said_and_writes_nothing(tmp_path, name, file, form, message):
     run, _, _ = a_run(tmp_path / "run", name)
     with pytest.raises(CcropError, match=message):
-        export_backbone(run, tmp_path / file, form)
+        export_backbone(run, tmp_path / file, form=form)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

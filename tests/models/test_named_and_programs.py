@@ -12,16 +12,16 @@ from torchvision import models
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import build_backbone
-from ccrop_pipeline.models import ModelOptions, layers_of, open_encoder
+from ccrop_pipeline.models import layers_of, open_encoder
 
-RANDOM = ModelOptions(weights="random")
+RANDOM = {"weights": "random"}
 
 
 def test_torchvision_with_a_file(tmp_path) -> None:
     resnet = resnet18()
     torch.save(moco(resnet.state_dict()), tmp_path / "moco.pth")
-    options = ModelOptions(weights=tmp_path / "moco.pth", input_size=64)
-    encoder = open_encoder("torchvision:resnet18", options)
+    options = {"weights": tmp_path / "moco.pth", "input_size": 64}
+    encoder = open_encoder("torchvision:resnet18", **options)
     assert encoder.name == "torchvision:resnet18"
     images = made_images(64)
     assert_equal(encoder.features(images), trunk_of(resnet, images))
@@ -31,8 +31,8 @@ def test_timm_with_a_file_and_its_own_colours(tmp_path) -> None:
     timm = pytest.importorskip("timm")
     module = stirred(timm.create_model("vit_tiny_patch16_224", img_size=64))
     torch.save({"state_dict": module.state_dict()}, tmp_path / "vit.pth")
-    options = ModelOptions(weights=tmp_path / "vit.pth", input_size=64)
-    encoder = open_encoder("timm:vit_tiny_patch16_224", options)
+    options = {"weights": tmp_path / "vit.pth", "input_size": 64}
+    encoder = open_encoder("timm:vit_tiny_patch16_224", **options)
     half = (0.5, 0.5, 0.5)  # what timm's configuration says of this one
     assert (encoder.mean, encoder.std, encoder.layer) == (half, half, "blocks.11")
     images = made_images(64)
@@ -45,7 +45,7 @@ def test_timm_with_a_file_and_its_own_colours(tmp_path) -> None:
 
 def test_swins_channels_are_put_first() -> None:
     pytest.importorskip("timm")
-    encoder = open_encoder("timm:swin_tiny_patch4_window7_224", RANDOM)
+    encoder = open_encoder("timm:swin_tiny_patch4_window7_224", **RANDOM)
     assert (encoder.layout, encoder.has_attention) == ("bhwc", False)
     images = made_images(224)
     with torch.no_grad():
@@ -59,12 +59,12 @@ def test_torchscript_gives_its_output(tmp_path) -> None:
     resnet, images = resnet18(), made_images(64)
     trunk = nn.Sequential(*list(resnet.children())[:-2])
     torch.jit.trace(trunk, torch.zeros(2, 3, 64, 64)).save(str(tmp_path / "trunk.pt"))
-    encoder = open_encoder(str(tmp_path / "trunk.pt"), ModelOptions(input_size=64))
+    encoder = open_encoder(str(tmp_path / "trunk.pt"), input_size=64)
     assert (encoder.layer, encoder.name) == ("", "torchscript:trunk.pt")
     assert_equal(encoder.features(images), trunk_of(resnet, images))
     assert len(encoder.info.weights_sha256) == 64
     with pytest.raises(CcropError, match="inner layers cannot be read"):
-        open_encoder(str(tmp_path / "trunk.pt"), ModelOptions(layer="7"))
+        open_encoder(str(tmp_path / "trunk.pt"), layer="7")
 
 
 def test_an_exported_program_keeps_its_layers(tmp_path) -> None:
@@ -81,7 +81,7 @@ def test_an_exported_program_keeps_its_layers(tmp_path) -> None:
     assert_equal(encoder.features(images), expected)
     assert_equal(encoder.features(images[:1]), expected[:1])
     with pytest.raises(CcropError, match="64 pixels only, not 96"):
-        open_encoder(str(tmp_path / "resnet.pt2"), ModelOptions(input_size=96))
+        open_encoder(str(tmp_path / "resnet.pt2"), input_size=96)
 
 
 def test_an_exported_program_for_one_batch_size_is_refused(tmp_path) -> None:
@@ -113,7 +113,7 @@ def test_a_factory_gives_a_module_or_an_encoder(tmp_path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     (tmp_path / "beside.py").write_text("CHANNELS = 5")
     spec = f"{tmp_path}/mine.py:"
-    found = open_encoder(spec + "network", ModelOptions(input_size=32))
+    found = open_encoder(spec + "network", input_size=32)
     assert (found.layer, found.name) == ("1", "mine.py:network")
     images = made_images(32)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_a_run_of_ours(tmp_path) -> None:
         encoder = open_encoder(str(tmp_path / spec))
         assert (encoder.name, encoder.layer, encoder.epoch) == (recipe.backbone, "layer4", 7)
         assert torch.equal(encoder.module.layer1[0].weight, backbone.layer1[0].weight)
-    other = open_encoder(str(tmp_path / "run"), ModelOptions(layer="layer3", input_size=64))
+    other = open_encoder(str(tmp_path / "run"), layer="layer3", input_size=64)
     assert (other.layer, other.input_size) == ("layer3", 64)
 
 
@@ -170,7 +170,7 @@ def test_a_run_of_ours(tmp_path) -> None:
 def test_the_default_layer(spec, layer, grid) -> None:
     if spec.startswith("timm"):
         pytest.importorskip("timm")
-    encoder = open_encoder(spec, ModelOptions(weights="random", input_size=64))
+    encoder = open_encoder(spec, weights="random", input_size=64)
     assert encoder.layer == layer
     features = encoder.features(made_images(64))
     (info,) = [info for info in layers_of(encoder) if info.is_default]
@@ -179,7 +179,7 @@ def test_the_default_layer(spec, layer, grid) -> None:
 
 
 def test_layers_are_listed_with_what_they_give() -> None:
-    encoder = open_encoder("torchvision:resnet18", ModelOptions(weights="random", input_size=64))
+    encoder = open_encoder("torchvision:resnet18", weights="random", input_size=64)
     found = {info.name: info for info in layers_of(encoder)}
     assert list(found)[-1] == "layer4"
     assert (found["layer2"].channels, found["layer2"].grid) == (128, (8, 8))
@@ -191,20 +191,20 @@ def test_layers_are_listed_with_what_they_give() -> None:
 
 def test_wrong_names_are_answered_with_near_ones(tmp_path) -> None:
     with pytest.raises(CcropError, match=r"no network named 'resnet19'.*resnet18"):
-        open_encoder("torchvision:resnet19", RANDOM)
+        open_encoder("torchvision:resnet19", **RANDOM)
     with pytest.raises(CcropError, match=r"no layer 'layer5'.*layer4"):
-        open_encoder("torchvision:resnet18", ModelOptions(weights="random", layer="layer5"))
+        open_encoder("torchvision:resnet18", weights="random", layer="layer5")
     with pytest.raises(CcropError, match=r"'avgpool' of torchvision:resnet18 gives no feature map"):
-        open_encoder("torchvision:resnet18", ModelOptions(weights="random", layer="avgpool"))
-    with pytest.raises(CcropError, match="There is no model nowhere"):
+        open_encoder("torchvision:resnet18", weights="random", layer="avgpool")
+    with pytest.raises(CcropError, match="there is no model nowhere"):
         open_encoder("nowhere")
     with pytest.raises(CcropError, match="--weights goes with"):
-        open_encoder(str(tmp_path), RANDOM)
+        open_encoder(str(tmp_path), **RANDOM)
     with pytest.raises(CcropError, match="no file of weights"):
-        open_encoder("torchvision:resnet18", ModelOptions(weights=tmp_path / "none.pth"))
+        open_encoder("torchvision:resnet18", weights=tmp_path / "none.pth")
     pytest.importorskip("timm")
     with pytest.raises(CcropError, match=r"no network named 'vit_tinny_patch16_224'.*vit_tiny"):
-        open_encoder("timm:vit_tinny_patch16_224", RANDOM)
+        open_encoder("timm:vit_tinny_patch16_224", **RANDOM)
 
 
 def test_pretrained_weights_that_cannot_be_fetched(monkeypatch, tmp_path) -> None:
@@ -230,8 +230,8 @@ def test_a_file_that_runs_code_is_refused_unless_told(tmp_path) -> None:
     with pytest.raises(CcropError, match=r"posix.mkdir.*run any code.*--unsafe"):
         open_encoder(str(tmp_path / "bad.pth"))
     assert not (tmp_path / "ran").exists()
-    options = ModelOptions(unsafe=True, input_size=64)
-    assert open_encoder(str(tmp_path / "bad.pth"), options).name == "resnet18"
+    options = {"unsafe": True, "input_size": 64}
+    assert open_encoder(str(tmp_path / "bad.pth"), **options).name == "resnet18"
     assert (tmp_path / "ran").exists()
 
 
