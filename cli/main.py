@@ -1,6 +1,9 @@
 """The root of the command line, and how errors reach people."""
 
 import os
+import re
+from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 import click
@@ -96,3 +99,35 @@ boxes.add_command(rethreshold)
 boxes.add_command(validate)
 for command in (demo, data, train, recipes, boxes, probe, export_backbone):
     cli.add_command(command)
+
+
+def _leaves(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from _leaves(command)
+        else:
+            yield command
+
+
+def _naming_flags(command: click.Command) -> Callable[..., Any]:
+    """Let the messages of the library, which name `parameters`, name the --flags of a command."""
+    flags: dict[str, str] = {}
+    for option in (each for each in command.params if isinstance(each, click.Option)):
+        flag = max(option.opts, key=len)
+        flags |= dict.fromkeys((str(option.name), flag.removeprefix("--").replace("-", "_")), flag)
+    run = command.callback
+    assert run is not None
+
+    @wraps(run)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run(*args, **kwargs)
+        except CcropError as error:
+            message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))
+            raise CcropError(message) from error
+
+    return call
+
+
+for leaf in _leaves(cli):
+    leaf.callback = _naming_flags(leaf)

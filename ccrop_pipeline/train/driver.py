@@ -13,9 +13,10 @@ from ccrop_pipeline.boxset.statistics import box_metrics
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex
+from ccrop_pipeline.models.own_checkpoints import NEWEST
 from ccrop_pipeline.recipes import FixedStage, Recipe, RefreshStage, TrainStage, make_plan
 from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
-from ccrop_pipeline.train.checkpoint import NEWEST, Checkpoint, load_checkpoint, save_checkpoint
+from ccrop_pipeline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ccrop_pipeline.train.epoch import train_epoch
 from ccrop_pipeline.train.inputs import Inputs, Machine
 from ccrop_pipeline.train.learner import Learner

@@ -198,7 +198,7 @@ def test_wrong_names_are_answered_with_near_ones(tmp_path) -> None:
         open_encoder("torchvision:resnet18", weights="random", layer="avgpool")
     with pytest.raises(CcropError, match="there is no model nowhere"):
         open_encoder("nowhere")
-    with pytest.raises(CcropError, match="--weights goes with"):
+    with pytest.raises(CcropError, match="`weights` goes with"):
         open_encoder(str(tmp_path), **RANDOM)
     with pytest.raises(CcropError, match="no file of weights"):
         open_encoder("torchvision:resnet18", weights=tmp_path / "none.pth")
