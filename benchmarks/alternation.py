@@ -22,7 +22,7 @@ import torch
 
 from ccrop_pipeline.images import Source, open_source, pack
 from ccrop_pipeline.recipes import Recipe, RefreshStage, load_recipe, make_plan
-from ccrop_pipeline.train import (
+from ccrop_pipeline.training import (
     FollowObserver,
     Inputs,
     Machine,

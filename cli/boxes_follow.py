@@ -10,7 +10,7 @@ from .share_options import share_options
 
 if TYPE_CHECKING:
     from ccrop_pipeline.base import Share
-    from ccrop_pipeline.train import FollowObserver
+    from ccrop_pipeline.training import FollowObserver
 
 _RANK = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
 
@@ -47,8 +47,8 @@ def follow(
     Example:
       ccrop boxes follow runs/first --device cuda:1
     """
-    from ccrop_pipeline.train import Run
-    from ccrop_pipeline.train import follow as follow_run
+    from ccrop_pipeline.training import Run
+    from ccrop_pipeline.training import follow as follow_run
 
     from .opening import open_any, open_device
 
@@ -66,7 +66,7 @@ def follow(
 
 def _share(rank: int | None, world_size: int | None) -> "Share":
     from ccrop_pipeline.base import Share
-    from ccrop_pipeline.train import Started
+    from ccrop_pipeline.training import Started
 
     started, told = Started.from_environment(), {}
     # As for training: the array or the batch script that both were started from is none of the
@@ -79,7 +79,7 @@ def _share(rank: int | None, world_size: int | None) -> "Share":
 def _observer() -> "FollowObserver":
     from ccrop_pipeline.base import StageSeconds
     from ccrop_pipeline.boxset import BoxSet
-    from ccrop_pipeline.train import FollowObserver
+    from ccrop_pipeline.training import FollowObserver
 
     from .boxes_audit import warn_if_useless
     from .progress import console

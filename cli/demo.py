@@ -102,7 +102,7 @@ def _scenes(folder: Path, count: int) -> "Source":
 def _train(
     train: "Source", test: "Source", run: Path, recipe: "Recipe", seconds: dict[str, float]
 ) -> float:
-    from ccrop_pipeline.train import Inputs, Machine, Trainer
+    from ccrop_pipeline.training import Inputs, Machine, Trainer
 
     from .train_progress import StageClock
 

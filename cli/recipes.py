@@ -49,7 +49,7 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
 
 
 def bundled_texts() -> dict[str, str]:
-    """What `ccrop_pipeline.train.bundled_recipes` returns, without the seconds torch takes."""
+    """What `ccrop_pipeline.training.bundled_recipes` returns, without the seconds torch takes."""
     folder = resources.files("ccrop_pipeline") / "recipes" / "toml"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {f.name.removesuffix(".toml"): f.read_text() for f in files if f.name.endswith(".toml")}

@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
-    from ccrop_pipeline.train import Inputs, Machine
+    from ccrop_pipeline.training import Inputs, Machine
 
 # `METHODS` of the package, which a test compares: importing them takes seconds.
 METHODS = (
@@ -94,7 +94,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
       ccrop train data/photos runs/first --recipe cifar10-mocov2-2core --set epochs=5
     """
     from ccrop_pipeline.recipes import make_plan
-    from ccrop_pipeline.train import Run, Trainer
+    from ccrop_pipeline.training import Run, Trainer
 
     from .train_progress import TrainProgress
 
@@ -127,7 +127,7 @@ def _recipe(options: dict[str, Any]) -> "Recipe":
 
 
 def _machine(options: dict[str, Any]) -> "Machine":
-    from ccrop_pipeline.train import Machine, Started
+    from ccrop_pipeline.training import Machine, Started
 
     from .opening import open_device
 
@@ -142,7 +142,7 @@ def _machine(options: dict[str, Any]) -> "Machine":
 
 
 def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
-    from ccrop_pipeline.train import Inputs, StartingWeights
+    from ccrop_pipeline.training import Inputs, StartingWeights
 
     from .opening import from_anywhere, open_any
 

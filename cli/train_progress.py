@@ -10,7 +10,7 @@ from rich.progress import TaskID
 from ccrop_pipeline.base import StageSeconds
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.recipes import RefreshStage, Stage, TrainStage, describe
-from ccrop_pipeline.train import Observer, StepReport
+from ccrop_pipeline.training import Observer, StepReport
 
 from .boxes_audit import warn_if_useless
 from .progress import Display, console

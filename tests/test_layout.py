@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "report",
     "export",
-    "train",
+    "training",
     "models",
     "recipes",
     "methods",

@@ -16,7 +16,7 @@ from benchmarks.evidence.boxes import statistics
 from benchmarks.evidence.measure import LINEAR_PENALTY, features, knn, linear, some
 from benchmarks.evidence.windows import window_statistics
 from ccrop_pipeline.images import Source
-from ccrop_pipeline.train import load_checkpoint
+from ccrop_pipeline.training import load_checkpoint
 
 PROBES = "probes.jsonl"
 CURVE_BANK, CURVE_QUERIES = 2000, 1000

@@ -17,7 +17,7 @@ from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import BoxRule
 from ccrop_pipeline.recipes import Recipe, load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer, load_checkpoint
 
 
 @dataclass

@@ -21,7 +21,7 @@ from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Backbone, build
 from ccrop_pipeline.models.checkpoints import read_weights
 from ccrop_pipeline.models.network import import_timm
 from ccrop_pipeline.models.own_checkpoints import Which
-from ccrop_pipeline.train import load_checkpoint
+from ccrop_pipeline.training import load_checkpoint
 
 _CIFAR = "-cifar"
 

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Checkpoint
-from ccrop_pipeline.train.checkpoint import save_checkpoint
+from ccrop_pipeline.training import Checkpoint
+from ccrop_pipeline.training.checkpoint import save_checkpoint
 
 
 def export(*arguments):

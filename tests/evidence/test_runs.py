@@ -13,7 +13,7 @@ from benchmarks.evidence.runs import Series
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
 
 SETTINGS = ("epochs=3", "batch_size=16", "eval_size=32", "optimizer.lr=0.05", "probe.k=5")
 STUDY = Study(

@@ -16,8 +16,8 @@ from ccrop_pipeline.export.detectron2 import detectron2_state
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone
 from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Checkpoint
-from ccrop_pipeline.train.checkpoint import save_checkpoint
+from ccrop_pipeline.training import Checkpoint
+from ccrop_pipeline.training.checkpoint import save_checkpoint
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -133,8 +133,8 @@ def test_a_factory_gives_a_module_or_an_encoder(tmp_path) -> None:
 
 def test_a_run_of_ours(tmp_path) -> None:
     from ccrop_pipeline.recipes import load_recipe
-    from ccrop_pipeline.train import Checkpoint
-    from ccrop_pipeline.train.checkpoint import save_checkpoint
+    from ccrop_pipeline.training import Checkpoint
+    from ccrop_pipeline.training.checkpoint import save_checkpoint
 
     recipe = load_recipe("demo")
     backbone = stirred(build_backbone(recipe.backbone))

@@ -8,8 +8,8 @@ from made_probes import packed
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Checkpoint
-from ccrop_pipeline.train.checkpoint import save_checkpoint
+from ccrop_pipeline.training import Checkpoint
+from ccrop_pipeline.training.checkpoint import save_checkpoint
 
 TEXT = (Path(__file__).parents[2] / "docs" / "probes.md").read_text()
 

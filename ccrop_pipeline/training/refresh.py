@@ -11,7 +11,7 @@ from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
-from ccrop_pipeline.train.checkpoint import load_checkpoint
+from ccrop_pipeline.training.checkpoint import load_checkpoint
 
 _NUMBERED = re.compile(r"epoch-(\d+)(\.pt)?")
 

@@ -7,7 +7,7 @@ import torch
 
 from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.images import Source
-from ccrop_pipeline.train.checkpoint import StartingWeights
+from ccrop_pipeline.training.checkpoint import StartingWeights
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import RefreshStage, load_recipe
-from ccrop_pipeline.train import (
+from ccrop_pipeline.training import (
     Inputs,
     Machine,
     Metrics,

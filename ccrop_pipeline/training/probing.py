@@ -13,7 +13,7 @@ from ccrop_pipeline.probes import (
     embed,
     knn_accuracy,
 )
-from ccrop_pipeline.train.inputs import Inputs
+from ccrop_pipeline.training.inputs import Inputs
 
 
 @dataclass(frozen=True)

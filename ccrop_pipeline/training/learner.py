@@ -11,8 +11,8 @@ from ccrop_pipeline.methods import Method, build_method, embedding_std
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.schedules import scheduled_decay, scheduled_rate
 from ccrop_pipeline.recipes.settings import OptimizerSettings
-from ccrop_pipeline.train.checkpoint import StartingWeights
-from ccrop_pipeline.train.processes import Processes
+from ccrop_pipeline.training.checkpoint import StartingWeights
+from ccrop_pipeline.training.processes import Processes
 
 
 def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.Optimizer:

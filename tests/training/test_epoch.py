@@ -10,11 +10,11 @@ import torch
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.images.scenes import ScenesIndex
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
-from ccrop_pipeline.train.epoch import train_epoch
-from ccrop_pipeline.train.learner import Learner
-from ccrop_pipeline.train.loading import open_loader, view_groups
-from ccrop_pipeline.train.processes import Processes
+from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training.epoch import train_epoch
+from ccrop_pipeline.training.learner import Learner
+from ccrop_pipeline.training.loading import open_loader, view_groups
+from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Augment
 
 COMMON = [

@@ -9,7 +9,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import build_method, settings_type
 from ccrop_pipeline.recipes.schedules import scheduled_decay, scheduled_rate
 from ccrop_pipeline.recipes.settings import OptimizerSettings
-from ccrop_pipeline.train.learner import build_optimizer, set_rates
+from ccrop_pipeline.training.learner import build_optimizer, set_rates
 
 
 def method(name="simsiam", **settings):

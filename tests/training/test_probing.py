@@ -6,7 +6,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source
 from ccrop_pipeline.probes import KnnSettings, at_most, embed, knn_accuracy, labelled
 from ccrop_pipeline.recipes import load_recipe as load
-from ccrop_pipeline.train import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
 
 
 def folder_of(scenes, folder, classes=None):

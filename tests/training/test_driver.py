@@ -12,7 +12,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import RefreshStage, load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
 
 SETTINGS = [
     "image_size=32",

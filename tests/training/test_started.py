@@ -1,7 +1,7 @@
 import pytest
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.train import Started
+from ccrop_pipeline.training import Started
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
-from ccrop_pipeline.train import Metrics
+from ccrop_pipeline.training import Metrics
 
 
 def test_tensorboard_has_the_numbers_of_the_lines_and_forgets_later_epochs(tmp_path):

@@ -3,8 +3,8 @@ import torch
 
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer
-from ccrop_pipeline.train.processes import emulates_bf16, slow_precision
+from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training.processes import emulates_bf16, slow_precision
 
 CPU = torch.device("cpu")
 

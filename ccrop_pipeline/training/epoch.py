@@ -10,9 +10,9 @@ import torch
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.recipes import Recipe
-from ccrop_pipeline.train.learner import Learner
-from ccrop_pipeline.train.observer import Observer, StepReport
-from ccrop_pipeline.train.processes import Processes
+from ccrop_pipeline.training.learner import Learner
+from ccrop_pipeline.training.observer import Observer, StepReport
+from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Augment, Batch, Loader
 
 

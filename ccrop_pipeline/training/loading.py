@@ -8,7 +8,7 @@ from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.recipes import Recipe
-from ccrop_pipeline.train.inputs import Inputs, Machine
+from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.views import (
     Loader,
     MapLoader,

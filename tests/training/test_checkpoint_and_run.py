@@ -9,8 +9,8 @@ import torch
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Checkpoint, Metrics, Run, load_checkpoint
-from ccrop_pipeline.train.checkpoint import save_checkpoint
+from ccrop_pipeline.training import Checkpoint, Metrics, Run, load_checkpoint
+from ccrop_pipeline.training.checkpoint import save_checkpoint
 
 RECIPE = load_recipe("demo", ["image_size=24", "eval_size=48"])
 

@@ -15,8 +15,8 @@ from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource
 from ccrop_pipeline.models.own_checkpoints import NEWEST
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.recipe import differences
-from ccrop_pipeline.train.inputs import Inputs
-from ccrop_pipeline.train.metrics import Metrics
+from ccrop_pipeline.training.inputs import Inputs
+from ccrop_pipeline.training.metrics import Metrics
 
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere

@@ -10,8 +10,8 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.methods import METHODS
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Trainer, load_checkpoint
-from ccrop_pipeline.train.loading import view_groups
+from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer, load_checkpoint
+from ccrop_pipeline.training.loading import view_groups
 
 NARROW = {
     "mocov1": ["queue_size=32"],

@@ -11,8 +11,8 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.recipes.plan import box_folder
-from ccrop_pipeline.train.refresh import due_boxes, left_to_others, refresh_boxes
-from ccrop_pipeline.train.run import Run
+from ccrop_pipeline.training.refresh import due_boxes, left_to_others, refresh_boxes
+from ccrop_pipeline.training.run import Run
 
 
 class FollowObserver(ComputeObserver):

@@ -17,7 +17,7 @@ from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import RefreshStage, load_recipe
-from ccrop_pipeline.train import (
+from ccrop_pipeline.training import (
     FollowObserver,
     Inputs,
     Machine,
@@ -28,7 +28,7 @@ from ccrop_pipeline.train import (
     follow,
     load_checkpoint,
 )
-from ccrop_pipeline.train.refresh import refresh_boxes
+from ccrop_pipeline.training.refresh import refresh_boxes
 
 CPU = torch.device("cpu")
 SETTINGS = ["image_size=32", "eval_size=0", "batch_size=16", "probe.every=0"]

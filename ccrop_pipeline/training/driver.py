@@ -16,17 +16,17 @@ from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.models.own_checkpoints import NEWEST
 from ccrop_pipeline.recipes import FixedStage, Recipe, RefreshStage, TrainStage, make_plan
 from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
-from ccrop_pipeline.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from ccrop_pipeline.train.epoch import train_epoch
-from ccrop_pipeline.train.inputs import Inputs, Machine
-from ccrop_pipeline.train.learner import Learner
-from ccrop_pipeline.train.loading import open_loader, view_groups
-from ccrop_pipeline.train.metrics import Metrics
-from ccrop_pipeline.train.observer import Observer
-from ccrop_pipeline.train.probing import Probe, open_probe
-from ccrop_pipeline.train.processes import Processes, slow_precision
-from ccrop_pipeline.train.refresh import newest_boxes, refresh_boxes
-from ccrop_pipeline.train.run import Run, expect_outside, identity_of
+from ccrop_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ccrop_pipeline.training.epoch import train_epoch
+from ccrop_pipeline.training.inputs import Inputs, Machine
+from ccrop_pipeline.training.learner import Learner
+from ccrop_pipeline.training.loading import open_loader, view_groups
+from ccrop_pipeline.training.metrics import Metrics
+from ccrop_pipeline.training.observer import Observer
+from ccrop_pipeline.training.probing import Probe, open_probe
+from ccrop_pipeline.training.processes import Processes, slow_precision
+from ccrop_pipeline.training.refresh import newest_boxes, refresh_boxes
+from ccrop_pipeline.training.run import Run, expect_outside, identity_of
 from ccrop_pipeline.views import Augment
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.train.several import run, start
 
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.train import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
-from tests.train.several import run, start
+from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
 
 COMMON = [
     "backbone=small",
