@@ -59,6 +59,7 @@ UNIFORMS_PER_WINDOW: Final = 2 * _CANDIDATES + 2
 
 # A thousandth of a pixel, to forgive the rounding of boxes kept in float32.
 _TOLERANCE: Final = 1e-3
+_BELOW_ONE: Final = np.nextafter(np.float32(1), np.float32(0))
 
 Floats = NDArray[np.float64]
 
@@ -126,14 +127,14 @@ def sample_windows(
     images = sizes.astype(np.float64)
     windows = _window_sizes(images, uniforms, params)
     slack = images - windows
-    near, far = boxes[:, :2] * images, boxes[:, 2:] * images
     beta = symmetric_beta(uniforms[:, 2 * _CANDIDATES :], params.alpha)
-    match params.rule:
-        case "official":
-            corners = _official(near, far, windows, slack, beta)
-        case "paper":
+    if params.rule == "official":
+        corners = _official(boxes, images, windows, slack, beta)
+    else:
+        near, far = boxes[:, :2] * images, boxes[:, 2:] * images
+        if params.rule == "paper":
             corners = _paper(near, far, windows, slack, beta)
-        case _:
+        else:
             corners = _overlap(near, far, windows, slack, beta, params.min_overlap)
     # Above everything counts as (x, y); a window is written (y, x).
     return np.concatenate([corners[:, ::-1], windows[:, ::-1]], axis=1).astype(np.int64)
@@ -176,17 +177,23 @@ def _largest_sizes(images: Floats, narrow: float, wide: float) -> Floats:
     return np.minimum(images, np.maximum(1, np.rint(other_side)))
 
 
-def _official(near: Floats, far: Floats, windows: Floats, slack: Floats, beta: Floats) -> Floats:
+def _official(
+    boxes: NDArray[np.floating], images: Floats, windows: Floats, slack: Floats, beta: Floats
+) -> Floats:
     """Beta over the corners between the two ends of the box, as the authors' program has it.
 
     Source: https://github.com/xyupeng/ContrastiveCrop. Centres on the box's ends are clamped into
-    the image *before* the draw, and both conversions to integers cut off. The only departure is
-    that their central fallback for panoramas is not followed.
+    the image *before* the draw, and both conversions to integers cut off. Their boxes and draws
+    are float32 tensors, so both products are rounded to float32 first, and `Beta.sample` of torch
+    gives no more than the number below 1, so that the far edge is never reached. The only
+    departure is that their central fallback for panoramas is not followed.
     """
-    half = windows // 2
-    first = np.clip(np.trunc(near) - half, 0, slack)
-    last = np.clip(np.trunc(far) - half, 0, slack)
-    return first + np.trunc((last - first) * beta)
+    sides, half = np.tile(images, 2).astype(np.float32), np.tile(windows // 2, 2)
+    ends = np.trunc(boxes.astype(np.float32) * sides) - half
+    first, last = np.split(np.clip(ends, 0, np.tile(slack, 2)), 2, axis=1)
+    draws = np.minimum(beta.astype(np.float32), _BELOW_ONE)
+    corners: Floats = first + np.trunc((last - first).astype(np.float32) * draws)
+    return corners
 
 
 def _paper(near: Floats, far: Floats, windows: Floats, slack: Floats, beta: Floats) -> Floats:

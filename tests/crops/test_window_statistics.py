@@ -66,6 +66,17 @@ def test_official_never_quite_reaches_the_far_edge():
     np.testing.assert_allclose(shares, (0.220, 0.220, 0.039, 0.039), atol=0.005)
 
 
+def test_official_with_a_small_alpha_never_reaches_the_far_edge_either():
+    # In float64, 1.2 % of the draws of Beta(.1, .1) are 1.
+    params = CropParams("official", 0.1, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    drawn = windows(FULL, (64, 64), params, 60_000, 0)
+    assert drawn[:, :2].max() == 31
+    # Corner c holds the draws in [c / 32, (c + 1) / 32).
+    expected = np.diff(stats.beta(0.1, 0.1).cdf(np.arange(33) / 32)) * len(drawn)
+    for corners in (drawn[:, 0], drawn[:, 1]):
+        assert stats.chisquare(np.bincount(corners, minlength=32), expected).pvalue > 0.001
+
+
 def test_official_stands_still_for_a_box_at_the_border():
     drawn = windows((0, 0, 0.2, 0.2), (224, 224), CropParams("official", 0.6), 5_000, 0)
     assert (drawn[:, :2] == 0).all()

@@ -5,6 +5,7 @@ from math import exp, log, sqrt
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaincinv
@@ -40,9 +41,7 @@ def slow_size(width: int, height: int, u: np.ndarray, params: CropParams) -> tup
 def slow_corner(near: Fraction, far: Fraction, w: int, n: int, u: float, params: CropParams) -> int:
     beta = u if params.alpha == 1 else float(betaincinv(params.alpha, params.alpha, u))
     if params.rule == "official":
-        first = min(max(int(near) - w // 2, 0), n - w)
-        last = min(max(int(far) - w // 2, 0), n - w)
-        return first + int((last - first) * beta)
+        return authors_corner(float(near / n), float(far / n), w, n, beta)
     if params.rule == "paper":
         centre = float(near) + float(far - near) * beta
         nearest = min(range(-w, n + 1), key=lambda c: (abs(c + w / 2 - centre), -c * (beta > 0.5)))
@@ -55,6 +54,16 @@ def slow_corner(near: Fraction, far: Fraction, w: int, n: int, u: float, params:
         low = near + wanted - w
         allowed = [c for c in range(n - w + 1) if abs(Fraction(c) - low) < 1]
     return allowed[min(int(len(allowed) * beta), len(allowed) - 1)]
+
+
+def authors_corner(h0: float, h1: float, h: int, height: int, beta: float) -> int:
+    """Their lines, on what they have: edges and draws as tensors of float32, sides as integers."""
+    h0, h1 = torch.tensor(h0, dtype=torch.float32), torch.tensor(h1, dtype=torch.float32)
+    # `Beta.sample` ends below 1, see `_s_dirichlet_cpu` in aten/src/ATen/native/Distributions.cpp.
+    sample = torch.tensor(beta, dtype=torch.float32).clamp(max=1 - 2**-24)
+    ch0 = min(max(int(height * h0) - h // 2, 0), height - h)
+    ch1 = min(max(int(height * h1) - h // 2, 0), height - h)
+    return ch0 + int((ch1 - ch0) * sample)
 
 
 @st.composite
@@ -86,6 +95,35 @@ def test_equals_a_plain_loop(scene, params):
     left = slow_corner(edges[0] * width, edges[2] * width, w, width, u[0, 20], params)
     top = slow_corner(edges[1] * height, edges[3] * height, h, height, u[0, 21], params)
     assert sample_windows(box, size, u, params).tolist() == [[top, left, h, w]]
+
+
+@pytest.mark.parametrize("side", [32, 96, 224])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_official_rounds_as_the_authors_program(side, alpha):
+    # Every box with edges on whole pixels, as theirs are: in float32 few products are exact.
+    near, far = (np.triu_indices(side + 1)[i].astype(np.float32) / np.float32(side) for i in (0, 1))
+    some = np.random.default_rng(1).permutation(len(near))[:1500]
+    boxes = np.stack([near, near, far, far], axis=1)[some]
+    u = draws(side, len(some))
+    u[::3, 20:], u[1::3, 20:] = 2.0**-33, 1 - 2.0**-33  # draws next to 0 and 1
+    params = CropParams("official", alpha)
+    found = sample_windows(boxes, np.full((len(some), 2), side), u, params)
+    for (left_edge, top_edge, right_edge, bottom_edge), numbers, window in zip(
+        boxes, u, found, strict=True
+    ):
+        w, h = slow_size(side, side, numbers, params)
+        across, down = (betaincinv(alpha, alpha, numbers[i]) for i in (20, 21))
+        left = authors_corner(left_edge, right_edge, w, side, across)
+        top = authors_corner(top_edge, bottom_edge, h, side, down)
+        assert window.tolist() == [top, left, h, w]
+
+
+def test_official_multiplies_in_float32():
+    # 50 / 96 in float32 is less than 50 / 96, and times 96 in float32 it is 50 again.
+    box = np.array([[50 / 96, 50 / 96, 1, 1]], np.float32)
+    params = CropParams("official", scale=(0.23, 0.23), ratio=(1.0, 1.0))
+    window = sample_windows(box, np.array([[96, 96]]), np.zeros((1, UNIFORMS_PER_WINDOW)), params)
+    assert window.tolist() == [[27, 27, 46, 46]]
 
 
 @settings(max_examples=300, deadline=None)
@@ -189,7 +227,7 @@ def test_boxes_in_float32_give_the_windows_of_exact_ones():
         np.testing.assert_array_equal(sample_windows(edges.astype("f4"), sizes, u, params), exact)
 
 
-@pytest.mark.parametrize(("rule", "last"), [("official", 16), ("paper", 16), ("overlap", 24)])
+@pytest.mark.parametrize(("rule", "last"), [("official", 15), ("paper", 16), ("overlap", 24)])
 def test_uniform_numbers_may_be_the_ends_of_the_interval(rule, last):
     # A window of 32 pixels in an image of 64, a box from 16 to 32.
     params = CropParams(rule, scale=(0.25, 0.25), ratio=(1.0, 1.0))
