@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test check format bench evidence gpu-check clean
+.PHONY: help setup demo test check format dist release bench evidence gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,6 +32,14 @@ check: setup ## Lint, check formatting and types
 format: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+dist: setup ## Build wheel and source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m build --quiet --outdir dist
+	$(BIN)/twine check --strict dist/*
+
+release: dist ## Build both, install each in an environment of its own, and follow README there
+	$(BIN)/python .ci/distributions.py dist/*
 
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json
