@@ -59,6 +59,12 @@ def test_every_part_of_the_package_has_its_layer():
 
 
 @pytest.mark.parametrize("part", LAYERS)
+def test_every_part_of_the_package_has_its_paragraph_and_its_place_in_the_picture(part):
+    assert f"**`{part}`**" in (ROOT / "docs/architecture.md").read_text()
+    assert f">{part}</text>" in (ROOT / "docs/architecture.svg").read_text()
+
+
+@pytest.mark.parametrize("part", LAYERS)
 def test_imports_point_downwards(part):
     allowed = {*LAYERS[LAYERS.index(part) :]}
     for file in files_of(part):
