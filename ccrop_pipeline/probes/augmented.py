@@ -26,7 +26,6 @@ from ccrop_pipeline.views import (
 )
 
 _RESIDENT_BYTES = 4e9
-_GREY = 128  # every pixel of an image that could not be decoded
 _STEPS = (0.6, 0.8)  # where the rate falls to a tenth: epochs 60 and 80 of 100
 _MOMENTUM = 0.9
 _SCALE = (0.08, 1.0)  # areas of the crops, as of torchvision's RandomResizedCrop
@@ -160,11 +159,11 @@ def _loader(
 def _epoch(loader: Loader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
     """Features and labels of the batches of an epoch, on the encoder's device."""
     for batch in loader.epoch(epoch):
-        crops = _flipped(batch, epoch)
-        readable = (crops != _GREY).flatten(1).any(1)
+        crops, readable = _flipped(batch, epoch), batch.readable
         if readable.any():
-            values = encoder.features(crops[readable]).mean((2, 3))
-            yield values, batch.labels[readable.cpu()].to(values.device)
+            rows = readable.nonzero()[:, 0].to(crops.device)
+            values = encoder.features(crops[rows]).mean((2, 3))
+            yield values, batch.labels[readable].to(values.device)
 
 
 def _flipped(batch: Batch, epoch: int) -> Tensor:

@@ -56,7 +56,7 @@ def train_epoch(
         lr = result.lr
         sums[0] += result.loss
         sums[1] += result.embedding_std
-        sums[2] += sum(batch.unreadable for batch, _ in parts)
+        sums[2] += sum(int((~batch.readable).sum()) for batch, _ in parts)
         seconds = time.perf_counter() - started
         images = (step + 1) * images_a_step
         observer.step(StepReport(epoch, step + 1, steps, images, seconds, waited))

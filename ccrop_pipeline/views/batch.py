@@ -1,5 +1,7 @@
 """What a loader hands to a training step."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, overload
@@ -8,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ccrop_pipeline.base import Location, is_address
 from ccrop_pipeline.boxset import FULL_BOX, BoxFinder, Choices, MissingBoxes
 from ccrop_pipeline.crops import CHOICE, key_hash, uniforms
 from ccrop_pipeline.errors import CcropError
@@ -22,13 +25,33 @@ class Batch:
             side S of views; on the CPU, or where a resident data set lies.
         key_hashes: int64 (B,), the bits of the unsigned hash of each key.
         labels: int64 (B,), -1 where an image has none.
-        unreadable: Number of images of the batch that could not be decoded and are grey.
+        readable: bool (B,); images that could not be decoded are grey.
     """
 
     views: tuple[Tensor, ...]
     key_hashes: Tensor
     labels: Tensor
-    unreadable: int = 0
+    readable: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, rows: slice) -> "Batch":
+        """Return some of the images."""
+        views = tuple(group[:, rows] for group in self.views)
+        return Batch(views, self.key_hashes[rows], self.labels[rows], self.readable[rows])
+
+    @classmethod
+    def join(cls, batches: "Sequence[Batch]") -> "Batch":
+        """Return all images of some batches as one."""
+        return cls(
+            tuple(
+                _along_images(groups) for groups in zip(*(b.views for b in batches), strict=True)
+            ),
+            torch.cat([batch.key_hashes for batch in batches]),
+            torch.cat([batch.labels for batch in batches]),
+            torch.cat([batch.readable for batch in batches]),
+        )
 
     def pin_memory(self) -> "Batch":
         """Lets a `DataLoader` pin the crops for asynchronous copies to a GPU."""
@@ -41,18 +64,23 @@ class Batch:
         return self.key_hashes.numpy().view(np.uint64)
 
 
+def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
+    # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
+    stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
+    return stored.permute(0, 1, 4, 2, 3)
+
+
 def hash_keys(keys: list[str]) -> np.ndarray:
     """Hashes of keys as uint64 (n,)."""
     return np.fromiter((key_hash(key) for key in keys), np.uint64, len(keys))
 
 
 def make_batch(
-    views: tuple[Tensor, ...], hashes: np.ndarray, labels: np.ndarray, unreadable: int = 0
+    views: tuple[Tensor, ...], hashes: np.ndarray, labels: np.ndarray, readable: np.ndarray
 ) -> Batch:
-    """A batch from views, hashes uint64 (B,) and labels int64 (B,), none of them copied."""
-    return Batch(
-        views, torch.from_numpy(hashes.view(np.int64)), torch.from_numpy(labels), unreadable
-    )
+    """A batch from views, hashes uint64 (B,), labels int64 (B,) and `readable`, none copied."""
+    rows = (hashes.view(np.int64), labels, readable)
+    return Batch(views, *map(torch.from_numpy, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +96,7 @@ class ImageBoxes:
     choices: Choices | None = None
 
     @classmethod
-    def find(cls, folder: str | Path, keys: list[str], missing: MissingBoxes) -> "ImageBoxes":
+    def find(cls, folder: Location, keys: list[str], missing: MissingBoxes) -> "ImageBoxes":
         """Looks up the boxes of keys in a box set.
 
         Raises:
@@ -145,34 +173,36 @@ class SharedBoxes:
 
 
 class CurrentBoxSet:
-    """Path of the box set that streaming workers read, and where they are, in shared memory.
+    """Place of the box set that streaming workers read, and where they are, in shared memory.
 
     Attributes:
         epoch: Epoch whose views the workers cut.
         start: Batches of the epoch, over all workers, that are not wanted.
     """
 
-    _MAX_PATH_BYTES = 4096
+    _MAX_BYTES = 4096
     epoch = SharedNumber()
     start = SharedNumber()
 
     def __init__(self) -> None:
-        self._path = _shared(torch.zeros(self._MAX_PATH_BYTES, dtype=torch.uint8))
+        self._place = _shared(torch.zeros(self._MAX_BYTES, dtype=torch.uint8))
         self.epoch, self.start = 0, 0
 
     @property
-    def folder(self) -> Path | None:
-        """Folder of the box set, or None for random crops."""
-        path = self._path.numpy().tobytes().rstrip(b"\0").decode()
-        return Path(path) if path else None
+    def folder(self) -> str | None:
+        """Absolute path or address of the box set, or None for random crops."""
+        return os.fsdecode(self._place.numpy().tobytes().rstrip(b"\0")) or None
 
     @folder.setter
-    def folder(self, folder: Path | None) -> None:
-        encoded = b"" if folder is None else str(Path(folder).resolve()).encode()
-        if len(encoded) > self._MAX_PATH_BYTES:
-            raise CcropError(f"the path of the box set is too long: {folder}")
-        padded = np.frombuffer(encoded.ljust(self._MAX_PATH_BYTES, b"\0"), np.uint8)
-        self._path.copy_(torch.from_numpy(padded.copy()))
+    def folder(self, folder: Location | None) -> None:
+        place = "" if folder is None else str(folder)
+        if place and not is_address(place):
+            place = str(Path(place).resolve())
+        encoded = os.fsencode(place)
+        if len(encoded) > self._MAX_BYTES:
+            raise CcropError(f"the path of the box set is too long: {folder}.")
+        padded = np.frombuffer(encoded.ljust(self._MAX_BYTES, b"\0"), np.uint8)
+        self._place.copy_(torch.from_numpy(padded.copy()))
 
 
 def _shared(tensor: Tensor) -> Tensor:

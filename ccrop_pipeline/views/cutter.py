@@ -78,7 +78,7 @@ class ViewCutter:
         hashes: np.ndarray,
         boxes: np.ndarray | None,
         epoch: int,
-    ) -> tuple[tuple[Tensor, ...], int]:
+    ) -> tuple[tuple[Tensor, ...], np.ndarray]:
         """Decodes each image once, as small as its windows allow, and cuts all its views.
 
         Args:
@@ -89,9 +89,9 @@ class ViewCutter:
             epoch: Epoch that the views are drawn for.
 
         Returns:
-            Crops, a tensor a group, uint8 (V, n, 3, S, S), channels last in memory; and the
-            number of unreadable images. Those are grey, and each is named in a warning: one bad
-            file must not end a long run.
+            Crops, a tensor a group, uint8 (V, n, 3, S, S), channels last in memory; and which
+            images are readable, bool (n,). The others are grey, and each is named in a warning:
+            one bad file must not end a long run.
         """
         sizes = np.array([_size_or_one(image) for image in images], np.int64).reshape(-1, 2)
         windows = self.windows(hashes, sizes, boxes, epoch)
@@ -101,13 +101,13 @@ class ViewCutter:
             for group in self.groups
         ]
         views = [view for group in groups for view in group]
-        unreadable = 0
+        readable = np.ones(len(images), bool)
         for row, (image, reduction) in enumerate(zip(images, reductions.tolist(), strict=True)):
             decoded = decode_or_warn(image, keys[row], reduction)
-            unreadable += decoded is None
+            readable[row] = decoded is not None
             for view, window in zip(views, windows[:, row], strict=True):
                 view[row] = crop_and_resize(*decoded, window, len(view[row])) if decoded else GREY
-        return tuple(torch.from_numpy(group).permute(0, 1, 4, 2, 3) for group in groups), unreadable
+        return tuple(torch.from_numpy(group).permute(0, 1, 4, 2, 3) for group in groups), readable
 
 
 def random_crop(params: CropParams) -> CropParams:

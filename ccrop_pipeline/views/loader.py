@@ -1,9 +1,9 @@
 """What all loaders have in common."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
+from ccrop_pipeline.base import Location
 from ccrop_pipeline.views.batch import Batch
 
 
@@ -17,7 +17,7 @@ class Loader(Protocol):
     def __len__(self) -> int:
         """Batches an epoch."""
 
-    def use_boxes(self, folder: Path | None) -> None:
+    def use_boxes(self, folder: Location | None) -> None:
         """Draws windows from the boxes of a box set from now on; None: random crops.
 
         Raises:

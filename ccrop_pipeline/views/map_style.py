@@ -1,13 +1,13 @@
 """Views by random access: any indexed source, shuffled as a whole."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ccrop_pipeline.base import Location
 from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.views.batch import Batch, ImageBoxes, SharedBoxes, hash_keys, make_batch
@@ -38,14 +38,14 @@ class MapViews(Dataset[Batch]):
     def __getitems__(self, rows: list[int]) -> Batch:
         """Views of the images at `rows`, for the current epoch and boxes."""
         at = np.asarray(rows)
-        views, unreadable = self.cutter.cut(
+        views, readable = self.cutter.cut(
             [self.index.read(row) for row in rows],
             [self.index.keys[row] for row in rows],
             self.hashes[at],
             self.boxes.of(at),
             self.boxes.epoch,
         )
-        return make_batch(views, self.hashes[at], self.index.labels[at], unreadable)
+        return make_batch(views, self.hashes[at], self.index.labels[at], readable)
 
 
 class _EpochBatches(Sampler[list[int]]):
@@ -107,7 +107,7 @@ class MapLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def use_boxes(self, folder: Path | None) -> None:
+    def use_boxes(self, folder: Location | None) -> None:
         """Takes the boxes of a box set, also in workers that already run; None: random crops.
 
         Raises:

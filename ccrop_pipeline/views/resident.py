@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ccrop_pipeline.base import Location
 from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
@@ -129,7 +129,7 @@ class ResidentLoader:
     def __len__(self) -> int:
         return len(self.images.index) // self.batch_size
 
-    def use_boxes(self, folder: Path | None) -> None:
+    def use_boxes(self, folder: Location | None) -> None:
         """Draws windows from the boxes of a box set from now on; None: random crops.
 
         Raises:
@@ -160,5 +160,4 @@ class ResidentLoader:
             torch.stack([crop_and_resize_batch(chosen, of_view, group.size) for of_view in drawn])
             for group, drawn in zip(groups, torch.split(on_device, counts), strict=True)
         )
-        unreadable = int(np.count_nonzero(~images.readable[rows]))
-        return make_batch(views, hashes, images.index.labels[rows], unreadable)
+        return make_batch(views, hashes, images.index.labels[rows], images.readable[rows])

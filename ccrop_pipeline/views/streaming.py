@@ -1,15 +1,13 @@
 """Views shard by shard, for sources that are read in order."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ccrop_pipeline.base import Location
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Source
@@ -18,80 +16,31 @@ from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.order import shards_of_rank, shuffled
 
 
-@dataclass
-class Leftover:
-    """The last images of a worker, fewer than a batch.
-
-    Attributes:
-        batch: Their crops.
-        unreadable: Which of them could not be decoded, bool (B,).
-    """
-
-    batch: Batch
-    unreadable: np.ndarray
-
-    @classmethod
-    def of(cls, images: list[Batch]) -> "Leftover":
-        """Joins batches of one image each."""
-        flags = np.array([image.unreadable > 0 for image in images])
-        return cls(_joined(images, flags), flags)
-
-    def __len__(self) -> int:
-        return len(self.unreadable)
-
-    def rows(self, first: int, end: int | None = None) -> "Leftover":
-        """Some of the images."""
-        at, batch = slice(first, end), self.batch
-        views = tuple(group[:, at] for group in batch.views)
-        some = Batch(views, batch.key_hashes[at], batch.labels[at])
-        return Leftover(some, self.unreadable[at])
-
-
-def whole_batches(items: Iterable[Batch | Leftover | None], size: int) -> Iterator[Batch | None]:
-    """Yield full batches at once, and leftovers as soon as they make up one.
+def whole_batches(items: Iterable[Batch | None], size: int) -> Iterator[Batch | None]:
+    """Yield full batches at once, and those of fewer images as soon as they make up one.
 
     What makes up no batch in the end is dropped.
 
     Args:
         items: What the workers hand over. Each item gives at most one batch. None stands for a
             full batch that nobody wants.
-        size: Images a full batch; a leftover has fewer.
+        size: Images a full batch.
     """
-    held: list[Leftover] = []
+    held: list[Batch] = []
     for item in items:
-        if not isinstance(item, Leftover):
+        if item is None or len(item) == size:
             yield item
             continue
         lacking = size - sum(map(len, held))
-        held.append(item.rows(0, lacking))
+        held.append(item.rows(slice(lacking)))
         if len(item) >= lacking:
-            yield _merged(held)
-            held = [item.rows(lacking)]
-
-
-def _merged(leftovers: list[Leftover]) -> Batch:
-    flags = np.concatenate([leftover.unreadable for leftover in leftovers])
-    return _joined([leftover.batch for leftover in leftovers], flags)
-
-
-def _joined(batches: list[Batch], unreadable: np.ndarray) -> Batch:
-    return Batch(
-        tuple(_along_images(groups) for groups in zip(*(b.views for b in batches), strict=True)),
-        torch.cat([batch.key_hashes for batch in batches]),
-        torch.cat([batch.labels for batch in batches]),
-        int(unreadable.sum()),
-    )
-
-
-def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
-    # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
-    stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
-    return stored.permute(0, 1, 4, 2, 3)
+            yield Batch.join(held)
+            held = [item.rows(slice(lacking, None))]
 
 
 # A sample with its box, float32 (4,); None while there are no boxes.
 Boxed = tuple[Sample, np.ndarray | None]
-Item = Batch | Leftover | None | CcropError
+Item = Batch | None | CcropError
 
 
 class StreamViews(IterableDataset[Item]):
@@ -137,9 +86,7 @@ class StreamViews(IterableDataset[Item]):
             # Raised in a worker, it would reach people inside of a traceback.
             yield error
 
-    def _items(
-        self, epoch: int, folder: Path | None, start: int
-    ) -> Iterator[Batch | Leftover | None]:
+    def _items(self, epoch: int, folder: str | None, start: int) -> Iterator[Batch | None]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         seed = self.cutter.seed
@@ -159,10 +106,9 @@ class StreamViews(IterableDataset[Item]):
             latest = turn * workers + worker
             yield None if latest < start else self._batch(chunk, epoch)
         if chunk:
-            # One by one, to know which of them are unreadable.
-            yield Leftover.of([self._batch([boxed], epoch) for boxed in chunk])
+            yield self._batch(chunk, epoch)
 
-    def _boxed(self, shards: list[str], folder: Path | None, epoch: int) -> Iterator[Boxed]:
+    def _boxed(self, shards: list[str], folder: str | None, epoch: int) -> Iterator[Boxed]:
         box_set = BoxSet.open(folder) if folder else None
         for shard in shards:
             box_of: Callable[[str], np.ndarray | None] = _no_box
@@ -176,7 +122,7 @@ class StreamViews(IterableDataset[Item]):
         keys = [sample.key for sample in samples]
         hashes = hash_keys(keys)
         boxes = [box for _, box in chunk if box is not None]
-        views, unreadable = self.cutter.cut(
+        views, readable = self.cutter.cut(
             [sample.image for sample in samples],
             keys,
             hashes,
@@ -184,7 +130,7 @@ class StreamViews(IterableDataset[Item]):
             epoch,
         )
         labels = np.array([-1 if s.label is None else s.label for s in samples], np.int64)
-        return make_batch(views, hashes, labels, unreadable)
+        return make_batch(views, hashes, labels, readable)
 
 
 class StreamLoader:
@@ -258,7 +204,7 @@ class StreamLoader:
             )
         return self._images // self._views.batch_size
 
-    def use_boxes(self, folder: Path | None) -> None:
+    def use_boxes(self, folder: Location | None) -> None:
         """Draws windows from the boxes of a box set from the next epoch on; None: random crops.
 
         Raises:
@@ -298,7 +244,7 @@ class StreamLoader:
             )
 
 
-def _raised(items: Iterator[Item]) -> Iterator[Batch | Leftover | None]:
+def _raised(items: Iterator[Item]) -> Iterator[Batch | None]:
     for item in items:
         if isinstance(item, CcropError):
             try:

@@ -107,6 +107,19 @@ def test_batches_are_crops_of_the_right_images_without_unreadable_ones(coloured)
     assert seen == 146  # three batches of 49, less the broken one
 
 
+def test_a_grey_image_is_as_readable_as_any_other(tmp_path):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 12), (128, 128, 128)).save(file, "PNG")
+    images = packed(tmp_path / "t", [file.getvalue()] * 3 + [b"no image"], [0, 1, 0, 1])
+    encoder = pixels_themselves()
+    with pytest.warns(RuntimeWarning, match="shown as grey"):
+        loader = _loader(images, encoder, AugmentedSettings(batch_size=4), 0)
+    ((values, labels),) = _epoch(loader, 0, encoder)
+    assert sorted(labels.tolist()) == [0, 0, 1]
+    colours = values * torch.tensor(encoder.std) + torch.tensor(encoder.mean)
+    torch.testing.assert_close(colours, torch.full((3, 3), 128 / 255))
+
+
 def darker_to_the_right():
     pixels = np.tile(np.arange(248, 0, -8, np.uint8)[None, :, None], (31, 1, 3))
     file = io.BytesIO()

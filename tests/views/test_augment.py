@@ -24,7 +24,12 @@ def batch(keys: list[str], groups: list[ViewGroup], layout: str = "channels last
         crops = torch.from_numpy(np.stack(noise, axis=1).astype(np.uint8)).permute(0, 1, 4, 2, 3)
         views.append(crops.contiguous() if layout == "planar" else crops)
     hashes = torch.from_numpy(hash_keys(keys).view(np.int64))
-    return Batch(tuple(views), hashes, torch.zeros(len(keys), dtype=torch.int64))
+    return Batch(
+        tuple(views),
+        hashes,
+        torch.zeros(len(keys), dtype=torch.int64),
+        torch.ones(len(keys), dtype=torch.bool),
+    )
 
 
 def torchvisions_chain(pixels: torch.Tensor, u: np.ndarray, s: AugmentSettings) -> torch.Tensor:
@@ -128,7 +133,12 @@ def test_shares_of_flipped_grey_blurred_and_solarized_views_are_those_asked_for(
     pixels[:, :, 4] += 5
     keys = hash_keys([str(i) for i in range(count)])
     crops = torch.from_numpy(pixels).permute(0, 1, 4, 2, 3)
-    made = Batch((crops,), torch.from_numpy(keys.view(np.int64)), torch.zeros(count))
+    made = Batch(
+        (crops,),
+        torch.from_numpy(keys.view(np.int64)),
+        torch.zeros(count),
+        torch.ones(count, dtype=torch.bool),
+    )
     settings = AugmentSettings(
         jitter_p=0.0,
         grayscale_p=0.3,

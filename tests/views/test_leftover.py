@@ -1,28 +1,28 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrop_pipeline.views import Batch
-from ccrop_pipeline.views.streaming import Leftover, whole_batches
+from ccrop_pipeline.views.streaming import whole_batches
 
 
-def image(number: int) -> Batch:
-    """One image in two groups of views; each third is unreadable."""
+def images(numbers: list[int]) -> Batch:
+    """Images in two groups of views; each third is unreadable."""
+    values = torch.tensor(numbers, dtype=torch.int64)
     views = tuple(
-        torch.full((count, 1, side, side, 3), number % 256, dtype=torch.uint8).permute(
-            0, 1, 4, 2, 3
-        )
+        (values % 256).to(torch.uint8).view(1, -1, 1, 1, 1).expand(count, -1, side, side, 3)
+        .contiguous().permute(0, 1, 4, 2, 3)
         for count, side in ((2, 4), (3, 2))
-    )
-    return Batch(views, torch.tensor([number]), torch.tensor([number * 2]), int(number % 3 == 0))
+    )  # fmt: skip
+    return Batch(views, values, values * 2, values % 3 != 0)
 
 
 def numbers_of(batch: Batch) -> list[int]:
     numbers = batch.key_hashes.tolist()
+    assert len(batch) == len(numbers)
     assert batch.labels.tolist() == [number * 2 for number in numbers]
-    assert batch.unreadable == sum(number % 3 == 0 for number in numbers)
+    assert batch.readable.tolist() == [number % 3 != 0 for number in numbers]
     for group, (count, side) in zip(batch.views, ((2, 4), (3, 2)), strict=True):
         assert group.shape == (count, len(numbers), 3, side, side)
         assert (group == torch.tensor(numbers).view(1, -1, 1, 1, 1)).all()
@@ -48,9 +48,8 @@ def test_leftovers_are_joined_in_order_as_soon_as_they_fill_a_batch(case):
             continue
         new = list(range(number, number + count))
         number += count
-        leftover = Leftover.of([image(i) for i in new])
-        items.append(leftover.batch if given_size == 0 else leftover)
-        if given_size == 0:
+        items.append(images(new))
+        if count == size:
             expected.append(new)
         else:
             waiting += new
@@ -62,15 +61,12 @@ def test_leftovers_are_joined_in_order_as_soon_as_they_fill_a_batch(case):
 
 
 def test_a_full_batch_is_handed_on_as_it_is():
-    batch = Leftover.of([image(i) for i in range(3)]).batch
+    batch = images([0, 1, 2])
     (same,) = whole_batches([batch], 3)
     assert same is batch
 
 
 @pytest.mark.parametrize(("first", "end"), [(0, 2), (1, None), (3, None)])
-def test_rows_of_a_leftover(first, end):
-    leftover = Leftover.of([image(i) for i in (3, 4, 6)])
-    assert leftover.unreadable.tolist() == [True, False, True]
-    part = leftover.rows(first, end)
-    assert part.batch.key_hashes.tolist() == [3, 4, 6][first:end]
-    np.testing.assert_array_equal(part.unreadable, [True, False, True][first:end])
+def test_rows_of_a_batch(first, end):
+    part = images([3, 4, 6]).rows(slice(first, end))
+    assert numbers_of(part) == [3, 4, 6][first:end]
