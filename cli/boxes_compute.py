@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .model_options import MODEL_HELP, MODEL_OPTIONS, model_options
+from .rank_options import rank_options
 from .rule_options import RULE_OPTIONS, rule_options
-from .share_options import share_options
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.base import Share
+    from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.compute import ComputeSettings
     from ccrop_pipeline.images import Source
@@ -66,7 +66,7 @@ MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "k
     help="Decoding threads; with Ray, cores of a worker.  [default: all cores, or half of them "
     "where the model runs on a CPU]",
 )
-@share_options("torchrun or SLURM")
+@rank_options("torchrun or SLURM")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -108,26 +108,26 @@ def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
 
 
 def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
-    from ccrop_pipeline.base import Share
+    from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.compute import compute_boxes
 
     from .compute_progress import ComputeProgress
     from .opening import open_any
 
-    share = Share.from_environment(options["rank"], options["world_size"])
+    ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
     opened = open_any(source)
     localizer = _localizer(options, lambda line: click.echo(line, err=True))
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
         click.echo(f"Warning: {localizer.warning}", err=True)
-    prefix = f"rank {share.rank}: " if share.world_size > 1 else ""
-    progress = ComputeProgress(_count(opened, share), prefix)
+    prefix = f"rank {ranks.rank}: " if ranks.world_size > 1 else ""
+    progress = ComputeProgress(_count(opened, ranks), prefix)
     with progress:
         box_set = compute_boxes(
-            opened, localizer, out, _settings(options), progress, options["overwrite"], share
+            opened, localizer, out, _settings(options), progress, options["overwrite"], ranks
         )
     progress.summary()
     if box_set is None:
-        click.echo(f"{prefix}this share is done; others are still at work on {out}", err=True)
+        click.echo(f"{prefix}this portion is done; others are still at work on {out}", err=True)
     return box_set
 
 
@@ -177,7 +177,7 @@ def _settings(options: dict[str, Any]) -> "ComputeSettings":
     )
 
 
-def _count(source: "Source", share: "Share") -> int | None:
+def _count(source: "Source", ranks: "Ranks") -> int | None:
     """Number of the images to come, where it is known without reading them all."""
     cheap = source.random_access and (source.kind != "tar" or len(source.shards) == 1)
-    return len(source.index()) if cheap and share.world_size == 1 else None
+    return len(source.index()) if cheap and ranks.world_size == 1 else None

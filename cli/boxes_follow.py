@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .share_options import share_options
+from .rank_options import rank_options
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.base import Share
     from ccrop_pipeline.training import FollowObserver
-
-_RANK = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
 
 
 @click.command("follow")
@@ -27,7 +24,7 @@ _RANK = {"torchrun": "RANK", "slurm": "SLURM_PROCID"}
     metavar="SECONDS",
     help="Time between looks at the run.",
 )
-@share_options("torchrun or srun")
+@rank_options("torchrun or srun")
 def follow(
     run: Path,
     source: str | None,
@@ -47,6 +44,7 @@ def follow(
     Example:
       ccrop boxes follow runs/first --device cuda:1
     """
+    from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.training import Run
     from ccrop_pipeline.training import follow as follow_run
 
@@ -59,21 +57,9 @@ def follow(
         os.cpu_count() or 1,
         _observer(),
         poll,
-        _share(rank, world_size),
+        Ranks.from_environment(rank, world_size),
     )
     click.echo(f"{run}: {done} box sets completed")
-
-
-def _share(rank: int | None, world_size: int | None) -> "Share":
-    from ccrop_pipeline.base import Share
-    from ccrop_pipeline.training import Started
-
-    started, told = Started.from_environment(), {}
-    # As for training: the array or the batch script that both were started from is none of the
-    # follower's, which would wait for shares that nobody computes.
-    if started.by != "alone":
-        told = {"RANK": os.environ.get(_RANK[started.by], ""), "WORLD_SIZE": str(started.count)}
-    return Share.from_environment(rank, world_size, told)
 
 
 def _observer() -> "FollowObserver":

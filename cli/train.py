@@ -127,12 +127,13 @@ def _recipe(options: dict[str, Any]) -> "Recipe":
 
 
 def _machine(options: dict[str, Any]) -> "Machine":
-    from ccrop_pipeline.training import Machine, Started
+    from ccrop_pipeline.base import Ranks
+    from ccrop_pipeline.training import Machine
 
     from .opening import open_device
 
-    device, started = open_device(options["device"]), Started.from_environment()
-    cores = max(1, (os.cpu_count() or 1) * started.machines // started.count)
+    device, ranks = open_device(options["device"]), Ranks.from_environment()
+    cores = max(1, (os.cpu_count() or 1) // ranks.local_world_size)
     workers = options["workers"]
     if workers is None:
         workers = 0 if device.type == "cpu" else cores

@@ -17,5 +17,5 @@
 set -euo pipefail
 source=$1 out=$2 model=$3
 
-# The share comes from SLURM_ARRAY_TASK_ID and its companions.
+# The portion of a job comes from SLURM_ARRAY_TASK_ID and its companions.
 exec ccrop boxes compute "$source" "$out" --model "$model" --threads "${SLURM_CPUS_PER_TASK:-8}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, Share
+from ccrop_pipeline.base import ComputeObserver, Ranks
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
@@ -29,11 +29,11 @@ def small_localizer(size: int = SIZE) -> Localizer:
 def work(
     source: str, out: str, rank: int, world_size: int, observer: ComputeObserver | None = None
 ) -> bool:
-    """Compute one share; tell whether the box set is complete now."""
-    share = Share(rank, world_size)
+    """Compute one portion; tell whether the box set is complete now."""
+    ranks = Ranks(rank, world_size)
     observer = observer or ComputeObserver()
     return (
-        compute_boxes(open_source(source), small_localizer(), out, SETTINGS, observer, share=share)
+        compute_boxes(open_source(source), small_localizer(), out, SETTINGS, observer, ranks=ranks)
         is not None
     )
 

@@ -5,13 +5,14 @@ Needs the standard library and fsspec only.
 
 from ccrop_pipeline.base.files import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.base.progress import ComputeObserver, StageSeconds
-from ccrop_pipeline.base.ranks import Share
+from ccrop_pipeline.base.ranks import ALONE, Ranks
 
 __all__ = [
+    "ALONE",
     "BoxFolder",
     "ComputeObserver",
     "Location",
-    "Share",
+    "Ranks",
     "StageSeconds",
     "is_address",
     "open_folder",

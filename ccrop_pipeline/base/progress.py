@@ -24,7 +24,7 @@ class ComputeObserver:
     """Hears of everything and says nothing; a progress display overrides what it shows."""
 
     def begun(self, shards: int, kept: int) -> None:
-        """This process is to compute so many shards; others of its share were complete."""
+        """This process is to compute so many shards; others of its portion were complete."""
 
     def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
         """The boxes of some more images of a shard are there."""

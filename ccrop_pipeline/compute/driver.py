@@ -1,14 +1,14 @@
 """Boxes of a source from an encoder: one data shard in, one box shard out.
 
 A shard that is complete is never computed again, so a run that was killed is taken up by
-running it again; and any number of processes may work on one box set, each on its own share.
+running it again; and any number of processes may work on one box set, each on its own portion.
 """
 
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from ccrop_pipeline.base import ComputeObserver, Location, Share, is_address
+from ccrop_pipeline.base import ALONE, ComputeObserver, Location, Ranks, is_address
 from ccrop_pipeline.boxset import (
     FORMS,
     BoxSet,
@@ -24,7 +24,6 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Localizer
 
-_ALONE = Share(0, 1)
 _SILENT = ComputeObserver()
 
 
@@ -35,9 +34,9 @@ def compute_boxes(
     settings: ComputeSettings,
     observer: ComputeObserver = _SILENT,
     overwrite: bool = False,
-    share: Share = _ALONE,
+    ranks: Ranks = ALONE,
 ) -> BoxSet | None:
-    """Computes the box of every image of a source, or of one share of it, and writes a box set.
+    """Computes the box of every image of a source, or of one portion of it, and writes a box set.
 
     Args:
         source: Images.
@@ -47,8 +46,8 @@ def compute_boxes(
         settings: Batch size, threads, form, how much may be unreadable.
         observer: Hears how it goes.
         overwrite: Whether to delete a box set that lies in `folder`.
-        share: Which of the shards are for this process. Processes need not know of each other:
-            whoever finds all shards there writes the manifest.
+        ranks: Who this process is, which says its portion of the shards. Processes need not
+            know of each other: the one that finds all shards there writes the manifest.
 
     Returns:
         The box set, or None while shards of other processes are missing.
@@ -58,9 +57,9 @@ def compute_boxes(
             two images with one key or has too many unreadable images.
     """
     if overwrite:
-        _remove_box_set(folder, share)
+        _remove_box_set(folder, ranks)
     provenance = provenance_of(source, localizer)
-    mine = share.of(source.shards)
+    mine = ranks.portion(source.shards)
     todo = [
         shard for shard in mine if not shard_is_complete(folder, shard, provenance, settings.form)
     ]
@@ -84,9 +83,9 @@ def provenance_of(source: Source, localizer: Localizer) -> Provenance:
     )
 
 
-def _remove_box_set(folder: Location, share: Share) -> None:
+def _remove_box_set(folder: Location, ranks: Ranks) -> None:
     """Deletes a box set, whole or unfinished, and refuses to delete anything else."""
-    if share.world_size > 1:
+    if ranks.world_size > 1:
         raise CcropError(
             "--overwrite is for a process alone: of several, the last to start would delete what "
             f"the others have done. Delete {folder} first"

@@ -6,7 +6,6 @@ from ccrop_pipeline.training.follow import FollowObserver, follow
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.metrics import Metrics
 from ccrop_pipeline.training.observer import Observer, StepReport
-from ccrop_pipeline.training.processes import Started
 from ccrop_pipeline.training.run import Run
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "Metrics",
     "Observer",
     "Run",
-    "Started",
     "StartingWeights",
     "StepReport",
     "Trainer",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ccrop_pipeline.base import Share
+from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.statistics import box_metrics
 from ccrop_pipeline.errors import CcropError
@@ -61,11 +61,10 @@ class Trainer:
         self.processes = Processes(machine.device, recipe.precision)
         self.machine = machine = replace(machine, device=self.processes.fabric.device)
         self.observer = observer if self.processes.first else Observer()
-        share = Share(self.processes.rank, self.processes.count)
         if overwrite:
             expect_outside(folder, inputs)
         self.run, self.metrics = Run(folder), Metrics(folder, machine.tensorboard)
-        loading = open_loader(inputs, recipe, machine, share)
+        loading = open_loader(inputs, recipe, machine, self.processes.ranks)
         self.loader = loading.loader
         self._probe: Probe | None = None
         self.processes.once(lambda: self._open_probe(loading.index))
@@ -130,19 +129,18 @@ class Trainer:
         if stage.overlapped:
             return
         started = time.perf_counter()
-        everything, own = Share(0, 1), Share(self.processes.rank, self.processes.count)
-        self._compute(stage.epoch, own)
+        self._compute(stage.epoch, self.processes.ranks)
         if self.processes.count > 1:
             self.processes.wait()
             # Complete already, unless a file of another machine was not yet to be seen from any.
-            self.processes.once(lambda: self._compute(stage.epoch, everything))
+            self.processes.once(lambda: self._compute(stage.epoch, ALONE))
         seconds = time.perf_counter() - started
         self.processes.once(lambda: self._note_boxes(stage.boxes, stage.epoch, seconds))
 
-    def _compute(self, epoch: int, share: Share) -> None:
+    def _compute(self, epoch: int, ranks: Ranks) -> None:
         device, threads = self.machine.device, self.machine.threads
         folder, source = self.run.folder, self.inputs.source
-        refresh_boxes(folder, epoch, source, device, threads, self.observer, share)
+        refresh_boxes(folder, epoch, source, device, threads, self.observer, ranks)
 
     def _note_boxes(self, boxes: str, epoch: int, seconds: float | None) -> None:
         box_set = BoxSet.open(self.run.folder / boxes)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, Share
+from ccrop_pipeline.base import ALONE, ComputeObserver, Ranks
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
@@ -35,7 +35,7 @@ def follow(
     threads: int,
     observer: FollowObserver,
     poll_seconds: float = 5.0,
-    share: Share | None = None,
+    ranks: Ranks = ALONE,
 ) -> int:
     """Computes boxes for a run with `boxes.overlapped` until it ends.
 
@@ -51,7 +51,7 @@ def follow(
         threads: Decoding threads.
         observer: Hears how it goes.
         poll_seconds: Time between looks at the folder of the run.
-        share: Which shards are for this process; None: all.
+        ranks: Who this process is among those that follow.
 
     Returns:
         Number of box sets that this process completed.
@@ -63,7 +63,7 @@ def follow(
     while True:
         while not run.exists:
             poll.wait("the run to begin")
-        follower = _Follower(run, open_source, device, threads, observer, share or Share(0, 1))
+        follower = _Follower(run, open_source, device, threads, observer, ranks)
         while (epoch := follower.next(poll)) is not None:
             done += follower.compute(epoch)
         if not follower.replaced:
@@ -96,10 +96,10 @@ class _Follower:
         device: torch.device,
         threads: int,
         observer: FollowObserver,
-        share: Share,
+        ranks: Ranks,
     ) -> None:
         self._run, self._device, self._threads = run, device, threads
-        self._observer, self._share = observer, share
+        self._observer, self._ranks = observer, ranks
         # Before anything else is read: what is of a later run is then noticed.
         self._id = run.id
         started = run.started()
@@ -127,8 +127,8 @@ class _Follower:
                 return None
             if (epoch := due_boxes(self._run.folder)) is None:
                 poll.wait("a checkpoint")
-            elif left_to_others(self._run.folder, epoch, self._source, self._share):
-                poll.wait(f"the other shares of {box_folder(epoch)}")
+            elif left_to_others(self._run.folder, epoch, self._source, self._ranks):
+                poll.wait(f"the other portions of {box_folder(epoch)}")
             else:
                 poll.over()
                 return epoch
@@ -149,7 +149,7 @@ class _Follower:
                 self._device,
                 self._threads,
                 self._observer,
-                self._share,
+                self._ranks,
             )
         except (CcropError, OSError):
             if not self.replaced:

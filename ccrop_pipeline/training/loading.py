@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ccrop_pipeline.base import Share
+from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
@@ -39,33 +39,30 @@ class Loading:
     note: str
 
 
-_ALONE = Share(0, 1)
-
-
-def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, share: Share = _ALONE) -> Loading:
+def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, ranks: Ranks = ALONE) -> Loading:
     """Chooses and opens a loader.
 
     Images that can be decoded into the memory allowed stay on the device; other sources are read
     by random access, and those that do not offer it in a stream. A batch of the loader is a part
-    of a step where the recipe accumulates; of several processes each has its share of it.
+    of a step where the recipe accumulates; of several processes each has its portion of it.
 
     Raises:
         CcropError: When there are fewer images than a batch has, a process would have fewer than
             two of a part or none of a whole step, or the source is damaged.
     """
-    _expect_two_images(recipe, share.world_size)
+    _expect_two_images(recipe, ranks.world_size)
     cutter = ViewCutter(view_groups(recipe), recipe.seed)
     if not inputs.source.random_access:
-        return _stream(inputs, recipe, machine, cutter, share)
+        return _stream(inputs, recipe, machine, cutter, ranks)
     index = inputs.source.index()
     _expect_a_batch(len(index), inputs, recipe.batch_size)
     canvas = canvas_within(index, round(machine.resident_gb * 1e9), machine.device)
     batch_size = recipe.batch_size // recipe.accumulate
-    of_share = {"rank": share.rank, "world_size": share.world_size}
+    place = {"rank": ranks.rank, "world_size": ranks.world_size}
     if canvas:
         images = load_images(index, canvas, machine.device, machine.threads)
         missing = inputs.missing_boxes
-        resident = ResidentLoader(images, cutter, batch_size, missing, **of_share)
+        resident = ResidentLoader(images, cutter, batch_size, missing, **place)
         gigabytes = images.pixels.nbytes / 1e9
         note = (
             f"{len(index):,} images lie decoded in the memory of {machine.device} "
@@ -78,7 +75,7 @@ def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, share: Share =
         machine.workers,
         pin_memory=machine.device.type == "cuda",
         missing=inputs.missing_boxes,
-        **of_share,
+        **place,
     )
     note = f"{len(index):,} images are read by position, in {_processes(machine)}"
     return Loading(loader, len(index), index, note)
@@ -99,25 +96,25 @@ def view_groups(recipe: Recipe) -> tuple[ViewGroup, ...]:
 
 
 def _stream(
-    inputs: Inputs, recipe: Recipe, machine: Machine, cutter: ViewCutter, share: Share
+    inputs: Inputs, recipe: Recipe, machine: Machine, cutter: ViewCutter, ranks: Ranks
 ) -> Loading:
     counts = _images_by_shard(inputs)
     # Which shards a process has changes with the epoch: what the smallest of them hold, every
     # process has in every epoch, and so all end together.
-    least = sum(sorted(counts)[: len(counts) // share.world_size])
-    batch_size = recipe.batch_size // recipe.accumulate // share.world_size
+    least = sum(sorted(counts)[: len(counts) // ranks.world_size])
+    batch_size = recipe.batch_size // recipe.accumulate // ranks.world_size
     loader = StreamLoader(
         inputs.source,
         cutter,
         batch_size,
         least,
         machine.workers,
-        share.rank,
-        share.world_size,
+        ranks.rank,
+        ranks.world_size,
         pin_memory=machine.device.type == "cuda",
         missing=inputs.missing_boxes,
     )
-    _expect_a_batch(least, inputs, batch_size * recipe.accumulate, share.world_size)
+    _expect_a_batch(least, inputs, batch_size * recipe.accumulate, ranks.world_size)
     note = f"{sum(counts):,} images are read shard by shard, in {_processes(machine)}"
     return Loading(loader, sum(counts), None, note)
 

@@ -1,9 +1,7 @@
 """The processes of a run: one alone, or several that torchrun or SLURM has started."""
 
 import logging
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from ccrop_pipeline.base import Ranks
 from ccrop_pipeline.errors import CcropError
 
 if TYPE_CHECKING:
@@ -27,50 +26,6 @@ _BUFFERS_AT_EVERY_STEP: Final = (
 )
 
 _PRECISIONS: Final = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
-_TORCHRUN = ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
-# srun sets these for the tasks of a step; a batch script alone has none of them, whatever it asked
-# for, and would wait for ever for tasks that nobody has started.
-_SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES")
-
-
-@dataclass(frozen=True)
-class Started:
-    """How many processes have been started, and by what.
-
-    Attributes:
-        by: "torchrun", "slurm", or "alone".
-        count: Processes on all machines.
-        machines: Machines; each has as many processes as any other.
-    """
-
-    by: str = "alone"
-    count: int = 1
-    machines: int = 1
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Started":
-        """What the environment variables of torchrun or of a SLURM step say.
-
-        Raises:
-            CcropError: When machines have different numbers of processes.
-        """
-        if all(name in environment for name in _TORCHRUN):
-            count, local = (int(environment[name]) for name in _TORCHRUN)
-            return cls("torchrun", count, _machines(count, local))
-        if all(name in environment for name in _SLURM):
-            count, machines = (int(environment[name]) for name in _SLURM)
-            if count > 1:
-                return cls("slurm", count, machines)
-        return cls()
-
-
-def _machines(count: int, local: int) -> int:
-    if count % local:
-        raise CcropError(
-            f"{count} processes of which this machine has {local}: every machine must have the "
-            "same number. Start torchrun with the same --nproc-per-node everywhere"
-        )
-    return count // local
 
 
 class Processes:
@@ -79,31 +34,30 @@ class Processes:
     Args:
         device: Kind of device; of several GPUs each process takes its own.
         precision: "fp32", "fp64", or "bf16" for autocast in the forward pass.
-        started: How many processes there are.
 
     Attributes:
+        ranks: Who this process is, by torchrun or a SLURM step.
         fabric: Lightning Fabric, which knows devices, precision and DDP.
+
+    Raises:
+        CcropError: If the variables of torchrun or SLURM contradict each other, or there are fewer
+            GPUs than processes.
     """
 
-    def __init__(self, device: torch.device, precision: str, started: Started | None = None):
-        self._started = started or Started.from_environment()
-        self.fabric = _fabric(device, precision, self._started)
+    def __init__(self, device: torch.device, precision: str) -> None:
+        self.ranks = Ranks.from_environment()
+        self.fabric = _fabric(device, precision, self.ranks)
         self.fabric.launch()
-
-    @property
-    def rank(self) -> int:
-        """Number of this process."""
-        return int(self.fabric.global_rank)
 
     @property
     def count(self) -> int:
         """Number of all processes."""
-        return int(self.fabric.world_size)
+        return self.ranks.world_size
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes files and speaks."""
-        return self.rank == 0
+        return self.ranks.rank == 0
 
     def once(self, action: Callable[[], T]) -> T:
         """Lets the first process do something, the others wait; all have the result.
@@ -142,7 +96,7 @@ class Processes:
         return cast(torch.Tensor, self.fabric.all_reduce(value, reduce_op=how))
 
 
-def _fabric(device: torch.device, precision: str, started: Started) -> "Fabric":
+def _fabric(device: torch.device, precision: str, ranks: Ranks) -> "Fabric":
     from lightning_fabric import Fabric  # two seconds, which `ccrop boxes` need not wait
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -155,19 +109,25 @@ def _fabric(device: torch.device, precision: str, started: Started) -> "Fabric":
         "accelerator": "cuda" if device.type == "cuda" else device.type,
         "precision": _PRECISIONS[precision],
     }
-    if started.by == "alone":
+    if ranks.started_by == "variables" and ranks.world_size > 1:
+        raise CcropError(
+            f"RANK is {ranks.rank} and WORLD_SIZE {ranks.world_size}, but LOCAL_WORLD_SIZE is not "
+            "set: start several processes of training with torchrun or srun, or unset the two."
+        )
+    if ranks.started_by not in ("torchrun", "slurm"):
         devices = [device.index or 0] if device.type == "cuda" else 1
         return Fabric(devices=devices, **settings)
-    local = started.count // started.machines
-    _expect_gpus(device, local)
-    environment = TorchElasticEnvironment() if started.by == "torchrun" else SLURMEnvironment()
+    _expect_gpus(device, ranks.local_world_size)
+    environment = (
+        TorchElasticEnvironment() if ranks.started_by == "torchrun" else SLURMEnvironment()
+    )
     # One process may have to wait for the last shard of another in a refresh.
     patience = timedelta(hours=2)
     buffers: dict[str, Any] = {_BUFFERS_AT_EVERY_STEP: False}
     strategy = DDPStrategy(cluster_environment=environment, timeout=patience, **buffers)
     return Fabric(
-        devices=local,
-        num_nodes=started.machines,
+        devices=ranks.local_world_size,
+        num_nodes=ranks.machines,
         strategy=strategy,
         **settings,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, Share
+from ccrop_pipeline.base import ComputeObserver, Ranks
 from ccrop_pipeline.boxset import BoxSet, missing_shards
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.images import Source
@@ -23,9 +23,9 @@ def refresh_boxes(
     device: torch.device,
     threads: int,
     observer: ComputeObserver,
-    share: Share,
+    ranks: Ranks,
 ) -> BoxSet | None:
-    """Computes the boxes of a source, or of a share of it, from the checkpoint of an epoch.
+    """Computes the boxes of a source, or of a portion of it, from the checkpoint of an epoch.
 
     Every process reads the same file, so that all use the same weights and statistics.
 
@@ -36,7 +36,7 @@ def refresh_boxes(
         device: Where the encoder runs.
         threads: Decoding threads.
         observer: Hears how it goes.
-        share: Which shards are for this process.
+        ranks: Who this process is.
 
     Returns:
         The box set, or None while shards of other processes are missing.
@@ -50,7 +50,7 @@ def refresh_boxes(
         run / box_folder(epoch),
         ComputeSettings(threads=threads),
         observer,
-        share=share,
+        ranks=ranks,
     )
 
 
@@ -81,10 +81,10 @@ def due_boxes(run: Path) -> int | None:
     return max(begun or left, default=None)
 
 
-def left_to_others(run: Path, epoch: int, source: Source, share: Share) -> bool:
-    """Whether a box set lacks shards, and none of them is of this share."""
+def left_to_others(run: Path, epoch: int, source: Source, ranks: Ranks) -> bool:
+    """Whether a box set lacks shards, and none of them is of this portion."""
     missing = {*missing_shards(run / box_folder(epoch), source.shards)}
-    return bool(missing) and missing.isdisjoint(share.of(source.shards))
+    return bool(missing) and missing.isdisjoint(ranks.portion(source.shards))
 
 
 def _numbered(example: Path) -> dict[int, Path]:

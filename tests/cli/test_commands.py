@@ -189,7 +189,7 @@ def test_the_maps_on_the_command_line_are_those_of_the_package():
     assert ("auto", *MAPS) == MAP_NAMES
 
 
-def test_shares_say_that_others_are_at_work_and_the_last_one_prints_the_result(
+def test_portions_say_that_others_are_at_work_and_the_last_one_prints_the_result(
     workplace, monkeypatch
 ):
     monkeypatch.chdir(workplace)
@@ -198,7 +198,7 @@ def test_shares_say_that_others_are_at_work_and_the_last_one_prints_the_result(
     line += ["--weights", "random", "--input-size", "32", "--device", "cpu", "--world-size", "2"]
     first = ccrop(*line, "--rank", "0")
     assert (first.exit_code, first.stdout) == (0, "")
-    assert "rank 0: this share is done; others are still at work on shared/boxes" in first.stderr
+    assert "rank 0: this portion is done; others are still at work on shared/boxes" in first.stderr
     again = ccrop(*line, "--rank", "0", "--json")
     assert json.loads(again.stdout) == {"folder": "shared/boxes", "complete": False}
     last = ccrop(*line, "--rank", "1", "--json")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ccrop_pipeline.base import ComputeObserver, Share
+from ccrop_pipeline.base import ComputeObserver, Ranks
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
 from ccrop_pipeline.errors import CcropError
@@ -210,22 +210,22 @@ def test_a_key_in_two_shards_of_two_processes_is_found_at_the_end(tmp_path):
         pack([sample], tmp_path / f"{number}", prefix=f"t{number}")
     source = open_source(f"pipe:cat {tmp_path}/{{0/t0,1/t1}}-000000.tar")
     folder = tmp_path / "boxes"
-    assert compute_boxes(source, localizer(), folder, SETTINGS, share=Share(0, 2)) is None
+    assert compute_boxes(source, localizer(), folder, SETTINGS, ranks=Ranks(0, 2)) is None
     with pytest.raises(CcropError, match="B018"):
-        compute_boxes(source, localizer(), folder, SETTINGS, share=Share(1, 2))
+        compute_boxes(source, localizer(), folder, SETTINGS, ranks=Ranks(1, 2))
     assert not (folder / "manifest.json").exists()
 
 
-def test_shares_in_any_order_make_the_set_of_one_process(source, tmp_path):
+def test_portions_in_any_order_make_the_set_of_one_process(source, tmp_path):
     whole = compute_boxes(source, localizer(), tmp_path / "whole", SETTINGS).folder
     folder = tmp_path / "shared"
     for rank in (2, 0):
-        share = Share(rank, 3)
-        assert compute_boxes(source, localizer(), folder, SETTINGS, share=share) is None
-    last = compute_boxes(source, localizer(), folder, SETTINGS, share=Share(1, 3))
+        ranks = Ranks(rank, 3)
+        assert compute_boxes(source, localizer(), folder, SETTINGS, ranks=ranks) is None
+    last = compute_boxes(source, localizer(), folder, SETTINGS, ranks=Ranks(1, 3))
     assert contents(last.folder) == contents(whole)
     seen = Recorder()
-    again = compute_boxes(source, localizer(), folder, SETTINGS, seen, share=Share(0, 3))
+    again = compute_boxes(source, localizer(), folder, SETTINGS, seen, ranks=Ranks(0, 3))
     assert (again.manifest, seen.plan) == (last.manifest, (0, 1))
 
 
@@ -234,7 +234,7 @@ def test_several_processes_do_not_overwrite(source, tmp_path):
     before = contents(tmp_path / "boxes")
     with pytest.raises(CcropError, match="process alone"):
         compute_boxes(
-            source, localizer(), tmp_path / "boxes", SETTINGS, overwrite=True, share=Share(0, 2)
+            source, localizer(), tmp_path / "boxes", SETTINGS, overwrite=True, ranks=Ranks(0, 2)
         )
     assert contents(tmp_path / "boxes") == before
 

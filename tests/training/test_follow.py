@@ -12,7 +12,7 @@ import torch
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
-from ccrop_pipeline.base import ComputeObserver, Share
+from ccrop_pipeline.base import ALONE, ComputeObserver, Ranks
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
@@ -46,8 +46,8 @@ def train(source, folder, *settings, observer=None):
     Trainer(Inputs(source), folder, recipe, Machine(), observer or Observer()).train()
 
 
-def followed(folder, observer=None, share=None):
-    return follow(Run(folder), open_source, CPU, 1, observer or FollowObserver(), 0.02, share)
+def followed(folder, observer=None, ranks=ALONE):
+    return follow(Run(folder), open_source, CPU, 1, observer or FollowObserver(), 0.02, ranks)
 
 
 class Until(Observer):
@@ -100,8 +100,8 @@ class Beside(Observer):
 
     def stage(self, stage):
         if isinstance(stage, RefreshStage) and stage.epoch in self.epochs:
-            share = Share(0, 1)
-            refresh_boxes(self.folder, stage.epoch, self.source, CPU, 1, ComputeObserver(), share)
+            ranks = ALONE
+            refresh_boxes(self.folder, stage.epoch, self.source, CPU, 1, ComputeObserver(), ranks)
 
     def epoch_done(self, record):
         self.after.get(record["epoch"], lambda: None)()
@@ -194,22 +194,22 @@ class UntilOthers(FollowObserver):
         self.completed.append(box_set.folder.name)
 
 
-def follow_share(folder, rank):
+def follow_rank(folder, rank):
     observer = UntilOthers()
     with pytest.raises(KeyboardInterrupt):
-        followed(folder, observer, Share(rank, 2))
+        followed(folder, observer, Ranks(rank, 2))
     return observer
 
 
 def test_a_set_that_was_begun_is_completed_before_a_newer_checkpoint_is_taken(source, tmp_path):
     train_until(source, tmp_path, 3)  # leaves checkpoints after epochs 1 and 2
-    first = follow_share(tmp_path, 0)
+    first = follow_rank(tmp_path, 0)
     assert (first.refreshing_of, first.completed) == ([2], [])
-    assert first.waited_for == "the other shares of boxes/epoch-0002"
+    assert first.waited_for == "the other portions of boxes/epoch-0002"
     train_until(source, tmp_path, 5)
-    second = follow_share(tmp_path, 1)
+    second = follow_rank(tmp_path, 1)
     assert (second.refreshing_of, second.completed) == ([2, 4], ["epoch-0002"])
-    again = follow_share(tmp_path, 0)
+    again = follow_rank(tmp_path, 0)
     assert (again.refreshing_of, again.completed) == ([4], ["epoch-0004"])
     assert again.waited_for == "a checkpoint"
     assert validate(tmp_path / "boxes/epoch-0002") == []
@@ -225,11 +225,11 @@ def test_a_follower_shows_at_once_which_set_it_has_begun(source, tmp_path):
 
     look = Look()
     with pytest.raises(KeyboardInterrupt):
-        followed(tmp_path, look, Share(0, 2))
+        followed(tmp_path, look, Ranks(0, 2))
     assert look.sets == ["epoch-0002"]
 
 
-def test_a_share_without_the_others_waits_and_counts_for_nothing(source, tmp_path):
+def test_a_portion_without_the_others_waits_and_counts_for_nothing(source, tmp_path):
     waits = threading.Event()
     refreshing, counts = [], []
 
@@ -238,11 +238,11 @@ def test_a_share_without_the_others_waits_and_counts_for_nothing(source, tmp_pat
             refreshing.append(epoch)
 
         def waiting(self, what):
-            if "other shares" in what:
+            if "other portions" in what:
                 waits.set()
 
     def work():
-        counts.append(followed(tmp_path, Follower(), Share(0, 2)))
+        counts.append(followed(tmp_path, Follower(), Ranks(0, 2)))
 
     follower = threading.Thread(target=work)
     follower.start()
@@ -281,7 +281,7 @@ TORCHRUN = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE
         (TORCHRUN, ["--rank", "0", "--world-size", "2"], {0}),
     ],
 )
-def test_the_share_comes_from_flags_torchrun_or_a_step(
+def test_the_rank_comes_from_flags_torchrun_or_a_step(
     source, tmp_path, monkeypatch, environment, flags, computed
 ):
     train_until(source, tmp_path / "run", 2)
@@ -300,11 +300,11 @@ def test_the_share_comes_from_flags_torchrun_or_a_step(
     }
 
 
-def test_a_share_that_does_not_exist_is_refused(source, tmp_path):
+def test_a_rank_that_does_not_exist_is_refused(source, tmp_path):
     train_until(source, tmp_path / "run", 2)
     for flags, message in [
         (["--rank", "1"], "--world-size"),
-        (["--rank", "2", "--world-size", "2"], "name no share"),
+        (["--rank", "2", "--world-size", "2"], "ranks run from 0"),
     ]:
         line = ["boxes", "follow", str(tmp_path / "run"), "--device", "cpu", *flags]
         result = CliRunner().invoke(cli, line)

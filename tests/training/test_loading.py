@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ccrop_pipeline.base import Share
+from ccrop_pipeline.base import Ranks
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
@@ -55,7 +55,7 @@ def test_processes_share_every_epoch_without_an_image_in_common(tars, kind):
     machine = Machine(resident_gb=1.0 if kind == "resident" else 0)
     recipe = load_recipe("demo", SETTINGS)
     loaders = [
-        open_loader(Inputs(open_source(at)), recipe, machine, Share(rank, 2)).loader
+        open_loader(Inputs(open_source(at)), recipe, machine, Ranks(rank, 2)).loader
         for rank in range(2)
     ]
     # Tars of 7, 7 and 6 images: a process that has one of them is sure of 6, a batch of 4.
@@ -95,7 +95,7 @@ def test_a_process_with_less_than_two_images_of_a_part_is_refused(tars, kind):
         )
         for rank in range(processes):
             with pytest.raises(CcropError, match=told):
-                open_loader(inputs, recipe, machine, Share(rank, processes))
+                open_loader(inputs, recipe, machine, Ranks(rank, processes))
 
 
 def test_a_process_that_streams_less_than_a_step_is_refused(tars):
@@ -103,16 +103,16 @@ def test_a_process_that_streams_less_than_a_step_is_refused(tars):
     # Of tars of 7, 7 and 6 images, one of two processes may have the last alone.
     accumulated = [*SETTINGS, "accumulate=2"]
     enough = load_recipe("demo", [*accumulated, "batch_size=12"])
-    assert len(open_loader(inputs, enough, Machine(), Share(1, 2)).loader) == 2  # one step
+    assert len(open_loader(inputs, enough, Machine(), Ranks(1, 2)).loader) == 2  # one step
     recipe = load_recipe("demo", [*accumulated, "batch_size=16"])
     with pytest.raises(CcropError, match=r"one of 2 processes .* 6 images, less than its 8 of"):
-        open_loader(inputs, recipe, Machine(), Share(1, 2))
+        open_loader(inputs, recipe, Machine(), Ranks(1, 2))
 
 
 def test_fewer_shards_than_processes_that_stream_are_called_so(tars):
     inputs = Inputs(open_source(f"file://{tars}/data-{{000000..000002}}.tar"))
     with pytest.raises(CcropError, match="3 shards, too few for 4 processes"):
-        open_loader(inputs, load_recipe("demo", SETTINGS), Machine(), Share(0, 4))
+        open_loader(inputs, load_recipe("demo", SETTINGS), Machine(), Ranks(0, 4))
 
 
 def test_a_streamed_run_trains_refreshes_and_is_repeatable(tars, tmp_path):

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.train.several import run, start
 
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training.processes import Processes
+from tests.training.several import run, start
 
 COMMON = [
     "backbone=small",
@@ -131,3 +133,10 @@ def test_an_error_of_the_first_process_ends_all(source, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     assert run(2, trained, source, tmp_path, "simclr", REFRESHED, timeout=60) == [1, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_processes_that_nobody_has_started_together_do_not_train(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CcropError, match="LOCAL_WORLD_SIZE is not set"):
+        Processes(torch.device("cpu"), "fp32")

@@ -1,4 +1,4 @@
-"""The options that say which share of the shards is for this process."""
+"""The options that say which portion of the shards is for this process."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def share_options(told_by: str) -> Callable[[Command], Command]:
+def rank_options(told_by: str) -> Callable[[Command], Command]:
     """Adds `--rank` and `--world-size`.
 
     Args:
@@ -18,9 +18,9 @@ def share_options(told_by: str) -> Callable[[Command], Command]:
         "--rank",
         type=click.IntRange(0),
         default=None,
-        help=f"Which share of the shards to compute.  [default: from {told_by}, else all]",
+        help=f"Number of this process.  [default: from {told_by}, else alone]",
     )
     world_size = click.option(
-        "--world-size", type=click.IntRange(1), default=None, help="Number of shares."
+        "--world-size", type=click.IntRange(1), default=None, help="Number of processes."
     )
     return lambda command: rank(world_size(command))
