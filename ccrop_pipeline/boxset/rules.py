@@ -31,7 +31,8 @@ RULES = {
     "B015": "A Parquet row group has at most 65,536 rows.",
     "B016": "A WebDataset member is `<key>.box.json`; the key has no dot after its last slash "
     "and no first folder like `__this__`.",
-    "B017": "A key is Unicode text, not empty and without control characters.",
+    "B017": "A key is Unicode text, not empty and without control characters (U+0000 to U+001F, "
+    "U+007F to U+009F).",
     "B018": "A key stands once in the whole box set.",
     "B019": "`status` is `ok`, `empty` or `unreadable`.",
     "B020": "Box edges are finite and in [0, 1].",
@@ -82,8 +83,8 @@ def refuse(problems: Sequence[Problem], remedy: str) -> None:
     raise CcropError("\n".join([*lines, remedy]))
 
 
-# Control characters, and halves of surrogate pairs, which UTF-8 cannot hold.
-_NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+# Unicode's control characters (Cc), and halves of surrogate pairs, which UTF-8 cannot hold.
+_NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_rows(table: BoxTable, where: str) -> list[Problem]:
