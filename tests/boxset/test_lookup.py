@@ -1,6 +1,7 @@
 """Finding boxes by key through the memory-mapped cache."""
 
 import multiprocessing
+import os
 import pickle
 import tempfile
 from collections.abc import Sequence
@@ -91,6 +92,28 @@ def test_where_the_folder_cannot_hold_the_cache_it_is_built_elsewhere(
     (private,) = (tmp_path / "temp").iterdir()
     assert private.stat().st_mode & 0o777 == 0o700
     assert [path.suffix for path in private.iterdir()] == [".lookup"]
+
+
+def test_a_cache_in_a_folder_of_another_user_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes = make_set(tmp_path / "boxes", make_table(["a"], 1))
+    make_set(tmp_path / "theirs", make_table(["a"], 2)).lookup()
+    (tmp_path / "boxes/.cache").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # What is ours on disk is another user's to the user that we claim to be.
+    us = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: us)
+    place = tmp_path / f"ccrop-{us}"
+    place.mkdir(mode=0o700)
+    (theirs,) = (tmp_path / "theirs/.cache").iterdir()
+    planted = theirs.rename(place / f"{boxes.manifest.sha256}.lookup")
+    with pytest.raises(CcropError, match=f"ccrop-{us} belongs to another user"):
+        boxes.lookup()
+    planted.unlink()
+    with pytest.raises(CcropError, match=f"ccrop-{us} belongs to another user"):
+        boxes.lookup()
+    assert not list(place.iterdir())
 
 
 def test_no_place_for_the_cache_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ class Remembering(MemoryFileSystem):
 
 
 class Raced(MemoryFileSystem):
-    """A store on which another machine writes a file just after it was asked whether it is there."""
+    """A store on which another machine writes a file just after it was asked for it."""
 
     protocol = ("raced", "memory")
     store: ClassVar[dict] = {}
