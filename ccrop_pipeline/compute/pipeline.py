@@ -371,7 +371,8 @@ def _table(gathered: list[tuple[ShardBatch, Located]], heatmaps: bool) -> BoxTab
 
 def _check_readable(table: BoxTable, shard: str, max_bad: float) -> None:
     bad = np.flatnonzero(table.status == UNREADABLE)
-    allowed = max(1, math.floor(max_bad * len(table)))
+    # Rounded first: 0.58 * 50 is 28.999999999999996, and 29 of 50 images are meant.
+    allowed = max(1, math.floor(round(max_bad * len(table), 6)))
     if len(bad) > allowed:
         names = ", ".join(repr(table.keys[row]) for row in bad[:_NAMED])
         raise CcropError(

@@ -240,18 +240,29 @@ def test_several_processes_do_not_overwrite(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bad", "max_bad", "refused"), [(3, 0.3, False), (4, 0.3, True), (1, 0.0, False)]
+    ("bad", "of", "max_bad", "allowed"),
+    [
+        (3, 10, 0.3, 3),
+        (4, 10, 0.3, 3),
+        (2, 10, 0.29, 2),
+        (3, 10, 0.29, 2),  # 2.9 images are 2
+        (1, 10, 0.0, 1),
+        (2, 10, 0.0, 1),
+        (29, 50, 0.58, 29),  # to a computer, 0.58 * 50 is less than 29
+        (30, 50, 0.58, 29),
+    ],
 )
-def test_unreadable_images_are_bounded_shard_by_shard(source, tmp_path, bad, max_bad, refused):
-    samples = [sample for shard in source.shards for sample in source.read(shard)]
-    samples[10 : 10 + bad] = [s._replace(image=b"no image") for s in samples[10 : 10 + bad]]
-    pack(samples, tmp_path / "bad", max_images=10)
+def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad, allowed):
+    samples = list(Scenes(2 * of, size=32).read("train-000000"))
+    samples[of : of + bad] = [s._replace(image=b"no image") for s in samples[of : of + bad]]
+    pack(samples, tmp_path / "bad", max_images=of)
     settings, folder = ComputeSettings(batch_size=7, max_bad=max_bad), tmp_path / "boxes"
-    if not refused:
+    if bad <= allowed:
         box_set = compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, settings)
         assert box_set.manifest.counts["unreadable"] == bad
         return
-    with pytest.raises(CcropError, match=rf"4 of the 10 .*{samples[10].key}.*at most 3"):
+    told = rf"{bad} of the {of} .*{samples[of].key}.*at most {allowed}"
+    with pytest.raises(CcropError, match=told):
         compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, settings)
     assert [path.name for path in folder.iterdir()] == ["data-000000.parquet"]
 
