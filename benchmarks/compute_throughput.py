@@ -19,7 +19,6 @@ import torch
 
 from ccrop_pipeline.base import ComputeObserver, StageSeconds
 from ccrop_pipeline.compute import (
-    ComputeSettings,
     compute_boxes,
     default_batch_size,
     default_threads,
@@ -53,7 +52,7 @@ def main() -> None:
     )
     batch_size = chosen.batch_size or default_batch_size(encoder)
     threads = chosen.threads or default_threads(encoder)
-    settings = ComputeSettings(batch_size=batch_size, threads=threads)
+    settings = {"batch_size": batch_size, "threads": threads}
     count = len(source.index())
     bare_forward(encoder, 2 * batch_size, batch_size)
     computed, bare, stages = [], [], []
@@ -93,12 +92,12 @@ def options() -> argparse.ArgumentParser:
 
 
 def whole_computation(
-    source: Source, encoder: Encoder, settings: ComputeSettings
+    source: Source, encoder: Encoder, settings: dict[str, int]
 ) -> tuple[float, StageSeconds]:
     """Seconds of computing a box set, from nothing to the manifest; and of each stage."""
     folder, stages = Path(tempfile.mkdtemp()), Stages()
     started = time.perf_counter()
-    compute_boxes(source, Localizer(encoder), folder / "boxes", settings, stages)
+    compute_boxes(source, Localizer(encoder), folder / "boxes", **settings, observer=stages)
     taken = time.perf_counter() - started
     shutil.rmtree(folder)
     return taken, stages.seconds

@@ -17,7 +17,7 @@ import torch
 
 from ccrop_pipeline.base import ComputeObserver, StageSeconds
 from ccrop_pipeline.boxset import iou
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, Source, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heatmaps, build_backbone
 from ccrop_pipeline.methods import METHODS, build_method, settings_type
@@ -114,8 +114,7 @@ def computed_boxes(source: Source, folder: Path) -> bool:
     for device in ("cpu", "cuda"):
         encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=device)
         started = time.perf_counter()
-        settings = ComputeSettings(threads=8)
-        box_set = compute_boxes(source, Localizer(encoder), folder / device, settings)
+        box_set = compute_boxes(source, Localizer(encoder), folder / device, threads=8)
         seconds[device] = time.perf_counter() - started
         boxes[device] = np.concatenate([table.boxes for _, table in box_set.tables()])
     overlap = [iou(a, b[None])[0] for a, b in zip(boxes["cpu"], boxes["cuda"], strict=True)]
@@ -181,7 +180,7 @@ def little_memory(source: Source, folder: Path) -> bool:
     torch.manual_seed(0)
     backbone = build_backbone("resnet18-cifar").eval()
     encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=GPU)
-    whole = compute_boxes(source, Localizer(encoder), folder / "much", ComputeSettings(64))
+    whole = compute_boxes(source, Localizer(encoder), folder / "much", batch_size=64)
     halved: list[int] = []
     observer = ComputeObserver()
     observer.batch_halved = halved.append  # type: ignore[method-assign]
@@ -189,8 +188,10 @@ def little_memory(source: Source, folder: Path) -> bool:
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 2**30) / total)
     try:
-        settings = ComputeSettings(batch_size=4096, threads=8)
-        cut = compute_boxes(source, Localizer(encoder), folder / "little", settings, observer)
+        little, localizer = folder / "little", Localizer(encoder)
+        cut = compute_boxes(
+            source, localizer, little, batch_size=4096, threads=8, observer=observer
+        )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     pairs = zip(whole.tables(), cut.tables(), strict=True)
@@ -216,7 +217,7 @@ def compute_beside_forward_passes(source: Source, folder: Path) -> None:
             started = time.perf_counter()
             stages = Stages()
             out = folder / f"{name}-{precision}"
-            compute_boxes(source, Localizer(encoder), out, ComputeSettings(threads=16), stages)
+            compute_boxes(source, Localizer(encoder), out, threads=16, observer=stages)
             seconds = time.perf_counter() - started
             figures = {
                 "encoder": name,

@@ -17,7 +17,7 @@ import torch
 from ccrop_pipeline.boxset import FULL_BOX, iou
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import open_source, true_boxes
-from ccrop_pipeline.images.squares import whole_images
+from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import (
     MAPS,
     BoxRule,
@@ -79,7 +79,9 @@ def all_figures(source_spec: str, encoder: Encoder) -> Iterator[tuple[str, str, 
     groups = [str(json.loads(s.annotation or b"{}").get("source", "all")) for s in samples]
     for name, box in (("whole image", FULL_BOX), ("centre 70 %", CENTRE_70)):
         yield name, "", figures(np.array([box] * len(truths)), truths, groups)
-    decoded = list(whole_images((s.image for s in samples), encoder.input_size, 64, 1))
+    decoded = list(
+        resized_images((s.image for s in samples), encoder.input_size, batch_size=64, threads=1)
+    )
     for name, localizer in maps_of(encoder):
         parts = [localizer.heatmaps(torch.from_numpy(batch.pixels))[0] for batch in decoded]
         heatmaps = torch.cat(parts)

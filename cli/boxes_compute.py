@@ -14,7 +14,6 @@ from .rule_options import RULE_OPTIONS, rule_options
 if TYPE_CHECKING:
     from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.boxset import BoxSet
-    from ccrop_pipeline.compute import ComputeSettings
     from ccrop_pipeline.images import Source
     from ccrop_pipeline.localize import Localizer
 
@@ -123,7 +122,13 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     progress = ComputeProgress(_count(opened, ranks), prefix)
     with progress:
         box_set = compute_boxes(
-            opened, localizer, out, _settings(options), progress, options["overwrite"], ranks
+            opened,
+            localizer,
+            out,
+            **_settings(options),
+            overwrite=options["overwrite"],
+            ranks=ranks,
+            observer=progress,
         )
     progress.summary()
     if box_set is None:
@@ -145,7 +150,12 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
         gpus = 0.0 if options["device"] == "cpu" else 1.0
     with ComputeProgress(None) as progress:
         return compute_boxes_with_ray(
-            opened, partial(_localizer, options), out, _settings(options), progress, gpus=gpus
+            opened,
+            partial(_localizer, options),
+            out,
+            **_settings(options),
+            gpus=gpus,
+            observer=progress,
         )
 
 
@@ -165,16 +175,9 @@ def _localizer(
     return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule)
 
 
-def _settings(options: dict[str, Any]) -> "ComputeSettings":
-    from ccrop_pipeline.compute import ComputeSettings
-
-    return ComputeSettings(
-        batch_size=options["batch_size"],
-        threads=options["threads"],
-        heatmaps=not options["no_heatmaps"],
-        form=options["form"],
-        max_bad=options["max_bad"],
-    )
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("batch_size", "threads", "form", "max_bad")
+    return {name: options[name] for name in names} | {"heatmaps": not options["no_heatmaps"]}
 
 
 def _count(source: "Source", ranks: "Ranks") -> int | None:

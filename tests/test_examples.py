@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, decode, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
@@ -28,7 +28,7 @@ def boxes_of(source, folder):
     torch.manual_seed(0)
     backbone = build_backbone("small")
     encoder = Encoder(backbone, backbone.layer, 32, name="small")
-    compute_boxes(open_source(str(source)), Localizer(encoder), folder, ComputeSettings())
+    compute_boxes(open_source(str(source)), Localizer(encoder), folder)
     return folder
 
 

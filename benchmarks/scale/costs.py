@@ -11,6 +11,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from benchmarks.scale.memory import ROWS_PER_SHARD, made_up_table
 from ccrop_pipeline.boxset import Provenance, SourceInfo, write_manifest, write_shard
 from ccrop_pipeline.images import open_source
-from ccrop_pipeline.images.squares import Squeezer
+from ccrop_pipeline.images.squares import begin_resizing
 from ccrop_pipeline.localize import BoxRule, Encoder, boxes_from_heatmaps, build_backbone
 
 _MADE_UP = Provenance(None, None, SourceInfo("made up", "00"), rule="random boxes")
@@ -44,10 +45,10 @@ def main() -> None:
 
     microseconds = {"read": _cpu(read) / len(samples)}
     images = samples[: args.images]
-    with Squeezer(args.size, 1) as squeezer:
+    with ThreadPoolExecutor(1) as pool:
         parts = [images[at : at + _BATCH] for at in range(0, len(images), _BATCH)]
-        decode = _cpu(lambda: [squeezer.begin(part).result() for part in parts])
-    microseconds["decode and squeeze"] = decode / len(images)
+        decode = _cpu(lambda: [begin_resizing(part, args.size, pool)() for part in parts])
+    microseconds["decode and resize"] = decode / len(images)
     for name in args.backbones:
         microseconds[name] = _forward(name, args.size)
     table = made_up_table(0)

@@ -103,12 +103,12 @@ def compute(folder: Path, rows: int) -> None:
     """Compute a box set with heatmaps of 7 x 7 cells."""
     import torch
 
-    from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+    from ccrop_pipeline.compute import compute_boxes
     from ccrop_pipeline.localize import Encoder, Localizer
 
     torch.set_num_threads(1)
     encoder = Encoder(torch.nn.Conv2d(3, 4, 2), "", 8)
-    compute_boxes(TinyImages(rows), Localizer(encoder), folder, ComputeSettings(256))
+    compute_boxes(TinyImages(rows), Localizer(encoder), folder, batch_size=256)
 
 
 def made_up_table(number: int, rows: int = ROWS_PER_SHARD) -> BoxTable:

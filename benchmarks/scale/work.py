@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from ccrop_pipeline.base import ComputeObserver, Ranks
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
 SIZE = 32  # pixels
-SETTINGS = ComputeSettings(batch_size=64, threads=1)
+SETTINGS = {"batch_size": 64, "threads": 1}
 
 
 def make_source(folder: Path, shards: int, images: int, size: int = SIZE) -> None:
@@ -32,10 +32,9 @@ def work(
     """Compute one portion; tell whether the box set is complete now."""
     ranks = Ranks(rank, world_size)
     observer = observer or ComputeObserver()
-    return (
-        compute_boxes(open_source(source), small_localizer(), out, SETTINGS, observer, ranks=ranks)
-        is not None
-    )
+    opened, localizer = open_source(source), small_localizer()
+    made = compute_boxes(opened, localizer, out, **SETTINGS, ranks=ranks, observer=observer)
+    return made is not None
 
 
 def contents(folder: Path) -> dict[str, bytes]:

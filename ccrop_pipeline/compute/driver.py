@@ -1,12 +1,16 @@
-"""Boxes of a source from an encoder: one data shard in, one box shard out.
+"""Boxes of a source from an encoder: which shards are left to do, and when the set is complete.
 
-A shard that is complete is never computed again, so a run that was killed is taken up by
-running it again; and any number of processes may work on one box set, each on its own portion.
+A shard that is complete is never computed again, so that a run that was killed goes on when it
+is started again; and any number of processes may work on one box set, each on its own portion.
 """
 
+import math
+import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 from ccrop_pipeline.base import ALONE, ComputeObserver, Location, Ranks, is_address
 from ccrop_pipeline.boxset import (
@@ -19,10 +23,9 @@ from ccrop_pipeline.boxset import (
     write_manifest,
 )
 from ccrop_pipeline.compute.pipeline import compute_shards
-from ccrop_pipeline.compute.settings import ComputeSettings
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
-from ccrop_pipeline.localize import Localizer
+from ccrop_pipeline.localize import Encoder, Localizer
 
 _SILENT = ComputeObserver()
 
@@ -31,48 +34,107 @@ def compute_boxes(
     source: Source,
     localizer: Localizer,
     folder: Location,
-    settings: ComputeSettings,
-    observer: ComputeObserver = _SILENT,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    heatmaps: bool = True,
+    form: str = "parquet",
+    max_bad: float = 1.0,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
+    observer: ComputeObserver = _SILENT,
 ) -> BoxSet | None:
-    """Computes the box of every image of a source, or of one portion of it, and writes a box set.
+    """Compute the box of every image of a source, or of one portion of it, and write a box set.
 
     Args:
         source: Images.
         localizer: Encoder, heatmap and rule.
         folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
-            of the same encoder, settings and source that already lie there are kept.
-        settings: Batch size, threads, form, how much may be unreadable.
-        observer: Hears how it goes.
-        overwrite: Whether to delete a box set that lies in `folder`.
+            of the same encoder, rule and source that are already there are kept.
+        batch_size: Images a forward pass; None: by their pixels, see `default_batch_size`. On a
+            GPU, a batch that does not fit into its memory is cut in halves.
+        threads: Decoding threads; None: see `default_threads`.
+        heatmaps: Whether heatmaps are kept beside the boxes.
+        form: `parquet` or `webdataset`.
+        max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1], at
+            least one image; a shard with more is not written and ends the computation.
+        overwrite: Whether to delete a box set that is in `folder`.
         ranks: Who this process is, which says its portion of the shards. Processes need not
             know of each other: the one that finds all shards there writes the manifest.
+        observer: Hears how it goes.
 
     Returns:
         The box set, or None while shards of other processes are missing.
 
     Raises:
-        CcropError: `folder` holds boxes of something else, or the source cannot be read, names
+        CcropError: If `folder` holds boxes of something else, or the source cannot be read, names
             two images with one key or has too many unreadable images.
+        ValueError: If a number is out of its range.
     """
+    check_numbers(batch_size, threads, max_bad)
     if overwrite:
         _remove_box_set(folder, ranks)
     provenance = provenance_of(source, localizer)
     mine = ranks.portion(source.shards)
-    todo = [
-        shard for shard in mine if not shard_is_complete(folder, shard, provenance, settings.form)
-    ]
+    todo = [shard for shard in mine if not shard_is_complete(folder, shard, provenance, form)]
     observer.begun(len(todo), len(mine) - len(todo))
-    compute_shards(source, todo, localizer, folder, provenance, settings, observer)
-    if missing_shards(folder, source.shards, settings.form):
+    compute_shards(
+        source,
+        todo,
+        localizer,
+        folder,
+        provenance,
+        batch_size=batch_size or default_batch_size(localizer.encoder),
+        threads=threads or default_threads(localizer.encoder),
+        heatmaps=heatmaps,
+        form=form,
+        max_bad=max_bad,
+        observer=observer,
+    )
+    if missing_shards(folder, source.shards, form):
         return None
-    write_manifest(folder, source.shards, provenance, settings.form)
+    write_manifest(folder, source.shards, provenance, form)
     return BoxSet.open(folder)
 
 
+def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -> None:
+    """Refuse numbers of `compute_boxes` that are out of their range.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, number in (("batch_size", batch_size), ("threads", threads)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
+    if not 0 <= max_bad <= 1:
+        raise ValueError(f"max_bad must be in [0, 1], not {max_bad}")
+
+
+def default_threads(encoder: Encoder) -> int:
+    """Choose the number of decoding threads: all cores for a GPU, half of them beside a CPU.
+
+    Every parallel region of a forward pass on a CPU waits for its slowest core, so each decoding
+    thread beyond need costs more than it does.
+    """
+    cores = os.cpu_count() or 1
+    on_cpu = torch.device(encoder.device).type == "cpu"
+    return max(1, cores // 2) if on_cpu else cores
+
+
+def default_batch_size(encoder: Encoder) -> int:
+    """Choose the images of a batch by their pixels: a power of two.
+
+    On a CPU about those of 32 images of 96 px, which stay in its caches (16 images at the least),
+    on a GPU of 512 images of 224 px.
+    """
+    on_cpu = torch.device(encoder.device).type == "cpu"
+    pixels, most = (32 * 96**2, 256) if on_cpu else (512 * 224**2, 4096)
+    fitting = max(16, pixels // encoder.input_size**2)
+    return min(most, 1 << round(math.log2(fitting)))
+
+
 def provenance_of(source: Source, localizer: Localizer) -> Provenance:
-    """What a box set of these records about its making."""
+    """Return what a box set of these records of how it was made."""
     return Provenance(
         encoder=localizer.encoder.info,
         localizer=localizer.info,

@@ -1,7 +1,6 @@
 """The same work on a Ray cluster: one task a shard, on workers that keep their encoder.
 
-Ray places the workers, starts them elsewhere when their node is gone, and runs their shard again;
-what a shard is and how it is computed is not its business.
+Ray places the workers, starts them elsewhere when their node is gone, and runs their shard again.
 """
 
 import os
@@ -16,9 +15,13 @@ from typing import Any
 
 from ccrop_pipeline.base import ComputeObserver, Location, StageSeconds
 from ccrop_pipeline.boxset import BoxSet, Provenance, shard_is_complete, write_manifest
-from ccrop_pipeline.compute.driver import provenance_of
+from ccrop_pipeline.compute.driver import (
+    check_numbers,
+    default_batch_size,
+    default_threads,
+    provenance_of,
+)
 from ccrop_pipeline.compute.pipeline import compute_shards
-from ccrop_pipeline.compute.settings import ComputeSettings
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Localizer
@@ -33,10 +36,15 @@ def compute_boxes_with_ray(
     source: Source,
     open_localizer: Callable[[], Localizer],
     folder: Location,
-    settings: ComputeSettings,
-    observer: ComputeObserver = _SILENT,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    heatmaps: bool = True,
+    form: str = "parquet",
+    max_bad: float = 1.0,
     workers: int | None = None,
     gpus: float = 0.0,
+    observer: ComputeObserver = _SILENT,
 ) -> BoxSet:
     """Compute the box of every image of a source on a Ray cluster, and write a box set.
 
@@ -47,33 +55,41 @@ def compute_boxes_with_ray(
         source: Images.
         open_localizer: Opens encoder, heatmap and rule; called in each worker.
         folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
-            of the same encoder, settings and source that already lie there are kept.
-        settings: Batch size, form, and threads, which are the cores that a worker asks for; None:
-            as many as this machine has.
-        observer: Hears how it goes, shard by shard; stages add up over all workers.
+            of the same encoder, rule and source that are already there are kept.
+        batch_size: As in `compute_boxes`, like `heatmaps`, `form` and `max_bad`.
+        threads: Decoding threads, and the cores that a worker asks for; None: as many as this
+            machine has.
+        heatmaps: Whether heatmaps are kept beside the boxes.
+        form: `parquet` or `webdataset`.
+        max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1].
         workers: How many workers; None: as many as fit into the cluster as it now is.
         gpus: The GPUs that a worker asks for; 0.5 lets two share one.
+        observer: Hears how it goes, shard by shard; stages add up over all workers.
 
     Raises:
-        CcropError: Ray is not installed, no node has room for a worker, a worker ended again and
-            again, or anything of which `compute_boxes` complains.
+        CcropError: If Ray is not installed, no node has room for a worker, a worker ended again
+            and again, or for any reason of `compute_boxes`.
+        ValueError: If a number is out of its range.
     """
+    check_numbers(batch_size, threads, max_bad)
     ray = _imported()
     # Ray prints its news, such as a lost node, where results belong.
     with redirect_stdout(sys.stderr), _connected(ray):
-        cores = settings.threads or os.cpu_count() or 1
+        settings: dict[str, Any] = {"batch_size": batch_size, "threads": threads}
+        settings |= {"heatmaps": heatmaps, "form": form, "max_bad": max_bad}
+        cores = threads or os.cpu_count() or 1
         pool = _Pool(ray, cores, gpus, (source, open_localizer, folder, settings))
         first = pool.start()
         provenance = pool.result(first.provenance.remote())
         todo = [
             shard
             for shard in source.shards
-            if not shard_is_complete(folder, shard, provenance, settings.form)
+            if not shard_is_complete(folder, shard, provenance, form)
         ]
         observer.begun(len(todo), len(source.shards) - len(todo))
         extra = min(workers or pool.room(), len(todo)) - 1
         pool.compute([first, *(pool.start() for _ in range(extra))], todo, provenance, observer)
-    write_manifest(folder, source.shards, provenance, settings.form)
+    write_manifest(folder, source.shards, provenance, form)
     return BoxSet.open(folder)
 
 
@@ -127,7 +143,7 @@ class _Worker:
         source: Source,
         open_localizer: Callable[[], Localizer],
         folder: Location,
-        settings: ComputeSettings,
+        settings: dict[str, Any],
         directory: str,
     ) -> None:
         # Relative paths are meant from where the command was started.
@@ -147,15 +163,20 @@ class _Worker:
     def compute(self, shard: str, provenance: Provenance) -> _Done:
         tally = _Tally(shard)
         # Ray may run a task again that was done and of which the news was lost.
-        if not shard_is_complete(self._folder, shard, provenance, self._settings.form):
+        settings, encoder = self._settings, self._localizer.encoder
+        if not shard_is_complete(self._folder, shard, provenance, settings["form"]):
+            found = {
+                "batch_size": settings["batch_size"] or default_batch_size(encoder),
+                "threads": settings["threads"] or default_threads(encoder),
+            }
             compute_shards(
                 self._source,
                 [shard],
                 self._localizer,
                 self._folder,
                 provenance,
-                self._settings,
-                tally,
+                **settings | found,
+                observer=tally,
             )
         return tally.done
 

@@ -1,14 +1,14 @@
-"""Whole images in batches: what an encoder sees when it locates content or is probed."""
+"""Images resized to squares: what an encoder sees when it locates content or is probed."""
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ccrop_pipeline.images.decode import UnreadableImage, decode, stored_size
@@ -19,78 +19,56 @@ _SPARE = 1.25
 
 
 @dataclass
-class WholeImages:
-    """A batch of whole images, squeezed into a square so that all of each is seen.
+class ResizedImages:
+    """A batch of images, each resized as a whole to a square.
 
     Attributes:
         pixels: uint8 (n, 3, size, size), channels last in memory; grey where unreadable.
         sizes: Stored width and height in pixels, uint32 (n, 2); 0 where unreadable.
         readable: bool (n,).
-        seconds: What decoding and squeezing took, added up over threads.
+        seconds: What decoding and resizing took, added up over threads.
     """
 
-    pixels: np.ndarray
-    sizes: np.ndarray
-    readable: np.ndarray
+    pixels: NDArray[np.uint8]
+    sizes: NDArray[np.uint32]
+    readable: NDArray[np.bool_]
     seconds: float
 
 
-class Squeezer:
-    """Threads that decode images and squeeze them into squares, a batch at a time.
+def begin_resizing(
+    images: Sequence[bytes], size: int, pool: ThreadPoolExecutor
+) -> Callable[[], ResizedImages]:
+    """Hand a batch of encoded images to decoding threads.
 
-    Pillow lets go of the interpreter lock while it decodes and resizes, so threads suffice and
-    no pixels are copied between processes. Always Pillow: the same images give the same boxes,
-    whatever else is installed.
+    Threads suffice, since Pillow lets go of the interpreter lock while it decodes and resizes.
 
     Args:
+        images: Encoded images.
         size: Side of the square in pixels.
-        threads: Decoding threads, at least 1.
+        pool: The threads.
+
+    Returns:
+        What waits for the batch and gives it.
     """
+    squares = np.empty((len(images), size, size, 3), np.uint8)
+    work = [pool.submit(resize_to_square, *pair) for pair in zip(images, squares, strict=True)]
 
-    def __init__(self, size: int, threads: int) -> None:
-        self.size = size
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-
-    def __enter__(self) -> "Squeezer":
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def begin(self, images: Sequence[bytes]) -> "Squeezing":
-        """Hands a batch of encoded images to the threads and returns at once."""
-        squares = np.empty((len(images), self.size, self.size, 3), np.uint8)
-        pairs = zip(images, squares, strict=True)
-        return Squeezing(squares, [self._pool.submit(_squeeze, *pair) for pair in pairs])
-
-
-@dataclass
-class Squeezing:
-    """A batch that is being decoded."""
-
-    _squares: np.ndarray
-    _sizes: "list[Future[tuple[tuple[int, int] | None, float]]]"
-
-    def result(self) -> WholeImages:
-        """Waits for the batch."""
-        found = [future.result() for future in self._sizes]
-        return WholeImages(
-            self._squares.transpose(0, 3, 1, 2),
-            np.array([size or (0, 0) for size, _ in found], np.uint32).reshape(-1, 2),
-            np.array([size is not None for size, _ in found], bool),
+    def wait() -> ResizedImages:
+        found = [future.result() for future in work]
+        return ResizedImages(
+            squares.transpose(0, 3, 1, 2),
+            np.array([stored or (0, 0) for stored, _ in found], np.uint32).reshape(-1, 2),
+            np.array([stored is not None for stored, _ in found], bool),
             sum(seconds for _, seconds in found),
         )
 
+    return wait
 
-def whole_images(
-    images: Iterable[bytes], size: int, batch_size: int, threads: int
-) -> Iterator[WholeImages]:
-    """Decodes images in order, ahead of the caller, in threads.
+
+def resized_images(
+    images: Iterable[bytes], size: int, *, batch_size: int, threads: int
+) -> Iterator[ResizedImages]:
+    """Decode and resize images in order, in threads and one batch ahead of the caller.
 
     Args:
         images: Encoded images; read one batch ahead at most.
@@ -99,19 +77,30 @@ def whole_images(
         threads: Decoding threads, at least 1.
     """
     source = iter(images)
-    ahead: deque[Squeezing] = deque()
-    with Squeezer(size, threads) as squeezer:
-        while True:
-            batch = list(islice(source, batch_size))
-            if batch:
-                ahead.append(squeezer.begin(batch))
-            if len(ahead) == 2 or (ahead and not batch):
-                yield ahead.popleft().result()
-            elif not batch:
-                return
+    ahead: deque[Callable[[], ResizedImages]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        while batch := list(islice(source, batch_size)):
+            ahead.append(begin_resizing(batch, size, pool))
+            if len(ahead) == 2:
+                yield ahead.popleft()()
+        for wait in ahead:
+            yield wait()
 
 
-def _squeeze(image: bytes, square: np.ndarray) -> tuple[tuple[int, int] | None, float]:
+def resize_to_square(
+    image: bytes, square: NDArray[np.uint8]
+) -> tuple[tuple[int, int] | None, float]:
+    """Decode an image and resize all of it into a square, bilinear with antialiasing.
+
+    Always by Pillow: the same images give the same boxes, whatever else is installed.
+
+    Args:
+        image: Encoded image.
+        square: Where the pixels go, (size, size, 3); grey where the image is unreadable.
+
+    Returns:
+        Stored width and height in pixels, None where it is unreadable; and the seconds it took.
+    """
     started = time.perf_counter()
     try:
         size = stored_size(image)
@@ -119,7 +108,7 @@ def _squeeze(image: bytes, square: np.ndarray) -> tuple[tuple[int, int] | None, 
     except UnreadableImage:
         square[:] = _GREY
         return None, time.perf_counter() - started
-    square[:] = decoded.resize(square.shape[:2], Image.Resampling.BILINEAR)
+    square[:] = np.asarray(decoded.resize(square.shape[:2], Image.Resampling.BILINEAR))
     return size, time.perf_counter() - started
 
 

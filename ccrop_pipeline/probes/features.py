@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import ImageIndex, Source
-from ccrop_pipeline.images.squares import whole_images
+from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.views.batch import hash_keys
 
@@ -179,7 +179,7 @@ def embed(
     """
     encoded: Iterable[bytes] = (images.index.read(row) for row in images.rows.tolist())
     values, readable = [], []
-    for batch in whole_images(encoded, encoder.input_size, _BATCH, threads):
+    for batch in resized_images(encoded, encoder.input_size, batch_size=_BATCH, threads=threads):
         values.append(encoder.features(torch.from_numpy(batch.pixels)).mean((2, 3)).cpu())
         readable.append(batch.readable)
         if advance is not None:

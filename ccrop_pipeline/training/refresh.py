@@ -7,7 +7,7 @@ import torch
 
 from ccrop_pipeline.base import ComputeObserver, Ranks
 from ccrop_pipeline.boxset import BoxSet, missing_shards
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
@@ -48,9 +48,9 @@ def refresh_boxes(
         source,
         Localizer(encoder, "sum", BoxRule(settings.threshold)),
         run / box_folder(epoch),
-        ComputeSettings(threads=threads),
-        observer,
+        threads=threads,
         ranks=ranks,
+        observer=observer,
     )
 
 

@@ -32,11 +32,16 @@ class Shards:
             yield Sample(f"{shard}/{i}", image(i), None)
 
 
+def decoded(source, shards, size, batch_size, threads, stages=None):
+    settings = {"size": size, "batch_size": batch_size, "threads": threads}
+    return decoded_batches(source, shards, **settings, stages=stages or StageSeconds())
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("lengths", [(7,), (4, 8, 3), (0,), (0, 4, 0, 0, 1), ()])
 def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, threads):
     source = Shards(*lengths)
-    batches = list(decoded_batches(source, source.shards, 8, 4, threads, StageSeconds()))
+    batches = list(decoded(source, source.shards, 8, 4, threads))
     expected = []
     for shard, n in zip(source.shards, lengths, strict=True):
         starts = range(0, n, 4) if n else [0]
@@ -53,7 +58,7 @@ def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, thr
 
 def test_an_error_in_reading_comes_after_the_batches_before_it():
     source = Shards(6, 6, broken_after=9)
-    batches = decoded_batches(source, source.shards, 8, 2, 2, StageSeconds())
+    batches = decoded(source, source.shards, 8, 2, 2)
     expected = [("s0", 0), ("s0", 2), ("s0", 4), ("s1", 0)]
     for shard, start in expected:
         assert next(batches)[0].keys == [f"{shard}/{start}", f"{shard}/{start + 1}"]
@@ -63,7 +68,7 @@ def test_an_error_in_reading_comes_after_the_batches_before_it():
 
 def test_reading_stays_a_few_batches_ahead():
     source = Shards(1000)
-    batches = decoded_batches(source, source.shards, 8, 4, 2, StageSeconds())
+    batches = decoded(source, source.shards, 8, 4, 2)
     next(batches)
     time.sleep(0.3)
     # At the caller 1, in the queue 2, in the hand of the reader 1, and one image looked ahead.
@@ -74,7 +79,7 @@ def test_reading_stays_a_few_batches_ahead():
 def test_stages_are_told_how_long_they_took():
     stages = StageSeconds()
     source = Shards(40)
-    list(decoded_batches(source, source.shards, 64, 8, 1, stages))
+    list(decoded(source, source.shards, 64, 8, 1, stages))
     assert stages.read > 0
     assert stages.decode > 0
     assert (stages.forward, stages.write) == (0, 0)
@@ -82,7 +87,7 @@ def test_stages_are_told_how_long_they_took():
 
 def test_a_caller_that_leaves_leaves_no_thread_behind():
     before = threading.active_count()
-    batches = decoded_batches(Shards(1000), ("s0",), 8, 4, 3, StageSeconds())
+    batches = decoded(Shards(1000), ("s0",), 8, 4, 3)
     next(batches)
     assert threading.active_count() > before
     batches.close()

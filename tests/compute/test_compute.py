@@ -12,7 +12,7 @@ from PIL import Image
 
 from ccrop_pipeline.base import ComputeObserver, Ranks
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.localize import (
@@ -24,7 +24,7 @@ from ccrop_pipeline.localize import (
     build_backbone,
 )
 
-SETTINGS = ComputeSettings(batch_size=7)
+SETTINGS = {"batch_size": 7}
 
 
 def localizer(seed=0, size=32, threshold=0.1):
@@ -83,7 +83,7 @@ def plain_box(image: bytes, module: torch.nn.Module, threshold: float, size: int
 
 def test_boxes_are_those_of_the_papers_rule(source, tmp_path):
     ours = localizer()
-    box_set = compute_boxes(source, ours, tmp_path / "boxes", SETTINGS)
+    box_set = compute_boxes(source, ours, tmp_path / "boxes", **SETTINGS)
     for shard in source.shards:
         table = box_set.read(shard)
         samples = list(source.read(shard))
@@ -99,15 +99,15 @@ def test_boxes_are_those_of_the_papers_rule(source, tmp_path):
 
 
 def test_a_stopped_run_is_taken_up_and_ends_with_the_same_bytes(source, tmp_path):
-    whole = compute_boxes(source, localizer(), tmp_path / "whole", SETTINGS).folder
+    whole = compute_boxes(source, localizer(), tmp_path / "whole", **SETTINGS).folder
     part = tmp_path / "part"
-    compute_boxes(source, localizer(), part, SETTINGS)
+    compute_boxes(source, localizer(), part, **SETTINGS)
     (part / "manifest.json").unlink()
     (part / f"{source.shards[1]}.parquet").unlink()
     kept = part / f"{source.shards[0]}.parquet"
     os.utime(kept, (1, 1))
     seen = Recorder()
-    compute_boxes(source, localizer(), part, SETTINGS, seen)
+    compute_boxes(source, localizer(), part, **SETTINGS, observer=seen)
     assert contents(part) == contents(whole)
     assert kept.stat().st_mtime == 1
     assert seen.plan == (1, 2)
@@ -116,17 +116,17 @@ def test_a_stopped_run_is_taken_up_and_ends_with_the_same_bytes(source, tmp_path
 
 
 def test_a_complete_set_is_left_as_it_is(source, tmp_path):
-    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS)
     before = contents(tmp_path / "boxes")
     seen = Recorder()
-    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS, seen)
+    compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS, observer=seen)
     assert contents(tmp_path / "boxes") == before
     assert (seen.plan, seen.located, seen.written) == ((0, 3), [], [])
 
 
 @pytest.mark.parametrize("other", ["weights", "threshold", "input size", "source"])
 def test_boxes_of_something_else_are_refused_and_untouched(source, tmp_path, other):
-    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS)
     before = contents(tmp_path / "boxes")
     changed = localizer(
         seed=int(other == "weights"),
@@ -143,18 +143,18 @@ def test_boxes_of_something_else_are_refused_and_untouched(source, tmp_path, oth
         "source": r"source.fingerprint: \w+ -> \w+",
     }[other]
     with pytest.raises(CcropError, match=rf"made in another way .*\n  {named}\nRepeat"):
-        compute_boxes(source, changed, tmp_path / "boxes", SETTINGS)
+        compute_boxes(source, changed, tmp_path / "boxes", **SETTINGS)
     assert contents(tmp_path / "boxes") == before
 
 
 def test_overwrite_replaces_a_box_set_and_nothing_else(source, tmp_path):
     folder = tmp_path / "boxes"
-    compute_boxes(source, localizer(), folder, SETTINGS)
-    box_set = compute_boxes(source, localizer(seed=1), folder, SETTINGS, overwrite=True)
+    compute_boxes(source, localizer(), folder, **SETTINGS)
+    box_set = compute_boxes(source, localizer(seed=1), folder, **SETTINGS, overwrite=True)
     assert validate(box_set.folder) == []
     (folder / "thesis.tex").write_text("precious")
     with pytest.raises(CcropError, match=r"thesis\.tex"):
-        compute_boxes(source, localizer(), folder, SETTINGS, overwrite=True)
+        compute_boxes(source, localizer(), folder, **SETTINGS, overwrite=True)
     assert (folder / "thesis.tex").read_text() == "precious"
 
 
@@ -166,19 +166,19 @@ def test_unreadable_and_blank_images_get_the_full_box(tmp_path):
     for weight in blank.encoder.module.parameters():
         weight.data.zero_()
     source = open_source(tmp_path / "tars")
-    table = compute_boxes(source, blank, tmp_path / "blank", SETTINGS).read("data-000000")
+    table = compute_boxes(source, blank, tmp_path / "blank", **SETTINGS).read("data-000000")
     assert table.status.tolist() == [UNREADABLE, EMPTY]
     assert table.boxes.tolist() == [[0, 0, 1, 1]] * 2
     assert table.sizes.tolist() == [[0, 0], [48, 48]]
-    table = compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS).read("data-000000")
+    table = compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS).read("data-000000")
     assert table.status.tolist() == [UNREADABLE, OK]
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
 def test_both_forms_hold_the_same_boxes_with_heatmaps_or_without(source, tmp_path, form):
-    reference = compute_boxes(source, localizer(), tmp_path / "reference", SETTINGS)
-    settings = ComputeSettings(batch_size=7, heatmaps=False, form=form)
-    box_set = compute_boxes(source, localizer(), tmp_path / "boxes", settings)
+    reference = compute_boxes(source, localizer(), tmp_path / "reference", **SETTINGS)
+    settings = SETTINGS | {"heatmaps": False, "form": form}
+    box_set = compute_boxes(source, localizer(), tmp_path / "boxes", **settings)
     for (_, ours), (_, theirs) in zip(box_set.tables(), reference.tables(), strict=True):
         assert ours.heatmaps is None
         assert np.array_equal(ours.boxes, theirs.boxes)
@@ -192,14 +192,14 @@ def test_keys_that_repeat_in_the_next_shard_are_found_there(tmp_path):
         pack([Sample("same", image, None)], tmp_path / part, prefix=part)
         (tmp_path / part / f"{part}-000000.tar").rename(tmp_path / "tars" / f"{part}.tar")
     with pytest.raises(CcropError, match="same"):
-        compute_boxes(open_source(tmp_path / "tars"), localizer(), tmp_path / "boxes", SETTINGS)
+        compute_boxes(open_source(tmp_path / "tars"), localizer(), tmp_path / "boxes", **SETTINGS)
     assert not (tmp_path / "boxes/manifest.json").exists()
 
 
 def test_tars_from_elsewhere_give_the_same_bytes(source, tmp_path):
-    here = compute_boxes(source, localizer(), tmp_path / "here", SETTINGS).folder
+    here = compute_boxes(source, localizer(), tmp_path / "here", **SETTINGS).folder
     remote = open_source(f"file://{tmp_path}/tars/*.tar")
-    assert contents(compute_boxes(remote, localizer(), tmp_path / "there", SETTINGS).folder) == (
+    assert contents(compute_boxes(remote, localizer(), tmp_path / "there", **SETTINGS).folder) == (
         contents(here)
     )
 
@@ -210,31 +210,31 @@ def test_a_key_in_two_shards_of_two_processes_is_found_at_the_end(tmp_path):
         pack([sample], tmp_path / f"{number}", prefix=f"t{number}")
     source = open_source(f"pipe:cat {tmp_path}/{{0/t0,1/t1}}-000000.tar")
     folder = tmp_path / "boxes"
-    assert compute_boxes(source, localizer(), folder, SETTINGS, ranks=Ranks(0, 2)) is None
+    assert compute_boxes(source, localizer(), folder, **SETTINGS, ranks=Ranks(0, 2)) is None
     with pytest.raises(CcropError, match="B018"):
-        compute_boxes(source, localizer(), folder, SETTINGS, ranks=Ranks(1, 2))
+        compute_boxes(source, localizer(), folder, **SETTINGS, ranks=Ranks(1, 2))
     assert not (folder / "manifest.json").exists()
 
 
 def test_portions_in_any_order_make_the_set_of_one_process(source, tmp_path):
-    whole = compute_boxes(source, localizer(), tmp_path / "whole", SETTINGS).folder
+    whole = compute_boxes(source, localizer(), tmp_path / "whole", **SETTINGS).folder
     folder = tmp_path / "shared"
     for rank in (2, 0):
         ranks = Ranks(rank, 3)
-        assert compute_boxes(source, localizer(), folder, SETTINGS, ranks=ranks) is None
-    last = compute_boxes(source, localizer(), folder, SETTINGS, ranks=Ranks(1, 3))
+        assert compute_boxes(source, localizer(), folder, **SETTINGS, ranks=ranks) is None
+    last = compute_boxes(source, localizer(), folder, **SETTINGS, ranks=Ranks(1, 3))
     assert contents(last.folder) == contents(whole)
     seen = Recorder()
-    again = compute_boxes(source, localizer(), folder, SETTINGS, seen, ranks=Ranks(0, 3))
+    again = compute_boxes(source, localizer(), folder, **SETTINGS, observer=seen, ranks=Ranks(0, 3))
     assert (again.manifest, seen.plan) == (last.manifest, (0, 1))
 
 
 def test_several_processes_do_not_overwrite(source, tmp_path):
-    compute_boxes(source, localizer(), tmp_path / "boxes", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS)
     before = contents(tmp_path / "boxes")
     with pytest.raises(CcropError, match="process alone"):
         compute_boxes(
-            source, localizer(), tmp_path / "boxes", SETTINGS, overwrite=True, ranks=Ranks(0, 2)
+            source, localizer(), tmp_path / "boxes", **SETTINGS, overwrite=True, ranks=Ranks(0, 2)
         )
     assert contents(tmp_path / "boxes") == before
 
@@ -256,14 +256,14 @@ def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad
     samples = list(Scenes(2 * of, size=32).read("train-000000"))
     samples[of : of + bad] = [s._replace(image=b"no image") for s in samples[of : of + bad]]
     pack(samples, tmp_path / "bad", max_images=of)
-    settings, folder = ComputeSettings(batch_size=7, max_bad=max_bad), tmp_path / "boxes"
+    settings, folder = SETTINGS | {"max_bad": max_bad}, tmp_path / "boxes"
     if bad <= allowed:
-        box_set = compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, settings)
+        box_set = compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, **settings)
         assert box_set.manifest.counts["unreadable"] == bad
         return
     told = rf"{bad} of the {of} .*{samples[of].key}.*at most {allowed}"
     with pytest.raises(CcropError, match=told):
-        compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, settings)
+        compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, **settings)
     assert [path.name for path in folder.iterdir()] == ["data-000000.parquet"]
 
 
@@ -271,7 +271,7 @@ def test_an_empty_shard_has_no_boxes(source, tmp_path):
     shutil.copytree(tmp_path / "tars", tmp_path / "more")
     tarfile.open(tmp_path / "more/zzz.tar", "w").close()
     box_set = compute_boxes(
-        open_source(tmp_path / "more"), localizer(), tmp_path / "boxes", SETTINGS
+        open_source(tmp_path / "more"), localizer(), tmp_path / "boxes", **SETTINGS
     )
     assert len(box_set.read("zzz")) == 0
     assert box_set.manifest.rows == len(source.index())
@@ -289,8 +289,8 @@ def test_the_pixels_of_a_shard_are_not_held_until_it_ends(tmp_path):
 
     tracemalloc.start()
     try:
-        settings = ComputeSettings(batch_size=8, threads=1)
-        compute_boxes(source, localizer(size=size), tmp_path / "boxes", settings, Watch())
+        settings = {"batch_size": 8, "threads": 1, "observer": Watch()}
+        compute_boxes(source, localizer(size=size), tmp_path / "boxes", **settings)
     finally:
         tracemalloc.stop()
     assert len(held) == images / 8

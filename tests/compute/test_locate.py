@@ -4,9 +4,9 @@ import torch
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
 from ccrop_pipeline.compute import default_batch_size
-from ccrop_pipeline.compute.pipeline import Locator
+from ccrop_pipeline.compute.pipeline import Batch, Locator
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images.squares import WholeImages
+from ccrop_pipeline.images.squares import ResizedImages
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer
 
 SIZE = 16
@@ -30,7 +30,11 @@ def located(module, images, halved=None):
     encoder = Encoder(module, "", SIZE, mean=(0, 0, 0), std=(1, 1, 1))
     halved = [] if halved is None else halved
     locator = Locator(Localizer(encoder, "sum", BoxRule(0.5)), halved.append)
-    return [locator.begin(batch).result() for batch in images]
+    batches = [
+        Batch("s", [f"{i}" for i in range(len(b.sizes))], [*range(len(b.sizes))], True)
+        for b in images
+    ]
+    return [locator.begin(*pair)() for pair in zip(batches, images, strict=True)]
 
 
 def batch(n, seed=0):
@@ -41,7 +45,7 @@ def batch(n, seed=0):
     for image, (row, column) in zip(pixels, cells, strict=True):
         image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 255
     sizes = np.full((n, 2), SIZE, np.uint32)
-    return WholeImages(pixels.transpose(0, 3, 1, 2), sizes, np.ones(n, bool), 0.0), cells
+    return ResizedImages(pixels.transpose(0, 3, 1, 2), sizes, np.ones(n, bool), 0.0), cells
 
 
 def test_rows_hold_what_the_localizer_finds():

@@ -9,13 +9,13 @@ import torch
 
 from ccrop_pipeline.base import ComputeObserver
 from ccrop_pipeline.boxset import validate
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
-SETTINGS = ComputeSettings(batch_size=7, threads=1)
+SETTINGS = {"batch_size": 7, "threads": 1}
 
 
 def localizer(seed=0):
@@ -49,7 +49,7 @@ def test_without_ray_a_person_is_told_what_to_install(source, tmp_path, monkeypa
 
     monkeypatch.setattr(builtins, "__import__", refused)
     with pytest.raises(CcropError, match=r"pip install 'ccrop-pipeline\[ray\]'"):
-        compute_boxes_with_ray(source, localizer, tmp_path / "boxes", SETTINGS)
+        compute_boxes_with_ray(source, localizer, tmp_path / "boxes", **SETTINGS)
     assert not (tmp_path / "boxes").exists()
 
 
@@ -88,32 +88,34 @@ def test_with_a_node_killed_on_the_way_the_boxes_are_those_of_one_process(
     node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     observer = KillsOnTheWay(cluster, node)
-    box_set = compute_boxes_with_ray(source, localizer, tmp_path / "ray", SETTINGS, observer)
+    box_set = compute_boxes_with_ray(
+        source, localizer, tmp_path / "ray", **SETTINGS, observer=observer
+    )
     assert validate(box_set.folder) == []
-    compute_boxes(source, localizer(), tmp_path / "plain", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "plain", **SETTINGS)
     assert contents(tmp_path / "ray") == contents(tmp_path / "plain")
     assert observer.plan == (12, 0)
     assert sorted(shard for shard, *_ in observer.written) == sorted(source.shards)
 
 
 def test_what_is_there_is_kept_and_other_boxes_are_refused(cluster, source, tmp_path):
-    compute_boxes(source, localizer(), tmp_path / "plain", SETTINGS)
+    compute_boxes(source, localizer(), tmp_path / "plain", **SETTINGS)
     (tmp_path / "plain/manifest.json").unlink()
     (tmp_path / "plain" / f"{source.shards[4]}.parquet").unlink()
     observer = KillsOnTheWay(cluster, None)
-    compute_boxes_with_ray(source, localizer, tmp_path / "plain", SETTINGS, observer)
+    compute_boxes_with_ray(source, localizer, tmp_path / "plain", **SETTINGS, observer=observer)
     assert (observer.plan, observer.written) == ((1, 11), [(source.shards[4], 5, 0)])
     with pytest.raises(CcropError, match="B013"):
-        compute_boxes_with_ray(source, lambda: localizer(1), tmp_path / "plain", SETTINGS)
+        compute_boxes_with_ray(source, lambda: localizer(1), tmp_path / "plain", **SETTINGS)
 
 
 def test_errors_of_workers_are_told_as_if_there_were_no_ray(cluster, source, tmp_path):
     with pytest.raises(CcropError, match=r"^this model cannot be opened$"):
-        compute_boxes_with_ray(source, refuses, tmp_path / "boxes", SETTINGS)
+        compute_boxes_with_ray(source, refuses, tmp_path / "boxes", **SETTINGS)
 
 
 @pytest.mark.parametrize(("threads", "gpus"), [(64, 0.0), (1, 1.0), (1, 0.5)])
 def test_a_worker_that_fits_nowhere_is_told_at_once(cluster, source, tmp_path, threads, gpus):
-    settings = ComputeSettings(threads=threads)
+    made = tmp_path / "boxes"
     with pytest.raises(CcropError, match=f"no node of the Ray cluster has {threads} cores"):
-        compute_boxes_with_ray(source, localizer, tmp_path / "boxes", settings, gpus=gpus)
+        compute_boxes_with_ray(source, localizer, made, threads=threads, gpus=gpus)

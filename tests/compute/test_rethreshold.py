@@ -7,13 +7,13 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, convert, validate
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 
-SETTINGS = ComputeSettings(batch_size=7, threads=1)
+SETTINGS = {"batch_size": 7, "threads": 1}
 RULES = [
     BoxRule(0.6),
     BoxRule(None, 0.5),
@@ -35,7 +35,7 @@ def computed(tmp_path_factory):
     samples.insert(4, Sample("bad", b"\xff\xd8broken", None))
     pack(samples, folder / "tars", max_images=5)
     source = open_source(folder / "tars")
-    return source, compute_boxes(source, Localizer(encoder()), folder / "boxes", SETTINGS)
+    return source, compute_boxes(source, Localizer(encoder()), folder / "boxes", **SETTINGS)
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -45,7 +45,7 @@ def contents(folder) -> dict[str, bytes]:
 @pytest.mark.parametrize("rule", RULES)
 def test_files_are_those_of_computing_with_that_rule(computed, tmp_path, rule):
     source, box_set = computed
-    anew = compute_boxes(source, Localizer(encoder(), rule=rule), tmp_path / "anew", SETTINGS)
+    anew = compute_boxes(source, Localizer(encoder(), rule=rule), tmp_path / "anew", **SETTINGS)
     ours = rethreshold(box_set, tmp_path / "ours", rule)
     assert contents(ours.folder) == contents(anew.folder)
     assert contents(ours.folder) != contents(box_set.folder)
@@ -100,8 +100,8 @@ def test_boxes_are_never_written_over_those_they_come_from(computed):
 
 def test_without_heatmaps_there_is_nothing_to_do_it_with(computed, tmp_path):
     source, _ = computed
-    settings = ComputeSettings(threads=1, heatmaps=False)
-    box_set = compute_boxes(source, Localizer(encoder()), tmp_path / "boxes", settings)
+    made = Localizer(encoder())
+    box_set = compute_boxes(source, made, tmp_path / "boxes", threads=1, heatmaps=False)
     with pytest.raises(CcropError, match="without heatmaps"):
         rethreshold(box_set, tmp_path / "out", BoxRule(0.5))
     assert not (tmp_path / "out").exists()

@@ -38,8 +38,8 @@ def test_whoever_comes_last_writes_the_manifest(tmp_path: Path, world_size: int)
 def test_boxes_are_computed_into_an_address(tmp_path: Path) -> None:
     make_source(tmp_path / "tars", shards=3, images=3)
     source, address = open_source(tmp_path / "tars"), "memory://bucket/scale"
-    assert compute_boxes(source, small_localizer(), address, SETTINGS, ranks=Ranks(0, 2)) is None
-    box_set = compute_boxes(source, small_localizer(), address, SETTINGS, ranks=Ranks(1, 2))
+    assert compute_boxes(source, small_localizer(), address, **SETTINGS, ranks=Ranks(0, 2)) is None
+    box_set = compute_boxes(source, small_localizer(), address, **SETTINGS, ranks=Ranks(1, 2))
     work(str(tmp_path / "tars"), str(tmp_path / "local"), 0, 1)
     assert box_set is not None
     assert box_set.manifest == BoxSet.open(tmp_path / "local").manifest

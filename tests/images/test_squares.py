@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccrop_pipeline.images.squares import whole_images
+from ccrop_pipeline.images.squares import resized_images
 
 
 def encoded(value: int, size: tuple[int, int]) -> bytes:
@@ -18,7 +18,7 @@ def encoded(value: int, size: tuple[int, int]) -> bytes:
 def test_images_come_in_order_with_their_sizes(batch_size, threads):
     images = [encoded(i, (20 + i, 10 + i)) for i in range(20)]
     images[5] = b"no image"
-    batches = list(whole_images(images, 8, batch_size, threads))
+    batches = list(resized_images(images, 8, batch_size=batch_size, threads=threads))
     assert [len(batch.readable) for batch in batches][:-1] == [batch_size] * (len(batches) - 1)
     pixels = np.concatenate([batch.pixels for batch in batches])
     sizes = np.concatenate([batch.sizes for batch in batches])
@@ -31,7 +31,7 @@ def test_images_come_in_order_with_their_sizes(batch_size, threads):
 
 
 def test_no_images_give_no_batch():
-    assert list(whole_images([], 8, 4, 2)) == []
+    assert list(resized_images([], 8, batch_size=4, threads=2)) == []
 
 
 def test_images_are_read_at_most_two_batches_ahead():
@@ -42,7 +42,7 @@ def test_images_are_read_at_most_two_batches_ahead():
             taken.append(i)
             yield encoded(i, (8, 8))
 
-    batches = whole_images(images(), 8, 4, 2)
+    batches = resized_images(images(), 8, batch_size=4, threads=2)
     next(batches)
     assert len(taken) == 8
     batches.close()

@@ -5,7 +5,7 @@ from made_probes import packed
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source
-from ccrop_pipeline.images.squares import whole_images
+from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import Encoder, build_backbone
 from ccrop_pipeline.probes import (
     LabelledImages,
@@ -31,7 +31,7 @@ def test_features_are_the_backbones_own_for_the_right_rows(tmp_path):
     found = embed(images, Encoder(backbone, backbone.layer, 32), advance=done.append)
     assert found.labels.tolist() == [3, 2]
     assert sum(done) == 3
-    (batch,) = whole_images([first, third], 32, 2, 1)
+    (batch,) = resized_images([first, third], 32, batch_size=2, threads=1)
     pixels = torch.from_numpy(batch.pixels) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():

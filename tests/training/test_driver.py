@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ccrop_pipeline.boxset import BoxSet, validate
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
@@ -155,7 +155,7 @@ def test_a_run_leaves_what_it_promises(source, undisturbed):
 def test_boxes_of_a_refresh_are_those_of_the_checkpoint_before_it(source, undisturbed, tmp_path):
     encoder = load_checkpoint(undisturbed / "checkpoints/epoch-0002.pt").encoder()
     localizer = Localizer(encoder, "sum", BoxRule(0.1))
-    again = compute_boxes(source, localizer, tmp_path / "boxes", ComputeSettings())
+    again = compute_boxes(source, localizer, tmp_path / "boxes")
     made = BoxSet.open(undisturbed / "boxes/epoch-0002")
     assert again.manifest == made.manifest
 
@@ -219,7 +219,7 @@ def test_given_boxes_may_have_moved_when_a_run_is_resumed(
     settings = ("epochs=2", "boxes.refresh_every=1", f"boxes.overlapped={str(overlapped).lower()}")
     localizer = Localizer(load_checkpoint(undisturbed).encoder(), "sum", BoxRule(0.1))
     given = tmp_path / "given"
-    compute_boxes(source, localizer, given, ComputeSettings())
+    compute_boxes(source, localizer, given)
     whole = trained(source, tmp_path / "whole", *settings, boxes=given)
     with pytest.raises(KeyboardInterrupt):
         trained(source, tmp_path / "run", *settings, observer=Stop(), boxes=given)

@@ -5,7 +5,7 @@ import pytest
 
 from ccrop_pipeline.boxset import BoxSet, iou
 from ccrop_pipeline.boxset.statistics import box_metrics
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
@@ -36,7 +36,7 @@ def test_box_metrics_agree_with_a_loop_over_images(tmp_path):
     source = Scenes(30, size=32)
     encoder = Encoder(build_backbone("small"), "layer4", 32, name="small")
     localizer = Localizer(encoder, "sum", BoxRule(0.6))
-    boxes = compute_boxes(source, localizer, tmp_path / "boxes", ComputeSettings())
+    boxes = compute_boxes(source, localizer, tmp_path / "boxes")
     centre = fixed_boxes(source, tmp_path / "centre", "centre")
     found = box_metrics(boxes, centre)
     (table,) = [table for _, table in boxes.tables()]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ccrop_pipeline.boxset import BoxSet, validate
-from ccrop_pipeline.compute import ComputeSettings, compute_boxes
+from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
@@ -125,7 +125,7 @@ def test_boxes_of_several_processes_are_those_of_the_checkpoint(source, tmp_path
     assert validate(made) == []
     encoder = load_checkpoint(tmp_path / "run/checkpoints/epoch-0002.pt").encoder()
     localizer = Localizer(encoder, "sum", BoxRule(0.1))
-    again = compute_boxes(source, localizer, tmp_path / "boxes", ComputeSettings())
+    again = compute_boxes(source, localizer, tmp_path / "boxes")
     assert again.manifest == BoxSet.open(made).manifest
 
 
