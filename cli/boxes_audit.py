@@ -37,7 +37,7 @@ def audit(boxes: str, as_json: bool) -> None:
 
 
 def show_result(box_set: "BoxSet", as_json: bool) -> None:
-    """Ends a command that made boxes: summary and audit on stdout, the warning on stderr.
+    """End a command that made boxes: summary and audit on stdout, the warning on stderr.
 
     Args:
         box_set: What was made.
@@ -53,7 +53,7 @@ def show_result(box_set: "BoxSet", as_json: bool) -> None:
 
 
 def show_audit(box_set: "BoxSet") -> None:
-    """Prints the audit of a box set on stdout and its warning on stderr."""
+    """Print the audit of a box set on stdout and its warning on stderr."""
     from ccrop_pipeline.report import audit as judge
 
     found = judge(box_set)
@@ -62,14 +62,14 @@ def show_audit(box_set: "BoxSet") -> None:
 
 
 def warn_if_useless(box_set: "BoxSet") -> None:
-    """Prints the warning of an audit on stderr, if there is one."""
+    """Print the warning of an audit on stderr, if there is one."""
     from ccrop_pipeline.report import audit as judge
 
     _warn(judge(box_set))
 
 
 def bars(counts: Iterable[int], label: str) -> list[str]:
-    """Lines of a histogram over ten equal parts of [0, 1]."""
+    """Return the lines of a histogram over ten equal parts of [0, 1]."""
     counts = list(counts)
     most, total = max(1, *counts), max(1, sum(counts))
     return [

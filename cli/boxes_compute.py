@@ -181,6 +181,6 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(source: "Source", ranks: "Ranks") -> int | None:
-    """Number of the images to come, where it is known without reading them all."""
+    """Return the number of the images to come, where it is known without reading them all."""
     cheap = source.random_access and (source.kind != "tar" or len(source.shards) == 1)
     return len(source.index()) if cheap and ranks.world_size == 1 else None

@@ -25,7 +25,7 @@ def info(boxes: str, as_json: bool) -> None:
 
 
 def show(box_set: "BoxSet", as_json: bool) -> None:
-    """Prints a summary of a box set on stdout."""
+    """Print a summary of a box set on stdout."""
     found = summary(box_set)
     if as_json:
         click.echo(json.dumps(found))
@@ -35,7 +35,7 @@ def show(box_set: "BoxSet", as_json: bool) -> None:
 
 
 def summary(box_set: "BoxSet") -> dict[str, Any]:
-    """What `--json` prints of a box set."""
+    """Return what `--json` prints of a box set."""
     manifest = box_set.manifest
     areas = box_set.areas()
     return {

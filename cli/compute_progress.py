@@ -24,7 +24,7 @@ class ComputeProgress(Display, ComputeObserver):
         self._shards = self._written = self._done = 0
 
     def begun(self, shards: int, kept: int) -> None:
-        """Says how much there is to do."""
+        """Say how much there is to do."""
         before = f", {kept} were complete" if kept else ""
         console.print(f"{self._prefix}{shards} shards to compute{before}")
         self._started = self._said = time.perf_counter()
@@ -33,7 +33,7 @@ class ComputeProgress(Display, ComputeObserver):
         self._task = self._bar.add_task(f"{self._prefix}boxes", total=total, note="")
 
     def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
-        """Moves the bar; where nobody sees one, prints a line from time to time."""
+        """Move the bar; where nobody sees one, print a line from time to time."""
         self._done += images
         now = time.perf_counter()
         note = f"shard {self._written + 1}/{self._shards} {shard}  {self._figures(stages, now)}"
@@ -44,17 +44,17 @@ class ComputeProgress(Display, ComputeObserver):
         self._last = stages
 
     def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
-        """Counts the shard, and names it when some of its images could not be decoded."""
+        """Count the shard, and name it when some of its images could not be decoded."""
         self._written += 1
         if unreadable:
             console.print(f"{self._prefix}{shard}: {unreadable} of {rows} images are unreadable")
 
     def batch_halved(self, batch_size: int) -> None:
-        """Says that the GPU has less memory than was hoped for."""
+        """Say that the GPU has less memory than was hoped for."""
         console.print(f"{self._prefix}out of GPU memory: {batch_size} images at a time from now on")
 
     def summary(self) -> None:
-        """Prints how fast it was, and which stage was the busiest."""
+        """Print how fast it was, and which stage was the busiest."""
         if self._done:
             seconds = time.perf_counter() - self._started
             figures = self._figures(self._last, time.perf_counter())
@@ -66,7 +66,7 @@ class ComputeProgress(Display, ComputeObserver):
         return f"{self._done / seconds:,.0f} images/s  busy: {busy}"
 
     def _expected(self) -> float | None:
-        """Number of all images: known, or guessed from the shards so far."""
+        """Return the number of all images: known, or guessed from the shards so far."""
         if self._total is not None or not self._written:
             return self._total
         return max(self._done, round(self._done / (self._written + 0.5) * self._shards))

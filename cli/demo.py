@@ -69,7 +69,7 @@ def demo(out: Path) -> None:
 
 
 def run_demo(out: Path, size: DemoSize) -> DemoResult:
-    """Makes scenes, trains with boxes and without, and draws the contact sheet."""
+    """Make scenes, train with boxes and without, and draw the contact sheet."""
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.recipes import RefreshStage, load_recipe, make_plan
     from ccrop_pipeline.report import box_quality, contact_sheet

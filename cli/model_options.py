@@ -70,7 +70,7 @@ MODEL_OPTIONS = (
 
 
 def model_options(command: Command) -> Command:
-    """Adds the options that say how to open a model, all but `--model` itself."""
+    """Add the options that say how to open a model, all but `--model` itself."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -88,10 +88,10 @@ def open_model(
     compiled: bool,
     say: Callable[[str], None],
 ) -> "Encoder":
-    """The encoder that the options name; what its file lacks or has too much is said.
+    """Return the encoder that the options name; what its file lacks or has too much is said.
 
     Raises:
-        CcropError: It cannot be opened.
+        CcropError: If it cannot be opened.
     """
     import torch
 

@@ -18,10 +18,10 @@ CACHE = Path("~/.cache/ccrop")
 def open_any(
     spec: str, split: Split = "train", root: Path | None = None, download: bool = True
 ) -> "Source":
-    """Opens a path or pattern, or else a torchvision data set of that name.
+    """Open a path or pattern, or else a torchvision data set of that name.
 
     Raises:
-        CcropError: When it is neither, or cannot be opened.
+        CcropError: If it is neither, or cannot be opened.
     """
     from ccrop_pipeline.images import open_source, open_torchvision
 
@@ -34,7 +34,7 @@ def open_any(
 
 
 def from_anywhere(spec: str) -> str:
-    """What opens the same source from any working directory: local paths are made absolute.
+    """Return what opens the same source from any working directory: local paths are made absolute.
 
     Addresses and names of data sets hold anywhere as they are. So do commands (`pipe:...`), as
     long as they name no relative path: what in them is a path, nobody can tell.
@@ -58,7 +58,7 @@ def _is_place(spec: str) -> bool:
 
 
 def open_device(name: str) -> "torch.device":
-    """A torch device by name; "auto" is the GPU where there is one."""
+    """Return a torch device by name; "auto" is the GPU where there is one."""
     import torch
 
     if name == "auto":

@@ -119,7 +119,7 @@ def _way(context: click.Context, linear: bool, augmented: bool) -> str:
 
 
 def _encoder(model: str, options: dict[str, Any]) -> "Encoder":
-    """The encoder, at the layer that is the last at its usual size.
+    """Return the encoder, at the layer that is the last at its usual size.
 
     Boxes need a map of more than one cell and take an earlier layer of a network whose images are
     small; features are better off with the last, whatever is left of its map.

@@ -13,7 +13,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def bar() -> Progress:
-    """A bar with counts, time left and a free text; it vanishes when it is done."""
+    """Return a bar with counts, time left and a free text; it vanishes when it is done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -47,7 +47,7 @@ class Display:
 
 @contextmanager
 def counter(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Shows a count of images and images/s; yields the function that adds to it."""
+    """Show a count of images and images/s; yield the function that adds to it."""
     started, done = time.perf_counter(), 0
     with bar() as shown:
         task = shown.add_task(description, total=total, note="")

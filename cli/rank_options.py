@@ -9,7 +9,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def rank_options(told_by: str) -> Callable[[Command], Command]:
-    """Adds `--rank` and `--world-size`.
+    """Add `--rank` and `--world-size`.
 
     Args:
         told_by: Who says so where the options do not, for people.

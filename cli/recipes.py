@@ -49,14 +49,14 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
 
 
 def bundled_texts() -> dict[str, str]:
-    """What `ccrop_pipeline.training.bundled_recipes` returns, without the seconds torch takes."""
+    """Return the TOML texts of bundled recipes by name, without the seconds torch takes."""
     folder = resources.files("ccrop_pipeline") / "recipes" / "toml"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {f.name.removesuffix(".toml"): f.read_text() for f in files if f.name.endswith(".toml")}
 
 
 def toml_lines(settings: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Nested plain values as TOML; None is left out, as TOML has none."""
+    """Write nested plain values as TOML; None is left out, as TOML has none."""
     tables = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
     for name, value in settings.items():
         if name not in tables and value is not None:
@@ -95,5 +95,5 @@ def _group(name: str) -> str:
 
 
 def _purpose(text: str) -> str:
-    """The first line of a recipe's header."""
+    """Return the first line of a recipe's header."""
     return text.partition("\n")[0].removeprefix("#").strip()

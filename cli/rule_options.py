@@ -54,7 +54,7 @@ RULE_OPTIONS = ("threshold", "mass", "component", "margin", "min_size")
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options; they arrive as the keyword arguments of `rule_from`."""
+    """Give a command the options; they arrive as the keyword arguments of `rule_from`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -69,7 +69,7 @@ def rule_from(
     margin: float | None,
     min_size: float | None,
 ) -> "BoxRule":
-    """The rule that the options ask for.
+    """Return the rule that the options ask for.
 
     Args:
         base: What holds where an option is not given; the paper's rule if None.

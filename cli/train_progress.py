@@ -34,20 +34,20 @@ class TrainProgress(Display, Observer):
         self._located = 0
 
     def loading(self, images: int, note: str) -> None:
-        """Says how images are loaded."""
+        """Say how images are loaded."""
         self._images = images
         console.print(f"{self._prefix}{note}")
 
     def warning(self, note: str) -> None:
-        """Says what is wrong."""
+        """Say what is wrong."""
         console.print(f"{self._prefix}Warning: {note}")
 
     def loaded(self, note: str) -> None:
-        """Says what the weights start from."""
+        """Say what the weights start from."""
         console.print(f"{self._prefix}begins with {note}")
 
     def stage(self, stage: Stage) -> None:
-        """Names the stage."""
+        """Name the stage."""
         self._drop_task()
         console.print(f"[bold]{self._prefix}{describe(stage)}[/bold]")
         if isinstance(stage, RefreshStage) and not stage.overlapped:
@@ -55,14 +55,14 @@ class TrainProgress(Display, Observer):
             self._started, self._located = time.perf_counter(), 0
 
     def step(self, report: StepReport) -> None:
-        """Moves the bar of the epoch."""
+        """Move the bar of the epoch."""
         if self._task is None:
             self._begin(f"epoch {report.epoch + 1}/{self._epochs}", report.steps)
         rate, waited = report.images / report.seconds, report.waited / report.seconds
         self._move(1, f"{rate:,.0f} images/s, data wait {waited:.0%}")
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
-        """Prints the record of the epoch."""
+        """Print the record of the epoch."""
         self._drop_task()
         knn = f"  {knn_of(record)}" if "knn" in record else ""
         grey = f"  {record['unreadable']} unreadable" if record["unreadable"] else ""
@@ -79,13 +79,13 @@ class TrainProgress(Display, Observer):
             )
 
     def images_located(self, shard: str, images: int, _stages: StageSeconds) -> None:
-        """Moves the bar of the refresh."""
+        """Move the bar of the refresh."""
         self._located += images
         rate = self._located / (time.perf_counter() - self._started)
         self._move(images, f"{shard}, {rate:,.0f} images/s")
 
     def refreshed(self, box_set: BoxSet, seconds: float | None) -> None:
-        """Says how long the refresh took, and warns when its boxes are of no use."""
+        """Say how long the refresh took, and warn when its boxes are of no use."""
         self._drop_task()
         area = box_set.areas().mean()
         what = "new boxes are there" if seconds is None else f"boxes after {seconds:.1f} s"
@@ -106,7 +106,7 @@ class TrainProgress(Display, Observer):
 
 
 def knn_of(record: Mapping[str, Any]) -> str:
-    """The kNN accuracy of a record, with the settings that make it comparable."""
+    """Return the kNN accuracy of a record, with the settings that make it comparable."""
     settings = f"k={record['knn_k']}, temperature={record['knn_temperature']:g}"
     return f"kNN {record['knn']:.1%} ({settings})"
 
@@ -127,7 +127,7 @@ class StageClock(TrainProgress):
         self._since = 0.0
 
     def stage(self, stage: Stage) -> None:
-        """Starts the clock of the stage."""
+        """Start the clock of the stage."""
         self._stop()
         if not isinstance(stage, TrainStage):
             self._kind = "compute boxes"

@@ -27,7 +27,7 @@ _CIFAR = "-cifar"
 
 
 def lines_for(backbone: Backbone, form: str, path: Path) -> list[str]:
-    """Lines that build the network, load the file and leave a ``model`` that gives features.
+    """Return lines that build the network, load the file and leave a `model` of features.
 
     Args:
         backbone: What was exported.
@@ -126,23 +126,23 @@ def export_backbone(
     encoder: Which = "online",
     overwrite: bool = False,
 ) -> Exported:
-    """Writes a backbone as a state dict, loads it into the network of its form and compares.
+    """Write a backbone as a state dict, load it into the network of its form and compare.
 
     The file appears at `out` only when what was read from it gives the same outputs.
 
     Args:
-        run: A run of ``ccrop train`` or one of its checkpoints.
-        out: The file. With the ending ``.safetensors`` it is of that format, else of
-            ``torch.save``.
-        form: ``torchvision``, ``timm`` or ``detectron2``, by the names of the weights and the
-            network that is built to check them; ``safetensors`` is ``torchvision`` in a safetensors
-            file, and takes ``small`` too. None: ``safetensors`` for that ending, else
-            ``torchvision``.
+        run: A run of `ccrop train` or one of its checkpoints.
+        out: The file. With the ending `.safetensors` it is of that format, else of
+            `torch.save`.
+        form: `torchvision`, `timm` or `detectron2`, by the names of the weights and the
+            network that is built to check them; `safetensors` is `torchvision` in a safetensors
+            file, and takes `small` too. None: `safetensors` for that ending, else
+            `torchvision`.
         encoder: The online encoder, or the momentum encoder of a method that has one.
         overwrite: Whether a file at `out` is replaced.
 
     Raises:
-        CcropError: There is no such run or encoder, the backbone has no such form, the file is
+        CcropError: If there is no such run or encoder, the backbone has no such form, the file is
             there already, or the check failed.
     """
     out = Path(out)
@@ -170,11 +170,11 @@ def export_backbone(
 
 def _check_target(out: Path, form: str, overwrite: bool) -> None:
     if form == "safetensors" and out.suffix != ".safetensors":
-        raise CcropError(f"{out} is to be of the form safetensors; let its name end in it")
+        raise CcropError(f"{out} is to be of the form safetensors; let its name end in it.")
     if form == "detectron2" and out.suffix != ".pth":
-        raise CcropError(f"detectron2 tells files by their ending: {out} must end in .pth")
+        raise CcropError(f"detectron2 tells files by their ending: {out} must end in .pth.")
     if out.is_dir():
-        raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth")
+        raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth.")
     if out.exists() and not overwrite:
         raise CcropError(f"{out} is already there. Choose another name, or set `overwrite`.")
 
@@ -183,7 +183,7 @@ def _check_form(backbone: Backbone, form: str) -> None:
     if backbone.name == "small" and form in ("torchvision", "timm"):
         raise CcropError(
             f"{form} has no network like the backbone 'small', which is our own. Give OUT the "
-            "ending .safetensors and no other form: it is then loaded into `build_backbone`"
+            "ending .safetensors and no other form: it is then loaded into `build_backbone`."
         )
 
 
@@ -212,14 +212,14 @@ def _sorted_metadata(file: bytes) -> bytes:
 
 
 def _check(path: Path, backbone: Backbone, form: str) -> float | None:
-    """Reads the file back and compares; the difference of outputs where there are any."""
+    """Read the file back and compare; return the difference of outputs where there are any."""
     state = read_weights(path, unsafe=False)
     if form == "detectron2":
         own = backbone.state_dict()
         names = {detectron2_name(name): name for name in own}
         weights: dict[str, Tensor] = state["model"]
         if not all(torch.equal(value, own[names[name]]) for name, value in weights.items()):
-            raise CcropError(f"what was written to {path} came back with other weights")
+            raise CcropError(f"what was written to {path} came back with other weights.")
         return None
     network = _fresh(backbone.name, form)
     network.load_state_dict(state)
@@ -230,13 +230,13 @@ def _check(path: Path, backbone: Backbone, form: str) -> float | None:
     if not difference <= _TOLERANCE:
         raise CcropError(
             f"the {form} network that was loaded from {path} gives other outputs than the "
-            f"backbone: they differ by {difference:.1e} of the greatest. Nothing was written"
+            f"backbone: they differ by {difference:.1e} of the greatest. Nothing was written."
         )
     return difference
 
 
 def _fresh(name: str, form: str) -> nn.Module:
-    """The network that the file is for, with random weights and without a classifier."""
+    """Return the network that the file is for, with random weights and without a classifier."""
     from torchvision import models
 
     plain = name.removesuffix("-cifar")

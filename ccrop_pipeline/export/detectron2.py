@@ -15,7 +15,9 @@ _COUNTER = ".num_batches_tracked"  # detectron2's frozen normalisation has none
 
 
 def detectron2_name(name: str) -> str:
-    """The name of a weight in detectron2's ResNet (``detectron2/modeling/backbone/resnet.py``).
+    """Return the name of a weight in detectron2's ResNet.
+
+    Source: `detectron2/modeling/backbone/resnet.py`.
 
     Stages count from 2, each normalisation belongs to its convolution, and the shortcut is one
     convolution with a normalisation.
@@ -33,15 +35,15 @@ def detectron2_name(name: str) -> str:
 
 
 def detectron2_state(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights of a ResNet under detectron2's names, without counters of batches.
+    """Return the weights of a ResNet under detectron2's names, without counters of batches.
 
     Raises:
-        CcropError: The backbone is no ResNet as detectron2 builds it.
+        CcropError: If the backbone is no ResNet as detectron2 builds it.
     """
     if not re.fullmatch(r"(wide_)?resne(x)?t\d+(_\d+(x\d+d)?)?", backbone.name):
         raise CcropError(
             f"detectron2 has no network with the layers of {backbone.name!r}: its ResNets start "
-            "with a 7x7 convolution. Train a backbone such as resnet50 for detection"
+            "with a 7x7 convolution. Train a backbone such as resnet50 for detection."
         )
     state: Mapping[str, Tensor] = backbone.state_dict()
     return {
@@ -50,12 +52,12 @@ def detectron2_state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def detectron2_file(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What a file must hold for detectron2 to find the weights in any detector.
+    """Return what a file must contain for detectron2 to find the weights in any detector.
 
-    It looks for them by the ends of their names (``stem.conv1.weight`` is
-    ``backbone.bottom_up.stem.conv1.weight`` in an FPN) only in files that ask for it, as those of
+    It looks for them by the ends of their names (`stem.conv1.weight` is
+    `backbone.bottom_up.stem.conv1.weight` in an FPN) only in files that ask for it, as those of
     MoCo do; a plain state dict leaves the detector at random weights, with no more than a warning
-    (``detectron2/checkpoint/detection_checkpoint.py``).
+    (`detectron2/checkpoint/detection_checkpoint.py`).
 
     Args:
         state: From `detectron2_state`.
@@ -64,7 +66,7 @@ def detectron2_file(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def detectron2_settings(backbone: Backbone) -> list[tuple[str, object]]:
-    """What the configuration must say, so that detectron2 builds this ResNet and feeds it alike.
+    """Return what the configuration must say for detectron2 to build and feed this ResNet alike.
 
     detectron2's own defaults are for weights converted from Caffe: BGR from 0 to 255 with a mean
     only, the stride in the 1x1 convolution, and frozen first stages.
@@ -73,7 +75,7 @@ def detectron2_settings(backbone: Backbone) -> list[tuple[str, object]]:
         backbone: A ResNet that `detectron2_state` takes.
 
     Returns:
-        Names below ``MODEL`` or ``INPUT``, and values.
+        Names below `MODEL` or `INPUT`, and values.
     """
     first = backbone.get_submodule("layer1.0")
     basic = not hasattr(first, "conv3")

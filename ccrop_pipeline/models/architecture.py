@@ -20,7 +20,7 @@ _HEAD_WIDTH = 64  # channels of each attention head in ViT, DeiT and DINO of eve
 
 
 def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
-    """Builds the network that a checkpoint was saved from, its weights still random.
+    """Build the network that a checkpoint was saved from, its weights still random.
 
     ResNets and torchvision's ViTs are those of torchvision whose shapes fit best; other ViTs are
     built after their shapes.
@@ -30,7 +30,7 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
         input_size: Side of the images if it is to be another than the usual one.
 
     Raises:
-        CcropError: The weights are of no network that is known here.
+        CcropError: If the weights are of no network that is known here.
     """
     keys = checkpoint.state
     if any(re.search(r"(^|\.)layer1\.0\.conv1\.weight$", key) for key in keys):
@@ -40,11 +40,10 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
     if any(re.search(r"(^|\.)patch_embed\.proj\.weight$", key) for key in keys):
         return _vit(checkpoint, input_size)
     raise CcropError(
-        f"The architecture of {checkpoint.path} cannot be told from its {len(keys)} weights "
+        f"the architecture of {checkpoint.path} cannot be told from its {len(keys)} weights "
         f"({', '.join(list(keys)[:3])}, ...)"
         + (f"; it calls itself {checkpoint.arch!r}" if checkpoint.arch else "")
-        + ". Name it: --model torchvision:NAME or timm:NAME with --weights FILE, "
-        "or --model module.py:factory."
+        + ". Name it: torchvision:NAME or timm:NAME with `weights`, or module.py:factory."
     )
 
 
@@ -78,7 +77,7 @@ def _closest(
     names: list[str],
     shapes: Callable[[str], dict[str, tuple[int, ...]]],
 ) -> str:
-    """The one of the names whose network has the most weights of the file and the fewest others."""
+    """Return the name whose network has the most weights of the file and the fewest others."""
 
     def fits(name: str) -> tuple[int, int]:
         match = best_match(checkpoint.state, shapes(name))
@@ -89,8 +88,8 @@ def _closest(
     best = max(names, key=fits)
     if fits(best)[0] == 0:
         raise CcropError(
-            f"The weights of {checkpoint.path} have the names of a known network but other "
-            "shapes. Name the architecture: timm:NAME with --weights FILE, or module.py:factory."
+            f"the weights of {checkpoint.path} have the names of a known network but other "
+            "shapes. Name the architecture: timm:NAME with `weights`, or module.py:factory."
         )
     return best
 
@@ -121,7 +120,7 @@ def _vit(checkpoint: Checkpoint, input_size: int | None) -> Network:
         raise CcropError(
             f"{checkpoint.path} holds a transformer that is no plain ViT"
             + (f" ({', '.join(unknown)})" if unknown else "")
-            + ". Name it: timm:NAME with --weights FILE, or module.py:factory."
+            + ". Name it: timm:NAME with `weights`, or module.py:factory."
         )
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     extra = [name for name in ("cls_token", "reg_token") if name in state]
@@ -139,7 +138,7 @@ def _vit(checkpoint: Checkpoint, input_size: int | None) -> Network:
 
 
 def _vit_weights(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
-    """The weights of the copy that is to be taken, with its prefix taken off."""
+    """Return the weights of the copy that is to be taken, with its prefix taken off."""
     mark = "patch_embed.proj.weight"
     shapes = (tuple(v.shape) for k, v in checkpoint.state.items() if k.endswith(mark))
     match = best_match(checkpoint.state, {mark: next(shapes)})

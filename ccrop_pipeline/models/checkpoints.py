@@ -86,10 +86,10 @@ class Checkpoint:
 
 
 def find_weights(content: Any, path: Path) -> Checkpoint:
-    """Finds the state dict in the content of a checkpoint file.
+    """Find the state dict in the content of a checkpoint file.
 
     Raises:
-        CcropError: There is none.
+        CcropError: If there is none.
     """
     for keys, name in ((), ""), *_PLACES:
         state = _tensors(_entry(content, keys))
@@ -122,7 +122,7 @@ def _entry(content: Any, keys: tuple[str, ...]) -> Any:
 
 
 def _tensors(entry: Any) -> dict[str, Tensor]:
-    """The entry, if it is a state dict: names and tensors, with little else in between."""
+    """Return the entry, if it is a state dict: names and tensors, with little else in between."""
     if not isinstance(entry, Mapping):
         return {}
     tensors = {k: v for k, v in entry.items() if isinstance(k, str) and isinstance(v, Tensor)}
@@ -160,7 +160,7 @@ def _named_stages(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _registers_apart(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """DINOv2 with registers as timm has it: the class token's position added to the token."""
+    """Rename the registers of DINOv2 for timm: the class token carries its own position."""
     positions = state[f"{prefix}pos_embed"]
     moved = {
         f"{prefix}reg_token": state[f"{prefix}register_tokens"],
@@ -179,7 +179,7 @@ def _renamed(name: str) -> str:
 
 
 def kind_of_file(path: Path) -> str:
-    """`torchscript`, `export`, `safetensors` or `pickle`, by the content where it can tell."""
+    """Tell `torchscript`, `export`, `safetensors` or `pickle`, by content where it can."""
     if path.suffix == ".safetensors":
         return "safetensors"
     if is_zipfile(path):
@@ -195,17 +195,17 @@ def kind_of_file(path: Path) -> str:
 
 
 def read_weights(path: Path, unsafe: bool) -> Any:
-    """The content of a checkpoint, on the CPU.
+    """Read the content of a checkpoint, on the CPU.
 
     Args:
-        path: A file of ``torch.save``, or of safetensors.
+        path: A file of `torch.save`, or of safetensors.
         unsafe: Whether the file may run code of its own while it is read.
 
     Raises:
-        CcropError: There is no such file, it cannot be read, or not without running code.
+        CcropError: If there is no such file, it cannot be read, or not without running code.
     """
     if not path.is_file():
-        raise CcropError(f"There is no file of weights at {path}.")
+        raise CcropError(f"there is no file of weights at {path}.")
     if kind_of_file(path) == "safetensors":
         return _read_safetensors(path)
     try:
@@ -224,7 +224,7 @@ def read_weights(path: Path, unsafe: bool) -> Any:
         raise CcropError(
             f"{path} holds more than weights: to read it, Python would have to build "
             f"{', '.join(needed)}, and a file that may build objects can run any code with your "
-            "rights. If you trust where it comes from, pass --unsafe; or save it again with the "
+            "rights. If you trust where it comes from, set `unsafe`; or save it again with the "
             "state dict alone."
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for files it cannot read

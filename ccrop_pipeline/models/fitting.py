@@ -48,7 +48,7 @@ class Match:
 
 
 def best_match(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Match | None:
-    """The prefix under which the weights of a network stand in a file.
+    """Return the prefix under which the weights of a network are in a file.
 
     Args:
         state: The weights of the file.
@@ -80,7 +80,7 @@ def best_match(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]
 def fit(
     module: nn.Module, checkpoint: Checkpoint, partial: bool, say: Callable[[str], None]
 ) -> Match:
-    """Loads the weights of a checkpoint into a network and says what did not fit.
+    """Load the weights of a checkpoint into a network and say what did not fit.
 
     Args:
         module: The network; changed in place.
@@ -89,7 +89,7 @@ def fit(
         say: Called with a line for people.
 
     Raises:
-        CcropError: The file has not all weights of the network, or more of them.
+        CcropError: If the file has not all weights of the network, or more of them.
     """
     own = shapes_of(module)
     match = best_match(checkpoint.state, own)
@@ -110,7 +110,7 @@ def fit(
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights of a backbone: no classifier, no counters."""
+    """Return names and shapes of the weights of a backbone: no classifier, no counters."""
     return {
         name: tuple(value.shape)
         for name, value in module.state_dict().items()
@@ -121,7 +121,7 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _prefixes(state: Iterable[str], names: Iterable[str]) -> set[str]:
-    """Prefixes under which some of the names stand; a few names are enough to find them all."""
+    """Return the prefixes under which some of the names occur; a few names find them all."""
     few = sorted(names, key=lambda name: -name.count("."))[:3] + list(names)[:3]
     return {
         key.removesuffix(name)
@@ -203,8 +203,8 @@ def _refusal(match: Match, checkpoint: Checkpoint, total: int) -> str:
     return (
         f"{checkpoint.path} does not fit the network: {len(match.fitting)} of {total} weights of "
         f"the backbone are there, {'; '.join(parts)}. Boxes from a network that is partly random "
-        "mean little: name the right architecture (torchvision:NAME or timm:NAME with --weights "
-        "FILE), or accept it with --partial."
+        "mean little: name the right architecture (torchvision:NAME or timm:NAME with "
+        "`weights`), or accept it by `partial`."
     )
 
 
@@ -218,7 +218,7 @@ _TORCHVISION, _TIMM = "encoder.pos_embedding", "pos_embed"
 
 
 def with_positions_for(module: nn.Module, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with its position embeddings resampled to the grid of a network.
+    """Return the checkpoint with its position embeddings resampled to the grid of a network.
 
     Args:
         module: The network, built for the size it is to see. Bicubic as in its own library.

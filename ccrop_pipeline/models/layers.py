@@ -37,7 +37,7 @@ class LayerInfo:
 
 
 def layers_of(encoder: Encoder) -> list[LayerInfo]:
-    """The layers of an encoder that can be chosen, in the order in which they run.
+    """Return the layers of an encoder that can be chosen, in the order in which they run.
 
     Args:
         encoder: Any encoder; its own layer does not matter.
@@ -47,7 +47,7 @@ def layers_of(encoder: Encoder) -> list[LayerInfo]:
         deeper than the default one are left out, for there are hundreds of them.
 
     Raises:
-        CcropError: The network cannot take images of its input size.
+        CcropError: If the network cannot take images of its input size.
     """
     seen = _watched(encoder)
     default = _default(seen)
@@ -63,7 +63,7 @@ def layers_of(encoder: Encoder) -> list[LayerInfo]:
 
 
 def layer_named(encoder: Encoder, name: str) -> LayerInfo | None:
-    """How the output of one layer lies on a grid; None if it does not."""
+    """Return how the output of one layer lies on a grid; None if it does not."""
     return next((run.info for run in _watched(encoder) if run.info.name == name), None)
 
 
@@ -81,7 +81,7 @@ def _may_be_named(run: _Run, deepest: int) -> bool:
 
 
 def _default(seen: list[_Run]) -> _Run | None:
-    """The last feature map before the pooling; for tokens, what the last block gives."""
+    """Return the last feature map before the pooling; for tokens, what the last block gives."""
     fit = [run for run in seen if not run.pooled and not run.idle]
     if not fit:
         return None
@@ -92,7 +92,7 @@ def _default(seen: list[_Run]) -> _Run | None:
 
 
 def _watched(encoder: Encoder) -> list[_Run]:
-    """Every run of a module whose output lies on a grid, in the order in which they finish."""
+    """Return every run of a module whose output is on a grid, in the order they finish."""
     names: dict[nn.Module, str] = {}
     for name, part in encoder.module.named_modules():
         if not isinstance(part, ScriptModule):  # takes no hooks
@@ -126,7 +126,7 @@ def _watched(encoder: Encoder) -> list[_Run]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CcropError(
             f"{encoder.name or 'The network'} fails on images of {encoder.input_size} pixels: "
-            f"{lines[0]} Give the size it was built for with --input-size."
+            f"{lines[0]} Give the size it was built for with `input_size`."
         ) from error
     finally:
         for handle in handles:
@@ -162,7 +162,7 @@ def _info(
 
 
 def _square(tokens: int, prefix: int | None) -> tuple[int, tuple[int, int]] | None:
-    """Tokens before the patches, and the square of the patches."""
+    """Return the number of tokens before the patches, and the square of the patches."""
     likely = tokens - isqrt(tokens) ** 2
     # Some networks add their class token only after most blocks, so that there is none before.
     for count in [likely] if prefix is None else [prefix, 0]:
@@ -173,7 +173,7 @@ def _square(tokens: int, prefix: int | None) -> tuple[int, tuple[int, int]] | No
 
 
 def _prefix_tokens(module: nn.Module) -> int | None:
-    """Tokens before those of the patches; None where the network does not tell."""
+    """Return the number of tokens before the patches; None where the network does not tell."""
     known = getattr(module, "num_prefix_tokens", None)  # timm
     if isinstance(known, int):
         return known

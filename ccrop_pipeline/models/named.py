@@ -26,23 +26,23 @@ def torchvision_network(
     partial: bool,
     say: Callable[[str], None],
 ) -> Network:
-    """A network of torchvision, or one of its ResNets with the stem for small images.
+    """Build a network of torchvision, or one of its ResNets with the stem for small images.
 
     Args:
-        name: As in ``torchvision.models``, or a ResNet's with ``-cifar`` behind it.
+        name: As in `torchvision.models`, or a ResNet's with `-cifar` behind it.
         weights: Of a file, the library's default ones, or random.
         input_size: Side of the images if not the usual one.
         partial: Whether weights that do not fit in full are accepted.
         say: Called with lines for people.
 
     Raises:
-        CcropError: There is no such network, or its weights cannot be had or do not fit.
+        CcropError: If there is no such network, or its weights cannot be had or do not fit.
     """
     from torchvision import models
 
     if name.endswith(_OURS):
         if weights == "pretrained":
-            raise CcropError(f"torchvision has no weights for {name}: give --weights FILE.")
+            raise CcropError(f"torchvision has no weights for {name}: give `weights` a file.")
         network = Network(build_backbone(name), f"torchvision:{name}", input_size or 32)
         return _with_weights(network, weights, input_size, partial, say)
     known = models.list_models(module=models)
@@ -71,10 +71,10 @@ def timm_network(
     partial: bool,
     say: Callable[[str], None],
 ) -> Network:
-    """A network of timm; the arguments are those of `torchvision_network`.
+    """Build a network of timm; the arguments are those of `torchvision_network`.
 
     Raises:
-        CcropError: timm is missing, has no such network, or its weights cannot be had or do not
+        CcropError: If timm is missing, has no such network, or its weights cannot be had or do not
             fit.
     """
     timm = import_timm()
@@ -124,9 +124,9 @@ def _fetched(label: str, get: Callable[[], Any]) -> Any:
     except (OSError, URLError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CcropError(
-            f"The pretrained weights of {label} cannot be had: {lines[0].rstrip('.')}. They come "
-            "over the network or from the library's cache on this machine. Give a file with "
-            "--weights FILE, or fetch them once where there is a network."
+            f"the pretrained weights of {label} cannot be had: {lines[0].rstrip('.')}. They come "
+            "over the network or from the library's cache on this machine. Give "
+            "`weights` a file, or fetch them once where there is a network."
         ) from error
 
 

@@ -31,15 +31,15 @@ class Network:
 
 
 def import_timm() -> Any:
-    """The package timm.
+    """Import timm.
 
     Raises:
-        CcropError: It is not installed.
+        CcropError: If it is not installed.
     """
     try:
         import timm
     except ImportError:
         raise CcropError(
-            "This model is built by timm, which is missing: pip install timm."
+            "this model is built by timm, which is missing: pip install timm."
         ) from None
     return timm

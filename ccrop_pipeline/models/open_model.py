@@ -1,4 +1,4 @@
-"""Opening whatever `--model` names as an encoder."""
+"""Whatever names a model, opened as an encoder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -101,6 +101,11 @@ def _from_path(
 ) -> Network | Encoder:
     if path.is_dir():
         path = path / NEWEST
+        if not path.exists():
+            raise CcropError(
+                f"no checkpoint at {path}. Give the folder of a run that `ccrop train` has trained "
+                "for at least one epoch, or one of its checkpoints."
+            )
     if not path.exists():
         raise CcropError(
             f"there is no model {path}: no such file or folder, and it starts with neither "

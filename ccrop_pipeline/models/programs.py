@@ -17,10 +17,10 @@ _USUAL_SIZE = 224
 
 
 def torchscript_network(path: Path, input_size: int | None) -> Network:
-    """A module saved by ``torch.jit.save``. Only its own output can be read, no layer inside.
+    """Load a module saved by `torch.jit.save`. Only its own output can be read, no layer inside.
 
     Raises:
-        CcropError: The file cannot be loaded.
+        CcropError: If the file cannot be loaded.
     """
     try:
         with warnings.catch_warnings():  # it is deprecated, and the files are there all the same
@@ -43,7 +43,7 @@ class _Whole(nn.Module):
 
 
 def exported_network(path: Path, input_size: int | None, device: torch.device | str) -> Network:
-    """A program saved by ``torch.export.save``, with its modules under their names.
+    """Load a program saved by `torch.export.save`, with its modules under their names.
 
     Args:
         path: The file.
@@ -51,7 +51,7 @@ def exported_network(path: Path, input_size: int | None, device: torch.device | 
         device: Where it will run; programs hold devices inside, which are changed.
 
     Raises:
-        CcropError: The file cannot be loaded, or takes one batch size only.
+        CcropError: If the file cannot be loaded, or takes one batch size only.
     """
     try:
         program = torch.export.load(path)
@@ -76,19 +76,19 @@ def exported_network(path: Path, input_size: int | None, device: torch.device | 
 
 
 def factory_network(spec: str, input_size: int | None) -> Network | Encoder:
-    """What a function in a Python file returns; naming the file is consent to run it.
+    """Call a function in a Python file for a network; naming the file is consent to run it.
 
     Args:
-        spec: ``path/to/module.py:function``.
+        spec: `path/to/module.py:function`.
         input_size: Side of the images for a module; 224 by default.
 
     Raises:
-        CcropError: There is no such file or function, or it returns something else.
+        CcropError: If there is no such file or function, or it returns something else.
     """
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise CcropError(f"There is no Python file {path} to take {name!r} from.")
+        raise CcropError(f"there is no Python file {path} to take {name!r} from.")
     module_spec = importlib.util.spec_from_file_location(f"_ccrop_model_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None

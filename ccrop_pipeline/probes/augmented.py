@@ -46,7 +46,7 @@ class AugmentedSettings:
         batch_size: Images a step.
 
     Raises:
-        CcropError: When a number is out of its range.
+        CcropError: If a number is out of its range.
     """
 
     rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -57,7 +57,7 @@ class AugmentedSettings:
         if not self.rates or min(self.rates) <= 0 or self.epochs < 1 or self.batch_size < 1:
             raise CcropError(
                 f"rates are {self.rates}, epochs {self.epochs}, batch_size {self.batch_size}: "
-                "rates must be above 0, the others at least 1"
+                "rates must be above 0, the others at least 1."
             )
 
 
@@ -71,7 +71,7 @@ def augmented_probe(
     workers: int = 0,
     advance: Callable[[int], object] | None = None,
 ) -> LinearResult:
-    """Accuracy of linear classifiers trained on random crops and flips.
+    """Return the accuracy of linear classifiers trained on random crops and flips.
 
     One pass of the frozen encoder serves the classifiers of all rates. The one that is best on
     whole images of `validation` after the last epoch takes the test, once. It is not trained
@@ -88,7 +88,7 @@ def augmented_probe(
         advance: Called with the number of images of each batch that is done.
 
     Raises:
-        CcropError: When no image can be read, or training images are all of one class.
+        CcropError: If no image can be read, or training images are all of one class.
     """
     settings = settings or AugmentedSettings()
     held, asked = (embed(part, encoder, threads, advance=advance) for part in (validation, test))
@@ -110,7 +110,7 @@ def _trained(
     workers: int,
     advance: Callable[[int], object] | None,
 ) -> list[nn.Linear]:
-    """One classifier for each rate, on the CPU."""
+    """Return one classifier for each rate, on the CPU."""
     device = torch.device(encoder.device)
     heads = [_head(channels, classes).to(device) for _ in settings.rates]
     groups = [
@@ -145,7 +145,7 @@ def _head(channels: int, classes: int) -> nn.Linear:
 def _loader(
     images: LabelledImages, encoder: Encoder, settings: AugmentedSettings, workers: int
 ) -> Loader:
-    """Random crops: decoded images that stay on the device where they fit, else by position."""
+    """Open random crops of images that stay decoded on the device, or are read by position."""
     index, device = Subset(images), torch.device(encoder.device)
     group = ViewGroup(1, encoder.input_size, CropParams(scale=_SCALE))
     cutter = ViewCutter((group,), _SEED)
@@ -157,7 +157,7 @@ def _loader(
 
 
 def _epoch(loader: Loader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features and labels of the batches of an epoch, on the encoder's device."""
+    """Return the features and labels of the batches of an epoch, on the encoder's device."""
     for batch in loader.epoch(epoch):
         crops, readable = _flipped(batch, epoch), batch.readable
         if readable.any():
@@ -167,7 +167,7 @@ def _epoch(loader: Loader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tenso
 
 
 def _flipped(batch: Batch, epoch: int) -> Tensor:
-    """The crops uint8 (B, 3, S, S), each mirrored with probability 1/2."""
+    """Return the crops uint8 (B, 3, S, S), each mirrored with probability 1/2."""
     crops = batch.views[0][0]
     mirrored = uniforms(_SEED, epoch, batch.hashes, 0, PHOTOMETRIC, 1)[:, 0] < 0.5
     rows = torch.from_numpy(np.flatnonzero(mirrored)).to(crops.device)

@@ -28,29 +28,29 @@ class LabelledImages:
     """
 
     index: ImageIndex
-    rows: np.ndarray
+    rows: NDArray[np.int64]
 
 
 def labelled(index: ImageIndex, location: str) -> LabelledImages:
-    """All labelled images of an index.
+    """Return all labelled images of an index.
 
     Args:
         index: Images by position.
         location: Where they come from, for people.
 
     Raises:
-        CcropError: When there is none.
+        CcropError: If there is none.
     """
     rows = np.flatnonzero(index.labels >= 0)
     if not len(rows):
-        raise CcropError(f"no image of {location} has a label, so there is nothing to probe with")
+        raise CcropError(f"no image of {location} has a label, so there is nothing to probe with.")
     return LabelledImages(index, rows)
 
 
 def bank_and_queries(
     train: Source, index: ImageIndex, test: Source | None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """The labelled images that answer, and those that are asked about.
+    """Return the labelled images that answer, and those that are asked about.
 
     Without a test, or where it has the same images, about a sixth is held out by key: images
     that answer would know themselves.
@@ -61,7 +61,7 @@ def bank_and_queries(
         test: Where those that are asked about come from.
 
     Raises:
-        CcropError: When one of the two has no labels, when they have other classes, or when there
+        CcropError: If one of the two has no labels, when they have other classes, or when there
             are too few images to hold some out.
     """
     bank = labelled(index, train.location)
@@ -72,38 +72,38 @@ def bank_and_queries(
 
 
 def expect_same_classes(train: Source, test: Source) -> None:
-    """Checks that a label means the same class in two sources that name their classes.
+    """Check that a label means the same class in two sources that name their classes.
 
     Raises:
-        CcropError: It does not. In a folder without images of one class, for example, those after
-            it have other labels.
+        CcropError: If it does not: in a folder without images of one class, for example, the
+            classes after it have other labels.
     """
     for label, (ours, theirs) in enumerate(zip(train.classes, test.classes, strict=False)):
         if ours != theirs:
             raise CcropError(
                 f"label {label} is {ours!r} in {train.location} and {theirs!r} in "
                 f"{test.location}, so that an accuracy would mean nothing. Give both images of "
-                "the same classes"
+                "the same classes."
             )
 
 
 def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-    """Splits images by key into a bank and about a sixth of them as queries.
+    """Split images by key into a bank and about a sixth of them as queries.
 
     Raises:
-        CcropError: When a part would be empty.
+        CcropError: If a part would be empty.
     """
     bank, queries = _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
     if not len(bank.rows) or not len(queries.rows):
         raise CcropError(
             f"{len(images.rows)} labelled images are too few to hold out a sixth of them for a "
-            "test. Give other images for the test, or take no probe (probe.every=0 in a run)"
+            "test. Give other images for the test, or take no probe (probe.every=0 in a run)."
         )
     return bank, queries
 
 
 def at_most(images: LabelledImages, count: int) -> LabelledImages:
-    """The given number of images, or all if there are fewer; by key, whatever their order."""
+    """Return so many of the images, or all of fewer; chosen by key, whatever their order."""
     if len(images.rows) <= count:
         return images
     chosen = np.argsort(_hashes(images), kind="stable")[:count]
@@ -111,30 +111,32 @@ def at_most(images: LabelledImages, count: int) -> LabelledImages:
 
 
 def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-    """Splits training images by key into those to fit and about a tenth to choose settings on.
+    """Split training images by key: those to fit, and about a tenth to choose settings on.
 
     The same images on every machine, and independent of `held_out`, so that its bank can be
     split again.
 
     Raises:
-        CcropError: When a part would be empty.
+        CcropError: If a part would be empty.
     """
     chosen = _hashes(images) // np.uint64(_HELD_OUT) % np.uint64(_VALIDATION) == 0
     fitted, validation = _without(images, chosen)
     if not len(fitted.rows) or not len(validation.rows):
         raise CcropError(
             f"{len(images.rows)} labelled images are too few to choose the settings of a linear "
-            "probe on a tenth of them. Use the kNN probe"
+            "probe on a tenth of them. Use the kNN probe."
         )
     return fitted, validation
 
 
-def _hashes(images: LabelledImages) -> np.ndarray:
+def _hashes(images: LabelledImages) -> NDArray[np.uint64]:
     keys = images.index.keys
     return hash_keys([keys[row] for row in images.rows.tolist()])
 
 
-def _without(images: LabelledImages, chosen: np.ndarray) -> tuple[LabelledImages, LabelledImages]:
+def _without(
+    images: LabelledImages, chosen: NDArray[np.bool_]
+) -> tuple[LabelledImages, LabelledImages]:
     return (
         LabelledImages(images.index, images.rows[~chosen]),
         LabelledImages(images.index, images.rows[chosen]),
@@ -163,7 +165,7 @@ def embed(
     threads: int = 2,
     advance: Callable[[int], object] | None = None,
 ) -> Features:
-    """Spatial means of the encoder's feature maps over whole images; unreadable ones left out.
+    """Return spatial means of the encoder's feature maps; unreadable images are left out.
 
     For a ResNet these are the features that its classifier would see; for a transformer, the mean
     of the patches' tokens.
@@ -175,7 +177,7 @@ def embed(
         advance: Called with the number of images of each batch that is done.
 
     Raises:
-        CcropError: When none of the images can be read.
+        CcropError: If none of the images can be read.
     """
     encoded: Iterable[bytes] = (images.index.read(row) for row in images.rows.tolist())
     values, readable = [], []
@@ -186,7 +188,7 @@ def embed(
             advance(len(batch.readable))
     kept = np.concatenate([np.zeros(0, bool), *readable])
     if not kept.any():
-        raise CcropError(f"none of {len(images.rows)} labelled images can be read")
+        raise CcropError(f"none of {len(images.rows)} labelled images can be read.")
     return Features(
         torch.cat(values)[torch.from_numpy(kept)],
         torch.from_numpy(images.index.labels[images.rows[kept]]),
@@ -221,5 +223,5 @@ class Subset:
         return len(self._rows)
 
     def read(self, i: int) -> bytes:
-        """The encoded bytes of image `i`."""
+        """Return the encoded bytes of image `i`."""
         return self._index.read(int(self._rows[i]))

@@ -26,7 +26,7 @@ class KnnSettings:
             would take longer than the epochs between.
 
     Raises:
-        CcropError: When a number is out of its range.
+        CcropError: If a number is out of its range.
     """
 
     every: int = 10
@@ -39,7 +39,7 @@ class KnnSettings:
             raise CcropError(
                 f"probe.every = {self.every}, probe.k = {self.k}, probe.max_images = "
                 f"{self.max_images}, probe.temperature = {self.temperature}: they must be at least "
-                "0, 1 and 1, and above 0"
+                "0, 1 and 1, and above 0."
             )
 
 
@@ -49,7 +49,7 @@ def knn_accuracy(
     settings: KnnSettings,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Share of queries whose class wins the weighted vote of their nearest neighbours.
+    """Return the share of queries whose class wins the weighted vote of their nearest neighbours.
 
     The k nearest by cosine similarity vote with weight exp(similarity / temperature), as in
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",

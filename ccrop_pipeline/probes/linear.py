@@ -27,17 +27,17 @@ class SoftmaxRegression:
 
     @classmethod
     def zero(cls, classes: int, channels: int, device: torch.device) -> "SoftmaxRegression":
-        """The classifier that knows nothing: where the solver starts."""
+        """Return the classifier of no knowledge: where the solver starts."""
         return cls(
             torch.zeros(classes, channels, device=device), torch.zeros(classes, device=device)
         )
 
     def logits(self, values: Tensor) -> Tensor:
-        """Scores (n, classes) of features (n, channels)."""
+        """Return scores (n, classes) of features (n, channels)."""
         return F.linear(values, self.weight, self.bias)
 
     def objective(self, values: Tensor, labels: Tensor, penalty: float) -> Tensor:
-        """Mean cross entropy plus penalty / 2 times the squared norm of the weights.
+        """Return the mean cross entropy plus penalty / 2 times the squared norm of the weights.
 
         The bias is free. Strictly convex in the weights for a penalty above 0.
         """
@@ -45,14 +45,14 @@ class SoftmaxRegression:
         return loss + penalty / 2 * self.weight.square().sum()
 
     def accuracy(self, values: Tensor, labels: Tensor) -> float:
-        """Share of rows whose largest score is that of their label."""
+        """Return the share of rows whose largest score is that of their label."""
         return float((self.logits(values).argmax(1) == labels).double().mean())
 
 
 def fit_softmax(
     values: Tensor, labels: Tensor, penalty: float, start: SoftmaxRegression
 ) -> SoftmaxRegression:
-    """The minimum of `SoftmaxRegression.objective`.
+    """Find the minimum of `SoftmaxRegression.objective`.
 
     Args:
         values: float32 (n, channels), standardised.
@@ -99,7 +99,7 @@ class LinearResult:
     Attributes:
         accuracy: Share of test images classified right; measured once, with what was chosen.
         validation: The same of the validation images, by which was chosen.
-        setting: What was chosen: ``penalty`` or ``rate``.
+        setting: What was chosen: `penalty` or `rate`.
         chosen: Its value.
         tried: Validation accuracy for each value tried.
     """
@@ -123,7 +123,7 @@ def linear_probe(
     test: Features,
     device: torch.device | str = "cpu",
 ) -> LinearResult:
-    """Accuracy of softmax regression on frozen features.
+    """Return the accuracy of softmax regression on frozen features.
 
     The penalty on the weights is the one whose classifier, fitted on `fitted`, is best on
     `validation`; with it a classifier is fitted on both and takes the test once. There is no epoch
@@ -138,7 +138,7 @@ def linear_probe(
         device: Where the regression runs.
 
     Raises:
-        CcropError: When the training images are all of one class.
+        CcropError: If the training images are all of one class.
     """
     classes = classes_of(fitted, validation, test)
     device = torch.device(device)
@@ -155,14 +155,14 @@ def linear_probe(
 
 
 def classes_of(fitted: Features, *others: Features) -> int:
-    """Number of classes, by the greatest label.
+    """Return the number of classes, by the greatest label.
 
     Raises:
-        CcropError: When all of `fitted` are of one class.
+        CcropError: If all of `fitted` are of one class.
     """
     if bool((fitted.labels == fitted.labels[0]).all()):
         raise CcropError(
-            "all training images are of one class, which leaves a linear probe nothing to learn"
+            "all training images are of one class, which leaves a linear probe nothing to learn."
         )
     return max(int(part.labels.max()) for part in (fitted, *others)) + 1
 
@@ -184,7 +184,7 @@ def _on_validation(
 
 
 def _standardised(train: Features, other: Features, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both with the mean and standard deviation of the first taken out; constant channels are 0."""
+    """Standardise both by the mean and deviation of the first; constant channels become 0."""
     mean, std = train.values.mean(0), train.values.std(0)
     scale = torch.where(std > 1e-6 * std.max(), 1 / std, torch.zeros_like(std))
     ours, theirs = ((part.values - mean).mul_(scale) for part in (train, other))

@@ -61,7 +61,7 @@ class Audit:
 
 
 def audit(box_set: BoxSet) -> Audit:
-    """Judges a box set by its own numbers; no true boxes are needed.
+    """Judge a box set by its own numbers; no true boxes are needed.
 
     Boxes are taken to be of no use where more than half of them cover more than 90 % of their
     image. Then, if the set has heatmaps, the mildest threshold (or mass, if the boxes came of
@@ -164,5 +164,5 @@ def _sample(box_set: BoxSet) -> torch.Tensor | None:
 
 
 def _spread(available: int, wanted: int) -> NDArray[np.int64]:
-    """Up to `wanted` indices below `available`, evenly spread."""
+    """Return up to `wanted` indices below `available`, evenly spread."""
     return np.unique(np.linspace(0, max(0, available - 1), min(available, wanted)).astype(np.int64))

@@ -21,7 +21,7 @@ _TITLES = ("image and boxes", "heatmap", "view 1", "view 2")
 def contact_sheet(
     box_set: BoxSet, source: Source, params: CropParams, count: int = 12, across: int = 3
 ) -> Image.Image:
-    """Draws the first images of a source with their boxes.
+    """Draw the first images of a source with their boxes.
 
     Four cells an image: the image with its found box (red) and true boxes (green, where the
     source has them), its heatmap laid over it, and two views without colour changes.
@@ -34,7 +34,7 @@ def contact_sheet(
         across: Images side by side.
 
     Raises:
-        CcropError: When the source has no readable image.
+        CcropError: If the source has no readable image.
     """
     shard = source.shards[0]
     table = box_set.read(shard)
@@ -42,7 +42,7 @@ def contact_sheet(
     readable = (sample for sample in source.read(shard) if _is_readable(sample))
     samples = list(islice(readable, count))
     if not samples:
-        raise CcropError(f"no image of {source.location} can be shown")
+        raise CcropError(f"no image of {source.location} can be shown.")
     sheet = _empty_sheet(len(samples), across)
     for place, sample in enumerate(samples):
         row = row_of[sample.key]

@@ -65,7 +65,7 @@ class _Rows:
 
 
 def diff(before: BoxSet, after: BoxSet, movers: int = 10) -> BoxDiff:
-    """Compares two box sets; their shards need not be the same.
+    """Compare two box sets; their shards need not be the same.
 
     Args:
         before: The one box set.

@@ -34,18 +34,18 @@ class Quality:
 
 
 def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
-    """Compares a box set with the true boxes of its source.
+    """Compare a box set with the true boxes of its source.
 
     Args:
         box_set: Boxes to judge.
         source: Images whose annotations hold true boxes.
 
     Returns:
-        Quality for each ``source`` that annotations name (data sets that were put together) in
+        Quality for each `source` that annotations name (data sets that were put together) in
         alphabetical order.
 
     Raises:
-        CcropError: When no image of the source has a true box, or one has no box in the set.
+        CcropError: If no image of the source has a true box, or one has no box in the set.
     """
     rows = defaultdict(list)
     for shard in source.shards:
@@ -61,7 +61,7 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
             candidates = (by_key[sample.key], FULL_BOX, CENTRE_70)
             rows[group].append([iou(box, truth).max() for box in candidates])
     if not rows:
-        raise CcropError(f"no image of {source.location} comes with true boxes")
+        raise CcropError(f"no image of {source.location} comes with true boxes.")
     return {group: _summary(np.array(best)) for group, best in sorted(rows.items())}
 
 

@@ -210,7 +210,7 @@ def test_wrong_names_are_answered_with_near_ones(tmp_path) -> None:
 def test_pretrained_weights_that_cannot_be_fetched(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
-    with pytest.raises(CcropError, match=r"torchvision:resnet18 cannot be had.*--weights FILE"):
+    with pytest.raises(CcropError, match=r"torchvision:resnet18 cannot be had.*`weights` a file"):
         open_encoder("torchvision:resnet18")
 
 
@@ -227,7 +227,7 @@ class Planted:
 def test_a_file_that_runs_code_is_refused_unless_told(tmp_path) -> None:
     content = moco(resnet18().state_dict()) | {"extra": Planted(tmp_path / "ran")}
     torch.save(content, tmp_path / "bad.pth")
-    with pytest.raises(CcropError, match=r"posix.mkdir.*run any code.*--unsafe"):
+    with pytest.raises(CcropError, match=r"posix.mkdir.*run any code.*`unsafe`"):
         open_encoder(str(tmp_path / "bad.pth"))
     assert not (tmp_path / "ran").exists()
     options = {"unsafe": True, "input_size": 64}
