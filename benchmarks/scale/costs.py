@@ -61,7 +61,7 @@ def main() -> None:
         microseconds["write"] = _cpu(lambda: write_shard(place, "a", table, _MADE_UP)) / len(table)
         end = _cpu(lambda: write_manifest(place, ["a"], _MADE_UP))
         microseconds["complete"] = end / len(table)
-        row = (place / "a.parquet").stat().st_size / ROWS_PER_SHARD
+        row = (place / "data/a.parquet").stat().st_size / ROWS_PER_SHARD
     result: dict[str, Any] = {
         "images": len(images),
         "bytes_an_image": sum(map(len, samples)) // len(samples),

@@ -39,4 +39,5 @@ def work(
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file that is not hidden, with its bytes."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+    visible = (path for path in folder.rglob("*.*") if path.name[0] != ".")
+    return {path.name: path.read_bytes() for path in visible}

@@ -25,16 +25,20 @@ class TargetTakenError(CcropError):
 
 
 @contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """Give a hidden path beside `target` to write to; on leaving, sync it and move it there.
+def written_aside(target: Path, *, folder: Path | None = None) -> Iterator[Path]:
+    """Yield a hidden path to write to; on leaving, sync it and move it to `target`.
 
     A target with the very same bytes is left as it is, so that work done twice does no harm. Of
     several writers at once the first one stays.
 
+    Args:
+        target: The file to write.
+        folder: Where the hidden path is, on the same disk; None: beside `target`.
+
     Raises:
         TargetTakenError: If `target` is there with other bytes; it is not touched.
     """
-    aside = target.with_name(hidden_name(target.name))
+    aside = (folder or target.parent) / hidden_name(target.name)
     try:
         yield aside
         # Nothing is synced for a file that is there already.
@@ -104,6 +108,12 @@ class BoxFolder(Protocol):
     def exists(self) -> bool:
         """Tell whether there is such a folder."""
 
+    def inside(self, name: str) -> "BoxFolder":
+        """Open the folder of this name within this one.
+
+        It never holds anything but whole files: what is written to it is written aside in this one.
+        """
+
     def files(self) -> dict[str, int]:
         """List the files that are not hidden, each with its bytes; none where no folder is."""
 
@@ -146,6 +156,7 @@ class LocalFolder:
     """A folder of this machine, or mounted on it."""
 
     path: Path
+    aside: Path | None = None  # where files are hidden until they are whole; None: here
 
     def __str__(self) -> str:
         """The path."""
@@ -154,6 +165,10 @@ class LocalFolder:
     def exists(self) -> bool:
         """As in `BoxFolder`."""
         return self.path.is_dir()
+
+    def inside(self, name: str) -> "LocalFolder":
+        """As in `BoxFolder`."""
+        return LocalFolder(self.path / name, self.path)
 
     def files(self) -> dict[str, int]:
         """As in `BoxFolder`."""
@@ -173,7 +188,7 @@ class LocalFolder:
     def written(self, file: str) -> AbstractContextManager[Path]:
         """As in `BoxFolder`; written under a hidden name, synced and moved."""
         self.path.mkdir(parents=True, exist_ok=True)
-        return written_aside(self.path / file)
+        return written_aside(self.path / file, folder=self.aside)
 
 
 @dataclass(frozen=True)
@@ -181,6 +196,7 @@ class RemoteFolder:
     """A folder that fsspec reaches. Its files are read and written through local copies."""
 
     url: str
+    aside: str | None = None  # as in `LocalFolder`
 
     def __str__(self) -> str:
         """The address."""
@@ -188,20 +204,27 @@ class RemoteFolder:
 
     def exists(self) -> bool:
         """As in `BoxFolder`."""
-        return bool(self.files())
+        return bool(self._entries())
+
+    def inside(self, name: str) -> "RemoteFolder":
+        """As in `BoxFolder`."""
+        return RemoteFolder(f"{self.url}/{name}", self.url)
 
     def files(self) -> dict[str, int]:
         """As in `BoxFolder`."""
+        entries = (entry for entry in self._entries() if entry["type"] == "file")
+        sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries}
+        return {name: size for name, size in sorted(sizes.items()) if not name.startswith(".")}
+
+    def _entries(self) -> list[dict[str, Any]]:
         files, folder = file_system(self.url)
         with explained(self.url):
             # What others wrote since must be seen.
             files.invalidate_cache(folder)
             try:
-                entries = files.ls(folder, detail=True)
+                return list(files.ls(folder, detail=True))
             except FileNotFoundError:
-                return {}
-        named = {e["name"].rpartition("/")[2]: e for e in entries if e["type"] == "file"}
-        return {name: e["size"] for name, e in sorted(named.items()) if not name.startswith(".")}
+                return []
 
     def has(self, file: str) -> bool:
         """As in `BoxFolder`."""
@@ -231,14 +254,17 @@ class RemoteFolder:
         with explained(f"{self.url}/{file}"):
             files.invalidate_cache(folder)
             try:
-                _put(files, f"{folder}/{file}", content)
+                _put(files, f"{folder}/{file}", content, file_system(self.aside or self.url)[1])
             except FileExistsError:
                 if files.cat_file(f"{folder}/{file}") != content:
                     raise TargetTakenError(f"{self.url}/{file}") from None
 
 
-def _put(files: Any, target: str, content: bytes) -> None:
-    """Let a file appear whole; `FileExistsError` where one is there already."""
+def _put(files: Any, target: str, content: bytes, hidden: str) -> None:
+    """Let a file appear whole; `FileExistsError` where one is there already.
+
+    `hidden` is the folder in which it is written aside where that is needed.
+    """
     if files.exists(target):
         raise FileExistsError(target)
     if _protocols(files) & _ONE_PUT_IS_WHOLE:
@@ -246,7 +272,7 @@ def _put(files: Any, target: str, content: bytes) -> None:
         files.pipe_file(target, content, mode="create")
         return
     parent, _, name = target.rpartition("/")
-    aside = f"{parent}/{hidden_name(name)}"
+    aside = f"{hidden}/{hidden_name(name)}"
     # Not above: an object store would make a bucket of an address that was mistyped.
     files.makedirs(parent, exist_ok=True)
     try:

@@ -5,7 +5,7 @@ Needs numpy and pyarrow and nothing else of this project, so that any program ca
 """
 
 from ccrop_pipeline.boxset.lookup import BoxLookup
-from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, write_manifest
+from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, strangers, write_manifest
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
 from ccrop_pipeline.boxset.reader import BoxFinder, BoxSet, MissingBoxes, convert
 from ccrop_pipeline.boxset.rules import RULES, Problem
@@ -46,6 +46,7 @@ __all__ = [
     "iou",
     "missing_shards",
     "shard_is_complete",
+    "strangers",
     "validate",
     "write_manifest",
     "write_shard",

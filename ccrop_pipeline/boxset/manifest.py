@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json, typed
 from ccrop_pipeline.boxset.rules import Problem, refuse
-from ccrop_pipeline.boxset.shards import FORMS, shard_file
+from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file
 from ccrop_pipeline.boxset.table import STATUSES
 from ccrop_pipeline.errors import CcropError
 
 MANIFEST = "manifest.json"
+CARD = "README.md"
 _FIELDS = {"ccrop", "form", "rows", "counts", "shards"}
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: its name, file name, number of rows, size in bytes and sha256 as hex."""
+    """One shard: its name, file in the box set, number of rows, size in bytes, sha256 as hex."""
 
     name: str
     file: str
@@ -90,7 +92,7 @@ def write_manifest(
     """
     place, names = open_folder(folder), list(shard_names)
     files = {name: shard_file(name, form) for name in names}
-    there = place.files()
+    there = place.inside(DATA).files()
     missing = [file for file in files.values() if file not in there]
     if missing:
         raise CcropError(
@@ -100,10 +102,11 @@ def write_manifest(
     problems = strays(there, files.values())
     if len(files) < len(names):
         problems.append(Problem("B006", str(place), "the same shard name is given twice"))
-    found = read_manifest(place, []) if MANIFEST in there and not problems else None
+    found = read_manifest(place, []) if place.has(MANIFEST) and not problems else None
     if found and _says(found, names, provenance, form) and not wrong_sizes(found, there):
         return found
     manifest = _inspected(place, files, provenance, form, problems)
+    _write_card(place, manifest)
     try:
         with place.written(MANIFEST) as path:
             path.write_text(manifest.to_text(), encoding="utf-8")
@@ -127,14 +130,15 @@ def _inspected(
     form: str,
     problems: list[Problem],
 ) -> Manifest:
-    inspection = Inspection(place, form, provenance.fingerprint)
+    data = place.inside(DATA)
+    inspection = Inspection(data, form, provenance.fingerprint)
     entries, counts = [], dict.fromkeys(STATUSES, 0)
     for name, file in files.items():
-        with place.local(file) as path:
+        with data.local(file) as path:
             table = inspection.shard(path)
             if table is not None:
-                size = path.stat().st_size
-                entries.append(ShardEntry(name, file, len(table), size, sha256_of(path)))
+                size, digest = path.stat().st_size, sha256_of(path)
+                entries.append(ShardEntry(name, f"{DATA}/{file}", len(table), size, digest))
                 counts = {status: counts[status] + n for status, n in table.counts().items()}
     remedy = f"No manifest was written to {place}: put this right, then run again."
     refuse(problems + inspection.problems(), remedy)
@@ -152,8 +156,57 @@ def wrong_sizes(manifest: Manifest, there: Mapping[str, int]) -> list[Problem]:
     return [
         Problem("B007", entry.file, "missing, or not of the size listed")
         for entry in manifest.shards
-        if there.get(entry.file) != entry.bytes
+        if there.get(shard_file(entry.name, manifest.form)) != entry.bytes
     ]
+
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: data/*{suffix}
+tags:
+- ccrop-boxes
+---
+
+# Boxes of {rows:,} images
+
+One box for each image of a source, in a box set of ccrop, format version {version}: normalised
+`x_min, y_min, x_max, y_max`, half-open, in the stored pixels without their EXIF orientation, joined
+to the images by `key`. {statuses}
+
+What made the boxes is in `manifest.json` and in every shard:
+
+```json
+{provenance}
+```
+
+{reading}
+"""
+_READING = {
+    "parquet": """Any reader of Parquet opens the folder `data`, such as `pandas.read_parquet`,
+`polars.read_parquet` or `pyarrow.parquet.read_table`; `datasets.load_dataset` opens this one.""",
+    "webdataset": """`webdataset.WebDataset` reads the tars in `data`, one sample `box.json` an
+image; `datasets.load_dataset` opens this folder.""",
+}
+
+
+def _write_card(place: BoxFolder, manifest: Manifest) -> None:
+    """Write `README.md`, what people and hubs read, unless one is there."""
+    if place.has(CARD):
+        return
+    counts, made_by = manifest.counts, manifest.provenance.to_json()
+    del made_by["libraries"]  # which differ between processes that finish at the same time
+    text = _CARD.format(
+        suffix=FORMS[manifest.form].suffix,
+        rows=manifest.rows,
+        version=made_by["version"],
+        statuses=f"Status `ok`: {counts['ok']:,}; `empty`, with the whole image as box: "
+        f"{counts['empty']:,}; `unreadable`, likewise: {counts['unreadable']:,}.",
+        provenance=json.dumps(made_by, indent=1, ensure_ascii=False),
+        reading=_READING[manifest.form],
+    )
+    with suppress(TargetTakenError), place.written(CARD) as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None:
@@ -210,7 +263,7 @@ def _wrong_names(manifest: Manifest) -> list[str]:
     wrong, seen = [], set()
     for entry in manifest.shards:
         try:
-            right = shard_file(entry.name, manifest.form)
+            right = f"{DATA}/{shard_file(entry.name, manifest.form)}"
         except ValueError as error:
             wrong.append(str(error))
             continue
@@ -231,6 +284,17 @@ def strays(there: Iterable[str], files: Iterable[str]) -> list[Problem]:
         for file in there
         if file.endswith(suffixes) and file not in known
     ]
+
+
+def strangers(folder: Path) -> list[str]:
+    """Find what lies in a local folder and is no part of a box set; hidden files are ignored."""
+    suffixes = tuple(form.suffix for form in FORMS.values())
+    data = folder / DATA
+    shards = data.iterdir() if data.is_dir() else ()
+    found = {path for path in folder.iterdir() if path.name not in (MANIFEST, CARD, DATA)}
+    found |= {path for path in shards if not path.name.endswith(suffixes)}
+    names = (path.relative_to(folder) for path in found if not path.name.startswith("."))
+    return sorted(map(str, names))
 
 
 def sha256_of(path: Path) -> str:

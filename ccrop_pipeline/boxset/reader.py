@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,15 @@ from ccrop_pipeline.boxset.manifest import (
     wrong_sizes,
 )
 from ccrop_pipeline.boxset.rules import Problem, refuse
-from ccrop_pipeline.boxset.shards import FORMS, check_provenance, shard_is_complete, write_shard
+from ccrop_pipeline.boxset.shards import (
+    DATA,
+    FORMS,
+    check_provenance,
+    data_folder,
+    shard_file,
+    shard_is_complete,
+    write_shard,
+)
 from ccrop_pipeline.boxset.table import BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
 
@@ -50,7 +59,7 @@ class BoxSet:
             CcropError: If the folder holds no complete box set that this version can read.
         """
         place = open_folder(folder)
-        there = place.files()
+        there = place.inside(DATA).files()
         _expect_manifest(place, there)
         problems: list[Problem] = []
         manifest = read_manifest(place, problems)
@@ -69,20 +78,24 @@ class BoxSet:
         Raises:
             CcropError: If there is no such shard, it is damaged, or not of this box set.
         """
-        files = {entry.name: entry.file for entry in self.manifest.shards}
-        if name not in files:
+        if name not in self._names:
             raise CcropError(
-                f"{self.folder} has no shard {name!r}; it has {len(files)}, such as "
-                f"{next(iter(files), None)!r}. Use the boxes that were computed for this source."
+                f"{self.folder} has no shard {name!r}; it has {len(self._names)}, such as "
+                f"{next(iter(self._names), None)!r}. Use the boxes that were computed for this "
+                "source."
             )
         form, problems = self.manifest.form, list[Problem]()
-        with open_folder(self.folder).local(files[name]) as path:
+        with data_folder(self.folder).local(shard_file(name, form)) as path:
             check_provenance(path, form, self.manifest.provenance.fingerprint, problems)
             refuse(problems, _damaged(self.folder))
             table = FORMS[form].load(path, problems, heatmaps)
         refuse(problems, _damaged(self.folder))
         assert table is not None
         return table
+
+    @cached_property
+    def _names(self) -> dict[str, None]:  # a set with an order
+        return dict.fromkeys(entry.name for entry in self.manifest.shards)
 
     def tables(self, heatmaps: bool = True) -> Iterator[tuple[str, BoxTable]]:
         """Read all shards, one at a time, in source order, with their names."""
@@ -114,7 +127,7 @@ def _damaged(folder: Location) -> str:
 
 
 def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
-    if MANIFEST in there:
+    if folder.has(MANIFEST):
         return
     if not folder.exists():
         raise CcropError(f"there is no folder {folder}. Compute boxes into it, or check the path.")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ccrop_pipeline.base import Location, open_folder
+from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
 from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json
@@ -32,8 +32,17 @@ FORMS = {
 }
 
 
+# A folder of their own: readers of Parquet folders take every file in one for Parquet.
+DATA = "data"
+
+
+def data_folder(folder: Location) -> BoxFolder:
+    """Open the folder in which a box set has its shards."""
+    return open_folder(folder).inside(DATA)
+
+
 def shard_file(name: str, form: str = "parquet") -> str:
-    """Give the file name of a shard: `train-000042` is in `train-000042.parquet`.
+    """Return the file name of a shard: `train-000042` is in `train-000042.parquet`.
 
     Raises:
         ValueError: If the form is not known or the name is no plain, visible file name.
@@ -66,7 +75,7 @@ def write_shard(
     if form == "webdataset":
         remedy = "Write the Parquet form, or pack the images under other keys."
         refuse(webdataset_form.check_keys(table, file), remedy)
-    with open_folder(folder).written(file) as path:
+    with data_folder(folder).written(file) as path:
         FORMS[form].write(path, table, provenance)
 
 
@@ -101,7 +110,7 @@ def write_shard_once(
 
 def missing_shards(folder: Location, names: Iterable[str], form: str = "parquet") -> list[str]:
     """Give those of the shards `names` that are not there, from one listing of the folder."""
-    there = open_folder(folder).files()
+    there = data_folder(folder).files()
     return [name for name in names if shard_file(name, form) not in there]
 
 
@@ -114,17 +123,17 @@ def shard_is_complete(
         CcropError: If the file is damaged or of another provenance.
         ValueError: If the form is not known or the name is no plain file name.
     """
-    place, file = open_folder(folder), shard_file(name, form)
-    if not place.has(file):
+    data, file = data_folder(folder), shard_file(name, form)
+    if not data.has(file):
         return False
     problems: list[Problem] = []
-    with place.local(file) as path:
+    with data.local(file) as path:
         found = read_provenance(path, form, problems)
-    refuse(problems, f"{place}/{file} is damaged: delete it, or choose another folder.")
+    refuse(problems, f"{data}/{file} is damaged: delete it, or choose another folder.")
     changed = found.differences(provenance) if found else []
     if changed:
         raise CcropError(
-            f"{place} holds boxes that were made in another way ({file}, B013):\n  "
+            f"{folder} holds boxes that were made in another way ({file}, B013):\n  "
             + "\n  ".join(changed)
             + "\nRepeat what made them to go on with them, choose another folder, or delete it."
         )

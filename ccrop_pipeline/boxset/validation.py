@@ -15,7 +15,7 @@ from ccrop_pipeline.boxset.manifest import (
     strays,
 )
 from ccrop_pipeline.boxset.rules import Problem
-from ccrop_pipeline.boxset.shards import FORMS
+from ccrop_pipeline.boxset.shards import DATA, FORMS
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
 
 
@@ -41,17 +41,19 @@ def validate(folder: Location, images: Iterable[SourceImage] | None = None) -> l
     manifest = read_manifest(place, problems)
     if manifest is None:
         return problems
-    there = place.files()
-    problems += strays(there, [entry.file for entry in manifest.shards])
-    inspection = Inspection(place, manifest.form, manifest.provenance.fingerprint)
+    data = place.inside(DATA)
+    there = data.files()
+    files = {entry.file.removeprefix(f"{DATA}/"): entry for entry in manifest.shards}
+    problems += strays(there, files)
+    inspection = Inspection(data, manifest.form, manifest.provenance.fingerprint)
     counts: dict[str, int] | None = dict.fromkeys(STATUSES, 0)
-    for entry in {entry.file: entry for entry in manifest.shards}.values():
-        if entry.file not in there:
+    for file, entry in files.items():
+        if file not in there:
             counts = None
-            if Path(entry.file).name == entry.file:  # others break B006 and are not looked for
+            if Path(file).name == file:  # others break B006 and are not looked for
                 problems.append(Problem("B007", entry.file, "the file is missing"))
             continue
-        with place.local(entry.file) as path:
+        with data.local(file) as path:
             table = _check_entry(path, entry, inspection, problems)
         if table is None or counts is None:
             counts = None
@@ -64,7 +66,7 @@ def validate(folder: Location, images: Iterable[SourceImage] | None = None) -> l
         message = f"counts is {manifest.counts}, and the rows are {counts}"
         problems.append(Problem("B009", "manifest.json", message))
     if images is not None:
-        problems += _check_images(place, there, manifest, images)
+        problems += _check_images(data, there, manifest, images)
     return problems
 
 
@@ -83,19 +85,20 @@ def _check_entry(
 
 
 def _check_images(
-    place: BoxFolder, there: Container[str], manifest: Manifest, images: Iterable[SourceImage]
+    data: BoxFolder, there: Container[str], manifest: Manifest, images: Iterable[SourceImage]
 ) -> list[Problem]:
     problems: list[Problem] = []
-    files = {e.name: e.file for e in manifest.shards if e.file in there}
-    seen: list[str] = []
+    files = {e.name: e.file.removeprefix(f"{DATA}/") for e in manifest.shards}
+    files = {name: file for name, file in files.items() if file in there}
+    seen: dict[str, None] = {}  # a set with an order
     for name, group in groupby(images, key=lambda image: image.shard):
         if name not in files or name in seen:
             wrong = "is not in one piece" if name in seen else "has no boxes"
-            problems.append(Problem("B026", str(place), f"the source shard {name!r} {wrong}"))
+            problems.append(Problem("B026", str(data), f"the source shard {name!r} {wrong}"))
             continue
-        seen.append(name)
+        seen[name] = None
         # What cannot be read was reported before.
-        with place.local(files[name]) as path:
+        with data.local(files[name]) as path:
             table = FORMS[manifest.form].load(path, [], False)
         if table is not None:
             problems += _compare(table, list(group), files[name])
@@ -105,7 +108,7 @@ def _check_images(
         if name not in seen
     ]
     order = [name for name in files if name in seen]
-    if order != seen:
+    if order != list(seen):
         message = "the shards are not in source order"
         problems.append(Problem("B026", "manifest.json", message))
     return problems

@@ -14,12 +14,12 @@ import torch
 
 from ccrop_pipeline.base import ALONE, ComputeObserver, Location, Ranks, is_address
 from ccrop_pipeline.boxset import (
-    FORMS,
     BoxSet,
     Provenance,
     SourceInfo,
     missing_shards,
     shard_is_complete,
+    strangers,
     write_manifest,
 )
 from ccrop_pipeline.compute.pipeline import compute_shards
@@ -157,15 +157,9 @@ def _remove_box_set(folder: Location, ranks: Ranks) -> None:
     folder = Path(folder)
     if not folder.exists():
         return
-    known = ("manifest.json", *(form.suffix for form in FORMS.values()))
-    strangers = [
-        e.name
-        for e in folder.iterdir()
-        if not e.name.startswith(".") and not e.name.endswith(known)
-    ]
-    if strangers:
+    if found := strangers(folder):
         raise CcropError(
-            f"{folder} holds more than a box set, such as {strangers[0]!r}: it was not deleted. "
+            f"{folder} holds more than a box set, such as {found[0]!r}: it was not deleted. "
             "Choose another folder"
         )
     shutil.rmtree(folder)

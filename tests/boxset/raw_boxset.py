@@ -87,15 +87,15 @@ class RawSet:
         self.shards["a-0"][1] |= changes
 
     def write(self, folder: Path) -> None:
-        folder.mkdir()
+        (folder / "data").mkdir(parents=True)
         for name, rows in self.shards.items():
             header = self.shard_headers.get(name, json.dumps(self.header))
-            path = folder / (name + SUFFIX[self.form])
+            path = folder / "data" / (name + SUFFIX[self.form])
             if self.form == "parquet":
                 self._write_parquet(path, rows, header)
             else:
                 path.write_bytes(self._tar(rows, header))
-        self.edit_files(folder)
+        self.edit_files(folder / "data")
         manifest = self._manifest(folder)
         self.edit_manifest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -124,7 +124,7 @@ class RawSet:
                 counts[row["status"]] = counts.get(row["status"], 0) + 1
         shards = []
         for name, rows in self.shards.items():
-            file = name + SUFFIX[self.form]
+            file = "data/" + name + SUFFIX[self.form]
             data = (folder / file).read_bytes()
             digest = hashlib.sha256(data).hexdigest()
             entry = {"name": name, "file": file, "rows": len(rows)}

@@ -55,6 +55,7 @@ def address(request, tmp_path):
     if request.param == "file":
         return f"file://{tmp_path}/boxes"
     files.store.clear()
+    files.pseudo_dirs[:] = [""]
     return f"{request.param}://bucket/boxes"
 
 
@@ -139,10 +140,10 @@ def test_what_is_not_there_is_told_with_its_address(address):
 
 def test_damage_elsewhere_is_found(address):
     made(address)
-    files, path = fsspec.core.url_to_fs(f"{address}/s-1.parquet")
+    files, path = fsspec.core.url_to_fs(f"{address}/data/s-1.parquet")
     content = files.cat_file(path)
     files.pipe_file(path, content[:-1])
-    with pytest.raises(CcropError, match=r"B007 s-1\.parquet"):
+    with pytest.raises(CcropError, match=r"B007 data/s-1\.parquet"):
         BoxSet.open(address)
     files.pipe_file(path, b"?" * len(content))
     assert {problem.rule for problem in validate(address)} == {"B007", "B011"}
@@ -155,8 +156,8 @@ def test_an_unknown_file_system_sees_whole_files_only_by_moving_them():
     Shelf.moved.clear()
     made("shelf://bucket/boxes")
     names = [name.rpartition("/")[2] for _, name in Shelf.moved]
-    assert names == ["s-0.parquet", "s-1.parquet", "s-2.parquet", "manifest.json"]
-    assert all(name.rpartition("/")[2].startswith(".") for name, _ in Shelf.moved)
+    assert names == ["s-0.parquet", "s-1.parquet", "s-2.parquet", "README.md", "manifest.json"]
+    assert all("bucket/boxes/." in name for name, _ in Shelf.moved)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,9 @@ def test_errors_of_a_file_system_are_told_in_words(monkeypatch):
         raise RuntimeError("quota")
 
     monkeypatch.setattr(Shelf, "pipe_file", fails)
-    with pytest.raises(CcropError, match=r"shelf://b/s.parquet cannot be used \(RuntimeError: quo"):
+    with pytest.raises(
+        CcropError, match=r"shelf://b/data/s.parquet cannot be used \(RuntimeError: quo"
+    ):
         write_shard("shelf://b", "s", make_table(["k"]), PROVENANCE)
 
 
@@ -245,12 +248,12 @@ def test_a_file_system_without_links_gets_its_files_by_renaming(tmp_path, monkey
     monkeypatch.setattr(Path, "hardlink_to", refused)
     assert write_shard_once(tmp_path, "s", make_table(["k"], 1), PROVENANCE)
     assert not write_shard_once(tmp_path, "s", make_table(["k"], 2), PROVENANCE)
-    assert [path.name for path in tmp_path.iterdir()] == ["s.parquet"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["s.parquet"]
 
 
 def test_a_manifest_that_is_there_is_taken_without_reading_the_shards(tmp_path):
     written = made(tmp_path)
-    shard = tmp_path / "s-0.parquet"
+    shard = tmp_path / "data/s-0.parquet"
     shard.write_bytes(b"?" * shard.stat().st_size)
     assert write_manifest(tmp_path, ["s-0", "s-1", "s-2"], PROVENANCE) == written
     assert {problem.rule for problem in validate(tmp_path)} == {"B007", "B011"}
@@ -258,7 +261,7 @@ def test_a_manifest_that_is_there_is_taken_without_reading_the_shards(tmp_path):
 
 def test_a_manifest_is_not_taken_beside_a_shard_that_was_cut(tmp_path):
     made(tmp_path)
-    shard = tmp_path / "s-0.parquet"
+    shard = tmp_path / "data/s-0.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(CcropError, match=r"B011 s-0\.parquet"):
         write_manifest(tmp_path, ["s-0", "s-1", "s-2"], PROVENANCE)

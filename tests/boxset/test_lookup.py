@@ -71,8 +71,8 @@ def test_a_key_that_is_no_unicode_text_is_not_found(tmp_path: Path) -> None:
 def test_a_changed_box_set_never_reads_the_old_cache(tmp_path: Path) -> None:
     boxes = make_set(tmp_path, make_table(["a"], 1))
     old = boxes.lookup().find(["a"])[0]
-    for path in tmp_path.glob("*.*"):
-        path.unlink() if path.is_file() else None
+    for path in tmp_path.rglob("*.*"):
+        path.unlink() if path.suffix != ".lookup" and path.is_file() else None
     new_table = make_table(["a"], 2)
     new = make_set(tmp_path, new_table).lookup().find(["a"])[0]
     assert new.tolist() == new_table.boxes.tolist()

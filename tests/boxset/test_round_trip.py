@@ -62,7 +62,7 @@ def test_bytes_repeat_and_survive_two_conversions(table: BoxTable, form: str) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*.*")}
 
 
 def test_every_float16_survives_its_text(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_heatmap_text_is_the_shortest(tmp_path: Path) -> None:
     table = make_table(["k"])
     table.heatmaps = np.array([[[0.1, 1 / 3, 1.0]]], np.float16)
     write_shard(tmp_path, "s", table, PROVENANCE, "webdataset")
-    with tarfile.open(tmp_path / "s.boxes.tar") as tar:
+    with tarfile.open(tmp_path / "data/s.boxes.tar") as tar:
         text = tar.extractfile("k.box.json").read().decode()
     assert '"heatmap":[[0.1,0.3333,1.0]]' in text
 
@@ -88,14 +88,14 @@ def test_plain_pyarrow_sees_the_columns_of_the_document(tmp_path: Path) -> None:
     table.status[1] = 1
     table.boxes[1] = (0, 0, 1, 1)
     write_shard(tmp_path, "s", table, PROVENANCE)
-    first, second = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    first, second = pq.read_table(tmp_path / "data/s.parquet").to_pylist()
     assert first["key"] == "café"
     assert [first[c] for c in ("x_min", "y_min", "x_max", "y_max")] == table.boxes[0].tolist()
     assert [first["width"], first["height"]] == table.sizes[0].tolist()
     assert [first["status"], second["status"]] == ["ok", "empty"]
     assert first["image_hash"] == int(table.image_hash[0])
     assert first["heatmap"] == table.heatmaps[0].tolist()
-    metadata = pq.read_metadata(tmp_path / "s.parquet")
+    metadata = pq.read_metadata(tmp_path / "data/s.parquet")
     assert json.loads(metadata.metadata[b"ccrop"]) == PROVENANCE.to_json()
     assert metadata.row_group(0).column(1).compression == "ZSTD"
     kinds = [str(metadata.schema.column(i).logical_type) for i in range(len(metadata.schema))]
@@ -118,7 +118,7 @@ def test_row_groups_are_even_and_not_too_large(
 ) -> None:
     table = make_table([str(i) for i in range(rows)], heatmaps=False)
     write_shard(tmp_path, "s", table, PROVENANCE)
-    metadata = pq.read_metadata(tmp_path / "s.parquet")
+    metadata = pq.read_metadata(tmp_path / "data/s.parquet")
     found = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     assert [n for n in found if n] == groups
 
@@ -127,7 +127,7 @@ def test_webdataset_yields_one_sample_a_key(tmp_path: Path) -> None:
     keys = ["a", "n01.x/img-1", "café 図", "long/" + "k" * 300, "__x__", "z%2E"]
     table = make_table(keys)
     write_shard(tmp_path, "s", table, PROVENANCE, "webdataset")
-    url = str(tmp_path / "s.boxes.tar")
+    url = str(tmp_path / "data/s.boxes.tar")
     samples = list(wds.WebDataset(url, shardshuffle=False).decode())
     assert [sample["__key__"] for sample in samples] == keys
     boxes = [sample["box.json"] for sample in samples]
@@ -142,7 +142,7 @@ def test_webdataset_yields_one_sample_a_key(tmp_path: Path) -> None:
 def test_webdataset_reads_an_empty_shard(tmp_path: Path) -> None:
     for name, keys in (("s-0", []), ("s-1", ["a"])):
         write_shard(tmp_path, name, make_table(keys), PROVENANCE, "webdataset")
-    urls = [str(tmp_path / f"s-{i}.boxes.tar") for i in range(2)]
+    urls = [str(tmp_path / f"data/s-{i}.boxes.tar") for i in range(2)]
     samples = list(wds.WebDataset(urls, shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == ["a"]
 
@@ -176,11 +176,11 @@ def test_convert_resumes_and_refuses_other_boxes(tmp_path: Path) -> None:
 def test_manifest_names_sizes_and_hashes_of_the_files(tmp_path: Path) -> None:
     write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE)
     write_manifest(tmp_path, ["s"], PROVENANCE)
-    data = (tmp_path / "s.parquet").read_bytes()
+    data = (tmp_path / "data/s.parquet").read_bytes()
     (entry,) = json.loads((tmp_path / "manifest.json").read_text())["shards"]
     digest = hashlib.sha256(data).hexdigest()
     assert entry == {
-        "name": "s", "file": "s.parquet", "rows": 1, "bytes": len(data), "sha256": digest
+        "name": "s", "file": "data/s.parquet", "rows": 1, "bytes": len(data), "sha256": digest
     }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_importing_the_format_needs_neither_torch_nor_the_rest() -> None:
         "import sys, ccrop_pipeline.boxset; print([m for m in sys.modules if m in "
         "('torch', 'webdataset', 'xxhash', 'lightly', 'PIL') or (m.startswith('ccrop_pipeline.') "
         "and not m.startswith(tuple('ccrop_pipeline.' + part for part in "
-        "('boxset', 'addresses', 'errors'))))])"
+        "('boxset', 'base', 'errors'))))])"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
@@ -222,7 +222,9 @@ def test_a_box_shard_lies_beside_its_images(tmp_path: Path) -> None:
         keys = [image["__key__"] for image in images]
         name = shard.stem
         write_shard(tmp_path, name, make_table(keys, number), PROVENANCE, "webdataset")
-        boxes = wds.WebDataset(str(tmp_path / f"{name}.boxes.tar"), shardshuffle=False).decode()
+        boxes = wds.WebDataset(
+            str(tmp_path / f"data/{name}.boxes.tar"), shardshuffle=False
+        ).decode()
         assert len(keys) > 10
         assert [box["box.json"]["key"] for box in boxes] == keys
     write_manifest(tmp_path, [shard.stem for shard in shards], PROVENANCE, "webdataset")

@@ -73,7 +73,7 @@ def choices(*boxes: Any) -> Edit:
 
 
 def only_shard(path: Path) -> Path:
-    return next(path.glob("a-1.*"))
+    return next(path.rglob("a-1.*"))
 
 
 def cut(size: int) -> Callable[[Path], Any]:
@@ -121,9 +121,9 @@ VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B007", BOTH, NOTHING),
     ("B008", BOTH, lambda raw: raw.shards.update({"b": [make_row(f"k{i}") for i in range(9)]})),
     ("B009", BOTH, row(status="unreadable", **FULL)),
-    ("B010", BOTH, folder(lambda p: (p / ".a-2.parquet.0a.tmp").touch())),
-    ("B010", BOTH, folder(lambda p: (p / ".a-2.parquet").touch())),
-    ("B010", BOTH, folder(lambda p: (p / "notes.txt").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "data/.a-2.parquet.0a.tmp").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "data/.a-2.parquet").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "data/notes.txt").touch())),
     ("B011", BOTH, NOTHING),
     ("B012", BOTH, shard_header(json.dumps(make_header(), indent=3))),
     ("B013", BOTH, shard_header(json.dumps(make_header(libraries={"torch": "2.8.0"})))),
@@ -195,8 +195,8 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B007", BOTH, manifest(lambda m: m["shards"][1].update(sha256="0" * 64))),
     ("B008", BOTH, manifest(lambda m: m.update(rows=2))),
     ("B009", BOTH, manifest(lambda m: m["counts"].update(ok=2, empty=1))),
-    ("B010", BOTH, folder(lambda p: (p / "a-2.parquet").touch())),
-    ("B010", BOTH, folder(lambda p: (p / "a-2.boxes.tar").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "data/a-2.parquet").touch())),
+    ("B010", BOTH, folder(lambda p: (p / "data/a-2.boxes.tar").touch())),
     ("B011", BOTH, files(cut(0))),
     ("B011", BOTH, files(cut(-1))),
     ("B011", BOTH, files(cut(-1024))),

@@ -99,13 +99,13 @@ def raced():
 def shard_bytes(folder, seed):
     """A shard `s` as another machine writes it."""
     write_shard(folder, "s", make_table(["k"], seed), PROVENANCE)
-    return (folder / "s.parquet").read_bytes()
+    return (folder / "data/s.parquet").read_bytes()
 
 
 def elsewhere(address, content):
     """Writes the shard `s` as another machine does: this one's listing knows nothing of it."""
     files, folder = fsspec.core.url_to_fs(address)
-    MemoryFileSystem.pipe_file(files, f"{folder}/s.parquet", content)
+    MemoryFileSystem.pipe_file(files, f"{folder}/data/s.parquet", content)
 
 
 def test_a_shard_that_another_machine_wrote_is_no_longer_missing(remembering, tmp_path):
@@ -127,7 +127,7 @@ def test_a_shard_that_another_machine_wrote_is_not_replaced(remembering, tmp_pat
     with pytest.raises(CcropError, match=r"s\.parquet is already there with other content"):
         write_shard(remembering, "s", make_table(["k"], 2), PROVENANCE)
     files, folder = fsspec.core.url_to_fs(remembering)
-    assert files.cat_file(f"{folder}/s.parquet") == theirs
+    assert files.cat_file(f"{folder}/data/s.parquet") == theirs
 
 
 def test_of_two_machines_that_put_a_shard_at_once_the_first_stays(raced, tmp_path):
@@ -137,11 +137,11 @@ def test_of_two_machines_that_put_a_shard_at_once_the_first_stays(raced, tmp_pat
         write_shard(raced, "s", make_table(["k"], 2), PROVENANCE)
     assert not Raced.rival
     files, folder = fsspec.core.url_to_fs(raced)
-    assert files.cat_file(f"{folder}/s.parquet") == theirs
-    files.rm_file(f"{folder}/s.parquet")
+    assert files.cat_file(f"{folder}/data/s.parquet") == theirs
+    files.rm_file(f"{folder}/data/s.parquet")
     Raced.rival["s.parquet"] = theirs
     assert not write_shard_once(raced, "s", make_table(["k"], 2), PROVENANCE)
-    assert files.cat_file(f"{folder}/s.parquet") == theirs
+    assert files.cat_file(f"{folder}/data/s.parquet") == theirs
 
 
 def test_a_manifest_of_other_shards_that_appears_meanwhile_is_not_taken(raced, tmp_path):

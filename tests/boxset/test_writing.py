@@ -45,7 +45,7 @@ def test_a_shard_is_complete_once_written(form: str, tmp_path: Path) -> None:
 @FORMS
 def test_a_damaged_shard_is_not_taken_for_complete(form: str, tmp_path: Path) -> None:
     write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE, form)
-    (path,) = tmp_path.iterdir()
+    (path,) = (tmp_path / "data").iterdir()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CcropError, match="B01"):
         shard_is_complete(tmp_path, "s", PROVENANCE, form)
@@ -60,7 +60,7 @@ def test_nothing_is_overwritten(form: str, tmp_path: Path) -> None:
     write_manifest(tmp_path, ["s"], PROVENANCE, form)
     write_manifest(tmp_path, ["s"], PROVENANCE, form)
     assert_same(BoxSet.open(tmp_path).read("s"), make_table(["k"], 1))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3  # and the card
 
 
 def test_rows_that_break_rules_are_not_written(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_open_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     boxes = BoxSet.open(tmp_path / "boxes")
     with pytest.raises(CcropError, match="no shard 'x'"):
         boxes.read("x")
-    shutil.move(tmp_path / "boxes/s.parquet", tmp_path)
-    with pytest.raises(CcropError, match=r"B007 s.parquet(.|\n)*copy it again"):
+    shutil.move(tmp_path / "boxes/data/s.parquet", tmp_path)
+    with pytest.raises(CcropError, match=r"B007 data/s.parquet(.|\n)*copy it again"):
         BoxSet.open(tmp_path / "boxes")
 
 
@@ -170,7 +170,7 @@ def test_a_shard_of_other_boxes_is_refused_when_it_is_read(form: str, tmp_path: 
 def test_opening_and_reading_one_shard_leave_the_others_alone(form: str, tmp_path: Path) -> None:
     raw = RawSet(form)
     raw.edit_folder = lambda folder: [
-        path.write_bytes(b"?" * path.stat().st_size) for path in folder.glob("a-1.*")
+        path.write_bytes(b"?" * path.stat().st_size) for path in folder.rglob("a-1.*")
     ]
     raw.write(tmp_path / "boxes")
     boxes = BoxSet.open(tmp_path / "boxes")
@@ -185,9 +185,9 @@ def test_open_notices_a_shard_that_is_missing_or_of_another_size(
     change: Callable[[Path], Any], tmp_path: Path
 ) -> None:
     raw = RawSet()
-    raw.edit_folder = lambda folder: change(folder / "a-1.parquet")
+    raw.edit_folder = lambda folder: change(folder / "data/a-1.parquet")
     raw.write(tmp_path / "boxes")
-    with pytest.raises(CcropError, match=r"B007 a-1\.parquet"):
+    with pytest.raises(CcropError, match=r"B007 data/a-1\.parquet"):
         BoxSet.open(tmp_path / "boxes")
 
 
@@ -254,11 +254,12 @@ def test_after_a_kill_every_visible_shard_is_whole(form: str, tmp_path: Path) ->
     ) as process:
         assert process.stdout.readline() == b"go\n"
         deadline = time.monotonic() + 20
-        while len(list(tmp_path.glob("s-*"))) < 5 and time.monotonic() < deadline:
+        while len(list(tmp_path.glob("data/s-*"))) < 5 and time.monotonic() < deadline:
             time.sleep(0.003)
         process.send_signal(signal.SIGKILL)
+    assert not list(tmp_path.glob("data/.*"))
     (tmp_path / ".s-7.parquet.0123.tmp").write_bytes(b"half")  # left over in any case
-    names = sorted(path.name.split(".")[0] for path in tmp_path.glob("s-*"))
+    names = sorted(path.name.split(".")[0] for path in tmp_path.glob("data/s-*"))
     assert len(names) >= 5
     assert all(shard_is_complete(tmp_path, name, PROVENANCE, form) for name in names)
     write_manifest(tmp_path, names, PROVENANCE, form)

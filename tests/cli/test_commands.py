@@ -287,7 +287,7 @@ def test_validate_lists_every_problem_and_fails(workplace, monkeypatch, tmp_path
         ccrop("boxes", "compute", "valid/data", "valid/boxes", "--model", "valid/run")
     good = ccrop("boxes", "validate", "valid/boxes", "valid/data")
     assert (good.exit_code, good.stdout) == (0, "valid/boxes: valid\n")
-    shard = Path("valid/boxes/data-000000.parquet")
+    shard = Path("valid/boxes/data/data-000000.parquet")
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1000])
     bad = ccrop("boxes", "validate", "valid/boxes")

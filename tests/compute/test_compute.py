@@ -58,7 +58,7 @@ def source(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
 def plain_box(image: bytes, module: torch.nn.Module, threshold: float, size: int):
@@ -103,8 +103,8 @@ def test_a_stopped_run_is_taken_up_and_ends_with_the_same_bytes(source, tmp_path
     part = tmp_path / "part"
     compute_boxes(source, localizer(), part, **SETTINGS)
     (part / "manifest.json").unlink()
-    (part / f"{source.shards[1]}.parquet").unlink()
-    kept = part / f"{source.shards[0]}.parquet"
+    (part / f"data/{source.shards[1]}.parquet").unlink()
+    kept = part / f"data/{source.shards[0]}.parquet"
     os.utime(kept, (1, 1))
     seen = Recorder()
     compute_boxes(source, localizer(), part, **SETTINGS, observer=seen)
@@ -264,7 +264,7 @@ def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad
     told = rf"{bad} of the {of} .*{samples[of].key}.*at most {allowed}"
     with pytest.raises(CcropError, match=told):
         compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, **settings)
-    assert [path.name for path in folder.iterdir()] == ["data-000000.parquet"]
+    assert [path.name for path in folder.rglob("*.*")] == ["data-000000.parquet"]
 
 
 def test_an_empty_shard_has_no_boxes(source, tmp_path):

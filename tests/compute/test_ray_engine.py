@@ -36,7 +36,7 @@ def source(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
 def test_without_ray_a_person_is_told_what_to_install(source, tmp_path, monkeypatch):
@@ -101,7 +101,7 @@ def test_with_a_node_killed_on_the_way_the_boxes_are_those_of_one_process(
 def test_what_is_there_is_kept_and_other_boxes_are_refused(cluster, source, tmp_path):
     compute_boxes(source, localizer(), tmp_path / "plain", **SETTINGS)
     (tmp_path / "plain/manifest.json").unlink()
-    (tmp_path / "plain" / f"{source.shards[4]}.parquet").unlink()
+    (tmp_path / f"plain/data/{source.shards[4]}.parquet").unlink()
     observer = KillsOnTheWay(cluster, None)
     compute_boxes_with_ray(source, localizer, tmp_path / "plain", **SETTINGS, observer=observer)
     assert (observer.plan, observer.written) == ((1, 11), [(source.shards[4], 5, 0)])

@@ -39,7 +39,7 @@ def computed(tmp_path_factory):
 
 
 def contents(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
 @pytest.mark.parametrize("rule", RULES)

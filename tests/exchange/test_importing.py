@@ -147,7 +147,7 @@ def test_a_mask_of_another_size_counts_by_shares(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
 def test_a_stopped_import_goes_on_and_counts_all(tmp_path):
@@ -159,7 +159,7 @@ def test_a_stopped_import_goes_on_and_counts_all(tmp_path):
     _, whole = import_boxes(source, annotations, out, Several())
     before = contents(out)
     (out / "manifest.json").unlink()
-    next(out.glob("*1.parquet")).unlink()
+    next(out.glob("data/*1.parquet")).unlink()
     done = []
     _, again = import_boxes(source, annotations, out, Several(), done.append)
     assert contents(out) == before
@@ -191,7 +191,7 @@ def test_where_any_shard_is_of_other_boxes_none_is_written(tmp_path):
     out = tmp_path / "out"
     fixed_boxes(source, out, "full")
     (out / "manifest.json").unlink()
-    (out / f"{source.shards[0]}.parquet").unlink()
+    (out / f"data/{source.shards[0]}.parquet").unlink()
     before = contents(out)
     with pytest.raises(CcropError, match="choose another folder"):
         fixed_boxes(source, out, "centre")

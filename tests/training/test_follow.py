@@ -295,7 +295,7 @@ def test_the_rank_comes_from_flags_torchrun_or_a_step(
     line = ["boxes", "follow", str(tmp_path / "run"), "--device", "cpu", *flags]
     assert CliRunner().invoke(cli, line).exit_code == 130
     boxes = tmp_path / "run/boxes/epoch-0001"
-    assert {path.name for path in boxes.glob("*.parquet")} == {
+    assert {path.name for path in boxes.glob("data/*.parquet")} == {
         f"data-{shard:06d}.parquet" for shard in computed
     }
 

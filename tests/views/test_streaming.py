@@ -260,7 +260,7 @@ def test_only_the_box_shards_of_the_images_read_are_opened(data, form, tmp_path)
     own = {batch.hashes.item() for batch in loaders[0].epoch(0)}
     for shard, samples in data.samples.items():
         if samples and not own & {key_hash(sample.key) for sample in samples}:
-            (path,) = folder.glob(f"{shard}.*")
+            (path,) = folder.glob(f"data/{shard}.*")
             path.write_bytes(b"?" * path.stat().st_size)
     loaders[0].use_boxes(folder)
     assert set(check(loaders[0].epoch(0), expected(data, table, 0))) == own
