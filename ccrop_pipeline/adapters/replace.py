@@ -1,17 +1,16 @@
 """Other people's transforms, with ContrastiveCrop in the place of RandomResizedCrop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
 from torchvision.transforms import v2
 
-from ccrop_pipeline.crops import ContrastiveCrop, CropParams
+from ccrop_pipeline.crops import ContrastiveCrop
 from ccrop_pipeline.errors import CcropError
 
-_DEFAULT_PARAMS: Final = CropParams()
 # Package and name of what is replaced; torchvision has one crop for v1 and one for v2.
 _CROPS: Final = {
     ("torchvision", "RandomResizedCrop"),
@@ -19,7 +18,9 @@ _CROPS: Final = {
 }
 
 
-def replace_crop(transform: Any, params: CropParams = _DEFAULT_PARAMS) -> Any:
+def replace_crop(
+    transform: Any, *, alpha: float = 0.6, rule: str = "paper", min_overlap: float = 0.5
+) -> Any:
     """Copy a transform, with ContrastiveCrop for every RandomResizedCrop in it.
 
     It looks into whatever holds other transforms as attributes or in lists: Compose and
@@ -28,8 +29,10 @@ def replace_crop(transform: Any, params: CropParams = _DEFAULT_PARAMS) -> Any:
 
     Args:
         transform: A transform, or a list of them; it is not changed.
-        params: Rule, alpha and overlap. Size, scale, ratio and interpolation are those of each
-            crop that is replaced.
+        alpha: As in `ContrastiveCrop`, which has size, scale, ratio, interpolation and antialias
+            of each crop that it replaces.
+        rule: As there.
+        min_overlap: As there.
 
     Returns:
         The copy.
@@ -38,7 +41,8 @@ def replace_crop(transform: Any, params: CropParams = _DEFAULT_PARAMS) -> Any:
         CcropError: If there is no RandomResizedCrop, or one of another kind, which may do more
             than crop and resize.
     """
-    crops = {id(crop): _contrastive(crop, params) for crop in _find_crops(transform, set())}
+    make = partial(ContrastiveCrop, alpha=alpha, rule=rule, min_overlap=min_overlap)
+    crops = {id(crop): _contrastive(crop, make) for crop in _find_crops(transform, set())}
     if not crops:
         raise CcropError(
             f"there is no RandomResizedCrop in {type(transform).__name__} that could be replaced. "
@@ -72,13 +76,9 @@ def _children(node: Any) -> list[Any]:
     return list(getattr(node, "__dict__", {}).values())
 
 
-def _contrastive(crop: Any, params: CropParams) -> v2.Transform:
-    own = replace(params, scale=tuple(crop.scale), ratio=tuple(crop.ratio))
+def _contrastive(crop: Any, make: Callable[..., ContrastiveCrop]) -> v2.Transform:
+    modes = crop.interpolation if isinstance(crop.interpolation, tuple) else [crop.interpolation]
     antialias = getattr(crop, "antialias", True)
-    size = list(crop.size)
-    if not isinstance(crop.interpolation, tuple):
-        return ContrastiveCrop(size, own, crop.interpolation, antialias)
+    made = [make(list(crop.size), crop.scale, crop.ratio, mode, antialias) for mode in modes]
     # timm's interpolation="random": one of several for each image.
-    return v2.RandomChoice(
-        [ContrastiveCrop(size, own, mode, antialias) for mode in crop.interpolation]
-    )
+    return made[0] if len(made) == 1 else v2.RandomChoice(made)

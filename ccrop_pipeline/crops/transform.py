@@ -12,45 +12,67 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from ccrop_pipeline.crops.windows import UNIFORMS_PER_WINDOW, CropParams, sample_windows
+from ccrop_pipeline.errors import CcropError
 
-_DEFAULT_PARAMS: Final = CropParams()
 _ATTACHED: Final = "_ccrop_box"
 
 
 class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carries no types
     """Crop a random window that minds the sample's box, and resize it.
 
-    Takes any structure a v2 transform takes (one image, arguments, tuple, dict ...) with exactly
-    one box in it. Either a PIL image carries it (`attach_box`), and then the crop carries none; or
-    it is a `tv_tensors.BoundingBoxes` of one row, not rotated, in any format, on the canvas of the
-    image, and comes out in the frame of the crop, clamped. Images may be PIL images, tensors
-    (..., C, H, W) or tv_tensors. Randomness is torch's global generator.
+    It takes the place of torchvision's RandomResizedCrop, and its arguments in the same order.
+    A sample is any structure that a v2 transform takes (one image, arguments, tuple, dict ...)
+    with exactly one box in it. Either a PIL image carries it (`attach_box`), and then the crop
+    carries none; or it is a `tv_tensors.BoundingBoxes` of one row, not rotated, in any format, on
+    the canvas of the image, and comes out in the frame of the crop, clamped. Images may be PIL
+    images, tensors (..., C, H, W) or tv_tensors. Randomness is torch's global generator.
+
+    With the full box, `alpha=1` and `rule="overlap"` windows are distributed as those of
+    RandomResizedCrop, but for panoramas: where none of ten candidates fits the image,
+    RandomResizedCrop takes the central window, and this one of the same size anywhere. With scale
+    (.2, 1) that are .8 % of the windows in an image of 2:1, 15 % at 3:1 and 49 % at 4:1; with
+    (.08, 1) they are .2, 3.7 and 12 %.
 
     Args:
-        size: height and width of the crop in pixels, or one number for both.
-        params: how windows are drawn.
-        interpolation: as in torchvision's resize, which takes its name as well.
-        antialias: as in torchvision's resize; it concerns tensors only.
+        size: Height and width of the crop in pixels, or one number for both.
+        scale: Least and largest area of a window as a share of the image's, in (0, 1]. The paper
+            has (.2, 1); RandomResizedCrop has (.08, 1).
+        ratio: Least and largest width / height of a window.
+        interpolation: As in torchvision's resize, which takes its name as well.
+        antialias: As in torchvision's resize; it concerns tensors only.
+        alpha: Of Beta(alpha, alpha), in [0.01, 100]: 1 is uniform, below 1 seeks the ends.
+        rule: Where windows go: "paper", "official" or "overlap", see `crops.windows`.
+        min_overlap: Share of the smaller of window and box that both have in common along each
+            axis, in (0, 1]; of the rule "overlap".
 
     Raises:
-        ValueError: when called, if the sample has no box or several, or its box has no area
+        ValueError: If an argument is out of its range.
+        CcropError: When called, if the sample has no box or several, or its box has no area
             inside the image or another canvas than the image. There is no silent full box.
     """
 
     def __init__(
         self,
         size: int | Sequence[int],
-        params: CropParams = _DEFAULT_PARAMS,
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: InterpolationMode | str | int = InterpolationMode.BILINEAR,
-        antialias: bool = True,
+        antialias: bool | None = True,
+        *,
+        alpha: float = 0.6,
+        rule: str = "paper",
+        min_overlap: float = 0.5,
     ) -> None:
         super().__init__()
-        self.size = [size, size] if isinstance(size, int) else list(size)
+        sides = [size] if isinstance(size, int) else list(size)
+        self.size = sides * 2 if len(sides) == 1 else sides
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be one or two numbers of pixels, at least 1: {size}")
-        self.params = params
+            raise ValueError(f"size is {size}; it must be one or two numbers of pixels, 1 or more.")
+        self.scale, self.ratio = scale, ratio
         self.interpolation = interpolation
         self.antialias = antialias
+        self.alpha, self.rule, self.min_overlap = alpha, rule, min_overlap
+        self._params = CropParams(rule, alpha, scale, ratio, min_overlap)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the window for one sample: top, left, height, width."""
@@ -61,7 +83,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
             _corners(box) / (width, height, width, height),
             np.array([[width, height]]),
             torch.rand(1, UNIFORMS_PER_WINDOW, dtype=torch.float64, device="cpu").numpy(),
-            self.params,
+            self._params,
         )
         return dict(zip(("top", "left", "height", "width"), windows[0].tolist(), strict=True))
 
@@ -74,11 +96,6 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
             interpolation=self.interpolation,
             antialias=self.antialias,
         )
-
-    def extra_repr(self) -> str:
-        """Show what `repr` prints between the parentheses."""
-        mode = getattr(self.interpolation, "value", self.interpolation)
-        return f"size={self.size}, params={self.params}, interpolation={mode}"
 
 
 def as_bounding_box(box: Sequence[float], width: int, height: int) -> tv_tensors.BoundingBoxes:
@@ -117,11 +134,11 @@ def attach_box(image: PIL.Image.Image, box: Sequence[float]) -> PIL.Image.Image:
         The image given, marked.
 
     Raises:
-        ValueError: if the box is not ordered and within [0, 1].
+        CcropError: If the box is not ordered and within [0, 1].
     """
     x_min, y_min, x_max, y_max = (float(number) for number in box)
     if not (0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1):
-        raise ValueError(
+        raise CcropError(
             "a box must be 0 <= x_min < x_max <= 1 and so for y, in shares of the image's size and "
             f"not in pixels: {(x_min, y_min, x_max, y_max)}"
         )
@@ -139,7 +156,7 @@ def _attached_box(image: PIL.Image.Image) -> tv_tensors.BoundingBoxes | None:
     if attached is None:
         return None
     if attached.size != image.size:
-        raise ValueError(
+        raise CcropError(
             f"the image was {attached.size} (width, height) when its box was attached and is "
             f"{image.size} now: attach the box last before ContrastiveCrop"
         )
@@ -152,14 +169,14 @@ def _only_box(flat_inputs: list[Any]) -> tv_tensors.BoundingBoxes:
     boxes += [box for box in carried if box is not None]
     rows = sum(len(item) for item in boxes)
     if rows != 1 or len(boxes) != 1:
-        raise ValueError(
+        raise CcropError(
             f"ContrastiveCrop needs exactly one box in a sample and found {rows} in {len(boxes)} "
             "places. Attach it to a PIL image last before the crop (`attach_box`: flips, resizes "
             "and convert leave it behind), or give a BoundingBoxes beside the image "
             "(`as_bounding_box`); (0, 0, 1, 1) stands for the whole image"
         )
     if boxes[0].shape[-1] != 4:
-        raise ValueError(f"ContrastiveCrop takes no rotated boxes, and got {boxes[0].format}")
+        raise CcropError(f"ContrastiveCrop takes no rotated boxes, and got {boxes[0].format}")
     return boxes[0]
 
 
@@ -173,7 +190,7 @@ def _check_canvas(box: tv_tensors.BoundingBoxes, flat_inputs: list[Any]) -> None
             continue
         height, width = F.get_size(item)
         if (height, width) != tuple(box.canvas_size):
-            raise ValueError(
+            raise CcropError(
                 f"the image is {height} x {width} (height x width), the box's canvas_size "
                 f"{tuple(box.canvas_size)}: give the box the size of the image it comes with"
             )
@@ -191,5 +208,5 @@ def _corners(box: tv_tensors.BoundingBoxes) -> NDArray[np.float64]:
         np.maximum(plain.detach().numpy(), 0), (width, height, width, height)
     )
     if not (corners[:, :2] < corners[:, 2:]).all():
-        raise ValueError(f"box {plain.tolist()} (XYXY) has no area inside {height} x {width}")
+        raise CcropError(f"box {plain.tolist()} (XYXY) has no area inside {height} x {width}")
     return corners

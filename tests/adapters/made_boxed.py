@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 
 from ccrop_pipeline.boxset import BoxTable, Provenance, SourceInfo, write_manifest, write_shard
-from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 
 COUNT, WIDTH, HEIGHT = 16, 40, 30
 # Windows far smaller than the picture: one that is not drawn from the box shows black alone.
-SMALL = CropParams(scale=(0.02, 0.06))
+SMALL = (0.02, 0.06)
 
 
 def box_of(i: int) -> tuple[float, float, float, float]:

@@ -157,7 +157,7 @@ def flip_first(image: Image.Image) -> Image.Image:
 def test_what_changes_the_image_before_the_crop_is_an_error_from_a_worker(boxes):
     dataset = BoxedDataset(InMemory(), KEYS, boxes, v1.Compose([flip_first, V1]))
     message = error_of(DataLoader(dataset, 4, num_workers=1))
-    assert message.startswith("ValueError: Caught ValueError in DataLoader worker process 0")
+    assert message.startswith("CcropError: Caught CcropError in DataLoader worker process 0")
     assert "attach_box" in message
 
 

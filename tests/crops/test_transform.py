@@ -1,3 +1,4 @@
+import inspect
 import pickle
 
 import numpy as np
@@ -17,6 +18,7 @@ from ccrop_pipeline.crops import (
     attach_box,
     sample_windows,
 )
+from ccrop_pipeline.errors import CcropError
 
 WIDTH, HEIGHT = 120, 90
 BOX = (0.2, 0.3, 0.6, 0.9)
@@ -39,10 +41,10 @@ def expected_window(seed: int, params: CropParams) -> list[int]:
 
 @pytest.mark.parametrize("rule", ["official", "paper", "overlap"])
 def test_every_kind_of_image_gets_the_same_window(pixels, rule):
-    crop = ContrastiveCrop(32, CropParams(rule))
+    crop = ContrastiveCrop(32, rule=rule)
     kinds = (F.to_pil_image(pixels), pixels, pixels.float() / 255, tv_tensors.Image(pixels))
     for seed in range(20):
-        window = expected_window(seed, crop.params)
+        window = expected_window(seed, CropParams(rule))
         for image in kinds:
             torch.manual_seed(seed)
             view, _ = crop(image, box())
@@ -51,9 +53,12 @@ def test_every_kind_of_image_gets_the_same_window(pixels, rule):
             np.testing.assert_array_equal(np.asarray(view), np.asarray(expected))
 
 
-def test_size_interpolation_and_antialias_are_passed_on(pixels):
-    crop = ContrastiveCrop((20, 40), CropParams(), InterpolationMode.BICUBIC, antialias=False)
-    window = expected_window(3, crop.params)
+def test_all_arguments_are_passed_on(pixels):
+    crop = ContrastiveCrop(
+        (20, 40), (0.1, 0.3), (0.9, 1.1), InterpolationMode.BICUBIC, False,
+        alpha=0.3, rule="overlap", min_overlap=0.8,
+    )  # fmt: skip
+    window = expected_window(3, CropParams("overlap", 0.3, (0.1, 0.3), (0.9, 1.1), 0.8))
     torch.manual_seed(3)
     view, _ = crop(pixels, box())
     expected = F.resized_crop(pixels, *window, [20, 40], InterpolationMode.BICUBIC, antialias=False)
@@ -122,17 +127,51 @@ def test_in_a_pipeline_of_v2_transforms(pixels):
 
 
 def test_pickled_it_crops_the_same(pixels):
-    crop = ContrastiveCrop(32, CropParams("paper", alpha=0.2))
+    crop = ContrastiveCrop(32, (0.1, 0.5), alpha=0.2)
     again = pickle.loads(pickle.dumps(crop))
     torch.manual_seed(2)
     expected, _ = crop(pixels, box())
     torch.manual_seed(2)
     assert torch.equal(again(pixels, box())[0], expected)
-    assert "rule='paper'" in repr(again)
+    assert repr(again) == (
+        "ContrastiveCrop(size=[32, 32], scale=(0.1, 0.5), ratio=(0.75, 1.3333333333333333), "
+        "interpolation=InterpolationMode.BILINEAR, antialias=True, alpha=0.2, rule=paper, "
+        "min_overlap=0.5)"
+    )
 
 
-def test_the_defaults_are_those_of_crop_params():
-    assert ContrastiveCrop(32).params == CropParams()
+def test_it_takes_what_random_resized_crop_takes():
+    ours, theirs = (
+        inspect.signature(crop).parameters for crop in (ContrastiveCrop, v2.RandomResizedCrop)
+    )
+    first = list(ours.values())[: len(theirs)]
+    assert [parameter.name for parameter in first] == list(theirs)
+    for parameter in first:
+        assert parameter.kind == theirs[parameter.name].kind
+        default = (0.2, 1.0) if parameter.name == "scale" else theirs[parameter.name].default
+        # An interpolation is a member of an enum in older releases and its value in newer ones.
+        assert getattr(parameter.default, "value", parameter.default) == getattr(
+            default, "value", default
+        )
+    added = list(ours.values())[len(theirs) :]
+    assert {parameter.kind for parameter in added} == {inspect.Parameter.KEYWORD_ONLY}
+    defaults = {parameter.name: parameter.default for parameter in added}
+    assert defaults == {name: getattr(CropParams(), name) for name in defaults}
+    assert [*defaults] == ["alpha", "rule", "min_overlap"]
+
+
+@pytest.mark.parametrize("arguments", [(32,), ([32],), ((32, 40),), (32, [0.1, 0.4], [1, 2])])
+def test_it_takes_arguments_in_the_same_form(arguments, pixels):
+    view = v2.RandomResizedCrop(*arguments)(pixels)
+    assert ContrastiveCrop(*arguments)(pixels, box())[0].shape == view.shape
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"alpha": 0}, {"rule": "central"}, {"min_overlap": 2}, {"scale": (0, 1)}]
+)
+def test_arguments_out_of_range(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ContrastiveCrop(32, **wrong)
 
 
 def test_a_normalised_box_survives_the_way_through_pixels():
@@ -174,7 +213,7 @@ def boxes_of(rows: list[list[float]], canvas: tuple[int, int] = (HEIGHT, WIDTH))
 )
 def test_samples_that_are_refused(pixels, given, message):
     for image in (pixels, F.to_pil_image(pixels)):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(CcropError, match=message):
             ContrastiveCrop(32)((image, *given))
 
 
@@ -185,11 +224,11 @@ def test_rotated_boxes_are_refused(pixels):
     given = tv_tensors.BoundingBoxes(
         [[9.0, 9.0, 5.0, 5.0, 30.0]], format="XYWHR", canvas_size=(HEIGHT, WIDTH)
     )
-    with pytest.raises(ValueError, match="rotated"):
+    with pytest.raises(CcropError, match="rotated"):
         ContrastiveCrop(32)(pixels, given)
 
 
-@pytest.mark.parametrize("size", [0, (32,), (32, 0), (1, 2, 3)])
+@pytest.mark.parametrize("size", [0, (), (32, 0), (1, 2, 3)])
 def test_wrong_sizes(size):
     with pytest.raises(ValueError, match="size"):
         ContrastiveCrop(size)
@@ -205,7 +244,7 @@ def test_the_image_is_not_changed(pixels):
 
 @pytest.mark.parametrize("rule", ["official", "paper", "overlap"])
 def test_a_box_attached_to_the_image_counts_as_one_beside_it(pixels, rule):
-    crop = ContrastiveCrop(32, CropParams(rule))
+    crop = ContrastiveCrop(32, rule=rule)
     image = F.to_pil_image(pixels)
     for seed in range(20):
         torch.manual_seed(seed)
@@ -237,10 +276,10 @@ def test_attaching_marks_the_image_itself_and_the_last_box_counts(pixels):
 @pytest.mark.parametrize("size", [32, (HEIGHT, WIDTH)])
 def test_a_crop_carries_no_box(pixels, size):
     # Even where the crop is the whole image in its own size.
-    whole = CropParams(scale=(1, 1), ratio=(WIDTH / HEIGHT, WIDTH / HEIGHT))
-    view = ContrastiveCrop(size, whole)(attach_box(F.to_pil_image(pixels), BOX))
+    whole = ContrastiveCrop(size, (1, 1), (WIDTH / HEIGHT, WIDTH / HEIGHT))
+    view = whole(attach_box(F.to_pil_image(pixels), BOX))
     assert view.size == ((32, 32) if size == 32 else (WIDTH, HEIGHT))
-    with pytest.raises(ValueError, match="found 0 in 0 places"):
+    with pytest.raises(CcropError, match="found 0 in 0 places"):
         ContrastiveCrop(32)(view)
 
 
@@ -271,19 +310,19 @@ NEW_IMAGES = {
 @pytest.mark.parametrize("change", NEW_IMAGES.values(), ids=NEW_IMAGES)
 def test_whatever_makes_a_new_image_leaves_the_box_behind(pixels, change):
     image = attach_box(F.to_pil_image(pixels), BOX)
-    with pytest.raises(ValueError, match=r"found 0 in 0 places.*attach_box"):
+    with pytest.raises(CcropError, match=r"found 0 in 0 places.*attach_box"):
         ContrastiveCrop(32)(change(image))
 
 
 def test_an_image_that_was_resized_in_place_is_refused(pixels):
     image = attach_box(F.to_pil_image(pixels), BOX)
     image.thumbnail((60, 60))
-    with pytest.raises(ValueError, match=r"was \(120, 90\) .* is \(60, 45\) now"):
+    with pytest.raises(CcropError, match=r"was \(120, 90\) .* is \(60, 45\) now"):
         ContrastiveCrop(32)(image)
 
 
 def test_a_box_attached_and_one_beside_it_are_two(pixels):
-    with pytest.raises(ValueError, match="found 2 in 2"):
+    with pytest.raises(CcropError, match="found 2 in 2"):
         ContrastiveCrop(32)(attach_box(F.to_pil_image(pixels), BOX), box())
 
 
@@ -291,5 +330,5 @@ def test_a_box_attached_and_one_beside_it_are_two(pixels):
     "wrong", [(0, 0, 60, 40), (0.5, 0, 0.5, 1), (0, 1, 1, 0), (-0.1, 0, 1, 1), (0, 0, np.nan, 1)]
 )
 def test_boxes_that_cannot_be_attached(pixels, wrong):
-    with pytest.raises(ValueError, match="shares of the image's size and not in pixels"):
+    with pytest.raises(CcropError, match="shares of the image's size and not in pixels"):
         attach_box(F.to_pil_image(pixels), wrong)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 from torchvision.transforms import RandomResizedCrop
 
 from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows
@@ -48,6 +48,46 @@ def test_full_box_and_alpha_1_are_random_resized_crop(size):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.001
     # The difference of two shares near .18 has deviation .0044 here.
     np.testing.assert_allclose(touches(ours, size), touches(theirs, size), atol=0.018)
+
+
+def share_without_a_fit(shape: float, scale: tuple[float, float]) -> float:
+    """Closed form: a candidate of area share s and ratio r is too high where s * shape > r."""
+    low, high = scale
+
+    def too_high(log_ratio: float) -> float:
+        return 1 - np.clip((np.exp(log_ratio) / shape - low) / (high - low), 0, 1)
+
+    ends = np.log(3 / 4), np.log(4 / 3)
+    return (integrate.quad(too_high, *ends)[0] / (ends[1] - ends[0])) ** 10
+
+
+@pytest.mark.parametrize(
+    ("scale", "shares"), [((0.2, 1.0), (0.008, 0.15, 0.49)), ((0.08, 1.0), (0.002, 0.037, 0.12))]
+)
+def test_in_panoramas_random_resized_crop_is_central_where_nothing_fits(scale, shares):
+    """The figures of ContrastiveCrop's docstring and of README."""
+    n, height = 10_000, 1000
+    for shape, share in zip((2, 3, 4), shares, strict=True):
+        assert share_without_a_fit(shape, scale) == pytest.approx(share, rel=0.05)
+        image = torch.empty(1, 1, 1).expand(1, height, shape * height)
+        torch.manual_seed(0)
+        theirs = np.array(
+            [RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(n)]
+        )
+        params = CropParams("overlap", 1.0, scale)
+        ours = windows(FULL, (shape * height, height), params, n, 0)
+        largest = (height, round(height * 4 / 3))  # height and width where nothing fits
+        for drawn in (theirs, ours):
+            fallback = (drawn[:, 2:] == largest).all(axis=1)
+            assert fallback.mean() == pytest.approx(share, abs=0.02)
+        for column in (2, 3):
+            assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.001
+        lefts = [drawn[(drawn[:, 2:] == largest).all(axis=1), 1] for drawn in (theirs, ours)]
+        slack = shape * height - largest[1]
+        # A candidate may have this size as well, but seldom.
+        assert (lefts[0] == slack // 2).mean() > 0.98
+        if len(lefts[1]) > 50:
+            assert stats.kstest(lefts[1] / slack, "uniform").pvalue > 0.001
 
 
 def test_full_box_and_alpha_1_take_every_corner_equally_often():
