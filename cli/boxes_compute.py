@@ -109,12 +109,12 @@ def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
 def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.compute import compute_boxes
+    from ccrop_pipeline.images import open_source
 
     from .compute_progress import ComputeProgress
-    from .opening import open_any
 
     ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
-    opened = open_any(source)
+    opened = open_source(source)
     localizer = _localizer(options, lambda line: click.echo(line, err=True))
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
         click.echo(f"Warning: {localizer.warning}", err=True)
@@ -138,14 +138,14 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
 
 def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
     from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
+    from ccrop_pipeline.images import open_source
 
     from .compute_progress import ComputeProgress
-    from .opening import open_any
 
     for name in ("rank", "world_size", "overwrite"):
         if options[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray")
-    opened, gpus = open_any(source), options["gpu_share"]
+    opened, gpus = open_source(source), options["gpu_share"]
     if gpus is None:
         gpus = 0.0 if options["device"] == "cpu" else 1.0
     with ComputeProgress(None) as progress:

@@ -40,12 +40,12 @@ def full(source: str, out: str, as_json: bool) -> None:
 
 def _fixed(source: str, out: str, name: Literal["centre", "full"], as_json: bool) -> None:
     from ccrop_pipeline.exchange import fixed_boxes
+    from ccrop_pipeline.images import open_source
 
     from .boxes_info import show
-    from .opening import open_any
     from .progress import counter
 
-    opened = open_any(source)
+    opened = open_source(source)
     total = len(opened.index()) if opened.random_access else None
     with counter("boxes", total) as advance:
         box_set = fixed_boxes(opened, out, name, advance)

@@ -45,14 +45,14 @@ def follow(
       ccrop boxes follow runs/first --device cuda:1
     """
     from ccrop_pipeline.base import Ranks
+    from ccrop_pipeline.base.ranks import open_device
+    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.training import Run
     from ccrop_pipeline.training import follow as follow_run
 
-    from .opening import open_any, open_device
-
     done = follow_run(
         Run(run),
-        lambda spec: open_any(source or spec),
+        lambda spec: open_source(source or spec),
         open_device(device),
         os.cpu_count() or 1,
         _observer(),

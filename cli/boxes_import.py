@@ -75,12 +75,12 @@ def import_(
         raise click.UsageError(f"--pixels is for --csv and --npz: --{form} says itself what it is.")
 
     from ccrop_pipeline.exchange import import_boxes
+    from ccrop_pipeline.images import open_source
 
     from .boxes_info import show, summary
-    from .opening import open_any
     from .progress import counter
 
-    opened = open_any(source)
+    opened = open_source(source)
     annotations = _read(form, path, pixels)
     total = len(opened.index()) if opened.random_access else None
     with counter("boxes", total) as advance:

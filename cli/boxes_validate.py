@@ -21,13 +21,11 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     """
     from ccrop_pipeline.boxset import SourceImage
     from ccrop_pipeline.boxset import validate as find_problems
-    from ccrop_pipeline.images import image_hash
-
-    from .opening import open_any
+    from ccrop_pipeline.images import image_hash, open_source
 
     images = None
     if source is not None:
-        opened = open_any(source)
+        opened = open_source(source)
         images = (
             SourceImage(shard, sample.key, image_hash(sample.image))
             for shard in opened.shards

@@ -54,12 +54,12 @@ def pack(
     Example:
       ccrop data pack photos data/photos
     """
+    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.images import pack as pack_source
 
-    from .opening import open_any
     from .progress import counter
 
-    opened = open_any(source, split=split, root=root.expanduser(), download=not no_download)
+    opened = open_source(source, split=split, root=root, download=not no_download)
     with counter("packing") as advance:
         summary = pack_source(
             opened,

@@ -95,9 +95,8 @@ def open_model(
     """
     import torch
 
+    from ccrop_pipeline.base.ranks import open_device
     from ccrop_pipeline.models import open_encoder
-
-    from .opening import open_device
 
     place = open_device(device)
     if precision == "auto":

@@ -84,14 +84,13 @@ def probe(
       ccrop probe runs/first data/photos data/test
       ccrop probe runs/first data/photos data/test --linear
     """
+    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.probes import KnnSettings
-
-    from .opening import open_any
 
     way = _way(context, linear, augmented)
     encoder = _encoder(model, options)
-    test = open_any(test_source, "test") if test_source else None
-    images = _labelled(open_any(train_source), test)
+    test = open_source(test_source, split="test") if test_source else None
+    images = _labelled(open_source(train_source), test)
     if way == "knn":
         found = _knn(images, encoder, KnnSettings(k=k, temperature=temperature))
     elif way == "linear":

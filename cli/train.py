@@ -128,9 +128,8 @@ def _recipe(options: dict[str, Any]) -> "Recipe":
 
 def _machine(options: dict[str, Any]) -> "Machine":
     from ccrop_pipeline.base import Ranks
+    from ccrop_pipeline.base.ranks import open_device
     from ccrop_pipeline.training import Machine
-
-    from .opening import open_device
 
     device, ranks = open_device(options["device"]), Ranks.from_environment()
     cores = max(1, (os.cpu_count() or 1) // ranks.local_world_size)
@@ -143,18 +142,17 @@ def _machine(options: dict[str, Any]) -> "Machine":
 
 
 def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
+    from ccrop_pipeline.images import absolute_spec, open_source
     from ccrop_pipeline.training import Inputs, StartingWeights
-
-    from .opening import from_anywhere, open_any
 
     test, load = options["test_source"], options["load"]
     return Inputs(
-        open_any(source),
+        open_source(source),
         options["boxes"],
         options["missing_boxes"],
-        open_any(test, "test") if test else None,
+        open_source(test, split="test") if test else None,
         StartingWeights(load) if load else None,
-        from_anywhere(source),
+        absolute_spec(source),
     )
 
 

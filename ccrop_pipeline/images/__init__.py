@@ -7,7 +7,7 @@ source into WebDataset tars. Importing this loads no torch.
 
 from ccrop_pipeline.images.decode import UnreadableImage, decode, decode_reduced, stored_size
 from ccrop_pipeline.images.folder import FolderSource
-from ccrop_pipeline.images.opening import expand_braces, open_source
+from ccrop_pipeline.images.opening import absolute_spec, expand_braces, open_source
 from ccrop_pipeline.images.pack import PackSummary, pack, tar_key
 from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.remote import RemoteTarSource
@@ -28,6 +28,7 @@ __all__ = [
     "TarSource",
     "TorchvisionSource",
     "UnreadableImage",
+    "absolute_spec",
     "decode",
     "decode_reduced",
     "expand_braces",

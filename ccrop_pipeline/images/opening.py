@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
+from typing import Final
 
 from braceexpand import braceexpand
 
@@ -14,7 +15,9 @@ from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.remote import PIPE, RemoteTarSource, is_remote, located
 from ccrop_pipeline.images.source import Source
 from ccrop_pipeline.images.tar import TarSource
+from ccrop_pipeline.images.torchvision_data import Split, open_torchvision
 
+_CACHE: Final = Path("~/.cache/ccrop")
 ACCEPTED = (
     "Accepted are a folder of .tar shards, of .parquet files or of images, one .tar or .parquet "
     "file, and patterns of such files: 'train-*.tar', 'train-{000000..000009}.tar'. Tars may also "
@@ -22,8 +25,14 @@ ACCEPTED = (
 )
 
 
-def open_source(spec: str | Path) -> Source:
-    """Open images on a local disk, or tars that are read from elsewhere.
+def open_source(
+    spec: str | Path,
+    *,
+    split: Split = "train",
+    root: str | Path = _CACHE,
+    download: bool = True,
+) -> Source:
+    """Open images on a local disk, tars that are read from elsewhere, or a torchvision data set.
 
     Args:
         spec: A folder (tars on its first level go before Parquet files, and those before
@@ -31,13 +40,24 @@ def open_source(spec: str | Path) -> Source:
             pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates, as in a shell.
             Or tars that are only read in order: addresses that fsspec knows (``s3://…``,
             ``https://…``), or shell commands that write a tar (``pipe:…``), with the same
-            patterns; commands have braces only.
+            patterns; commands have braces only. Or, where nothing of that name is there, the
+            name of a torchvision data set in any case, such as `cifar10`.
+        split: Of a torchvision data set: `train` or `test`.
+        root: Folder in which torchvision keeps the files of its data sets.
+        download: Whether torchvision may fetch what is missing.
 
     Raises:
         CcropError: If there is nothing of the kind, files of several kinds, or two files of
             the same stem.
     """
     location = str(spec)
+    if not _is_place(spec):
+        try:
+            return open_torchvision(location, Path(root).expanduser(), split, download)
+        except CcropError as error:
+            raise CcropError(
+                f"there is no file or folder {location!r}, and as a name: {error}"
+            ) from None
     if is_remote(location):
         return _open_remote(location)
     path = Path(spec).expanduser()
@@ -46,6 +66,30 @@ def open_source(spec: str | Path) -> Source:
     if path.is_file():
         return _open_files(location, (path,))
     return _open_files(location, _matching(str(path)))
+
+
+def absolute_spec(spec: str | Path) -> str:
+    """Return what opens the same source from any working directory: local paths made absolute.
+
+    Addresses and names of data sets hold anywhere as they are. So do commands (`pipe:...`), as
+    long as they name no relative path: what in them is a path, nobody can tell.
+    """
+    location = str(spec)
+    if not _is_place(spec) or is_remote(location):
+        return location
+    path = Path(location).expanduser()
+    if path.exists():
+        return str(path.absolute())
+    if Path(next(expand_braces(str(path)))).is_absolute():
+        return str(path)
+    # A pattern: what stands before it must not be taken for a part of it.
+    return f"{escape(str(Path.cwd()))}/{location}"
+
+
+def _is_place(spec: str | Path) -> bool:
+    location = str(spec)
+    named = any(mark in location for mark in "/\\.*{?:")
+    return isinstance(spec, Path) or named or Path(location).exists()
 
 
 def expand_braces(pattern: str) -> Iterator[str]:

@@ -1,11 +1,13 @@
-"""What is written for a source on the command line opens it, from any folder."""
+"""What names a source opens it: in Python, on the command line, and from any folder."""
+
+from pathlib import Path
 
 import pytest
 from ccrop_cli.main import cli
-from ccrop_cli.opening import from_anywhere, open_any
 from click.testing import CliRunner
 
-from ccrop_pipeline.images import Scenes, pack
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import Scenes, absolute_spec, open_source, pack
 
 OVERLAPPED = [
     "image_size=32",
@@ -52,11 +54,32 @@ def workplace(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_source_was_opened_by_opens_it_from_elsewhere(workplace, monkeypatch, spec):
-    source, lasting = open_any(spec), from_anywhere(spec)
+    source, lasting = open_source(spec), absolute_spec(spec)
     known = source.kind, source.fingerprint()
     monkeypatch.chdir(workplace / "elsewhere")
-    again = open_any(lasting)
+    again = open_source(lasting)
     assert (again.kind, again.fingerprint()) == known
+
+
+def test_a_folder_goes_before_a_data_set_of_its_name(workplace):
+    assert open_source("eurosat").kind == "torchvision"
+    assert open_source("EuroSAT", root=workplace / ".cache/ccrop").kind == "torchvision"
+    pack(Scenes(4, size=32), Path("eurosat"))
+    assert open_source("eurosat").kind == "tar"
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("eurosta", {}, r"^there is no file or folder 'eurosta', and as a name: .*mean eurosat\?"),
+        ("eurosat", {"split": "test"}, "no test split"),
+        ("eurosat", {"root": "elsewhere", "download": False}, "cannot be opened in elsewhere"),
+        (Path("eurosat"), {}, "^there is no file eurosat"),
+    ],
+)
+def test_names_that_open_nothing(workplace, spec, options, message):
+    with pytest.raises(CcropError, match=message):
+        open_source(spec, **options)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +93,7 @@ def test_what_a_source_was_opened_by_opens_it_from_elsewhere(workplace, monkeypa
     ],
 )
 def test_what_holds_everywhere_is_kept_as_it_is(spec):
-    assert from_anywhere(spec) == spec
+    assert absolute_spec(spec) == spec
 
 
 @pytest.mark.parametrize("spec", ["data", "data/*.tar", "eurosat"])
