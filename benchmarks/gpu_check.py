@@ -20,8 +20,8 @@ from ccrop_pipeline.boxset import iou
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, Source, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heatmaps, build_backbone
-from ccrop_pipeline.methods import METHODS, build_method, settings_type
-from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.methods import METHODS, build_method
+from ccrop_pipeline.recipes import load_recipe, settings_type
 from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
 from ccrop_pipeline.views import (
     Augment,

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.methods import build_method, settings_type
+from ccrop_pipeline.methods import build_method
+from ccrop_pipeline.recipes import settings_type
 from ccrop_pipeline.views import (
     Augment,
     AugmentSettings,

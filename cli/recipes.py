@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from typing import Any
 
 import click
@@ -34,7 +33,9 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
     Example:
       ccrop recipes cifar10-simclr
     """
-    texts = bundled_texts()
+    from ccrop_pipeline.recipes import bundled_recipes, load_recipe
+
+    texts = bundled_recipes()
     if name is None:
         if resolved:
             raise click.UsageError("--resolved needs the NAME of a recipe")
@@ -42,17 +43,8 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
     elif name in texts and not (resolved or as_json):
         click.echo(texts[name], nl=False)
     else:
-        from ccrop_pipeline.recipes import load_recipe
-
         settings = load_recipe(name).to_dict()
         click.echo(json.dumps(settings) if as_json else "\n".join(toml_lines(settings)))
-
-
-def bundled_texts() -> dict[str, str]:
-    """Return the TOML texts of bundled recipes by name, without the seconds torch takes."""
-    folder = resources.files("ccrop_pipeline") / "recipes" / "toml"
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return {f.name.removesuffix(".toml"): f.read_text() for f in files if f.name.endswith(".toml")}
 
 
 def toml_lines(settings: Mapping[str, Any], path: str = "") -> Iterator[str]:

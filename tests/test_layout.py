@@ -10,21 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From top to bottom: a part may import from parts further down only.
 LAYERS = (
+    "adapters",
     "report",
     "export",
     "training",
     "models",
-    "recipes",
-    "methods",
     "probes",
+    "methods",
+    "views",
+    "recipes",
     "exchange",
     "compute",
-    "adapters",
-    "views",
     "localize",
     "crops",
-    "images",
     "boxset",
+    "images",
     "base",
     "errors",
 )
@@ -91,6 +91,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import ccrop_pipeline.boxset", {"torch", "xxhash", "webdataset", "PIL", "scipy"}),
         ("import ccrop_pipeline.images", {"torch", "webdataset"}),
         ("import ccrop_pipeline.crops", {"torch"}),
+        ("import ccrop_pipeline.recipes", {"torch", "lightly", "pyarrow"}),
         ("import ccrop_cli.main", {"torch", "pyarrow", "numpy", "rich", "PIL"}),
     ],
 )

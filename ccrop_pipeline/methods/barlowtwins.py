@@ -1,32 +1,15 @@
 """Barlow Twins (Zbontar et al., ICML 2021, arXiv:2103.03230)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, weight
+from ccrop_pipeline.methods.method import Method, StepOutput
 from ccrop_pipeline.methods.shared import OfWholeBatch
-
-
-@dataclass(frozen=True)
-class BarlowTwinsSettings(MethodSettings):
-    """Numbers of Barlow Twins.
-
-    Args:
-        name: "barlowtwins".
-        off_diagonal_weight: Weight of the redundancy reduction term, lambda in equation 1.
-        hidden_dim: Width of the layers inside the projector.
-        projection_dim: Length of an embedding.
-    """
-
-    name: str = "barlowtwins"
-    off_diagonal_weight: float = weight(5e-3)
-    hidden_dim: int = count(8192)
-    projection_dim: int = count(8192)
+from ccrop_pipeline.recipes.method_settings import BarlowTwinsSettings
 
 
 class BarlowTwins(Method):
@@ -42,6 +25,6 @@ class BarlowTwins(Method):
         self.criterion = OfWholeBatch(BarlowTwinsLoss(settings.off_diagonal_weight))
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """Equation 1 of the paper; see `Method.forward`."""
+        """Return equation 1 of the paper; see `Method.forward`."""
         first, second = (self.projector(self.backbone(view)) for view in views[:2])
         return StepOutput(self.compare(first, second), first.detach())

@@ -27,7 +27,7 @@ class SynchronisedBatchNorm(_BatchNorm):
             raise ValueError(f"batch norm takes (B, C, ...), not {tuple(input.shape)}")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalises (B, C, ...) by channel."""
+        """Normalise (B, C, ...) by channel."""
         if not self.training:
             return super().forward(images)
         dims = [dim for dim in range(images.ndim) if dim != 1]
@@ -52,7 +52,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def track(norm: _BatchNorm, mean: Tensor, unbiased_var: Tensor) -> None:
-    """Moves running statistics towards those of a batch, as batch norm of torch does."""
+    """Move running statistics towards those of a batch, as batch norm of torch does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -63,14 +63,14 @@ def track(norm: _BatchNorm, mean: Tensor, unbiased_var: Tensor) -> None:
 
 
 def synchronise(module: nn.Module) -> None:
-    """Exchanges plain batch norm inside a module for one that covers all processes."""
+    """Exchange plain batch norm inside a module for one that covers all processes."""
     on_gpu = any(parameter.is_cuda for parameter in module.parameters())
     kind = nn.SyncBatchNorm if on_gpu else SynchronisedBatchNorm
     exchange(module, lambda norm: kind(norm.num_features, norm.eps, norm.momentum, norm.affine))
 
 
 def exchange(module: nn.Module, make: Callable[[_BatchNorm], _BatchNorm]) -> None:
-    """Puts other layers in the place of plain batch norm, with its parameters and buffers."""
+    """Put other layers in the place of plain batch norm, with its parameters and buffers."""
     for name, child in module.named_children():
         if type(child) in _PLAIN:
             assert isinstance(child, _BatchNorm)
@@ -88,7 +88,7 @@ class Shuffle:
 
     The papers shuffle images over 8 GPUs, each of which normalises its own (section 3.3 of MoCo,
     arXiv:1911.05722). Here the number of groups is a setting of its own. The permutation comes
-    from torch's generator on the CPU, which must stand alike in all processes.
+    from torch's generator on the CPU, which must be in the same state in all processes.
 
     Args:
         groups: Groups a batch is cut into; fewer where some would have less than two images.
@@ -97,7 +97,7 @@ class Shuffle:
         sizes: Images of this process in each group, in the order of `draw`; all that one process
             alone needs, so that what follows is there for several only.
         averaging: float32 (groups, images of all processes): what each image adds to the mean of
-            its group; images stand by process, in the order of `draw` within each.
+            its group; images are ordered by process, in the order of `draw` within each.
         group_of: int64 (images of all processes,), likewise.
         counts: float32 (groups,), images of all processes in each.
     """
@@ -110,7 +110,7 @@ class Shuffle:
         self.counts = torch.empty(0)
 
     def draw(self, images: int, device: torch.device | str = "cpu") -> Tensor:
-        """Draws groups anew.
+        """Draw groups anew.
 
         Args:
             images: Images of this process; all have as many.
@@ -149,7 +149,7 @@ class ShuffledBatchNorm(nn.BatchNorm2d):
     shuffle: Shuffle
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalises (B, C, H, W), given in the order that the shuffle asked for."""
+        """Normalise (B, C, H, W), given in the order that the shuffle asked for."""
         if not self.training:
             return super().forward(images)
         return self._of_one(images) if world_size() == 1 else self._of_all(images)
@@ -186,7 +186,7 @@ class ShuffledBatchNorm(nn.BatchNorm2d):
 
 
 def shuffled(module: nn.Module, shuffle: Shuffle) -> None:
-    """Exchanges plain batch norm of images inside a module for shuffled batch norm."""
+    """Exchange plain batch norm of images inside a module for shuffled batch norm."""
 
     def make(norm: nn.modules.batchnorm._BatchNorm) -> ShuffledBatchNorm:
         layer = ShuffledBatchNorm(norm.num_features, norm.eps, norm.momentum)

@@ -1,7 +1,6 @@
 """BYOL (Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, arXiv:2006.07733)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
@@ -10,26 +9,9 @@ from lightly.models.utils import update_momentum
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, share
-from ccrop_pipeline.methods.shared import cosine_momentum, follower
-
-
-@dataclass(frozen=True)
-class BYOLSettings(MethodSettings):
-    """Numbers of BYOL.
-
-    Args:
-        name: "byol".
-        hidden_dim: Width of the layer inside projector and predictor.
-        projection_dim: Length of an embedding.
-        encoder_momentum: Share of the target network that the first step keeps, in [0, 1); grows
-            to 1 by half a cosine.
-    """
-
-    name: str = "byol"
-    hidden_dim: int = count(4096)
-    projection_dim: int = count(256)
-    encoder_momentum: float = share(0.996)
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.shared import cosine_momentum, momentum_copy
+from ccrop_pipeline.recipes.method_settings import BYOLSettings
 
 
 class BYOL(Method):
@@ -43,19 +25,19 @@ class BYOL(Method):
         hidden, dim = settings.hidden_dim, settings.projection_dim
         self.projector = BYOLProjectionHead(backbone.feature_dim, hidden, dim)
         self.predictor = BYOLPredictionHead(dim, hidden, dim)
-        self.momentum_backbone = follower(backbone)
-        self.momentum_projector = follower(self.projector)
+        self.momentum_backbone = momentum_copy(backbone)
+        self.momentum_projector = momentum_copy(self.projector)
         self.encoder_momentum = settings.encoder_momentum
         self.criterion = NegativeCosineSimilarity()
 
     def before_step(self, epoch: int, progress: float) -> None:  # noqa: ARG002
-        """Moves the target network towards the online one."""
+        """Move the target network towards the online one."""
         momentum = cosine_momentum(self.encoder_momentum, progress)
         update_momentum(self.backbone, self.momentum_backbone, momentum)
         update_momentum(self.projector, self.momentum_projector, momentum)
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """Equation 2 of the paper, 2 - 2 cos, for both directions; see `Method.forward`."""
+        """Return equation 2 of the paper, 2 - 2 cos, for both directions; see `Method.forward`."""
         projections = [self.projector(self.backbone(view)) for view in views[:2]]
         first, second = (self.predictor(projection) for projection in projections)
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from lightly.loss import DINOLoss
@@ -11,47 +10,9 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive, share
-from ccrop_pipeline.methods.shared import at_least_float32, cosine_momentum, follower
-
-
-@dataclass(frozen=True)
-class DINOSettings(MethodSettings):
-    """Numbers of DINO.
-
-    Args:
-        name: "dino".
-        student_temperature: Temperature of the student's softmax.
-        teacher_temperature: Temperature of the teacher's softmax after its warm-up.
-        warmup_teacher_temperature: The same in the first epoch.
-        temperature_warmup_epochs: Epochs over which the teacher's temperature grows linearly.
-        center_momentum: Share of the centre that each step keeps, in [0, 1).
-        encoder_momentum: Share of the teacher that the first step keeps, in [0, 1); grows to 1
-            by half a cosine.
-        frozen_last_layer_epochs: Epochs in which the head's last layer does not learn.
-        hidden_dim: Width of the layers inside the head.
-        bottleneck_dim: Length of the normalised vector before its last layer.
-        projection_dim: Number of outputs, K in the paper.
-    """
-
-    name: str = "dino"
-    student_temperature: float = positive(0.1)
-    teacher_temperature: float = positive(0.07)
-    warmup_teacher_temperature: float = positive(0.04)
-    temperature_warmup_epochs: int = count(30, least=0)
-    center_momentum: float = share(0.9)
-    encoder_momentum: float = share(0.996)
-    frozen_last_layer_epochs: int = count(1, least=0)
-    hidden_dim: int = count(2048)
-    bottleneck_dim: int = count(256)
-    projection_dim: int = count(65536)
-
-    def teacher_temperature_in(self, epoch: int) -> float:
-        """The teacher's temperature after `epoch` epochs."""
-        start, end = self.warmup_teacher_temperature, self.teacher_temperature
-        if epoch >= self.temperature_warmup_epochs:
-            return end
-        return start + (end - start) * epoch / max(1, self.temperature_warmup_epochs - 1)
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.shared import at_least_float32, cosine_momentum, momentum_copy
+from ccrop_pipeline.recipes.method_settings import DINOSettings
 
 
 class DINO(Method):
@@ -64,7 +25,7 @@ class DINO(Method):
         super().__init__(backbone, settings)
         self.settings = settings
         self.projector = _head(backbone.feature_dim, settings)
-        self.momentum_backbone = follower(backbone)
+        self.momentum_backbone = momentum_copy(backbone)
         # Weight norm leaves a tensor in the head that cannot be copied: build it twice.
         self.momentum_projector = _head(backbone.feature_dim, settings)
         self.momentum_projector.load_state_dict(self.projector.state_dict())
@@ -77,14 +38,14 @@ class DINO(Method):
         )
 
     def before_step(self, epoch: int, progress: float) -> None:
-        """Moves the teacher towards the student, and its temperature along its warm-up."""
+        """Move the teacher towards the student, and its temperature along its warm-up."""
         momentum = cosine_momentum(self.settings.encoder_momentum, progress)
         update_momentum(self.backbone, self.momentum_backbone, momentum)
         update_momentum(self.projector, self.momentum_projector, momentum)
         self.teacher_temperature = self.settings.teacher_temperature_in(epoch)
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """Equation 3 of the paper, averaged over pairs of views; see `Method.forward`."""
+        """Return equation 3 of the paper, averaged over pairs of views; see `Method.forward`."""
         two = torch.cat([views[0], views[1]])
         with torch.no_grad():
             teacher = self.momentum_projector(self.momentum_backbone(two))
@@ -99,7 +60,7 @@ class DINO(Method):
         return StepOutput(loss, student_out[0].detach())
 
     def after_backward(self, epoch: int) -> None:
-        """Takes the gradient of the last layer away in the first epochs."""
+        """Drop the gradient of the last layer in the first epochs."""
         self.projector.cancel_last_layer_gradients(epoch)
 
 

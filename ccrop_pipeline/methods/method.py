@@ -1,61 +1,16 @@
 """What the driver asks of a method."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize import Backbone
 from ccrop_pipeline.methods.batch_norm import synchronise
 from ccrop_pipeline.methods.shared import at_least_float32
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    """What the settings of every method have; each method adds its own numbers.
-
-    Args:
-        name: One of `METHODS`.
-
-    Raises:
-        CcropError: When a number is out of its range.
-    """
-
-    name: str
-
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if "holds" in each.metadata and not each.metadata["holds"](value):
-                raise CcropError(f"method.{each.name} is {value}; it must {each.metadata['range']}")
-
-
-def positive(default: float) -> Any:
-    """A number above 0."""
-    return _field(default, lambda value: 0 < value < math.inf, "be above 0")
-
-
-def weight(default: float) -> Any:
-    """The weight of a term: 0 or more."""
-    return _field(default, lambda value: 0 <= value < math.inf, "be 0 or more")
-
-
-def share(default: float) -> Any:
-    """A number in [0, 1)."""
-    return _field(default, lambda value: 0 <= value < 1, "lie in [0, 1)")
-
-
-def count(default: int, least: int = 1) -> Any:
-    """A whole number of `least` or more."""
-    return _field(default, lambda value: value >= least, f"be {least} or more")
-
-
-def _field(default: float, holds: Callable[[Any], bool], text: str) -> Any:
-    return field(default=default, metadata={"holds": holds, "range": text})
+from ccrop_pipeline.recipes import MethodSettings
 
 
 class StepOutput(NamedTuple):
@@ -77,12 +32,15 @@ class Method(nn.Module):
 
     Args:
         backbone: Online encoder: the one that is trained, probed and exported.
-        settings: An instance of `settings_class`.
+        settings: Of the type `settings_class`.
 
     Attributes:
         backbone: The online encoder.
         momentum_backbone: Its slow copy; None for methods that have none.
         criterion: What `compare` applies.
+
+    Raises:
+        SettingError: If the settings are another method's.
     """
 
     settings_class: ClassVar[type[MethodSettings]]
@@ -93,12 +51,12 @@ class Method(nn.Module):
     def __init__(self, backbone: Backbone, settings: MethodSettings) -> None:
         super().__init__()
         if type(settings) is not self.settings_class:
-            raise ValueError(f"{type(self).__name__} takes no {type(settings).__name__}")
+            raise SettingError(f"{type(self).__name__} takes no {type(settings).__name__}.")
         self.backbone = backbone
         self.momentum_backbone = None
 
     def before_step(self, epoch: int, progress: float) -> None:
-        """Moves what follows a schedule; called once before each step, before `forward`.
+        """Move what follows a schedule; called once before each step, before `forward`.
 
         Args:
             epoch: Epochs trained so far.
@@ -106,7 +64,7 @@ class Method(nn.Module):
         """
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """Loss and embeddings of one batch.
+        """Return loss and embeddings of one batch.
 
         Args:
             views: Normalised float images, (B, 3, S, S) each; row i of every view is of image i.
@@ -116,18 +74,18 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_backward(self, epoch: int) -> None:
-        """Changes gradients, where a method does; called before the optimizer's step.
+        """Change gradients, where a method does; called before the optimizer's step.
 
         Args:
             epoch: Epochs trained so far.
         """
 
     def fixed_rate_parameters(self) -> list[nn.Parameter]:
-        """Parameters whose learning rate stays at its peak throughout."""
+        """Return the parameters whose learning rate stays at its peak throughout."""
         return []
 
     def synchronise_batch_norm(self) -> None:
-        """Lets batch norm cover the batch of all processes.
+        """Let batch norm cover the batch of all processes.
 
         Call it in each of several processes, once the method is on its device and before it is
         wrapped for training. Names of parameters and buffers stay.
@@ -135,7 +93,7 @@ class Method(nn.Module):
         synchronise(self)
 
     def compare(self, first: Tensor, second: Tensor) -> Tensor:
-        """Applies the criterion to two (B, dim) embeddings in float32 or better.
+        """Apply the criterion to two (B, dim) embeddings in float32 or better.
 
         Under autocast the similarities would be rounded to bfloat16 and then divided by a small
         temperature, which is where the loss is most sensitive.

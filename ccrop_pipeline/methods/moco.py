@@ -1,7 +1,6 @@
-"""What MoCo v1 and v2 share: a key encoder, a queue, and shuffled batch norm."""
+"""MoCo v1 (He et al., CVPR 2020, arXiv:1911.05722) and v2 (Chen et al., arXiv:2003.04297)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from lightly.loss import NTXentLoss
@@ -11,29 +10,9 @@ from torch import Tensor, nn
 
 from ccrop_pipeline.localize import Backbone
 from ccrop_pipeline.methods.batch_norm import Shuffle, shuffled
-from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive, share
-from ccrop_pipeline.methods.shared import Queue, follower
-
-
-@dataclass(frozen=True)
-class MoCoSettings(MethodSettings):
-    """Numbers of MoCo v1 and v2.
-
-    Args:
-        name: "mocov1" or "mocov2".
-        temperature: Temperature of the loss.
-        projection_dim: Length of an embedding.
-        queue_size: Negatives kept from earlier batches.
-        encoder_momentum: Share of the key encoder that each step keeps, in [0, 1).
-        bn_groups: Groups that batch norm of the key encoder cuts the whole batch into; the papers
-            have 8, one a GPU.
-    """
-
-    temperature: float = positive(0.2)
-    projection_dim: int = count(128)
-    queue_size: int = count(65536)
-    encoder_momentum: float = share(0.999)
-    bn_groups: int = count(8)
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.shared import Queue, momentum_copy
+from ccrop_pipeline.recipes.method_settings import MoCoV1Settings, MoCoV2Settings
 
 
 class MoCo(Method):
@@ -47,11 +26,11 @@ class MoCo(Method):
 
     momentum_backbone: Backbone
 
-    def __init__(self, backbone: Backbone, settings: MoCoSettings, projector: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, settings: MoCoV2Settings, projector: nn.Module) -> None:
         super().__init__(backbone, settings)
         self.projector = projector
-        self.momentum_backbone = follower(backbone)
-        self.momentum_projector = follower(projector)
+        self.momentum_backbone = momentum_copy(backbone)
+        self.momentum_projector = momentum_copy(projector)
         self.shuffle = Shuffle(settings.bn_groups)
         shuffled(self.momentum_backbone, self.shuffle)
         self.encoder_momentum = settings.encoder_momentum
@@ -59,12 +38,12 @@ class MoCo(Method):
         self.criterion.memory_bank = Queue(settings.queue_size, settings.projection_dim)
 
     def before_step(self, epoch: int, progress: float) -> None:  # noqa: ARG002
-        """Moves the key encoder a little towards the online one (equation 2 of MoCo)."""
+        """Move the key encoder a little towards the online one (equation 2 of MoCo)."""
         update_momentum(self.backbone, self.momentum_backbone, self.encoder_momentum)
         update_momentum(self.projector, self.momentum_projector, self.encoder_momentum)
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """InfoNCE (equation 1 of MoCo), query from the first view; see `Method.forward`."""
+        """Return InfoNCE (equation 1 of MoCo), query from the first view; see `Method.forward`."""
         queries = self.projector(self.backbone(views[0]))
         return StepOutput(self.compare(queries, self._keys(views[1])), queries.detach())
 
@@ -73,14 +52,6 @@ class MoCo(Method):
         order = self.shuffle.draw(len(view), view.device)
         keys: Tensor = self.momentum_projector(self.momentum_backbone(view[order]))
         return keys[order.argsort()]
-
-
-@dataclass(frozen=True)
-class MoCoV1Settings(MoCoSettings):
-    """Numbers of MoCo v1; see `MoCoSettings`. Temperature 0.07 as in section 3.3."""
-
-    name: str = "mocov1"
-    temperature: float = positive(0.07)
 
 
 class MoCoV1(MoCo):
@@ -93,15 +64,8 @@ class MoCoV1(MoCo):
         super().__init__(backbone, settings, projector)
 
 
-@dataclass(frozen=True)
-class MoCoV2Settings(MoCoSettings):
-    """Numbers of MoCo v2; see `MoCoSettings`. Temperature 0.2 as in table 2."""
-
-    name: str = "mocov2"
-
-
 class MoCoV2(MoCo):
-    """MoCo with SimCLR's idea of two layers behind the encoder."""
+    """MoCo with two layers, SimCLR's idea, behind the encoder."""
 
     settings_class = MoCoV2Settings
 

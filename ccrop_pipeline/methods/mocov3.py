@@ -1,12 +1,11 @@
 """MoCo v3 (Chen et al., "Training Self-Supervised Vision Transformers", 2104.02057).
 
 With the heads that its authors' program gives ResNets (`MoCo_ResNet` in moco/builder.py of
-facebookresearch/moco-v3): the paper tells of those of transformers, whose projector has a third
+facebookresearch/moco-v3): the paper describes those of transformers, whose projector has a third
 layer and whose predictor ends in batch norm, too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +14,9 @@ from lightly.models.utils import update_momentum
 from torch import Tensor, nn
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive, share
-from ccrop_pipeline.methods.shared import cosine_momentum, follower, gathered, rank
-
-
-@dataclass(frozen=True)
-class MoCoV3Settings(MethodSettings):
-    """Numbers of MoCo v3.
-
-    Args:
-        name: "mocov3".
-        temperature: Temperature of the loss. The authors train ResNets with 1, transformers
-            with 0.2 (their repository's configurations).
-        hidden_dim: Width of the layer inside projector and predictor.
-        projection_dim: Length of an embedding.
-        encoder_momentum: Share of the momentum encoder that the first step keeps, in [0, 1);
-            grows to 1 by half a cosine.
-    """
-
-    name: str = "mocov3"
-    temperature: float = positive(1.0)
-    hidden_dim: int = count(4096)
-    projection_dim: int = count(256)
-    encoder_momentum: float = share(0.99)
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.shared import cosine_momentum, gathered, momentum_copy, rank
+from ccrop_pipeline.recipes.method_settings import MoCoV3Settings
 
 
 class InBatchContrast(nn.Module):
@@ -52,7 +31,7 @@ class InBatchContrast(nn.Module):
         self.temperature = temperature
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """2 tau times the cross entropy of (B, dim) queries over keys without gradient."""
+        """Return 2 tau times the cross entropy of (B, dim) queries over keys without gradient."""
         keys = gathered(F.normalize(keys, dim=1))
         logits = F.normalize(queries, dim=1) @ keys.T / self.temperature
         own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
@@ -70,19 +49,19 @@ class MoCoV3(Method):
         width, hidden, dim = backbone.feature_dim, settings.hidden_dim, settings.projection_dim
         self.projector = _head(width, hidden, dim, nn.BatchNorm1d(dim, affine=False))
         self.predictor = _head(dim, hidden, dim, None)
-        self.momentum_backbone = follower(backbone)
-        self.momentum_projector = follower(self.projector)
+        self.momentum_backbone = momentum_copy(backbone)
+        self.momentum_projector = momentum_copy(self.projector)
         self.encoder_momentum = settings.encoder_momentum
         self.criterion = InBatchContrast(settings.temperature)
 
     def before_step(self, epoch: int, progress: float) -> None:  # noqa: ARG002
-        """Moves the momentum encoder towards the online one."""
+        """Move the momentum encoder towards the online one."""
         momentum = cosine_momentum(self.encoder_momentum, progress)
         update_momentum(self.backbone, self.momentum_backbone, momentum)
         update_momentum(self.projector, self.momentum_projector, momentum)
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """The sum of both directions; see `Method.forward`."""
+        """Return the sum of both directions; see `Method.forward`."""
         projections = [self.projector(self.backbone(view)) for view in views[:2]]
         first, second = (self.predictor(projection) for projection in projections)
         with torch.no_grad():
@@ -92,7 +71,7 @@ class MoCoV3(Method):
 
 
 def _head(width: int, hidden: int, dim: int, last: nn.Module | None) -> ProjectionHead:
-    """Two layers without biases."""
+    """Make two layers without biases."""
     return ProjectionHead(
         [
             (width, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), False),

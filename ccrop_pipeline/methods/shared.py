@@ -1,4 +1,4 @@
-"""Rows of all processes. With one process, nothing happens."""
+"""What methods share: the rows of all processes, queues, momentum encoders."""
 
 import copy
 import math
@@ -10,14 +10,15 @@ from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.dist import gather, rank, world_size
 from torch import Tensor, nn
 
-__all__ = ["OfWholeBatch", "gathered", "rank", "world_size"]
+__all__ = ["gathered", "rank", "world_size"]
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """Rows of all processes in the order of their ranks, (W * B, ...) from (B, ...) each.
+    """Return the rows of all processes by rank, (W * B, ...) from (B, ...) each.
 
     The gradient of a row is the sum of what all processes do with it. Together with the mean over
     processes that follows a backward pass, it is the gradient of the mean of their losses.
+    One process alone gets its own rows back.
     """
     if world_size() == 1:
         return rows
@@ -38,7 +39,7 @@ class OfWholeBatch(nn.Module):
         self.criterion = criterion
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of the embeddings of all processes."""
+        """Return the loss of the embeddings of all processes."""
         loss: Tensor = self.criterion(gathered(first), gathered(second))
         return loss
 
@@ -46,7 +47,7 @@ class OfWholeBatch(nn.Module):
 class Queue(nn.Module):
     """The newest keys, first in first out, as negatives.
 
-    Stands in for the memory bank of lightly's loss, which its ``state_dict`` leaves out: a run
+    Stands in for the memory bank of lightly's loss, which its `state_dict` leaves out: a run
     that lost its queue would not resume where it was. It takes in the keys of all processes in
     the order of their ranks, so that every process holds the same queue.
 
@@ -63,7 +64,7 @@ class Queue(nn.Module):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
 
     def forward(self, keys: Tensor, update: bool = False) -> tuple[Tensor, Tensor]:
-        """Returns `keys` (B, dim) and the held negatives (dim, size), then takes `keys` in."""
+        """Return `keys` (B, dim) and the held negatives (dim, size), and then take `keys` in."""
         negatives = self.keys.clone().T
         if update:
             size = len(self.keys)
@@ -75,12 +76,12 @@ class Queue(nn.Module):
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Values of lower precision as float32; others as they are."""
+    """Return values of lower precision as float32, others as they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def embedding_std(embeddings: Tensor) -> Tensor:
-    """How far embeddings spread over the sphere.
+    """Return how far embeddings spread over the sphere.
 
     The standard deviation of l2-normalised embeddings, averaged over dimensions, is about
     1 / sqrt(dim) when they spread evenly and 0 when they all agree (section 4.1 of SimSiam,
@@ -99,15 +100,15 @@ def embedding_std(embeddings: Tensor) -> Tensor:
 M = TypeVar("M", bound=nn.Module)
 
 
-def follower(module: M) -> M:
-    """A copy of a module, equal to it and without gradient."""
+def momentum_copy(module: M) -> M:
+    """Return a copy of a module, equal to it and without gradient."""
     copied = copy.deepcopy(module)
     deactivate_requires_grad(copied)
     return copied
 
 
 def cosine_momentum(start: float, progress: float) -> float:
-    """Share of a momentum encoder that a step keeps: from `start` to 1 by half a cosine.
+    """Return the share of a momentum encoder that a step keeps: from `start` to 1 by half a cosine.
 
     Section 3.2 of BYOL (arXiv:2006.07733): 1 - (1 - start) (cos(pi k / K) + 1) / 2.
 

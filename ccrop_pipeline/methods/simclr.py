@@ -1,7 +1,6 @@
 """SimCLR (Chen et al., "A Simple Framework for Contrastive Learning", ICML 2020, 2002.05709)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from lightly.loss import NTXentLoss
@@ -9,23 +8,8 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from ccrop_pipeline.localize import Backbone
-from ccrop_pipeline.methods.method import Method, MethodSettings, StepOutput, count, positive
-
-
-@dataclass(frozen=True)
-class SimCLRSettings(MethodSettings):
-    """Numbers of SimCLR.
-
-    Args:
-        name: "simclr".
-        temperature: Temperature of the loss. The paper has 0.1 for ImageNet (section 5.1) and
-            0.5 for CIFAR-10 (appendix B.9).
-        projection_dim: Length of an embedding.
-    """
-
-    name: str = "simclr"
-    temperature: float = positive(0.1)
-    projection_dim: int = count(128)
+from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.recipes.method_settings import SimCLRSettings
 
 
 class SimCLR(Method):
@@ -40,7 +24,7 @@ class SimCLR(Method):
         self.criterion = NTXentLoss(settings.temperature, gather_distributed=True)
 
     def forward(self, views: Sequence[Tensor]) -> StepOutput:
-        """NT-Xent, equation 1 of the paper, averaged over both views; see `Method.forward`."""
+        """Return NT-Xent (equation 1 of the paper), the mean over both views."""
         # One pass over both views: batch statistics then cover 2B images, as in the paper.
         projections = self.projector(self.backbone(torch.cat([views[0], views[1]])))
         first, second = projections.chunk(2)

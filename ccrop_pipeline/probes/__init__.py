@@ -20,8 +20,9 @@ from ccrop_pipeline.probes.features import (
     labelled,
     validation_split,
 )
-from ccrop_pipeline.probes.knn import KnnSettings, knn_accuracy
+from ccrop_pipeline.probes.knn import knn_accuracy
 from ccrop_pipeline.probes.linear import LinearResult, SoftmaxRegression, fit_softmax, linear_probe
+from ccrop_pipeline.recipes import KnnSettings
 
 __all__ = [
     "AugmentedSettings",

@@ -1,46 +1,16 @@
 """The kNN probe: the class that the nearest training images vote for."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.probes.features import Features
+from ccrop_pipeline.recipes import KnnSettings
 
 # 0.3 GB of similarities, whatever the size of the bank.
 _QUERIES_AT_ONCE, _BANK_AT_ONCE = 1024, 65536
-
-
-@dataclass(frozen=True)
-class KnnSettings:
-    """The kNN probe, and how often a run takes it (Wu et al., CVPR 2018, arXiv:1805.01978).
-
-    Args:
-        every: Epochs between probes; the last epoch is always probed. 0: never.
-        k: Neighbours that vote.
-        temperature: Votes weigh exp(similarity / temperature).
-        max_images: Images that answer, and that ask, at most, while a run goes on: more of them
-            would take longer than the epochs between.
-
-    Raises:
-        CcropError: If a number is out of its range.
-    """
-
-    every: int = 10
-    k: int = 200
-    temperature: float = 0.1
-    max_images: int = 50_000
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or self.k < 1 or self.max_images < 1 or not self.temperature > 0:
-            raise CcropError(
-                f"probe.every = {self.every}, probe.k = {self.k}, probe.max_images = "
-                f"{self.max_images}, probe.temperature = {self.temperature}: they must be at least "
-                "0, 1 and 1, and above 0."
-            )
 
 
 def knn_accuracy(

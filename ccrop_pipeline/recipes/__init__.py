@@ -1,5 +1,9 @@
-"""Recipes: all settings that change the result of a run, their files, and the plan of a run."""
+"""Recipes: all settings that change the result of a run, their files, and the plan of a run.
 
+Needs NumPy only, and neither torch nor lightly.
+"""
+
+from ccrop_pipeline.recipes.method_settings import METHOD_SETTINGS, MethodSettings, settings_type
 from ccrop_pipeline.recipes.plan import (
     FixedStage,
     RefreshStage,
@@ -10,15 +14,26 @@ from ccrop_pipeline.recipes.plan import (
 )
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.recipe_files import bundled_recipes, load_recipe
+from ccrop_pipeline.recipes.settings import BoxSettings, KnnSettings, OptimizerSettings
+from ccrop_pipeline.recipes.view_settings import AugmentSettings, LocalViews, ViewGroup
 
 __all__ = [
+    "METHOD_SETTINGS",
+    "AugmentSettings",
+    "BoxSettings",
     "FixedStage",
+    "KnnSettings",
+    "LocalViews",
+    "MethodSettings",
+    "OptimizerSettings",
     "Recipe",
     "RefreshStage",
     "Stage",
     "TrainStage",
+    "ViewGroup",
     "bundled_recipes",
     "describe",
     "load_recipe",
     "make_plan",
+    "settings_type",
 ]

@@ -1,21 +1,21 @@
 """The plan of a run: which epochs train on which boxes, and when boxes are computed.
 
-Computed from the recipe alone, before anything starts, so that it can be shown, checked and
-taken up again in the middle.
+Made from the recipe alone, before anything starts, so that it can be shown, checked and resumed in
+the middle.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.settings import PAPER_REFRESHES, BoxSettings, OptimizerSettings
 
 
 @dataclass(frozen=True)
 class TrainStage:
-    """Training over epochs ``first <= epoch < stop``.
+    """Training over epochs `first <= epoch < stop`.
 
     Attributes:
         first: First epoch, counted from 0.
@@ -64,7 +64,7 @@ Stage = TrainStage | RefreshStage | FixedStage
 
 
 def make_plan(recipe: Recipe, boxes: Path | None = None) -> list[Stage]:
-    """Lays out a run.
+    """Lay out a run.
 
     Args:
         recipe: Epochs and refreshes.
@@ -75,9 +75,9 @@ def make_plan(recipe: Recipe, boxes: Path | None = None) -> list[Stage]:
         Stages in order; the training stages cover every epoch once.
 
     Raises:
-        CcropError: When refreshes fall outside of training or together, when no refresh ends the
-            warm-up, when boxes are given to a recipe that has its own, or when training ends
-            before the learning rate has begun or taken the steps that it is to take.
+        SettingError: If refreshes fall outside of training or together, no refresh ends the
+            warm-up, boxes are given to a recipe that has its own, or training ends before the
+            learning rate has finished its warm-up or taken all its steps.
     """
     _expect_a_rate_that_falls(recipe.optimizer, recipe.epochs)
     settings = recipe.boxes
@@ -97,21 +97,21 @@ def make_plan(recipe: Recipe, boxes: Path | None = None) -> list[Stage]:
 
 
 def box_folder(epoch: int) -> str:
-    """Path, relative to the run, of the box set that is computed after `epoch` epochs."""
+    """Return the path, relative to the run, of the box set computed after `epoch` epochs."""
     return f"boxes/epoch-{epoch:04d}"
 
 
 def checkpoint_file(epoch: int) -> str:
-    """Path, relative to the run, of the checkpoint that this box set is computed from."""
+    """Return the path, relative to the run, of the checkpoint that this box set comes from."""
     return f"checkpoints/epoch-{epoch:04d}.pt"
 
 
 def _without_refreshes(recipe: Recipe, boxes: Path | None) -> list[Stage]:
     kind = recipe.boxes.kind
     if boxes:
-        raise CcropError(
-            f"the box set {boxes} is given, but boxes.kind is {kind!r}. Leave out the box set, or "
-            "set boxes.kind to 'encoder'"
+        raise SettingError(
+            f"`boxes` is {boxes}, but boxes.kind is {kind!r}. Leave out the box set, or set "
+            "boxes.kind to 'encoder'."
         )
     if kind not in ("centre", "full"):
         return [TrainStage(0, recipe.epochs, None)]
@@ -131,20 +131,20 @@ def _refresh_epochs(settings: BoxSettings, epochs: int, given: bool) -> list[int
     chosen = list(settings.refresh_epochs) or [round(share * epochs) for share in shares]
     if len({0, epochs, *chosen}) < len(chosen) + 2 or chosen[-1] > epochs:
         name = "refresh_epochs" if settings.refresh_epochs else f"refresh_at {list(shares)}"
-        raise CcropError(
+        raise SettingError(
             f"boxes.{name} of {epochs} epochs gives refreshes after epochs {chosen}: they must "
-            f"differ and lie between 0 and {epochs}. Train for more epochs, refresh less often, "
-            "or set boxes.kind to 'none' for random crops throughout"
+            f"differ and be between 0 and {epochs}. Train for more epochs, refresh less often, or "
+            "set boxes.kind to 'none' for random crops throughout."
         )
     return chosen
 
 
 def _expect_an_end_of_warmup(first: int, epochs: int, given: bool) -> None:
     if first >= epochs and not given:
-        raise CcropError(
+        raise SettingError(
             f"the first refresh would come after epoch {first} of {epochs}, so that the warm-up "
             "would never end and no box would ever be used. Lower boxes.warmup_epochs or "
-            "boxes.refresh_every, or set boxes.kind to 'none' for random crops throughout"
+            "boxes.refresh_every, or set boxes.kind to 'none' for random crops throughout."
         )
 
 
@@ -152,21 +152,21 @@ def _expect_a_rate_that_falls(optimizer: OptimizerSettings, epochs: int) -> None
     # Not a check of the recipe itself: runs that have trained by it can still be probed.
     warmup, milestones = optimizer.lr_warmup_epochs, list(optimizer.milestones)
     if warmup >= epochs:
-        raise CcropError(
+        raise SettingError(
             f"optimizer.lr_warmup_epochs is {warmup} and epochs {epochs}: the learning rate would "
-            "grow until the end. Train for more epochs, or shorten its warm-up as well: --set "
-            f"optimizer.lr_warmup_epochs={epochs // 10}"
+            "grow until the end. Train for more epochs, or shorten its warm-up as well: "
+            f"optimizer.lr_warmup_epochs={epochs // 10}."
         )
     if milestones and milestones[-1] >= epochs:
-        raise CcropError(
+        raise SettingError(
             f"optimizer.milestones is {milestones} and epochs {epochs}: the learning rate would "
             f"not take all of these steps. Train for more epochs, give milestones below {epochs}, "
-            "or do without: --set optimizer.schedule=cosine --set 'optimizer.milestones=[]'"
+            "or do without: optimizer.schedule=cosine and optimizer.milestones=[]."
         )
 
 
 def describe(stage: Stage) -> str:
-    """One line about a stage, for people; epochs are counted from 1 as in progress displays."""
+    """Return a line about a stage, for people; epochs are counted from 1 as in displays."""
     if isinstance(stage, FixedStage):
         return f"write {stage.boxes}: the same box for every image"
     if isinstance(stage, RefreshStage):

@@ -3,24 +3,28 @@
 What differs from machine to machine (device, loader processes) is no part of it.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from ccrop_pipeline.base.values import check_ranges, from_plain, ranged, to_plain
 from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.methods import MethodSettings, settings_type
-from ccrop_pipeline.probes import KnnSettings
-from ccrop_pipeline.recipes.settings import BoxSettings, LocalViews, OptimizerSettings
-from ccrop_pipeline.views import AugmentSettings
+from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.recipes.method_settings import (
+    METHOD_SETTINGS,
+    MethodSettings,
+    MoCoV2Settings,
+    settings_type,
+)
+from ccrop_pipeline.recipes.settings import BoxSettings, KnnSettings, OptimizerSettings
+from ccrop_pipeline.recipes.view_settings import AugmentSettings, LocalViews, ViewGroup
 
 
 @dataclass(frozen=True)
 class Recipe:
     """All settings of a run.
 
-    Args:
+    Attributes:
         backbone: A name that `build_backbone` knows.
         image_size: Side of a view in pixels.
         eval_size: Side in pixels of the whole images that boxes are computed on and that the
@@ -43,18 +47,18 @@ class Recipe:
         probe: The kNN probe.
 
     Raises:
-        CcropError: When a setting is out of its range or not finite.
+        SettingError: If a setting is out of its range or not finite.
     """
 
     backbone: str = "resnet50"
-    image_size: int = 224
-    eval_size: int = 0
-    epochs: int = 200
-    batch_size: int = 256
-    accumulate: int = 1
-    seed: int = 0
+    image_size: int = ranged(224, "[8, inf)")
+    eval_size: int = ranged(0, "[0, inf)")
+    epochs: int = ranged(200, "[1, inf)")
+    batch_size: int = ranged(256, "[2, inf)")
+    accumulate: int = ranged(1, "[1, inf)")
+    seed: int = ranged(0, "[0, inf)")
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
-    method: MethodSettings = field(default_factory=lambda: settings_type("mocov2")("mocov2"))
+    method: MethodSettings = field(default_factory=MoCoV2Settings)
     crop: CropParams = field(default_factory=CropParams)
     boxes: BoxSettings = field(default_factory=BoxSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -65,48 +69,61 @@ class Recipe:
     probe: KnnSettings = field(default_factory=KnnSettings)
 
     def __post_init__(self) -> None:
-        _expect_finite(self.to_dict())
-        smallest = {"image_size": 8, "eval_size": 0, "epochs": 1, "batch_size": 2, "seed": 0}
-        for name, least in {**smallest, "accumulate": 1}.items():
-            if getattr(self, name) < least:
-                raise CcropError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        """Check the ranges, and that a batch has equal parts."""
+        check_ranges(self)
         if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
-            raise CcropError(
-                f"batch_size is {self.batch_size} and accumulate {self.accumulate}: a batch must "
-                "have that many equal parts of 2 images or more"
+            raise SettingError(
+                f"batch_size is {self.batch_size} and accumulate {self.accumulate}; a batch must "
+                "have that many equal parts of 2 images or more."
             )
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """Make a recipe of nested plain values, as TOML has them, or JSON with null.
+
+        Settings that are left out have their defaults; `method` has those of the method that its
+        `name` says.
+
+        Raises:
+            SettingError: If a setting is unknown, of a wrong kind or out of its range.
+        """
+        method = values.get("method")
+        if isinstance(method, Mapping):
+            values = {**values, "method": _method(method)}
+        return from_plain(cls, values)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values, as they stand in JSON."""
-        values: dict[str, Any] = _plain(asdict(self))
+        """Return nested plain values, as JSON has them."""
+        values: dict[str, Any] = to_plain(self)
         return values
 
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """Settings in which two nested mappings differ, one line each: ``name: old -> new``."""
-    lines = []
-    for name in sorted({*old, *new}):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            lines += differences(a, b, f"{path}{name}.")
-        elif a != b:
-            lines.append(f"{path}{name}: {a} -> {b}")
-    return lines
-
-
-def _expect_finite(values: Mapping[str, Any], path: str = "") -> None:
-    # Here for all settings at once: NaN passes most comparisons with the ends of a range.
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            _expect_finite(value, f"{path}{name}.")
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise CcropError(f"{path}{name} is {value}; it must be finite")
+    def view_groups(self) -> tuple[ViewGroup, ...]:
+        """Return the views that the method trains on: two large ones, then the small ones."""
+        size, local = self.image_size, self.local_views
+        groups = [ViewGroup(2, size, self.crop, self.augment)]
+        if self.augment_second:
+            both = (self.augment, self.augment_second)
+            groups = [ViewGroup(1, size, self.crop, augment) for augment in both]
+        if local.count:
+            crop, colours = replace(self.crop, scale=local.scale), self.augment_local
+            groups.append(ViewGroup(local.count, local.size, crop, colours or self.augment))
+        return tuple(groups)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
+def _method(values: Mapping[str, Any]) -> MethodSettings:
+    name = values.get("name")
+    if not isinstance(name, str):
+        raise SettingError(f"method.name is {name!r}; it must be the name of a method.")
+    kind = settings_type(name)
+    own = {each.name for each in fields(kind)}
+    others = {each.name for other in METHOD_SETTINGS.values() for each in fields(other)} - own
+    try:
+        return from_plain(kind, values, path="method.")
+    except SettingError as error:
+        if not others & values.keys():
+            raise
+        raise SettingError(
+            f"{error} What a recipe sets for its method stays when another name is set on top: "
+            f"take a recipe of {name}, or extend this one in a file, where another method.name "
+            "starts from that method's defaults."
+        ) from error

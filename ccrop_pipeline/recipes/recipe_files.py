@@ -1,6 +1,6 @@
 """Recipes from TOML: files of one's own and those that come with the package.
 
-A file may take another recipe as its base with ``extends = "NAME"``. Tables are merged and its
+A file may take another recipe as its base with `extends = "NAME"`. Tables are merged and its
 own values win, but for two things that only make sense whole: naming another method starts from
 that method's defaults, and giving a schedule of refreshes replaces the schedule of the base.
 """
@@ -11,49 +11,41 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.base.values import did_you_mean
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.recipes.recipe import Recipe
-from ccrop_pipeline.recipes.recipe_values import build_recipe, did_you_mean
 
 _SCHEDULES = ("refresh_at", "refresh_every", "refresh_epochs")
 
 
 def bundled_recipes() -> dict[str, str]:
-    """TOML texts of the recipes that come with the package, by name."""
+    """Return the TOML texts of the recipes that come with the package, by name."""
     folder = resources.files("ccrop_pipeline") / "recipes" / "toml"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
     return {f.name.removesuffix(".toml"): f.read_text() for f in files if f.name.endswith(".toml")}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe.
+    """Read a recipe.
 
     Args:
         name: Name of a recipe that comes with the package, or path of a TOML file.
-        overrides: Settings as ``NAME=VALUE`` with a TOML value, such as ``crop.alpha=0.1``;
-            later ones win. A value that is no TOML is taken as text. Another ``method.name``
+        overrides: Settings as `NAME=VALUE` with a TOML value, such as `crop.alpha=0.1`;
+            later ones win. A value that is no TOML is taken as text. Another `method.name`
             keeps what the recipe set for its method, and has defaults for the rest.
 
     Raises:
-        CcropError: When there is no such recipe, a setting is unknown or of a wrong kind, or
-            recipes extend each other in a circle.
+        SettingError: If there is no such recipe, a setting is unknown, of a wrong kind or out of
+            its range, or recipes extend each other in a circle.
     """
     values = _read(name, Path(), ())
     for override in overrides:
         values = _merge(values, _parse(override))
-    try:
-        return build_recipe(values)
-    except ValueError as error:
-        raise CcropError(f"recipe {name}: {error}") from error
-
-
-def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `Recipe.to_dict`, before or after JSON."""
-    return build_recipe(values)
+    return Recipe.from_dict(values)
 
 
 def _read(name: str, folder: Path, readers: tuple[str, ...]) -> dict[str, Any]:
-    """Settings of a recipe with its bases under them.
+    """Return the settings of a recipe with its bases under them.
 
     Args:
         name: A bundled recipe, or a path.
@@ -65,18 +57,18 @@ def _read(name: str, folder: Path, readers: tuple[str, ...]) -> dict[str, Any]:
     identity = name if name in bundled else str(path.resolve())
     if identity in readers:
         circle = " -> ".join([*readers[readers.index(identity) :], identity])
-        raise CcropError(f"recipes extend each other in a circle: {circle}. Break it somewhere")
+        raise SettingError(f"recipes extend each other in a circle: {circle}. Break it somewhere.")
     if name not in bundled and not path.is_file():
-        raise CcropError(_no_recipe(name, path, readers, list(bundled)))
+        raise SettingError(_no_recipe(name, path, readers, list(bundled)))
     try:
         own = tomllib.loads(bundled[name] if name in bundled else path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CcropError(f"recipe {name} is not TOML: {error}") from error
+        raise SettingError(f"recipe {name} is not TOML: {error}.") from error
     base = own.pop("extends", None)
     if base is None:
         return own
     if not isinstance(base, str):
-        raise CcropError(f"recipe {name}: extends is {base!r}; it must be the name of a recipe")
+        raise SettingError(f"recipe {name}: extends is {base!r}; it must be the name of a recipe.")
     below = _read(base, path.parent, (*readers, identity))
     return _merge(_without_another_method(below, own), own)
 
@@ -86,18 +78,18 @@ def _no_recipe(name: str, path: Path, readers: tuple[str, ...], bundled: list[st
     where = f" ({path})" if readers else ""
     return (
         f"{who}no recipe {name!r}: neither a file{where} nor one that comes with ccrop"
-        f"{did_you_mean(name, bundled)}. `ccrop recipes` lists them"
+        f"{did_you_mean(name, bundled)}. `ccrop recipes` lists them."
     )
 
 
 def _parse(override: str) -> dict[str, Any]:
-    """``crop.alpha=1`` as the tables it stands for."""
+    """Return what `crop.alpha=1` stands for as nested tables."""
     name, equals, text = override.partition("=")
     parts = [part.strip() for part in name.split(".")]
     if not equals or not all(parts):
-        raise CcropError(f"setting {override!r} is not of the form NAME=VALUE")
+        raise SettingError(f"setting {override!r} is not of the form NAME=VALUE.")
     if parts == ["extends"]:
-        raise CcropError("extends belongs in a recipe's file; name that recipe instead")
+        raise SettingError("extends belongs in a recipe's file; name that recipe instead.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -116,7 +108,7 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any], path: str = "") -> d
                 below = _without_another_schedule(below, value)
             merged[name] = _merge(below, value, f"{path}{name}.")
         elif isinstance(value, Mapping) and below is not None:
-            raise CcropError(f"{path}{name} is no table of the recipe, but {below!r}")
+            raise SettingError(f"{path}{name} is no table of the recipe, but {below!r}.")
         else:
             merged[name] = value
     return merged

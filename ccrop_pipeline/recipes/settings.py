@@ -1,10 +1,11 @@
-"""Settings of the parts of a recipe that belong to training itself."""
+"""Settings of boxes, of the optimizer and of the probe that a run takes."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.base.values import check_ranges, ranged
+from ccrop_pipeline.errors import SettingError
 
 # Section 4.1 of ContrastiveCrop (Peng et al., CVPR 2022, arXiv:2202.03278).
 PAPER_REFRESHES = (0.2, 0.4, 0.6, 0.8)
@@ -18,8 +19,8 @@ class BoxSettings:
     boxes are computed as in the paper, after 20, 40, 60 and 80 % of training. The epochs before
     the first refresh are the warm-up.
 
-    Args:
-        kind: "encoder" computes boxes from the encoder as it is; "none" are random crops;
+    Attributes:
+        kind: "encoder" computes boxes from the encoder as it is; "none" is random crops;
             "centre" the same central box for every image (SimCCrop); "full" the whole image for
             every image, so that only the suppression of the centre is left. All but the first
             leave the settings of refreshes unused.
@@ -33,55 +34,44 @@ class BoxSettings:
         threshold: Heatmap cells strictly above it are content, in [0, 1); the paper has 0.1.
 
     Raises:
-        CcropError: When a number is out of its range, or settings contradict each other.
+        SettingError: If a number is out of its range, or settings contradict each other.
     """
 
     kind: Literal["encoder", "none", "centre", "full"] = "encoder"
-    refresh_at: tuple[float, ...] = ()
-    refresh_every: int = 0
-    warmup_epochs: int = 0
-    refresh_epochs: tuple[int, ...] = ()
+    refresh_at: tuple[float, ...] = ranged((), "(0, 1)")
+    refresh_every: int = ranged(0, "[0, inf)")
+    warmup_epochs: int = ranged(0, "[0, inf)")
+    refresh_epochs: tuple[int, ...] = ranged((), "[1, inf)")
     refresh_from: Literal["online", "momentum"] = "online"
     overlapped: bool = False
-    threshold: float = 0.1
+    threshold: float = ranged(0.1, "[0, 1)")
 
     def __post_init__(self) -> None:
-        self._check_schedule()
-        for name in ("refresh_every", "warmup_epochs"):
-            if getattr(self, name) < 0:
-                raise CcropError(f"boxes.{name} is {getattr(self, name)}; it must not be negative")
-        if any(not 0 < share < 1 for share in self.refresh_at):
-            raise CcropError(f"boxes.refresh_at is {self.refresh_at}; shares must lie in (0, 1)")
-        _expect_epochs("boxes.refresh_epochs", self.refresh_epochs)
-        for name in ("refresh_at", "refresh_epochs"):
-            values = getattr(self, name)
-            if list(values) != sorted(set(values)):
-                raise CcropError(f"boxes.{name} is {list(values)}; the numbers must increase")
-        if not 0 <= self.threshold < 1:
-            raise CcropError(f"boxes.threshold is {self.threshold}; it must lie in [0, 1)")
-
-    def _check_schedule(self) -> None:
-        names = ("refresh_at", "refresh_every", "refresh_epochs")
-        given = [f"boxes.{name}" for name in names if getattr(self, name)]
+        """Check the ranges, and that there is one schedule."""
+        check_ranges(self)
+        schedules = ("refresh_at", "refresh_every", "refresh_epochs")
+        given = [name for name in schedules if getattr(self, name)]
         if len(given) > 1:
-            raise CcropError(f"{' and '.join(given)} are given; a schedule has only one of them")
+            raise SettingError(f"{' and '.join(given)} are given; a schedule has only one of them.")
         if self.warmup_epochs and not self.refresh_every:
-            raise CcropError(
-                f"boxes.warmup_epochs is {self.warmup_epochs} without boxes.refresh_every. The "
-                "first refresh ends the warm-up: give boxes.refresh_every as well, or "
-                "boxes.refresh_at or boxes.refresh_epochs alone"
+            raise SettingError(
+                f"warmup_epochs is {self.warmup_epochs} without refresh_every. The first refresh "
+                "ends the warm-up: give refresh_every as well, or refresh_at or refresh_epochs "
+                "alone."
             )
+        _expect_increasing("refresh_at", self.refresh_at)
+        _expect_increasing("refresh_epochs", self.refresh_epochs)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer and the schedule of its learning rate.
+    """The optimizer, and the schedules of its learning rate and weight decay.
 
-    Args:
+    Attributes:
         name: "sgd", "lars" (You et al., arXiv:1708.03888) or "adamw".
         lr: Peak learning rate, for the batch size of the recipe.
         lr_warmup_epochs: Epochs of linear growth from 0 to `lr`.
-        momentum: Momentum of SGD and LARS, in [0, 1).
+        momentum: Momentum of SGD and LARS, the first beta of AdamW; in [0, 1).
         weight_decay: L2 penalty; decoupled with AdamW.
         final_weight_decay: Weight decay at the end of training, approached by half a cosine as
             in DINO; below 0: constant.
@@ -92,77 +82,97 @@ class OptimizerSettings:
         schedule: "cosine", "step" by `factor` at each of `milestones`, or "constant".
         final_lr_share: Share of `lr` that the cosine ends at, in [0, 1].
         milestones: Numbers of epochs, with "step", each at least 1.
-        factor: What the learning rate is multiplied with at a milestone, in (0, 1).
+        factor: What the learning rate is multiplied by at a milestone, in (0, 1).
 
     Raises:
-        CcropError: When a number is out of its range.
+        SettingError: If a number is out of its range, or milestones and schedule disagree.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
-    lr: float = 0.03
-    lr_warmup_epochs: int = 0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: float = ranged(0.03, "[0, inf)")
+    lr_warmup_epochs: int = ranged(0, "[0, inf)")
+    momentum: float = ranged(0.9, "[0, 1)")
+    weight_decay: float = ranged(1e-4, "[0, inf)")
     final_weight_decay: float = -1.0
     decay_norms_and_biases: bool = True
-    clip_norm: float = 0.0
+    clip_norm: float = ranged(0.0, "[0, inf)")
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    final_lr_share: float = 0.0
-    milestones: tuple[int, ...] = ()
-    factor: float = 0.1
+    final_lr_share: float = ranged(0.0, "[0, 1]")
+    milestones: tuple[int, ...] = ranged((), "[1, inf)")
+    factor: float = ranged(0.1, "(0, 1)")
 
     def __post_init__(self) -> None:
-        for name in ("lr", "lr_warmup_epochs", "momentum", "weight_decay", "clip_norm"):
-            value = getattr(self, name)
-            if value < 0 or (name == "momentum" and value >= 1):
-                raise CcropError(f"optimizer.{name} is {value}; it is out of range")
-        if not 0 <= self.final_lr_share <= 1:
-            raise CcropError(
-                f"optimizer.final_lr_share is {self.final_lr_share}; it must lie in [0, 1]"
-            )
-        if not 0 < self.factor < 1:
-            raise CcropError(f"optimizer.factor is {self.factor}; it must lie in (0, 1)")
+        """Check the ranges, and that a schedule in steps has its milestones."""
+        check_ranges(self)
         if (self.schedule == "step") != bool(self.milestones):
-            raise CcropError(
-                f"optimizer.schedule is {self.schedule!r} and optimizer.milestones "
-                f"{list(self.milestones)}: 'step' has milestones, and no other schedule has"
+            raise SettingError(
+                f"schedule is {self.schedule!r} and milestones {list(self.milestones)}: 'step' has "
+                "milestones, and no other schedule has."
             )
-        _expect_epochs("optimizer.milestones", self.milestones)
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise CcropError(
-                f"optimizer.milestones is {list(self.milestones)}; the numbers must increase"
-            )
+        _expect_increasing("milestones", self.milestones)
+
+    def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step; every schedule begins with the same warm-up.
+
+        The cosine is that of Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
+
+        Args:
+            step: Steps taken so far, in [0, steps).
+            steps: Steps of the whole run.
+            steps_per_epoch: Steps of an epoch, which is what settings count in.
+        """
+        warmup_steps = self.lr_warmup_epochs * steps_per_epoch
+        if step < warmup_steps:
+            return self.lr * (step + 1) / warmup_steps
+        if self.schedule == "cosine":
+            done = (step - warmup_steps) / max(1, steps - warmup_steps)
+            return self.lr * _half_cosine(1.0, self.final_lr_share, done)
+        passed = sum(step >= epoch * steps_per_epoch for epoch in self.milestones)
+        return self.lr * self.factor**passed
+
+    def decay(self, step: int, steps: int) -> float:
+        """Return the weight decay of a step: constant, or half a cosine to the final one.
+
+        The latter is what DINO does (section 3.2 of arXiv:2104.14294, from 0.04 to 0.4).
+
+        Args:
+            step: Steps taken so far, in [0, steps).
+            steps: Steps of the whole run.
+        """
+        if self.final_weight_decay < 0:
+            return self.weight_decay
+        return _half_cosine(self.weight_decay, self.final_weight_decay, step / steps)
 
 
 @dataclass(frozen=True)
-class LocalViews:
-    """Small views beside the two large ones (multi-crop; Caron et al., NeurIPS 2020).
+class KnnSettings:
+    """The kNN probe, and how often a run takes it (Wu et al., CVPR 2018, arXiv:1805.01978).
 
-    Args:
-        count: Local views of an image; 0: none.
-        size: Their side in pixels, at least 8.
-        scale: Least and largest share of the image that a window covers, in (0, 1].
+    Attributes:
+        every: Epochs between probes; the last epoch is always probed. 0: never.
+        k: Neighbours that vote.
+        temperature: Votes weigh exp(similarity / temperature).
+        max_images: Images that answer, and that ask, at most, while a run goes on: more of them
+            would take longer than the epochs between.
 
     Raises:
-        CcropError: When a number is out of its range.
+        SettingError: If a number is out of its range.
     """
 
-    count: int = 0
-    size: int = 96
-    scale: tuple[float, float] = (0.05, 0.4)
+    every: int = ranged(10, "[0, inf)")
+    k: int = ranged(200, "[1, inf)")
+    temperature: float = ranged(0.1, "(0, inf)")
+    max_images: int = ranged(50_000, "[1, inf)")
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.size < 8:
-            raise CcropError(
-                f"local_views has {self.count} views of {self.size} px; it needs 0 or more of at "
-                "least 8 px"
-            )
-        try:
-            CropParams(scale=self.scale)
-        except ValueError as error:
-            raise CcropError(f"local_views.{error}") from error
+        """Check the ranges."""
+        check_ranges(self)
 
 
-def _expect_epochs(name: str, epochs: tuple[int, ...]) -> None:
-    if any(epoch < 1 for epoch in epochs):
-        raise CcropError(f"{name} is {list(epochs)}; numbers of epochs must be 1 or more")
+def _half_cosine(first: float, last: float, done: float) -> float:
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _expect_increasing(name: str, values: tuple[Any, ...]) -> None:
+    if list(values) != sorted(set(values)):
+        raise SettingError(f"{name} is {list(values)}; the numbers must increase.")

@@ -19,7 +19,6 @@ from ccrop_pipeline.models.own_checkpoints import (
     own_encoder,
 )
 from ccrop_pipeline.recipes import Recipe
-from ccrop_pipeline.recipes.recipe_files import recipe_from_dict
 
 
 @dataclass
@@ -86,7 +85,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CcropError(
             f"{file} is no checkpoint of `ccrop train`: it has no entry kind = {OWN_KIND!r}"
         )
-    return Checkpoint(**{**content, "recipe": recipe_from_dict(content["recipe"])})
+    return Checkpoint(**{**content, "recipe": Recipe.from_dict(content["recipe"])})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ccrop_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save
 from ccrop_pipeline.training.epoch import train_epoch
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.learner import Learner
-from ccrop_pipeline.training.loading import open_loader, view_groups
+from ccrop_pipeline.training.loading import open_loader
 from ccrop_pipeline.training.metrics import Metrics
 from ccrop_pipeline.training.observer import Observer
 from ccrop_pipeline.training.probing import Probe, open_probe
@@ -78,7 +78,7 @@ class Trainer:
         identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
         # Started last, when nothing more can refuse it: --overwrite deletes what lies there.
         self.processes.once(lambda: self.run.start(identity, spec, overwrite))
-        self.augment = Augment(view_groups(recipe), recipe.seed, machine.device)
+        self.augment = Augment(recipe.view_groups(), recipe.seed, machine.device)
         self.epoch = 0
         self._boxes: str | None = None  # in use, or last used before the run was stopped
         self._loaded: str | None = None  # those that the loader has

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import Method, build_method, embedding_std
-from ccrop_pipeline.recipes import Recipe
-from ccrop_pipeline.recipes.schedules import scheduled_decay, scheduled_rate
-from ccrop_pipeline.recipes.settings import OptimizerSettings
+from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
 from ccrop_pipeline.training.processes import Processes
 
@@ -65,8 +63,8 @@ def set_rates(
     Returns:
         The scheduled learning rate, which groups of fixed rate do not follow.
     """
-    rate = scheduled_rate(settings, step, steps, steps_per_epoch)
-    decay = scheduled_decay(settings, step, steps)
+    rate = settings.rate(step, steps, steps_per_epoch)
+    decay = settings.decay(step, steps)
     for group in optimizer.param_groups:
         group["lr"] = settings.lr if group["fixed_rate"] else rate
         group["weight_decay"] = decay if group["decays"] else 0.0

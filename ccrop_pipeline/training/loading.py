@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.recipes import Recipe
@@ -16,7 +15,6 @@ from ccrop_pipeline.views import (
     ResidentLoader,
     StreamLoader,
     ViewCutter,
-    ViewGroup,
     canvas_within,
     load_images,
 )
@@ -51,7 +49,7 @@ def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, ranks: Ranks =
             two of a part or none of a whole step, or the source is damaged.
     """
     _expect_two_images(recipe, ranks.world_size)
-    cutter = ViewCutter(view_groups(recipe), recipe.seed)
+    cutter = ViewCutter(recipe.view_groups(), recipe.seed)
     if not inputs.source.random_access:
         return _stream(inputs, recipe, machine, cutter, ranks)
     index = inputs.source.index()
@@ -79,20 +77,6 @@ def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, ranks: Ranks =
     )
     note = f"{len(index):,} images are read by position, in {_processes(machine)}"
     return Loading(loader, len(index), index, note)
-
-
-def view_groups(recipe: Recipe) -> tuple[ViewGroup, ...]:
-    """The views that the recipe's method trains on: two large ones, then the small ones."""
-    size, crop, local = recipe.image_size, recipe.crop, recipe.local_views
-    groups = [ViewGroup(2, size, crop, recipe.augment)]
-    if recipe.augment_second:
-        both = (recipe.augment, recipe.augment_second)
-        groups = [ViewGroup(1, size, crop, augment) for augment in both]
-    if local.count:
-        small = CropParams(crop.rule, crop.alpha, local.scale, crop.ratio, crop.min_overlap)
-        colours = recipe.augment_local or recipe.augment
-        groups.append(ViewGroup(local.count, local.size, small, colours))
-    return tuple(groups)
 
 
 def _stream(

@@ -6,13 +6,13 @@ from typing import Any
 from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
-    KnnSettings,
     LabelledImages,
     at_most,
     bank_and_queries,
     embed,
     knn_accuracy,
 )
+from ccrop_pipeline.recipes import KnnSettings
 from ccrop_pipeline.training.inputs import Inputs
 
 

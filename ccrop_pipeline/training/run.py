@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base.files import hidden_name, replacing
+from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
 from ccrop_pipeline.models.own_checkpoints import NEWEST
 from ccrop_pipeline.recipes import Recipe
-from ccrop_pipeline.recipes.recipe import differences
 from ccrop_pipeline.training.inputs import Inputs
 from ccrop_pipeline.training.metrics import Metrics
 

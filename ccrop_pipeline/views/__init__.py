@@ -4,10 +4,10 @@ Loaders return uint8 crops; `Augment` changes their colours and flips them, batc
 device that trains.
 """
 
+from ccrop_pipeline.recipes import AugmentSettings, ViewGroup
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch
 from ccrop_pipeline.views.cutter import ViewCutter
-from ccrop_pipeline.views.groups import AugmentSettings, ViewGroup
 from ccrop_pipeline.views.loader import Loader
 from ccrop_pipeline.views.map_style import MapLoader, MapViews
 from ccrop_pipeline.views.resident import ResidentImages, ResidentLoader, canvas_within, load_images

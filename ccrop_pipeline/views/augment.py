@@ -17,8 +17,8 @@ from torch import Tensor
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
 from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.recipes import AugmentSettings, ViewGroup
 from ccrop_pipeline.views.batch import Batch
-from ccrop_pipeline.views.groups import AugmentSettings, ViewGroup
 from ccrop_pipeline.views.photometric import (
     adjust_brightness,
     adjust_contrast,

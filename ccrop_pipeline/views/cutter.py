@@ -19,7 +19,7 @@ from ccrop_pipeline.crops import (
     uniforms,
 )
 from ccrop_pipeline.images import UnreadableImage, decode_reduced, stored_size
-from ccrop_pipeline.views.groups import ViewGroup
+from ccrop_pipeline.recipes import ViewGroup
 
 GREY = 128
 _FULL = np.array([FULL_BOX], np.float32)

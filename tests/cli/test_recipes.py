@@ -8,8 +8,7 @@ import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
-from ccrop_pipeline.recipes import bundled_recipes, load_recipe
-from ccrop_pipeline.recipes.recipe_files import recipe_from_dict
+from ccrop_pipeline.recipes import Recipe, bundled_recipes, load_recipe
 
 
 def run(*arguments):
@@ -42,7 +41,7 @@ def test_resolved_settings_are_a_recipe(name, tmp_path):
     recipe = load_recipe(name)
     assert "extends" not in file.read_text()
     assert load_recipe(str(file)) == recipe
-    assert recipe_from_dict(json.loads(run(name, "--resolved", "--json").stdout)) == recipe
+    assert Recipe.from_dict(json.loads(run(name, "--resolved", "--json").stdout)) == recipe
     assert run(str(file)).stdout == file.read_text()
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from ccrop_pipeline.methods import METHODS, build_method, settings_type
+from ccrop_pipeline.methods import METHODS, build_method
+from ccrop_pipeline.recipes import settings_type
 
 SMALL = {
     "simclr": {"projection_dim": 16, "temperature": 0.5},

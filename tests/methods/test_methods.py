@@ -5,8 +5,9 @@ import torch
 from made_methods import SMALL, WITH_MOMENTUM, made, made_views, train
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.methods import METHODS, build_method, embedding_std, settings_type
+from ccrop_pipeline.methods import METHODS, build_method, embedding_std
 from ccrop_pipeline.methods.shared import Queue, cosine_momentum
+from ccrop_pipeline.recipes import METHOD_SETTINGS, settings_type
 
 # Written down once from five steps of SGD (`train`); a change of any is a change of results.
 GOLDEN = {
@@ -174,12 +175,16 @@ def test_defaults_are_the_papers():
         assert {key: getattr(settings, key) for key in numbers} == numbers
 
 
+def test_every_method_has_settings_of_its_own():
+    assert {name: method.settings_class for name, method in METHODS.items()} == METHOD_SETTINGS
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_number_has_a_range(name):
     kind = settings_type(name)
     for field in dataclasses.fields(kind):
         if field.type in ("int", int, "float", float):
-            with pytest.raises(CcropError, match=rf"method\.{field.name} is -1"):
+            with pytest.raises(CcropError, match=rf"{field.name} is -1"):
                 kind(**{field.name: type(field.default)(-1)})
 
 
@@ -194,7 +199,7 @@ def test_every_number_has_a_range(name):
     ],
 )
 def test_numbers_out_of_range_are_refused(name, bad):
-    with pytest.raises(CcropError, match=rf"method\.{next(iter(bad))} is "):
+    with pytest.raises(CcropError, match=rf"{next(iter(bad))} is "):
         settings_type(name)(**bad)
 
 
@@ -203,5 +208,5 @@ def test_unknown_methods_and_settings_of_others_are_refused():
         settings_type("mocov4")
     with pytest.raises(TypeError, match="queue_size"):
         settings_type("byol")(queue_size=3)
-    with pytest.raises(ValueError, match="BYOL takes no SimCLRSettings"):
+    with pytest.raises(CcropError, match="BYOL takes no SimCLRSettings"):
         build_method(settings_type("simclr")(name="byol"), "small")

@@ -61,5 +61,5 @@ def test_a_bank_in_blocks_answers_as_a_whole_one(monkeypatch, k):
 
 @pytest.mark.parametrize("wrong", [{"every": -1}, {"k": 0}, {"temperature": 0.0}])
 def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(CcropError, match="probe"):
+    with pytest.raises(CcropError, match=f"{next(iter(wrong))} is "):
         KnnSettings(**wrong)

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.methods import METHODS, build_method
 from ccrop_pipeline.recipes import (
     FixedStage,
+    Recipe,
     RefreshStage,
     TrainStage,
     bundled_recipes,
     load_recipe,
     make_plan,
 )
-from ccrop_pipeline.recipes.recipe import differences
-from ccrop_pipeline.recipes.recipe_files import recipe_from_dict
-from ccrop_pipeline.recipes.schedules import scheduled_rate
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("cifar10", "cifar100", "tinyimagenet", "stl10")
@@ -95,7 +94,7 @@ def header(name):
 def test_each_loads_plans_comes_back_from_json_and_says_what_it_is_for(name):
     recipe = load_recipe(name)
     plan = make_plan(recipe)
-    assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     said = header(name)
     assert {"Paper", "Command", "Expected", "Cost"} <= said.keys()
     if name != "demo":
@@ -229,14 +228,14 @@ def test_learning_rates_fall_as_the_authors_do(name):
     for epoch in (0, 1, epochs // 3, epochs - 1):
         half_cosine = (1 + math.cos(math.pi * epoch / epochs)) / 2
         wanted = settings.lr * (left + (1 - left) * half_cosine)
-        assert scheduled_rate(settings, 10 * epoch, 10 * epochs, 10) == pytest.approx(wanted)
+        assert settings.rate(10 * epoch, 10 * epochs, 10) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("data", LARGE)
 def test_mocov1_goes_on_learning_after_epoch_60(data):
     settings = load_recipe(f"{data}-mocov1").optimizer
     steps = [10 * epoch + 5 for epoch in (0, 59, 60, 79, 80, 99)]
-    rates = [scheduled_rate(settings, step, 1000, 10) for step in steps]
+    rates = [settings.rate(step, 1000, 10) for step in steps]
     assert rates == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
 
 

@@ -13,7 +13,7 @@ from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
 from ccrop_pipeline.training.epoch import train_epoch
 from ccrop_pipeline.training.learner import Learner
-from ccrop_pipeline.training.loading import open_loader, view_groups
+from ccrop_pipeline.training.loading import open_loader
 from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Augment
 
@@ -40,7 +40,7 @@ class Parts:
         self.settings = settings
         self.processes = Processes(CPU, settings.precision)
         self.loader = open_loader(Inputs(Scenes(24, size=32)), settings, Machine()).loader
-        self.augment = Augment(view_groups(settings), settings.seed, CPU)
+        self.augment = Augment(settings.view_groups(), settings.seed, CPU)
         self.learner = Learner(settings, self.processes, len(self.loader) // accumulate)
 
 

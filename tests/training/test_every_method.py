@@ -11,7 +11,6 @@ from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.methods import METHODS
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer, load_checkpoint
-from ccrop_pipeline.training.loading import view_groups
 
 NARROW = {
     "mocov1": ["queue_size=32"],
@@ -81,7 +80,7 @@ def test_a_method_trains_refreshes_and_goes_on_where_it_was_stopped(source, tmp_
 
 
 def test_views_of_a_recipe_second_colours_and_local_views(source):
-    byol, dino = view_groups(recipe("byol")), view_groups(recipe("dino"))
+    byol, dino = recipe("byol").view_groups(), recipe("dino").view_groups()
     assert [(group.count, group.size) for group in byol] == [(1, 32), (1, 32)]
     assert byol[0].augment != byol[1].augment
     assert [group.count for group in dino] == [1, 1, recipe("dino").local_views.count]
@@ -90,9 +89,9 @@ def test_views_of_a_recipe_second_colours_and_local_views(source):
     # Global views of DINO: blurred always and a tenth of the time; local ones: half of the time.
     assert [group.augment.blur_p for group in dino] == [1.0, 0.1, 0.5]
     assert [group.augment.solarize_p for group in dino] == [0.0, 0.2, 0.0]
-    plain = view_groups(recipe("simclr", "local_views.count=2", "local_views.size=16"))
+    plain = recipe("simclr", "local_views.count=2", "local_views.size=16").view_groups()
     assert plain[1].augment == plain[0].augment
-    (simclr,) = view_groups(recipe("simclr"))
+    (simclr,) = recipe("simclr").view_groups()
     assert (simclr.count, simclr.augment) == (2, recipe("simclr").augment)
 
 

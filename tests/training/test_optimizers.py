@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.methods import build_method, settings_type
-from ccrop_pipeline.recipes.schedules import scheduled_decay, scheduled_rate
+from ccrop_pipeline.methods import build_method
+from ccrop_pipeline.recipes import settings_type
 from ccrop_pipeline.recipes.settings import OptimizerSettings
 from ccrop_pipeline.training.learner import build_optimizer, set_rates
 
@@ -94,7 +94,7 @@ def test_the_predictor_of_simsiam_keeps_the_peak():
     predictor = {id(weight) for weight in model.predictor.parameters()}
     for step in (0, 4, 10, 39):
         rate = set_rates(optimizer, settings, step, 40, 4)
-        assert rate == scheduled_rate(settings, step, 40, 4)
+        assert rate == settings.rate(step, 40, 4)
         for group in optimizer.param_groups:
             fixed = {id(weight) in predictor for weight in group["params"]}
             assert fixed == {group["fixed_rate"]}
@@ -148,7 +148,7 @@ def test_step_schedule_falls_at_milestones_after_the_same_warmup():
     settings = OptimizerSettings(
         lr=8.0, lr_warmup_epochs=1, schedule="step", milestones=(2, 4), factor=0.5
     )
-    rates = [scheduled_rate(settings, step, 50, 10) for step in range(50)]
+    rates = [settings.rate(step, 50, 10) for step in range(50)]
     assert rates == pytest.approx(
         [0.8 * (i + 1) for i in range(10)] + [8] * 10 + [4] * 20 + [2] * 10
     )
@@ -156,18 +156,18 @@ def test_step_schedule_falls_at_milestones_after_the_same_warmup():
 
 def test_constant_schedule_stays_at_the_peak():
     settings = OptimizerSettings(lr=0.3, lr_warmup_epochs=1, schedule="constant")
-    rates = [scheduled_rate(settings, step, 20, 4) for step in range(20)]
+    rates = [settings.rate(step, 20, 4) for step in range(20)]
     assert rates == pytest.approx([0.075, 0.15, 0.225, *[0.3] * 17])
 
 
 def test_cosine_schedule_counts_warmup_in_epochs():
     settings = OptimizerSettings(lr=0.4, lr_warmup_epochs=2)
-    rates = [scheduled_rate(settings, step, 110, 5) for step in (0, 9, 10, 60)]
+    rates = [settings.rate(step, 110, 5) for step in (0, 9, 10, 60)]
     assert rates == pytest.approx([0.04, 0.4, 0.4, 0.2])
 
 
 def test_weight_decay_is_constant_or_goes_to_its_last_value():
-    assert {scheduled_decay(OptimizerSettings(weight_decay=0.3), s, 9) for s in range(9)} == {0.3}
+    assert {OptimizerSettings(weight_decay=0.3).decay(s, 9) for s in range(9)} == {0.3}
     dino = OptimizerSettings("adamw", weight_decay=0.04, final_weight_decay=0.4)
-    decays = [scheduled_decay(dino, step, 90) for step in (0, 30, 45, 90)]
+    decays = [dino.decay(step, 90) for step in (0, 30, 45, 90)]
     assert decays == pytest.approx([0.04, 0.13, 0.22, 0.4])

@@ -1,7 +1,7 @@
 import pytest
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.views import AugmentSettings, ViewGroup
+from ccrop_pipeline.recipes import AugmentSettings, ViewGroup
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from ccrop_pipeline.views import AugmentSettings, ViewGroup
 )
 def test_a_setting_out_of_range_is_refused_by_its_name(setting):
     name, value = next(iter(setting.items()))
-    with pytest.raises(CcropError, match=rf"augment\.{name} is ") as refusal:
+    with pytest.raises(CcropError, match=rf"^{name} is ") as refusal:
         AugmentSettings(**setting)
     assert str(value) in str(refusal.value)
 
@@ -33,7 +33,9 @@ def test_limits_themselves_are_allowed():
     )
 
 
-@pytest.mark.parametrize(("setting", "said"), [({"count": 0}, "0 views"), ({"size": 7}, "7 px")])
+@pytest.mark.parametrize(
+    ("setting", "said"), [({"count": 0}, "count is 0"), ({"size": 7}, "size is 7")]
+)
 def test_a_group_without_views_or_with_tiny_ones_is_refused(setting, said):
     with pytest.raises(CcropError, match=said):
         ViewGroup(**setting)
