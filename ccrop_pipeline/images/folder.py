@@ -20,8 +20,8 @@ class FolderSource:
     """Image files below a folder, keyed by relative POSIX path and sorted by it.
 
     The label is the position of the first-level folder among those that hold images; images
-    that lie directly in ``root`` have none. Hidden files and folders are passed over.
-    ``FILE.json`` beside ``FILE.jpg`` is its annotation.
+    that lie directly in `root` have none. Hidden files and folders are passed over.
+    `FILE.json` beside `FILE.jpg` is its annotation.
 
     Attributes:
         location: What was opened, as given.
@@ -45,7 +45,7 @@ class FolderSource:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """``NAME-000000`` and so on, after the folder's name."""
+        """`NAME-000000` and so on, after the folder's name."""
         return shard_names(self.root.resolve().name or "images", len(self.keys))
 
     def read(self, shard: str) -> Iterator[Sample]:
@@ -82,11 +82,11 @@ class FolderIndex:
         self._root = source.root
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.keys)
 
     def read(self, i: int) -> bytes:
-        """Return the encoded bytes of image ``i``."""
+        """Return the encoded bytes of image `i`."""
         return _read_file(self._root / self.keys[i])
 
 

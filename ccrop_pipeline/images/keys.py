@@ -24,7 +24,7 @@ class Keys(Sequence[str]):
         )
 
     def __len__(self) -> int:
-        """Number of keys."""
+        """Return the number of keys."""
         return len(self._array)
 
     @overload
@@ -57,7 +57,7 @@ class Keys(Sequence[str]):
 def refuse_duplicates(
     keys: Keys, shard_of: NDArray[np.int32], shards: Sequence[str], advice: str
 ) -> None:
-    """Raise ``CcropError`` with both places of the first key that occurs twice."""
+    """Raise `CcropError` with both places of the first key that occurs twice."""
     pair = keys.first_duplicate()
     if pair is None:
         return
@@ -75,12 +75,12 @@ IMAGES_PER_SHARD = 65_536
 
 
 def shard_names(name: str, count: int) -> tuple[str, ...]:
-    """Name the shards of ``count`` images ``NAME-000000``, ``NAME-000001`` and so on."""
+    """Name the shards of `count` images `NAME-000000`, `NAME-000001` and so on."""
     return tuple(f"{name}-{i:06d}" for i in range(-(-count // IMAGES_PER_SHARD)))
 
 
 def shard_range(shards: Sequence[str], shard: str, count: int) -> range:
-    """Return which of ``count`` images lie in ``shard``.
+    """Return which of `count` images lie in `shard`.
 
     Raises:
         ValueError: If the source has no such shard.
@@ -90,7 +90,7 @@ def shard_range(shards: Sequence[str], shard: str, count: int) -> range:
 
 
 def shard_position(shards: Sequence[str], shard: str) -> int:
-    """Return the position of ``shard``; ``ValueError`` where there is no such shard."""
+    """Return the position of `shard`; `ValueError` where there is no such shard."""
     if shard not in shards:
         raise ValueError(f"no shard {shard!r}; there are {len(shards)}: {', '.join(shards[:5])} …")
     return shards.index(shard)

@@ -29,7 +29,7 @@ class Columns:
     """Names of the columns that matter.
 
     Attributes:
-        image: Encoded bytes, or a struct of ``bytes`` and maybe ``path``.
+        image: Encoded bytes, or a struct of `bytes` and maybe `path`.
         key: A column of keys, if there is one.
         label: Integers, if there are any.
     """
@@ -74,7 +74,7 @@ def find_columns(schema: Any, path: Path) -> Columns:
 def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
     """Return the images of a record batch as an Arrow large_binary array, and their keys.
 
-    A key is the row's ``key``, else the path Hugging Face keeps beside the bytes, else the
+    A key is the row's `key`, else the path Hugging Face keeps beside the bytes, else the
     xxh3 of the bytes in hexadecimal: never the position, which moves when rows are filtered.
 
     Raises:
@@ -102,7 +102,7 @@ def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
 
 
 def labels_of(batch: Any, columns: Columns) -> NDArray[np.int64]:
-    """Return the labels of a record batch, shape ``(n,)``, negative where unknown."""
+    """Return the labels of a record batch, shape `(n,)`, negative where unknown."""
     if columns.label is None:
         return np.full(batch.num_rows, -1, dtype=np.int64)
     filled = pc.fill_null(batch.column(columns.label).cast(pa.int64()), -1)
@@ -156,7 +156,7 @@ class ParquetSource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Lines of ``classes.txt`` beside the first file."""
+        """Lines of `classes.txt` beside the first file."""
         return read_classes(self.paths[0].parent)
 
     def read(self, shard: str) -> Iterator[Sample]:
@@ -182,7 +182,7 @@ class ParquetSource:
         """Load all encoded images into memory and return random access to them.
 
         Raises:
-            CcropError: As ``read``, and if a key occurs twice.
+            CcropError: If as `read`, and if a key occurs twice.
         """
         index = ParquetIndex(self)
         refuse_duplicates(
@@ -225,11 +225,11 @@ class ParquetIndex:
         self._images = _join(chunks)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.keys)
 
     def read(self, i: int) -> bytes:
-        """Return the encoded bytes of image ``i``."""
+        """Return the encoded bytes of image `i`."""
         if self._images is None:
             self._images = ParquetIndex(self._source)._images
         return bytes(self._images[int(i)].as_py())
@@ -240,7 +240,7 @@ class ParquetIndex:
 
 
 def open_parquet(path: Path) -> Any:
-    """Open a Parquet file; ``CcropError`` where it is damaged or none."""
+    """Open a Parquet file; `CcropError` where it is damaged or none."""
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

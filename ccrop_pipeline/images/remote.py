@@ -34,11 +34,11 @@ class RemoteTarSource:
 
     Addresses are opened with fsspec, so that whatever it has a file system for is readable;
     whether a broken connection is tried again is up to that file system. The output of a
-    command (``pipe:curl …``) is read to its end, and the command has to succeed.
+    command (`pipe:curl …`) is read to its end, and the command has to succeed.
 
     Attributes:
         location: What was opened, as given.
-        urls: Addresses, or commands after ``pipe:``, one a shard, in order.
+        urls: Addresses, or commands after `pipe:`, one a shard, in order.
     """
 
     kind: ClassVar[str] = "tar"
@@ -53,7 +53,7 @@ class RemoteTarSource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Lines of ``classes.txt`` beside the first tar; none for commands."""
+        """Lines of `classes.txt` beside the first tar; none for commands."""
         if self._piped:
             return ()
         files, (path,) = located(self.urls[:1])
@@ -173,7 +173,7 @@ def _members(stream: IO[bytes]) -> Iterator[Member[bytes]]:
 
 @contextmanager
 def _to_its_end(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong in reading a tar into a ``CcropError`` that says what to do."""
+    """Turn whatever goes wrong in reading a tar into a `CcropError` that says what to do."""
     with explained(url):
         try:
             yield

@@ -72,12 +72,12 @@ def coverage(outline: Floats, box: tuple[int, int, int, int], size: int) -> Floa
     """Draw an outline stretched to fill a box.
 
     Args:
-        outline: Corners, shape ``(n, 2)``, in any units.
-        box: Pixels ``x_min, y_min, x_max, y_max``, half-open.
+        outline: Corners, shape `(n, 2)`, in any units.
+        box: Pixels `x_min, y_min, x_max, y_max`, half-open.
         size: Height and width of the image.
 
     Returns:
-        Share of each pixel inside the outline, shape ``(size, size)``, values in [0, 1].
+        Share of each pixel inside the outline, shape `(size, size)`, values in [0, 1].
     """
     low, high = outline.min(axis=0), outline.max(axis=0)
     corner, extent = np.array(box[:2]), np.array(box[2:]) - box[:2]
@@ -96,7 +96,7 @@ def coverage(outline: Floats, box: tuple[int, int, int, int], size: int) -> Floa
 def _crossings(points: Floats, lines: Floats) -> Floats:
     """Return the sorted x at which horizontal lines cross a polygon's edges, inf beyond the last.
 
-    Shape ``(lines, most crossings of any line)``.
+    Shape `(lines, most crossings of any line)`.
     """
     (x0, y0), (x1, y1) = points.T, np.roll(points, -1, axis=0).T
     y = lines[:, None]
@@ -116,7 +116,7 @@ def background(size: int, rng: np.random.Generator) -> Floats:
     images; that it varies more slowly than brightness, and by how much, is our choice.
 
     Returns:
-        RGB, shape ``(size, size, 3)``, mostly within [0, 1], not clipped.
+        RGB, shape `(size, size, 3)`, mostly within [0, 1], not clipped.
     """
     step = int(rng.integers(4, 6))
     decay = np.stack([_decay(size, step), colour := _decay(size, step + 3), colour])
@@ -167,7 +167,7 @@ _RECIPE = "scenes 1"  # part of the fingerprint: raise it whenever the pictures 
 class Scenes:
     """Ten classes of objects with exact boxes, for demonstrations and tests.
 
-    Image i depends on ``seed``, ``split`` and i alone (for given NumPy and Pillow). Its label is
+    Image i depends on `seed`, `split` and i alone (for given NumPy and Pillow). Its label is
     i modulo ten. One object an image, its box 30 to 55 % of the side on each axis; along one
     axis chosen by chance the box lies in the outer quarters of its free range, so the object
     is off centre: the fixed centre box (.25, .25, .75, .75) meets the truth with a mean IoU
@@ -177,7 +177,7 @@ class Scenes:
         count: Number of images.
         size: Height and width in pixels, at least 16.
         seed: Any other seed gives other images.
-        split: ``train``, ``test`` or any other word: start of the keys.
+        split: `train`, `test` or any other word: start of the keys.
     """
 
     kind: ClassVar[str] = "scenes"
@@ -199,12 +199,12 @@ class Scenes:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """``train-000000`` and so on."""
+        """`train-000000` and so on."""
         return shard_names(self.split, self.count)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """``striped disc`` and nine more."""
+        """`striped disc` and nine more."""
         return tuple(" ".join(pair) for pair in CLASSES)
 
     def read(self, shard: str) -> Iterator[Sample]:
@@ -213,7 +213,7 @@ class Scenes:
             yield self.sample(i)
 
     def sample(self, i: int) -> Sample:
-        """Draw image ``i``, with its label and its box as an annotation."""
+        """Draw image `i`, with its label and its box as an annotation."""
         pixels, (x_min, y_min, x_max, y_max) = _draw(self._rng(i), i % len(CLASSES), self.size)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -255,18 +255,18 @@ class ScenesIndex:
         self._source = source
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.keys)
 
     def read(self, i: int) -> bytes:
-        """Draw image ``i`` and return its encoded bytes."""
+        """Draw image `i` and return its encoded bytes."""
         return self._source.sample(int(i)).image
 
 
 def _draw(
     rng: np.random.Generator, label: int, size: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
-    """Return uint8 pixels ``(size, size, 3)`` and the exact pixel box of the object."""
+    """Return uint8 pixels `(size, size, 3)` and the exact pixel box of the object."""
     texture, shape = CLASSES[label]
     angle = rng.uniform(-0.3, 0.3)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

@@ -22,8 +22,8 @@ class Sample(NamedTuple):
     Attributes:
         key: Stable name of the image in its source.
         image: Encoded bytes, never decoded here.
-        label: Class index, ``None`` where unknown.
-        annotation: Raw JSON that lies beside the image, ``None`` where there is none.
+        label: Class index, `None` where unknown.
+        annotation: Raw JSON that lies beside the image, `None` where there is none.
     """
 
     key: str
@@ -44,13 +44,13 @@ class ImageIndex(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Class indices, shape ``(n,)``, -1 where unknown."""
+        """Class indices, shape `(n,)`, -1 where unknown."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
 
     def read(self, i: int) -> bytes:
-        """Return the encoded bytes of image ``i``."""
+        """Return the encoded bytes of image `i`."""
 
 
 @runtime_checkable
@@ -59,11 +59,11 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """``tar``, ``folder``, ``parquet``, ``torchvision`` or ``scenes``."""
+        """`tar`, `folder`, `parquet`, `torchvision` or `scenes`."""
 
     @property
     def random_access(self) -> bool:
-        """Whether ``index`` is possible, or images can only be read in order."""
+        """Whether `index` is possible, or images can only be read in order."""
 
     @property
     def location(self) -> str:
@@ -102,7 +102,7 @@ def digest(kind: str, entries: Iterable[tuple[str | int, ...]]) -> str:
 
 
 def digest_files(kind: str, paths: Iterable[Path]) -> str:
-    """Fingerprint of shard files: their names, sizes, and the first and last 64 KiB of each.
+    """Return a fingerprint of shard files: names, sizes, first and last 64 KiB of each.
 
     Names and sizes alone do not do: tars are padded to 10 KiB, so that one image more or less
     often leaves the size as it was.
@@ -144,11 +144,11 @@ def true_boxes(annotation: bytes) -> NDArray[np.float64]:
     """Read the true boxes of one image.
 
     Args:
-        annotation: JSON object whose ``boxes`` is a list of ``[h0, w0, h1, w1]``: top, left,
+        annotation: JSON object whose `boxes` is a list of `[h0, w0, h1, w1]`: top, left,
             bottom and right edge, normalised by the image's height and width.
 
     Returns:
-        Boxes ``x_min, y_min, x_max, y_max``, shape ``(m, 4)``, values in [0, 1].
+        Boxes `x_min, y_min, x_max, y_max`, shape `(m, 4)`, values in [0, 1].
 
     Raises:
         CcropError: If there is no such list, or one of its boxes is none.

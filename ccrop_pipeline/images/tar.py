@@ -1,4 +1,4 @@
-"""WebDataset tar shards: ``KEY.jpg`` with ``KEY.cls`` and ``KEY.json`` side by side."""
+"""WebDataset tar shards: `KEY.jpg` with `KEY.cls` and `KEY.json` side by side."""
 
 import os
 import tarfile
@@ -54,7 +54,7 @@ def scan(path: Path) -> Iterator[Entry[Extent]]:
 
 
 def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
-    """Yield the samples that the members of the tar ``where`` make up.
+    """Yield the samples that the members of the tar `where` make up.
 
     Members are grouped as WebDataset does it: the members of a sample follow each other.
 
@@ -73,7 +73,7 @@ def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Cont
 
 
 def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Split the name of a file in a tar as WebDataset does it, ``None`` for what is no sample's.
+    """Split the name of a file in a tar as WebDataset does it, `None` for what is no sample's.
 
     The key is the path up to the first dot of its last part, the rest the extension.
     """
@@ -83,7 +83,7 @@ def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
 
 
 def open_tar(path: Path) -> BinaryIO:
-    """Open a tar's bytes; ``CcropError`` where that fails."""
+    """Open a tar's bytes; `CcropError` where that fails."""
     try:
         return path.open("rb")
     except OSError as error:
@@ -93,7 +93,7 @@ def open_tar(path: Path) -> BinaryIO:
 
 
 def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
-    """Return the bytes at ``extent`` without moving the file's position."""
+    """Return the bytes at `extent` without moving the file's position."""
     data = os.pread(descriptor, extent.size, extent.offset)
     if len(data) != extent.size:
         raise CcropError(
@@ -104,13 +104,13 @@ def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
 
 
 def read_label(descriptor: int, entry: Entry[Extent], path: Path) -> int | None:
-    """Return the class index in the sample's ``.cls`` member, ``None`` without one."""
+    """Return the class index in the sample's `.cls` member, `None` without one."""
     text = entry.label and read_extent(descriptor, entry.label, path)
     return parse_label(text, entry.key, str(path))
 
 
 def parse_label(text: bytes | None, key: str, where: str) -> int | None:
-    """Return the class index that a ``.cls`` member holds, ``None`` for no member."""
+    """Return the class index that a `.cls` member holds, `None` for no member."""
     try:
         return known_label(text)
     except ValueError:
@@ -184,7 +184,7 @@ class TarSource:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Lines of ``classes.txt`` beside the first tar."""
+        """Lines of `classes.txt` beside the first tar."""
         return read_classes(self.paths[0].parent)
 
     def read(self, shard: str) -> Iterator[Sample]:
@@ -206,7 +206,7 @@ class TarSource:
         """Scan all headers and return random access by offset.
 
         Raises:
-            CcropError: As ``read``, and if two tars hold the same key.
+            CcropError: If as `read`, and if two tars hold the same key.
         """
         keys: list[str] = []
         extents: list[Extent] = []
@@ -230,7 +230,7 @@ class TarSource:
 class TarIndex:
     """Random access to the images of several tars.
 
-    ``read`` never moves a file position, so forked workers may share the descriptors; a
+    `read` never moves a file position, so forked workers may share the descriptors; a
     pickled index carries none and opens its own on first use.
     """
 
@@ -250,11 +250,11 @@ class TarIndex:
         self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.keys)
 
     def read(self, i: int) -> bytes:
-        """Return the encoded bytes of image ``i``."""
+        """Return the encoded bytes of image `i`."""
         shard = int(self.shard_of[i])
         offset, size = self._extents[i].tolist()
         if shard not in self._open and len(self._open) < MAX_OPEN:

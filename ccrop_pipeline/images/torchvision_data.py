@@ -60,14 +60,14 @@ DATASETS: dict[str, _Splits] = {
 class TorchvisionSource:
     """One split of a torchvision data set.
 
-    Keys are ``train-000042``: most of these sets are arrays in which an image has no other
+    Keys are `train-000042`: most of these sets are arrays in which an image has no other
     name, and their order is fixed by their publishers. Images that torchvision loads from
     files keep their bytes; the others are encoded as PNG, at every read, so pack them once.
 
     Attributes:
-        name: Class in ``torchvision.datasets``.
+        name: Class in `torchvision.datasets`.
         root: Where torchvision keeps the files.
-        split: ``train`` or ``test``.
+        split: `train` or `test`.
     """
 
     kind: ClassVar[str] = "torchvision"
@@ -88,7 +88,7 @@ class TorchvisionSource:
 
     @property
     def shards(self) -> tuple[str, ...]:
-        """``train-000000`` and so on."""
+        """`train-000000` and so on."""
         return shard_names(self.split, len(self.dataset))
 
     @property
@@ -126,11 +126,11 @@ class TorchvisionIndex:
         self._source = source
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.keys)
 
     def read(self, i: int) -> bytes:
-        """Return the encoded bytes of image ``i``."""
+        """Return the encoded bytes of image `i`."""
         return _encoded(self._source.dataset[i][0])
 
 
@@ -140,10 +140,10 @@ def open_torchvision(
     """Open a classification data set of torchvision.
 
     Args:
-        name: Its class name in any case: ``cifar10``, ``STL10``, ``eurosat`` …
+        name: Its class name in any case: `cifar10`, `STL10`, `eurosat` …
         root: Where torchvision keeps, or shall put, its files.
-        split: ``train`` or ``test``; ``val`` stands in where a set has no labelled test
-            split. Sets that come in one piece have ``train`` only.
+        split: `train` or `test`; `val` stands in where a set has no labelled test
+            split. Sets that come in one piece have `train` only.
         download: Let torchvision fetch what is missing.
 
     Raises:

@@ -22,7 +22,7 @@ class Attention:
     """Queries and keys of self-attention; its weights are softmax(scale * queries keys^T).
 
     Attributes:
-        queries: float32 ``(B, heads, N, d)``, N tokens with the prefix first.
+        queries: float32 `(B, heads, N, d)`, N tokens with the prefix first.
         keys: float32, of the same shape.
         prefix_tokens: Tokens before those of the patches: class, distillation, registers.
         grid: Rows and columns of the patches.
@@ -37,7 +37,7 @@ class Attention:
 
 
 def attention_in(block: nn.Module) -> str | None:
-    """Path of the one self-attention in a transformer block whose queries and keys can be read.
+    """Return the path of the one self-attention in a block whose queries and keys can be read.
 
     Args:
         block: A block, or the self-attention itself.
@@ -52,16 +52,16 @@ def attention_in(block: nn.Module) -> str | None:
 def queries_and_keys(
     attention: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, float]:
-    """Queries and keys as a self-attention makes them of its arguments.
+    """Return queries and keys as a self-attention makes them from its arguments.
 
     Args:
-        attention: ``nn.MultiheadAttention`` with equal query, key and value and the batch first,
-            or one built like timm's ``Attention``, ``AttentionRope`` and ``EvaAttention``.
-        args: Positional arguments of its call; the first are the tokens ``(B, N, C)``.
+        attention: `nn.MultiheadAttention` with equal query, key and value and the batch first,
+            or one built like timm's `Attention`, `AttentionRope` and `EvaAttention`.
+        args: Positional arguments of its call; the first are the tokens `(B, N, C)`.
         kwargs: Its keyword arguments; a rotary position embedding as `rope` is applied.
 
     Returns:
-        Queries and keys, float32 ``(B, heads, N, d)``, and the factor of the logits.
+        Queries and keys, float32 `(B, heads, N, d)`, and the factor of the logits.
     """
     tokens = args[0] if args else kwargs["x"]
     queries, keys = (
@@ -129,7 +129,7 @@ def _rotated(attention: Any, vectors: Tensor, rope: Tensor) -> Tensor:
         from timm.layers import apply_rot_embed_cat
     except ImportError:
         raise CcropError(
-            "The rotary position embedding of this transformer is read with timm: "
+            "the rotary position embedding of this transformer is read with timm: "
             "pip install timm, or choose a map that needs no attention."
         ) from None
     prefix = attention.num_prefix_tokens
@@ -139,7 +139,9 @@ def _rotated(attention: Any, vectors: Tensor, rope: Tensor) -> Tensor:
 
 
 def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tensor:
-    """How much the class token attends to each patch, as the maps of DINO (arXiv:2104.14294).
+    """Return how much the class token attends to each patch.
+
+    These are the maps of DINO (arXiv:2104.14294).
 
     The softmax goes over all tokens, as it does in the network; the prefix tokens (the class
     token itself and registers, which stand for no place, arXiv:2309.16588) are dropped afterwards.
@@ -149,14 +151,14 @@ def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tens
         heads: How the maps of the heads become one.
 
     Returns:
-        float32 ``(B, h, w)``, each value in [0, 1].
+        float32 `(B, h, w)`, each value in [0, 1].
 
     Raises:
-        CcropError: The transformer has no class token.
+        CcropError: If the transformer has no class token.
     """
     if not attention.prefix_tokens:
         raise CcropError(
-            "This transformer has no class token, so there is no attention of it to make a map "
+            "this transformer has no class token, so there is no attention of it to make a map "
             "of. Choose the map `keys` or `l2`."
         )
     scores = attention.queries[:, :, :1] @ attention.keys.transpose(2, 3) * attention.scale
@@ -166,7 +168,7 @@ def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tens
 
 
 def key_similarity(attention: Attention) -> Tensor:
-    """How similar the key of each patch is to that of the patch that fewest patches resemble.
+    """Return how similar the key of each patch is to that of the patch that fewest resemble.
 
     The seed of LOST (arXiv:2109.14279, section 3): keys of all heads side by side, two patches
     being alike where the product of their keys is positive; objects cover less than background,
@@ -178,7 +180,7 @@ def key_similarity(attention: Attention) -> Tensor:
         attention: Keys; the queries are not used.
 
     Returns:
-        float32 ``(B, h, w)``, at least 0.
+        float32 `(B, h, w)`, at least 0.
     """
     keys = attention.keys[:, :, attention.prefix_tokens :].transpose(1, 2).flatten(2)
     alike = (keys @ keys.transpose(1, 2)).clamp(min=0)

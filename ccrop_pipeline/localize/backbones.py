@@ -15,11 +15,11 @@ class Backbone(nn.Module):
     """A chain of named stages from images to pooled features.
 
     The stages are direct children, so the state dict of a ResNet has torchvision's own keys
-    (without ``fc``) and an exported checkpoint loads into torchvision as it is.
+    (without `fc`) and an exported checkpoint loads into torchvision as it is.
 
     Args:
         name: Name it was built by.
-        stages: Modules to run one after the other, by name; the last returns ``(B, feature_dim)``.
+        stages: Modules to run one after the other, by name; the last returns `(B, feature_dim)`.
         feature_dim: Number of features an image.
         layer: Name of the stage that yields the last feature map, after its last ReLU.
     """
@@ -35,7 +35,7 @@ class Backbone(nn.Module):
             self.add_module(stage_name, stage)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features ``(B, feature_dim)`` of normalised images ``(B, 3, H, W)``."""
+        """Return pooled features `(B, feature_dim)` of normalised images `(B, 3, H, W)`."""
         features = images
         for stage in self.children():
             features = stage(features)
@@ -46,13 +46,13 @@ def build_backbone(name: str) -> Backbone:
     """Build a backbone with fresh random weights.
 
     Args:
-        name: ``small`` (for demonstrations: 0.3 million parameters, images of 32 to 96 pixels),
-            a ResNet of torchvision (``resnet18``, ``wide_resnet50_2``, ...), or one of these with
-            ``-cifar`` behind it: first convolution 3x3 with stride 1 and no max-pooling, as in
+        name: `small` (for demonstrations: 0.3 million parameters, images of 32 to 96 pixels),
+            a ResNet of torchvision (`resnet18`, `wide_resnet50_2`, ...), or one of these with
+            `-cifar` behind it: first convolution 3x3 with stride 1 and no max-pooling, as in
             appendix B.9 of SimCLR (arXiv:2002.05709).
 
     Raises:
-        CcropError: There is no backbone of that name.
+        CcropError: If there is no backbone of that name.
     """
     if name == "small":
         return _small()
@@ -60,12 +60,12 @@ def build_backbone(name: str) -> Backbone:
     if name not in names:
         close = get_close_matches(name, names, n=3)
         advice = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(names)}."
-        raise CcropError(f"There is no backbone named {name!r}. {advice}")
+        raise CcropError(f"there is no backbone named {name!r}. {advice}")
     return _resnet(name)
 
 
 def backbone_names() -> list[str]:
-    """Every name that `build_backbone` knows."""
+    """Return every name that `build_backbone` knows."""
     from torchvision import models  # seconds to import, and nothing else here needs it
 
     resnets: list[str] = models.list_models(

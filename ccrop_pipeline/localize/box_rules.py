@@ -21,20 +21,20 @@ from torch import Tensor
 # The rule is that of section 3 of ContrastiveCrop (arXiv:2202.03278), evaluated on the heatmap
 # after bilinear upsampling. Two things about how it is worked out here.
 #
-# **Exact numbers.** With ``h`` cells upsampled to ``S`` outputs (pixel centres aligned, which torch
-# calls ``align_corners=False``), output ``o`` lies at ``((2o + 1) h - S) / 2S`` in units of cells,
-# kept between the first and the last cell. Its two weights are therefore integers over ``2S``, and
-# a float16 number of [0, 1] is an integer over 2^24. So the upsampled map times ``4 S^2`` is an
-# integer over 2^24, and as long as ``4 S^2 <= 2^29`` float64 holds it, and every partial sum on the
+# **Exact numbers.** With `h` cells upsampled to `S` outputs (pixel centres aligned, which torch
+# calls `align_corners=False`), output `o` lies at `((2o + 1) h - S) / 2S` in units of cells,
+# kept between the first and the last cell. Its two weights are therefore integers over `2S`, and
+# a float16 number of [0, 1] is an integer over 2^24. So the upsampled map times `4 S^2` is an
+# integer over 2^24, and as long as `4 S^2 <= 2^29` float64 holds it, and every partial sum on the
 # way to it, without rounding. The threshold is cut to the same raster, which changes no strict
 # comparison. The box of a heatmap thus depends on no order of summation, batch size or device, and
 # mirrored heatmaps have exactly mirrored boxes.
 #
-# **Few columns.** Whether row ``y`` is part of the box depends on the greatest value in it. Along
+# **Few columns.** Whether row `y` is part of the box depends on the greatest value in it. Along
 # the row the map is monotone between neighbouring cell centres: linear, or constant outside the
 # outer ones. A monotone sequence is greatest at one of its ends, so that of all output columns only
-# the first and the last between each two cell centres can hold a row's maximum: at most ``2w``
-# columns in place of ``S``. The same holds for the columns with rows and columns exchanged.
+# the first and the last between each two cell centres can hold a row's maximum: at most `2w`
+# columns in place of `S`. The same holds for the columns with rows and columns exchanged.
 
 
 MAX_MAP_SIZE = 11_585  # the greatest S with 4 S^2 _RASTER <= 2^53
@@ -43,16 +43,16 @@ _CHUNK = 64  # maps at a time, so that what is in work stays in the cache: 5 tim
 
 
 def pixels_above(heatmaps: Tensor, threshold: float, map_size: int) -> tuple[Tensor, Tensor]:
-    """Smallest rectangles around the pixels above the threshold.
+    """Find the smallest rectangles around the pixels above the threshold.
 
     Args:
-        heatmaps: float16 ``(n, h, w)`` in [0, 1]; on a device that has float64.
+        heatmaps: float16 `(n, h, w)` in [0, 1]; on a device that has float64.
         threshold: In [0, 1); values strictly above it are content.
         map_size: Side of the square that every heatmap is upsampled to, at most `MAX_MAP_SIZE`.
 
     Returns:
-        int64 ``(n, 4)``: first content column and row, and those after the last; and ``found``,
-        bool ``(n,)``: False where nothing is above the threshold, and the pixels mean nothing.
+        int64 `(n, 4)`: first content column and row, and those after the last; and `found`,
+        bool `(n,)`: False where nothing is above the threshold, and the pixels mean nothing.
     """
     rows = _content_rows(heatmaps, threshold, map_size)
     columns = _content_rows(heatmaps.transpose(1, 2), threshold, map_size)
@@ -61,7 +61,7 @@ def pixels_above(heatmaps: Tensor, threshold: float, map_size: int) -> tuple[Ten
 
 
 def _content_rows(heatmaps: Tensor, threshold: float, map_size: int) -> Tensor:
-    """Whether each row of the upsampled maps has a value above the threshold, (n, map_size)."""
+    """Tell which rows of the upsampled maps have a value above the threshold, (n, map_size)."""
     across = _upsampling(heatmaps.shape[2], map_size, heatmaps.device)[1]
     down = _upsampling(heatmaps.shape[1], map_size, heatmaps.device)[0].T
     limit = floor(Fraction(threshold) * 4 * map_size**2 * _RASTER) / _RASTER
@@ -74,10 +74,10 @@ def _content_rows(heatmaps: Tensor, threshold: float, map_size: int) -> Tensor:
 
 @lru_cache(maxsize=16)  # what is copied to a GPU anew would wait for all the work before it
 def _upsampling(cells: int, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Weights of bilinear upsampling along one axis, and those that can yield a maximum.
+    """Return the weights of bilinear upsampling along one axis, and those that can yield a maximum.
 
     Returns:
-        Integers as float64 ``(outputs, cells)`` that sum to ``2 outputs`` in every row; and of
+        Integers as float64 `(outputs, cells)` that sum to `2 outputs` in every row; and of
         these rows the first and last from each cell centre to the next.
     """
     unit = 2 * outputs
@@ -93,7 +93,7 @@ def _upsampling(cells: int, outputs: int, device: torch.device) -> tuple[Tensor,
 
 
 def _extent(content: Tensor) -> tuple[Tensor, Tensor]:
-    """First index that is set in each row of (n, size), and the one after the last."""
+    """Return the first index that is set in each row of (n, size), and the one after the last."""
     index = torch.arange(content.shape[1], device=content.device)
     first = torch.where(content, index, content.shape[1]).amin(dim=1)
     end = torch.where(content, index + 1, 0).amax(dim=1)
@@ -112,20 +112,20 @@ _CHUNK_ELEMENTS = 2**22  # numbers in work at a time, 32 MB
 
 
 def cells_with_mass(heatmaps: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """Smallest boxes of cells with at least the share ``mass`` of each heatmap's sum.
+    """Find the smallest boxes of cells with at least the share `mass` of each heatmap's sum.
 
     Of several of the least area, the one with the most heat; of several of these, the one whose
     top, then whose left edge comes first. So a mirrored heatmap has the mirrored box wherever
     only one box has the least area and the most heat.
 
     Args:
-        heatmaps: float16 ``(n, h, w)`` in [0, 1].
+        heatmaps: float16 `(n, h, w)` in [0, 1].
         mass: In (0, 1], taken as the decimal that Python writes for it: with 0.9, nine cells of
             ten equal ones are enough.
 
     Returns:
-        int64 ``(n, 4)``: first column and row, and those after the last; and ``found``, bool
-        ``(n,)``: False for a heatmap of zeros, and the cells mean nothing.
+        int64 `(n, 4)`: first column and row, and those after the last; and `found`, bool
+        `(n,)`: False for a heatmap of zeros, and the cells mean nothing.
     """
     height, width = heatmaps.shape[1:]
     spans = height * (height + 1) // 2
@@ -180,11 +180,11 @@ def only_largest(heatmaps: Tensor, threshold: float) -> Tensor:
     these the one whose first cell, row by row, comes first.
 
     Args:
-        heatmaps: float16 ``(n, h, w)`` in [0, 1].
+        heatmaps: float16 `(n, h, w)` in [0, 1].
         threshold: In [0, 1); cells strictly above it are content.
 
     Returns:
-        float16 ``(n, h, w)`` on the same device; maps with one component or none are unchanged.
+        float16 `(n, h, w)` on the same device; maps with one component or none are unchanged.
     """
     cells = heatmaps.cpu().numpy()
     # float64, or numpy would round the threshold to float16 before it compares.
@@ -222,7 +222,7 @@ class BoxRule:
             its centre and moved into the image. Comes after the margin.
 
     Raises:
-        ValueError: A value is out of its range, or two exclude each other.
+        ValueError: If a value is out of its range, or two exclude each other.
     """
 
     threshold: float | None = 0.1
@@ -247,7 +247,7 @@ class BoxRule:
                 f"component must be one of {get_args(Component)}, not {self.component!r}"
             )
         if self.component == "largest" and self.mass is not None:
-            raise ValueError("the largest component is of what a threshold leaves: give no mass")
+            raise ValueError("the largest component is of what a threshold leaves: give no mass.")
         if not 0 <= self.margin < inf:
             raise ValueError(f"margin must be at least 0 and finite, not {self.margin}")
         if not 0 <= self.min_size <= 1:
@@ -257,29 +257,29 @@ class BoxRule:
 def boxes_from_heatmaps(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Tensor]:
     """Return the boxes of heatmaps.
 
-    Their edges are ``first / map_size`` and ``(last + 1) / map_size`` of the first and last
+    Their edges are `first / map_size` and `(last + 1) / map_size` of the first and last
     content row and column, so that a map that is content throughout has the full box. The code
-    published with the paper (xyupeng/ContrastiveCrop) has ``last / map_size``, a pixel short.
+    published with the paper (xyupeng/ContrastiveCrop) has `last / map_size`, a pixel short.
 
     Args:
-        heatmaps: float16 ``(n, h, w)`` in [0, 1]; on a device that has float64.
+        heatmaps: float16 `(n, h, w)` in [0, 1]; on a device that has float64.
         rule: What the boxes are drawn around.
         map_size: Side of the square that every heatmap is upsampled to for a threshold, in
             pixels; at most 11585. A mass is counted in cells and needs no upsampling.
 
     Returns:
-        Boxes, float32 ``(n, 4)`` of ``x_min, y_min, x_max, y_max`` relative to the map; and
-        ``found``, bool ``(n,)``: False where the rule finds no content, with the full box.
+        Boxes, float32 `(n, 4)` of `x_min, y_min, x_max, y_max` relative to the map; and
+        `found`, bool `(n,)`: False where the rule finds no content, with the full box.
 
     Raises:
-        ValueError: An argument is outside of what is described here.
+        ValueError: If an argument is outside of what is described here.
     """
     _check(heatmaps, map_size)
     return located(heatmaps, rule, map_size)
 
 
 def located(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Tensor]:
-    """`boxes_from_heatmaps` of heatmaps that `min_max` made, unchecked.
+    """Return `boxes_from_heatmaps` of heatmaps that `min_max` made, unchecked.
 
     With a threshold and all components a GPU is given its work and not waited for.
     """
@@ -309,21 +309,21 @@ def _check(heatmaps: Tensor, map_size: int) -> None:
             f"not {heatmaps.dtype} {tuple(heatmaps.shape)}"
         )
     if not bool(((heatmaps >= 0) & (heatmaps <= 1)).all()):
-        raise ValueError("heatmaps must lie in [0, 1] throughout; min_max brings them there")
+        raise ValueError("heatmaps must lie in [0, 1] throughout; min_max brings them there.")
     if not 1 <= map_size <= MAX_MAP_SIZE:
         raise ValueError(f"map_size must be in 1 to {MAX_MAP_SIZE}, not {map_size}")
 
 
 @lru_cache(maxsize=16)  # see `threshold`
 def _shares(divisor: int, device: torch.device) -> Tensor:
-    """The numbers 0 to divisor over the divisor, float64."""
+    """Return the numbers 0 to divisor over the divisor, float64."""
     # Divided by Python, since devices differ in whether they divide or multiply by 1 / divisor.
     shares = [number / divisor for number in range(divisor + 1)]
     return torch.tensor(shares, dtype=torch.float64, device=device)
 
 
 def _grown(ends: Tensor, rule: BoxRule) -> Tensor:
-    """First and last end (n, 2) of the sides of boxes, with the rule's margin and least size."""
+    """Return the ends (n, 2) of the sides of boxes, with the rule's margin and least size."""
     margin = (ends[:, 1] - ends[:, 0]) * rule.margin
     low, high = (ends[:, 0] - margin).clamp(min=0), (ends[:, 1] + margin).clamp(max=1)
     missing = (rule.min_size - (high - low)).clamp(min=0) / 2

@@ -21,7 +21,7 @@ from ccrop_pipeline.localize.heatmaps import Layout, as_feature_map, token_grid
 class Tap(nn.Module):
     """Runs a module and returns what one of its layers gave, not what it gave itself.
 
-    Both in one module, so that ``torch.compile`` sees the layer's output as the result and drops
+    Both in one module, so that `torch.compile` sees the layer's output as the result and drops
     what comes after it.
 
     Args:
@@ -36,7 +36,7 @@ class Tap(nn.Module):
         self.kept: dict[str, object] = {}
 
     def forward(self, images: Tensor) -> object:
-        """What the layer gave for `images`, tensors as copies; None if it took no part."""
+        """Return what the layer gave for `images`, tensors as copies; None if it took no part."""
         self.kept = {}
         self.module(images)
         # By name, which puts the name among the guards of compiled code: taps whose guards agree
@@ -64,8 +64,8 @@ class Encoder:
     speaks for the weights of the moment. Training mode and weights are left as they were found.
 
     Args:
-        module: Takes normalised images ``(B, 3, input_size, input_size)``; moved to ``device``.
-        layer: Dotted path of the layer inside ``module``, as in ``named_modules()``; empty for
+        module: Takes normalised images `(B, 3, input_size, input_size)`; moved to `device`.
+        layer: Dotted path of the layer inside `module`, as in `named_modules()`; empty for
             the module's own output.
         input_size: Side of the square images, in pixels.
         mean: Mean of each colour channel, for pixels in [0, 1]. ImageNet's unless given.
@@ -74,17 +74,17 @@ class Encoder:
         epoch: Epochs the network was trained for, if known.
         device: Where the module runs.
         channels_last: Whether images are laid out with the channels innermost, mostly faster.
-        precision: ``bf16`` and ``fp16`` run the module under autocast; features come out in
-            float32 anyway. ``fp16`` needs CUDA.
+        precision: `bf16` and `fp16` run the module under autocast; features come out in
+            float32 anyway. `fp16` needs CUDA.
         prefix_tokens: Tokens that a transformer has before those of the patches: class,
             distillation, registers. They have no place on the grid and are dropped.
-        layout: What the layer gives: ``bchw`` maps, ``bhwc`` maps with the channels last, or
-            ``tokens`` (B, prefix + h * w, C), whose patches fill a square row by row.
-        compile: Whether ``torch.compile`` compiles the network, once for each encoder.
+        layout: What the layer gives: `bchw` maps, `bhwc` maps with the channels last, or
+            `tokens` (B, prefix + h * w, C), whose patches fill a square row by row.
+        compile: Whether `torch.compile` compiles the network, once for each encoder.
 
     Raises:
-        CcropError: ``module`` has no such layer, or the device no such precision.
-        ValueError: Another field makes no sense.
+        CcropError: If `module` has no such layer, or the device no such precision.
+        ValueError: If another field makes no sense.
     """
 
     module: nn.Module = field(repr=False)
@@ -117,7 +117,7 @@ class Encoder:
             raise ValueError(f"prefix_tokens must be at least 0, not {self.prefix_tokens}")
         if self.precision == "fp16" and torch.device(self.device).type != "cuda":
             raise CcropError(
-                f"Precision fp16 needs a CUDA device, and this is {self.device}. "
+                f"precision fp16 needs a CUDA device, and this is {self.device}. "
                 "Use bf16 or fp32 here."
             )
         self._hooked()
@@ -134,18 +134,18 @@ class Encoder:
         return self.layout == "tokens" and attention_in(self._hooked()) is not None
 
     def features(self, images: Tensor) -> Tensor:
-        """Feature maps of a batch, with the module in evaluation mode and without gradients.
+        """Return feature maps of a batch, with the module in evaluation mode and without gradients.
 
         Args:
-            images: uint8 ``(B, 3, input_size, input_size)`` RGB, on any device.
+            images: uint8 `(B, 3, input_size, input_size)` RGB, on any device.
 
         Returns:
-            float32 ``(B, C, h, w)`` on the encoder's device.
+            float32 `(B, C, h, w)` on the encoder's device.
 
         Raises:
-            CcropError: The layer took no part in the module's forward pass, or its output is not
+            CcropError: If the layer took no part in the module's forward pass, or its output is not
                 a batch of feature maps.
-            ValueError: ``images`` has another shape or dtype.
+            ValueError: If `images` has another shape or dtype.
         """
         tap = self._tap
         handle = self._hooked().register_forward_hook(tap.keep)
@@ -158,21 +158,21 @@ class Encoder:
         return self._feature_map(output, batch=len(images))
 
     def attention(self, images: Tensor) -> Attention:
-        """Queries and keys of the self-attention in the layer, for every head and token.
+        """Return queries and keys of the self-attention in the layer, for every head and token.
 
         Args:
             images: As for `features`.
 
         Raises:
-            CcropError: The layer is no block of a transformer with one self-attention that is
+            CcropError: If the layer is no block of a transformer with one self-attention that is
                 understood, or its tokens fill no square.
-            ValueError: ``images`` has another shape or dtype.
+            ValueError: If `images` has another shape or dtype.
         """
         block = self._hooked()
         inside = attention_in(block) if self.layout == "tokens" else None
         if inside is None:
             raise CcropError(
-                f"The layer {self.layer!r} of {self.name or type(self.module).__name__} is not a "
+                f"the layer {self.layer!r} of {self.name or type(self.module).__name__} is not a "
                 "block of a vision transformer whose attention can be read. Name such a block "
                 "(`ccrop boxes layers` lists the layers), or choose a map that needs none."
             )
@@ -194,7 +194,7 @@ class Encoder:
         return Attention(queries, keys, self.prefix_tokens, grid, scale)
 
     def run(self, images: Tensor) -> object:
-        """What the module itself gives for a batch, in evaluation mode and without gradients.
+        """Return what the module itself gives for a batch, in evaluation mode, without gradients.
 
         Args:
             images: As for `features`.
@@ -239,7 +239,7 @@ class Encoder:
             names = [name for name, _ in self.module.named_modules() if name]
             near = get_close_matches(self.layer, names, n=5) or names[:5]
             raise CcropError(
-                f"The encoder {self.name or type(self.module).__name__} has no layer "
+                f"the encoder {self.name or type(self.module).__name__} has no layer "
                 f"{self.layer!r}. Name one of its layers, such as {', '.join(near)}."
             ) from None
 
@@ -273,7 +273,7 @@ class Encoder:
             else "Name a layer before the pooling."
         )
         raise CcropError(
-            f"The layer {self.layer!r} gives {found}, which is not a batch of feature maps "
+            f"the layer {self.layer!r} gives {found}, which is not a batch of feature maps "
             f"{expected}. {advice}"
         )
 
@@ -285,12 +285,12 @@ class Encoder:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """`state_sha256` of a module."""
+    """Return `state_sha256` of a module."""
     return state_sha256(module.state_dict())
 
 
 def state_sha256(state: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of a state dict, the same on every device and in every memory layout.
+    """Return the hexadecimal SHA-256 of a state dict, whatever its device and memory layout.
 
     Taken over the tensors in the order of their names: name, dtype, shape, then the bytes of the
     elements in row-major order. Buffers count, for they change the features too.
@@ -306,7 +306,7 @@ def state_sha256(state: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode throughout; afterwards every submodule is back in the mode it was in."""
+    """Set evaluation mode throughout; afterwards every submodule has its old mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -320,13 +320,13 @@ _IMAGES = 8
 
 
 def probe_images(size: int) -> Tensor:
-    """Made images with structure at many scales, the same on every machine.
+    """Make images with structure at many scales, the same on every machine.
 
     Args:
         size: Side in pixels.
 
     Returns:
-        uint8 ``(8, 3, size, size)``: blocks of random colours, finer from image to image.
+        uint8 `(8, 3, size, size)`: blocks of random colours, finer from image to image.
     """
     generator = torch.Generator().manual_seed(0)
     images = []
@@ -338,12 +338,12 @@ def probe_images(size: int) -> Tensor:
 
 
 def has_negative_features(encoder: Encoder) -> bool:
-    """Whether the features of the probe images are negative anywhere, so that sums cancel."""
+    """Tell whether the features of the probe images are negative anywhere, so that sums cancel."""
     return bool((encoder.features(probe_images(encoder.input_size)) < 0).any())
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """Copies a tensor to a device; on a GPU in the order of its work.
+    """Copy a tensor to a device; on a GPU in the order of its work.
 
     A copy to a GPU is asynchronous from pinned memory only: from any other, the host first waits
     until all that was asked of the GPU before, such as the last training step, is done.

@@ -19,13 +19,13 @@ def channel_sum(features: Tensor) -> Tensor:
     """Sum feature maps over their channels.
 
     Args:
-        features: ``(B, C, h, w)``, any floating dtype.
+        features: `(B, C, h, w)`, any floating dtype.
 
     Returns:
-        float32 ``(B, h, w)``, accumulated in float32.
+        float32 `(B, h, w)`, accumulated in float32.
 
     Raises:
-        ValueError: ``features`` has not four dimensions.
+        ValueError: If `features` has not four dimensions.
     """
     _check(features)
     return features.sum(dim=1, dtype=torch.float32)
@@ -38,7 +38,7 @@ def absolute_sum(features: Tensor) -> Tensor:
 
 
 def l2_norm(features: Tensor) -> Tensor:
-    """Euclidean norm over the channels, the patch norm of a transformer's tokens.
+    """Take the Euclidean norm over the channels, the patch norm of a transformer's tokens.
 
     Arguments and result as in `channel_sum`.
     """
@@ -48,7 +48,7 @@ def l2_norm(features: Tensor) -> Tensor:
 
 
 def first_component(features: Tensor) -> Tensor:
-    """Where the cells of each image lie along the direction in which they differ most.
+    """Return where the cells of each image lie along the direction in which they differ most.
 
     Principal component analysis of the cells of one image over its channels: the projections of
     the centred cells on the first component. Its sign, which the analysis leaves open, is set so
@@ -56,13 +56,13 @@ def first_component(features: Tensor) -> Tensor:
     the projection of greatest magnitude is positive.
 
     Args:
-        features: ``(B, C, h, w)``, any floating dtype.
+        features: `(B, C, h, w)`, any floating dtype.
 
     Returns:
-        float32 ``(B, h, w)``; NaN throughout where an image's features are not finite.
+        float32 `(B, h, w)`; NaN throughout where an image's features are not finite.
 
     Raises:
-        ValueError: ``features`` has not four dimensions.
+        ValueError: If `features` has not four dimensions.
     """
     _check(features)
     _, _, height, width = features.shape
@@ -88,13 +88,13 @@ def min_max(maps: Tensor) -> tuple[Tensor, Tensor]:
     smallest range that float32 can hold overflows or vanishes.
 
     Args:
-        maps: ``(B, h, w)``, float32 or narrower; of any sign and magnitude.
+        maps: `(B, h, w)`, float32 or narrower; of any sign and magnitude.
 
     Returns:
-        Heatmaps, float16 ``(B, h, w)`` in [0, 1], never NaN; and ``usable``, bool ``(B,)``.
+        Heatmaps, float16 `(B, h, w)` in [0, 1], never NaN; and `usable`, bool `(B,)`.
 
     Raises:
-        ValueError: ``maps`` has not three dimensions, or has no cells.
+        ValueError: If `maps` has not three dimensions, or has no cells.
     """
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f"maps must be (B, h, w) with cells, not {tuple(maps.shape)}")
@@ -112,7 +112,7 @@ def _check(features: Tensor) -> None:
 
 
 def _sign(projections: Tensor, height: int, width: int) -> Tensor:
-    """1 or -1 for each image, (B, 1): what makes the outermost ring cold."""
+    """Return 1 or -1 for each image, (B, 1): what makes the outermost ring cold."""
     ring = torch.ones(height, width, dtype=torch.bool, device=projections.device)
     ring[1:-1, 1:-1] = False
     if ring.all():
@@ -126,20 +126,20 @@ Layout = Literal["bchw", "bhwc", "tokens"]
 
 
 def as_feature_map(output: object, layout: Layout, prefix_tokens: int, batch: int) -> Tensor | None:
-    """Turns the output of a layer into feature maps.
+    """Turn the output of a layer into feature maps.
 
     Args:
         output: What the layer gave.
-        layout: ``bchw`` (B, C, h, w), ``bhwc`` (B, h, w, C) or ``tokens`` (B, prefix + h * w, C),
+        layout: `bchw` (B, C, h, w), `bhwc` (B, h, w, C) or `tokens` (B, prefix + h * w, C),
             the patches in rows from the top left.
         prefix_tokens: Tokens before those of the patches; they are dropped.
         batch: B.
 
     Returns:
-        A view ``(B, C, h, w)``; None if the output has not the shape that `layout` says.
+        A view `(B, C, h, w)`; None if the output has not the shape that `layout` says.
 
     Raises:
-        CcropError: The tokens of the patches fill no square.
+        CcropError: If the tokens of the patches fill no square.
     """
     axes = 3 if layout == "tokens" else 4
     if not isinstance(output, Tensor) or output.ndim != axes or len(output) != batch:
@@ -154,10 +154,10 @@ def as_feature_map(output: object, layout: Layout, prefix_tokens: int, batch: in
 
 
 def token_grid(tokens: int, prefix_tokens: int) -> tuple[int, int]:
-    """The square of `tokens` tokens without their prefix, as (rows, columns).
+    """Return the square of `tokens` tokens without their prefix, as (rows, columns).
 
     Raises:
-        CcropError: They fill no square.
+        CcropError: If they fill no square.
     """
     patches = tokens - prefix_tokens
     side = isqrt(max(patches, 0))

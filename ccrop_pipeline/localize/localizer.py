@@ -34,7 +34,7 @@ MAPS = (*_OF_FEATURES, *_OF_ATTENTION)
 
 
 def choose_map(encoder: Encoder) -> str:
-    """The map for an encoder of which nothing else is known.
+    """Return the map for an encoder of which nothing else is known.
 
     The paper's channel sum where no feature of the probe images is negative. Otherwise a sum
     cancels: the similarity of keys where there are any, else the L2 norm. docs/maps.md has the
@@ -58,8 +58,8 @@ class Localizer:
         rule: What of a heatmap its box is drawn around.
 
     Raises:
-        CcropError: The map needs attention, and the encoder's layer has none that can be read.
-        ValueError: There is no such map.
+        CcropError: If the map needs attention, and the encoder's layer has none that can be read.
+        ValueError: If there is no such map.
     """
 
     encoder: Encoder
@@ -75,13 +75,13 @@ class Localizer:
         what = f"layer {self.encoder.layer!r} of {self.encoder.name or 'this encoder'}"
         if not self.encoder.has_attention:
             raise CcropError(
-                f"The map {self.map!r} needs the attention of a transformer, and {what} has none "
+                f"the map {self.map!r} needs the attention of a transformer, and {what} has none "
                 f"that can be read. Choose one of {', '.join(_OF_FEATURES)}, or name the last "
                 "block of a transformer as the layer."
             )
         if self.map != "keys" and not self.encoder.prefix_tokens:
             raise CcropError(
-                f"The map {self.map!r} is the attention of a class token, and {what} has none. "
+                f"the map {self.map!r} is the attention of a class token, and {what} has none. "
                 f"Choose one of {', '.join(_OF_FEATURES)} or keys."
             )
 
@@ -94,7 +94,7 @@ class Localizer:
             f"The features of {self.encoder.name or 'this encoder'} at layer "
             f"{self.encoder.layer!r} can be negative, and the map 'sum' lets them cancel: boxes "
             "often come out as the whole image, or beside the object. "
-            f"--map auto would choose {choose_map(self.encoder)!r}."
+            f"`map` auto would choose {choose_map(self.encoder)!r}."
         )
 
     @property
@@ -114,28 +114,28 @@ class Localizer:
         )
 
     def heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Heatmaps of a batch.
+        """Return the heatmaps of a batch.
 
         Args:
-            images: uint8 ``(B, 3, input_size, input_size)`` RGB, on any device.
+            images: uint8 `(B, 3, input_size, input_size)` RGB, on any device.
 
         Returns:
-            On the encoder's device: float16 ``(B, h, w)`` in [0, 1] on the grid of the layer; and
-            ``usable``, bool ``(B,)``: False where the map is constant or not finite, with zeros.
+            On the encoder's device: float16 `(B, h, w)` in [0, 1] on the grid of the layer; and
+            `usable`, bool `(B,)`: False where the map is constant or not finite, with zeros.
         """
         if self.map in _OF_FEATURES:
             return min_max(_OF_FEATURES[self.map](self.encoder.features(images)))
         return min_max(_OF_ATTENTION[self.map](self.encoder.attention(images)))
 
     def locate(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes of a batch, from its heatmaps as they are returned, in float16.
+        """Return the boxes of a batch, from its heatmaps as they are returned, in float16.
 
         Args:
             images: As for `heatmaps`.
 
         Returns:
-            On the encoder's device: the heatmaps; boxes, float32 ``(B, 4)`` of ``x_min, y_min,
-            x_max, y_max`` in [0, 1]; ``found``, bool ``(B,)``: False, and the box the full one,
+            On the encoder's device: the heatmaps; boxes, float32 `(B, 4)` of `x_min, y_min,
+            x_max, y_max` in [0, 1]; `found`, bool `(B,)`: False, and the box the full one,
             where the map is not usable or the rule finds no content.
         """
         heatmaps, _ = self.heatmaps(images)
@@ -145,7 +145,7 @@ class Localizer:
 
 
 def rule_of(info: LocalizerInfo) -> BoxRule:
-    """The rule that made the boxes of a box set."""
+    """Return the rule that made the boxes of a box set."""
     return BoxRule(
         threshold=info.threshold,
         mass=info.mass,

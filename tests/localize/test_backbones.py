@@ -125,9 +125,9 @@ def test_every_name_is_a_resnet_or_small() -> None:
     [
         ("resnet81", "Did you mean .*resnet18"),
         ("resnet18_cifar", "Did you mean resnet18-cifar"),
-        ("vgg16", "There is no backbone named 'vgg16'"),
+        ("vgg16", "there is no backbone named 'vgg16'"),
         ("??", "Known: small, resnet101"),
-        ("small-cifar", "There is no backbone named 'small-cifar'"),
+        ("small-cifar", "there is no backbone named 'small-cifar'"),
     ],
 )
 def test_unknown_name_comes_with_advice(name: str, advice: str) -> None:
