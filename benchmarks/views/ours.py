@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.views.data import ImageSet
 from benchmarks.views.made_boxes import write_box_set
-from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.views import (
     Augment,
     AugmentSettings,
@@ -92,4 +91,4 @@ def our_threads(images: ImageSet, workers: int) -> int:
 def view_group(images: ImageSet) -> ViewGroup:
     """Two views with the authors' settings: blur for photographs only."""
     augment = AugmentSettings(blur_p=0.0 if images.small else 0.5)
-    return ViewGroup(2, images.view_size, CropParams(alpha=0.6, scale=(0.2, 1.0)), augment)
+    return ViewGroup(2, images.view_size, scale=(0.2, 1.0), alpha=0.6, augment=augment)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from torchvision.transforms import v2
 
 from ccrop_pipeline.crops import ContrastiveCrop
+from ccrop_pipeline.crops.windows import Rule
 from ccrop_pipeline.errors import CcropError
 
 # Package and name of what is replaced; torchvision has one crop for v1 and one for v2.
@@ -19,7 +20,7 @@ _CROPS: Final = {
 
 
 def replace_crop(
-    transform: Any, *, alpha: float = 0.6, rule: str = "paper", min_overlap: float = 0.5
+    transform: Any, *, alpha: float = 0.6, rule: Rule = "paper", min_overlap: float = 0.5
 ) -> Any:
     """Copy a transform, with ContrastiveCrop for every RandomResizedCrop in it.
 

@@ -11,8 +11,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from ccrop_pipeline.crops.windows import UNIFORMS_PER_WINDOW, CropParams, sample_windows
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.crops.windows import UNIFORMS_PER_WINDOW, CropParams, Rule, sample_windows
+from ccrop_pipeline.errors import CcropError, SettingError
 
 _ATTACHED: Final = "_ccrop_box"
 
@@ -46,7 +46,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
             axis, in (0, 1]; of the rule "overlap".
 
     Raises:
-        ValueError: If an argument is out of its range.
+        SettingError: If an argument is out of its range.
         CcropError: When called, if the sample has no box or several, or its box has no area
             inside the image or another canvas than the image. There is no silent full box.
     """
@@ -60,14 +60,16 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
         antialias: bool | None = True,
         *,
         alpha: float = 0.6,
-        rule: str = "paper",
+        rule: Rule = "paper",
         min_overlap: float = 0.5,
     ) -> None:
         super().__init__()
         sides = [size] if isinstance(size, int) else list(size)
         self.size = sides * 2 if len(sides) == 1 else sides
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size is {size}; it must be one or two numbers of pixels, 1 or more.")
+            raise SettingError(
+                f"size is {size}; it must be one or two numbers of pixels, 1 or more."
+            )
         self.scale, self.ratio = scale, ratio
         self.interpolation = interpolation
         self.antialias = antialias

@@ -13,12 +13,14 @@ else the largest of an allowed shape. A rule then says where the window goes, ea
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-ALPHA_RANGE: Final = (0.01, 100.0)
+from ccrop_pipeline.base.values import check_ranges, ranged
+from ccrop_pipeline.errors import SettingError
+
 _NODES: Final = 4097
 
 
@@ -30,7 +32,7 @@ def symmetric_beta(uniforms: NDArray[np.float64], alpha: float) -> NDArray[np.fl
 
     Args:
         uniforms: any shape, in [0, 1].
-        alpha: in `ALPHA_RANGE`. 1 is the identity, below 1 seeks the ends, above 1 the middle.
+        alpha: in [0.01, 100]. 1 is the identity, below 1 seeks the ends, above 1 the middle.
 
     Returns:
         The same shape, in [0, 1]; u and 1 - u give b and 1 - b.
@@ -52,7 +54,8 @@ def _lower_half(alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]
     return axis, betaincinv(alpha, alpha, axis**alpha)
 
 
-RULES: Final = ("official", "paper", "overlap")
+Rule = Literal["official", "paper", "overlap"]
+RULES: Final[tuple[Rule, ...]] = get_args(Rule)
 
 _CANDIDATES: Final = 10  # as many as RandomResizedCrop tries
 UNIFORMS_PER_WINDOW: Final = 2 * _CANDIDATES + 2
@@ -69,35 +72,34 @@ class CropParams:
     """How windows are drawn.
 
     Attributes:
-        rule: one of `RULES`.
-        alpha: of Beta(alpha, alpha), 0.01 to 100; 1 uniform, below 1 away from the centre.
-        scale: least and largest window area as a share of the image's, in (0, 1].
-        ratio: least and largest width / height of a window before rounding to pixels.
-        min_overlap: share of the smaller of window and box that must be common to both, along
+        rule: Where windows go, one of `RULES`.
+        alpha: Of Beta(alpha, alpha), in [0.01, 100]; 1 uniform, below 1 away from the centre.
+        scale: Least and largest window area as a share of the image's, in (0, 1].
+        ratio: Least and largest width / height of a window before rounding to pixels, above 0.
+        min_overlap: Share of the smaller of window and box that must be common to both, along
             each axis, in (0, 1]; only `overlap` uses it.
 
     Raises:
-        ValueError: a value is out of range.
+        SettingError: If a value is out of range.
     """
 
-    rule: str = "paper"
-    alpha: float = 0.6
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    min_overlap: float = 0.5
+    rule: Rule = "paper"
+    alpha: float = ranged(0.6, "[0.01, 100]")
+    scale: tuple[float, float] = ranged((0.2, 1.0), "(0, 1]")
+    ratio: tuple[float, float] = ranged((3 / 4, 4 / 3), "(0, inf)")
+    min_overlap: float = ranged(0.5, "(0, 1]")
 
     def __post_init__(self) -> None:
         """Check the ranges above."""
         if self.rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, not {self.rule!r}")
-        if not ALPHA_RANGE[0] <= self.alpha <= ALPHA_RANGE[1]:
-            raise ValueError(f"alpha must be in [{ALPHA_RANGE[0]}, {ALPHA_RANGE[1]}]: {self.alpha}")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale must be 0 < least <= largest <= 1: {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1] < float("inf"):
-            raise ValueError(f"ratio must be 0 < least <= largest, finite: {self.ratio}")
-        if not 0 < self.min_overlap <= 1:
-            raise ValueError(f"min_overlap must be in (0, 1]: {self.min_overlap}")
+            raise SettingError(f"rule is {self.rule!r}; it must be one of {', '.join(RULES)}.")
+        check_ranges(self)
+        for name in ("scale", "ratio"):
+            ends = getattr(self, name)
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise SettingError(
+                    f"{name} is {ends}; it must be two numbers, the second not below the first."
+                )
 
 
 def sample_windows(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ccrop_pipeline.crops import PHOTOMETRIC, CropParams, uniforms
+from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed
@@ -147,7 +147,7 @@ def _loader(
 ) -> Loader:
     """Open random crops of images that stay decoded on the device, or are read by position."""
     index, device = Subset(images), torch.device(encoder.device)
-    group = ViewGroup(1, encoder.input_size, CropParams(scale=_SCALE))
+    group = ViewGroup(1, encoder.input_size, scale=_SCALE)
     cutter = ViewCutter((group,), _SEED)
     size = min(settings.batch_size, len(index))
     canvas = canvas_within(index, _RESIDENT_BYTES, device)

@@ -4,7 +4,7 @@ What differs from machine to machine (device, loader processes) is no part of it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from ccrop_pipeline.base.values import check_ranges, from_plain, ranged, to_plain
@@ -99,14 +99,14 @@ class Recipe:
 
     def view_groups(self) -> tuple[ViewGroup, ...]:
         """Return the views that the method trains on: two large ones, then the small ones."""
-        size, local = self.image_size, self.local_views
-        groups = [ViewGroup(2, size, self.crop, self.augment)]
+        size, crop, local = self.image_size, vars(self.crop), self.local_views
+        groups = [ViewGroup(2, size, **crop, augment=self.augment)]
         if self.augment_second:
             both = (self.augment, self.augment_second)
-            groups = [ViewGroup(1, size, self.crop, augment) for augment in both]
+            groups = [ViewGroup(1, size, **crop, augment=augment) for augment in both]
         if local.count:
-            crop, colours = replace(self.crop, scale=local.scale), self.augment_local
-            groups.append(ViewGroup(local.count, local.size, crop, colours or self.augment))
+            crop, colours = crop | {"scale": local.scale}, self.augment_local or self.augment
+            groups.append(ViewGroup(local.count, local.size, **crop, augment=colours))
         return tuple(groups)
 
 

@@ -1,9 +1,11 @@
 """Settings of views: how many, how large, how cropped, how changed."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 
 from ccrop_pipeline.base.values import check_ranges, ranged
 from ccrop_pipeline.crops import CropParams
+from ccrop_pipeline.crops.windows import Rule
 from ccrop_pipeline.errors import SettingError
 
 
@@ -81,8 +83,12 @@ class ViewGroup:
     Attributes:
         count: Views of each image, at least 1.
         size: Side of a view in pixels, at least 8.
-        crop: How their windows are drawn.
-        augment: How their pixels are changed.
+        scale: As in `ContrastiveCrop`, like all that follow.
+        ratio: See `scale`.
+        alpha: See `scale`.
+        rule: See `scale`.
+        min_overlap: See `scale`.
+        augment: How the pixels of the views are changed.
 
     Raises:
         SettingError: If a number is out of its range.
@@ -90,9 +96,20 @@ class ViewGroup:
 
     count: int = ranged(2, "[1, inf)")
     size: int = ranged(224, "[8, inf)")
-    crop: CropParams = field(default_factory=CropParams)
+    _: KW_ONLY
+    scale: tuple[float, float] = CropParams.scale
+    ratio: tuple[float, float] = CropParams.ratio
+    alpha: float = CropParams.alpha
+    rule: Rule = CropParams.rule
+    min_overlap: float = CropParams.min_overlap
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_ranges(self)
+        _ = self.crop
+
+    @cached_property
+    def crop(self) -> CropParams:
+        """How windows are drawn."""
+        return CropParams(self.rule, self.alpha, self.scale, self.ratio, self.min_overlap)

@@ -88,7 +88,7 @@ def _cells(
     for truth in true_boxes(sample.annotation) if sample.annotation else ():
         _outline(pen, truth, _TRUE)
     _outline(pen, box, _FOUND)
-    cutter = ViewCutter((ViewGroup(2, _CELL, params),))
+    cutter = ViewCutter((ViewGroup(2, _CELL, **vars(params)),))
     (views,), _ = cutter.cut(
         [sample.image], [sample.key], hash_keys([sample.key]), box[None], epoch=0
     )

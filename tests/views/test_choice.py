@@ -16,7 +16,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.crops import CHOICE, PHOTOMETRIC, WINDOW, CropParams, key_hash, uniforms
+from ccrop_pipeline.crops import CHOICE, PHOTOMETRIC, WINDOW, key_hash, uniforms
 from ccrop_pipeline.images import image_hash
 from ccrop_pipeline.views import (
     MapLoader,
@@ -31,8 +31,8 @@ from ccrop_pipeline.views import (
 from ccrop_pipeline.views.batch import ImageBoxes
 
 SEED = 7
-PARAMS = CropParams(rule="overlap", alpha=0.3, scale=(0.1, 0.3))
-CUTTER = ViewCutter((ViewGroup(3, 16, PARAMS), ViewGroup(1, 8, PARAMS)), seed=SEED)
+PARAMS = {"rule": "overlap", "alpha": 0.3, "scale": (0.1, 0.3)}
+CUTTER = ViewCutter((ViewGroup(3, 16, **PARAMS), ViewGroup(1, 8, **PARAMS)), seed=SEED)
 CPU = torch.device("cpu")
 
 

@@ -29,7 +29,7 @@ from ccrop_pipeline.views import (
 )
 
 PARAMS = CropParams(rule="overlap", alpha=0.3)
-CUTTER = ViewCutter((ViewGroup(2, 16, PARAMS),), seed=7)
+CUTTER = ViewCutter((ViewGroup(2, 16, **vars(PARAMS)),), seed=7)
 CPU = torch.device("cpu")
 
 
@@ -210,8 +210,8 @@ def test_images_of_several_sizes_lie_in_one_canvas(tmp_path):
 
 @pytest.mark.parametrize("build", [map_loader, resident_loader])
 def test_groups_of_views_have_their_own_number_size_scale_rule_and_alpha(source, boxes, build):
-    large = ViewGroup(2, 24, CropParams("official", alpha=0.6, scale=(0.4, 1.0)))
-    small = ViewGroup(4, 8, CropParams("paper", alpha=0.1, scale=(0.05, 0.4)))
+    large = ViewGroup(2, 24, rule="official", alpha=0.6, scale=(0.4, 1.0))
+    small = ViewGroup(4, 8, rule="paper", alpha=0.1, scale=(0.05, 0.4))
     cutter = ViewCutter((large, small), seed=7)
     if build is map_loader:
         loader = MapLoader(MapViews(source.index(), cutter), 6)

@@ -24,7 +24,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.crops import CropParams, key_hash
+from ccrop_pipeline.crops import key_hash
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source
 from ccrop_pipeline.views import StreamLoader, ViewCutter, ViewGroup
@@ -32,9 +32,7 @@ from ccrop_pipeline.views.streaming import StreamViews
 
 COUNTS = (7, 5, 0, 6, 4)  # images of the shards, one of them empty
 TOTAL = sum(COUNTS)
-CUTTER = ViewCutter(
-    (ViewGroup(2, 16, CropParams(rule="overlap", alpha=0.3)), ViewGroup(1, 8)), seed=7
-)
+CUTTER = ViewCutter((ViewGroup(2, 16, rule="overlap", alpha=0.3), ViewGroup(1, 8)), seed=7)
 
 
 @dataclass
