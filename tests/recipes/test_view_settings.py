@@ -1,5 +1,6 @@
 import pytest
 
+from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.recipes import AugmentSettings, ViewGroup
 
@@ -39,3 +40,12 @@ def test_limits_themselves_are_allowed():
 def test_a_group_without_views_or_with_tiny_ones_is_refused(setting, said):
     with pytest.raises(CcropError, match=said):
         ViewGroup(**setting)
+
+
+def test_a_group_names_how_its_windows_are_drawn():
+    assert ViewGroup().crop == CropParams()
+    numbers = {"scale": (0.1, 0.4), "ratio": (0.5, 2.0), "alpha": 0.3, "min_overlap": 0.7}
+    group = ViewGroup(2, 32, rule="overlap", **numbers)
+    assert group.crop == CropParams("overlap", **numbers)
+    with pytest.raises(CcropError, match="alpha is 0"):
+        ViewGroup(alpha=0)
