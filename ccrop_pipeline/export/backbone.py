@@ -149,7 +149,7 @@ def export_backbone(
     form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
     if form not in get_args(ExportForm):
         raise ValueError(f"form must be one of {get_args(ExportForm)}, not {form!r}")
-    _check_target(out, form, overwrite)
+    _check_target(out, form, overwrite=overwrite)
     checkpoint = load_checkpoint(Path(run))
     backbone = checkpoint.backbone(encoder).eval()
     _check_form(backbone, form)
@@ -168,7 +168,7 @@ def export_backbone(
     return Exported(out, form, backbone.name, checkpoint.epoch, len(state), difference, lines)
 
 
-def _check_target(out: Path, form: str, overwrite: bool) -> None:
+def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
     if form == "safetensors" and out.suffix != ".safetensors":
         raise CcropError(f"{out} is to be of the form safetensors; let its name end in it.")
     if form == "detectron2" and out.suffix != ".pth":

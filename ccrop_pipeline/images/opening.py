@@ -53,7 +53,7 @@ def open_source(
     location = str(spec)
     if not _is_place(spec):
         try:
-            return open_torchvision(location, Path(root).expanduser(), split, download)
+            return open_torchvision(location, Path(root).expanduser(), split, download=download)
         except CcropError as error:
             raise CcropError(
                 f"there is no file or folder {location!r}, and as a name: {error}"

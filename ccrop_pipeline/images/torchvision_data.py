@@ -135,7 +135,7 @@ class TorchvisionIndex:
 
 
 def open_torchvision(
-    name: str, root: Path, split: Split, download: bool = False
+    name: str, root: Path, split: Split, *, download: bool = False
 ) -> TorchvisionSource:
     """Open a classification data set of torchvision.
 
@@ -162,11 +162,11 @@ def open_torchvision(
         )
     source = TorchvisionSource(known, root, split)
     # Opened now, not on first use, so that missing files are noticed here.
-    vars(source)["dataset"] = _open_dataset(known, root, split, download)
+    vars(source)["dataset"] = _open_dataset(known, root, split, download=download)
     return source
 
 
-def _open_dataset(name: str, root: Path, split: Split, download: bool) -> Any:
+def _open_dataset(name: str, root: Path, split: Split, *, download: bool) -> Any:
     # Loads torch: seconds.
     from torchvision import datasets
 

@@ -159,7 +159,9 @@ class ShuffledBatchNorm(nn.BatchNorm2d):
         means, variances = self.weight.new_zeros(size), self.weight.new_ones(size)
         parts = [
             # Running statistics of momentum 1 are those of the batch.
-            F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+            F.batch_norm(
+                part, mean, var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+            )
             for part, mean, var in zip(
                 torch.split(images, self.shuffle.sizes), means, variances, strict=True
             )

@@ -63,7 +63,7 @@ class Queue(nn.Module):
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.long))
 
-    def forward(self, keys: Tensor, update: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(self, keys: Tensor, *, update: bool = False) -> tuple[Tensor, Tensor]:
         """Return `keys` (B, dim) and the held negatives (dim, size), and then take `keys` in."""
         negatives = self.keys.clone().T
         if update:

@@ -162,7 +162,7 @@ def _depth(state: Mapping[str, Any]) -> int:
 
 
 def _build_vit(
-    state: Mapping[str, Tensor], size: int, patch: int, heads: int, no_embed_class: bool
+    state: Mapping[str, Tensor], size: int, patch: int, heads: int, *, no_embed_class: bool
 ) -> nn.Module:
     import_timm()
     from timm.models.vision_transformer import VisionTransformer

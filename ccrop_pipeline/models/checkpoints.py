@@ -66,11 +66,11 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Tensor]
-    place: str
-    format: str
-    arch: str | None
-    epoch: int | None
-    lightning: bool
+    place: str = ""
+    format: str = ""
+    arch: str | None = None
+    epoch: int | None = None
+    lightning: bool = False
     bare_stem: bool = False
 
     def format_under(self, prefix: str) -> str:
@@ -194,7 +194,7 @@ def kind_of_file(path: Path) -> str:
     return "pickle"
 
 
-def read_weights(path: Path, unsafe: bool) -> Any:
+def read_weights(path: Path, *, unsafe: bool) -> Any:
     """Read the content of a checkpoint, on the CPU.
 
     Args:

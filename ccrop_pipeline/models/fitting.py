@@ -78,7 +78,7 @@ def best_match(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]
 
 
 def fit(
-    module: nn.Module, checkpoint: Checkpoint, partial: bool, say: Callable[[str], None]
+    module: nn.Module, checkpoint: Checkpoint, *, partial: bool, say: Callable[[str], None]
 ) -> Match:
     """Load the weights of a checkpoint into a network and say what did not fit.
 

@@ -109,7 +109,7 @@ def _watched(encoder: Encoder) -> list[_Run]:
         number, _ = numbers.setdefault(id(output), (len(numbers), output))
         if "pool" in type(part).__name__.lower() and not names[part].endswith("features"):
             pooled.add(number)
-        info = _info(names[part], output, prefix, last_is_channels)
+        info = _info(names[part], output, prefix, last_is_channels=last_is_channels)
         if info is None:
             return
         runs.pop(info.name, None)
@@ -135,7 +135,7 @@ def _watched(encoder: Encoder) -> list[_Run]:
 
 
 def _info(
-    name: str, output: Tensor, prefix: int | None, last_is_channels: bool
+    name: str, output: Tensor, prefix: int | None, *, last_is_channels: bool
 ) -> LayerInfo | None:
     if len(output) != 2 or output.ndim not in (3, 4):
         return None

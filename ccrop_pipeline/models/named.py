@@ -22,6 +22,7 @@ _OURS = "-cifar"
 def torchvision_network(
     name: str,
     weights: Weights,
+    *,
     input_size: int | None,
     partial: bool,
     say: Callable[[str], None],
@@ -44,7 +45,7 @@ def torchvision_network(
         if weights == "pretrained":
             raise CcropError(f"torchvision has no weights for {name}: give `weights` a file.")
         network = Network(build_backbone(name), f"torchvision:{name}", input_size or 32)
-        return _with_weights(network, weights, input_size, partial, say)
+        return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
     known = models.list_models(module=models)
     if name not in known:
         raise CcropError(_unknown("torchvision", name, known))
@@ -60,13 +61,14 @@ def torchvision_network(
     )
     if weights == "pretrained":
         state = _fetched(f"torchvision:{name}", lambda: default.get_state_dict(progress=False))
-        weights = Checkpoint(Path(default.url), state, "", "torchvision", None, None, False)
-    return _with_weights(network, weights, input_size, partial, say)
+        weights = Checkpoint(Path(default.url), state, format="torchvision")
+    return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
 
 
 def timm_network(
     name: str,
     weights: Weights,
+    *,
     input_size: int | None,
     partial: bool,
     say: Callable[[str], None],
@@ -99,12 +101,13 @@ def timm_network(
     network = Network(module, label, size, tuple(config["mean"]), tuple(config["std"]))
     if weights == "pretrained":
         return network
-    return _with_weights(network, weights, input_size, partial, say)
+    return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
 
 
 def _with_weights(
     network: Network,
     weights: Weights,
+    *,
     input_size: int | None,
     partial: bool,
     say: Callable[[str], None],
@@ -114,7 +117,7 @@ def _with_weights(
         return network
     if input_size is not None:
         weights = with_positions_for(network.module, weights)
-    fit(network.module, weights, partial, say)
+    fit(network.module, weights, partial=partial, say=say)
     return replace(network, epoch=weights.epoch)
 
 

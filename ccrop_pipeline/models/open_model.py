@@ -67,8 +67,10 @@ def open_encoder(
         torch.default_generator.manual_seed(0)
         library, _, name = str(spec).partition(":")
         if library in _LIBRARIES:
-            known = _weights(weights, unsafe)
-            opened: Network | Encoder = _LIBRARIES[library](name, known, input_size, partial, say)
+            known = _weights(weights, unsafe=unsafe)
+            opened: Network | Encoder = _LIBRARIES[library](
+                name, known, input_size=input_size, partial=partial, say=say
+            )
         elif weights is not None:
             raise CcropError(
                 f"`weights` goes with torchvision:NAME and timm:NAME; {spec} brings its own."
@@ -76,7 +78,15 @@ def open_encoder(
         elif ".py:" in str(spec):
             opened = factory_network(str(spec), input_size)
         else:
-            opened = _from_path(Path(spec), layer, input_size, unsafe, partial, device, say)
+            opened = _from_path(
+                Path(spec),
+                layer,
+                input_size,
+                unsafe=unsafe,
+                partial=partial,
+                device=device,
+                say=say,
+            )
     if isinstance(opened, Network):
         what = (opened.module, "", opened.input_size, opened.mean, opened.std)
         opened = Encoder(*what, name=opened.name, epoch=opened.epoch, device=device)
@@ -94,6 +104,7 @@ def _from_path(
     path: Path,
     layer: str | None,
     input_size: int | None,
+    *,
     unsafe: bool,
     partial: bool,
     device: torch.device | str,
@@ -121,7 +132,7 @@ def _from_path(
         return torchscript_network(path, input_size)
     if kind == "export":
         return exported_network(path, input_size, device)
-    content = read_weights(path, unsafe)
+    content = read_weights(path, unsafe=unsafe)
     if is_own(content):
         return own_encoder(content, device)
     if isinstance(content, nn.Module):
@@ -131,16 +142,16 @@ def _from_path(
     if input_size is not None:
         checkpoint = with_positions_for(network.module, checkpoint)
     say(f"{path}: taken for {network.name}.")
-    fit(network.module, checkpoint, partial, say)
+    fit(network.module, checkpoint, partial=partial, say=say)
     return network
 
 
-def _weights(weights: str | Path | None, unsafe: bool) -> Weights:
+def _weights(weights: str | Path | None, *, unsafe: bool) -> Weights:
     if weights is None:
         return "pretrained"
     if weights == "random":
         return "random"
-    return find_weights(read_weights(Path(weights), unsafe), Path(weights))
+    return find_weights(read_weights(Path(weights), unsafe=unsafe), Path(weights))
 
 
 def _at_layer(encoder: Encoder, name: str | None) -> Encoder:
