@@ -119,6 +119,7 @@ def made_up_table(number: int, rows: int = ROWS_PER_SHARD) -> BoxTable:
         keys=[f"n{number:08d}/made_up_{row:08d}" for row in range(n)],
         boxes=(np.concatenate([low, high], axis=1) / 224).astype(np.float32),
         sizes=rng.integers(300, 500, (n, 2)).astype(np.uint32),
+        orientation=np.ones(n, np.uint8),
         status=np.zeros(n, np.uint8),
         image_hash=rng.integers(0, 2**64, n, np.uint64),
         heatmaps=rng.random((n, 7, 7)).astype(np.float16),

@@ -17,7 +17,8 @@ def write_box_set(folder: Path, shards: Mapping[str, Rows]) -> Path:
         n = len(keys)
         sizes, status = np.full((n, 2), 256, np.uint32), np.zeros(n, np.uint8)
         hashes = np.random.default_rng(n).integers(0, 2**63, n).astype(np.uint64)
-        table = BoxTable(list(keys), boxes, sizes, status, hashes)
+        orientation = np.ones(len(keys), np.uint8)
+        table = BoxTable(list(keys), boxes, sizes, orientation, status, hashes)
         write_shard(folder, name, table, provenance)
     write_manifest(folder, list(shards), provenance)
     return folder

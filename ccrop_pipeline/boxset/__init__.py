@@ -4,6 +4,7 @@ Needs numpy and pyarrow and nothing else of this project, so that any program ca
 `docs/format.md` is its specification.
 """
 
+from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices, iou, upright
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, strangers, write_manifest
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
@@ -16,8 +17,7 @@ from ccrop_pipeline.boxset.shards import (
     write_shard,
     write_shard_once,
 )
-from ccrop_pipeline.boxset.statistics import iou
-from ccrop_pipeline.boxset.table import EMPTY, FULL_BOX, OK, STATUSES, UNREADABLE, BoxTable, Choices
+from ccrop_pipeline.boxset.table import EMPTY, OK, STATUSES, UNREADABLE, BoxTable
 from ccrop_pipeline.boxset.validation import SourceImage, validate
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "missing_shards",
     "shard_is_complete",
     "strangers",
+    "upright",
     "validate",
     "write_manifest",
     "write_shard",

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.base import Location, is_address
 from ccrop_pipeline.base.files import written_aside
-from ccrop_pipeline.boxset.table import FULL_BOX, BoxTable, Choices
+from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices
+from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
 
 Rows = Callable[[], Iterable[BoxTable]]

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
-from ccrop_pipeline.boxset.table import STATUSES, BoxTable, Choices
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable
 
 MAX_ROW_GROUP = 65_536
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -22,6 +23,7 @@ _COLUMNS = {
     **dict.fromkeys(_EDGES, pa.float32()),
     "width": pa.uint32(),
     "height": pa.uint32(),
+    "orientation": pa.uint8(),
     "status": pa.dictionary(pa.int8(), pa.string()),
     "image_hash": pa.uint64(),
 }
@@ -47,7 +49,7 @@ def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
         compression="zstd",
         row_group_size=-(-len(table) // groups) or 1,
         # Hashes and heatmaps do not repeat: a dictionary would only be tried and dropped.
-        use_dictionary=[*_EDGES, "width", "height", "status"],
+        use_dictionary=[*_EDGES, "width", "height", "orientation", "status"],
     )
 
 
@@ -57,6 +59,7 @@ def _arrays(table: BoxTable) -> Iterator[tuple[str, Any]]:
         yield name, pa.array(np.ascontiguousarray(table.boxes[:, index]))
     for index, name in enumerate(("width", "height")):
         yield name, pa.array(np.ascontiguousarray(table.sizes[:, index]))
+    yield "orientation", pa.array(table.orientation)
     codes = pa.array(table.status.astype(np.int8))
     yield "status", pa.DictionaryArray.from_arrays(codes, pa.array(STATUSES))
     yield "image_hash", pa.array(table.image_hash)
@@ -146,6 +149,7 @@ def _table(data: Any, where: str, problems: list[Problem]) -> BoxTable:
         keys=data["key"].to_pylist(),
         boxes=np.stack([data[name].to_numpy() for name in _EDGES], axis=1),
         sizes=np.stack([data[name].to_numpy() for name in ("width", "height")], axis=1),
+        orientation=data["orientation"].to_numpy(),
         status=codes.fill_null(0).to_numpy().astype(np.uint8),
         image_hash=data["image_hash"].to_numpy(),
         heatmaps=_grid(data["heatmap"], where, problems)

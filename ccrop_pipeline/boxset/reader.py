@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.base import BoxFolder, Location, is_address, open_folder
+from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
 from ccrop_pipeline.boxset.manifest import (
     MANIFEST,
@@ -29,7 +30,7 @@ from ccrop_pipeline.boxset.shards import (
     shard_is_complete,
     write_shard,
 )
-from ccrop_pipeline.boxset.table import BoxTable, Choices
+from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset.table import FULL_BOX, OK, STATUSES, UNREADABLE, BoxTable
+from ccrop_pipeline.boxset.boxes import FULL_BOX
+from ccrop_pipeline.boxset.table import OK, STATUSES, UNREADABLE, BoxTable
 from ccrop_pipeline.errors import CcropError
 
 RULES = {
@@ -47,6 +48,7 @@ RULES = {
     "B028": "Either every row of the box set has `choices` or none has.",
     "B029": "The `choices` of a row are one or more boxes, each of which keeps B020 and B021.",
     "B030": "The box of a row with `choices` is their union.",
+    "B031": "`orientation` is from 1 to 8, and 1 in `unreadable` rows.",
 }
 
 _SHOWN = 5
@@ -126,6 +128,11 @@ def _sizes(table: BoxTable) -> Iterator[tuple[str, int, str]]:
     for row in _rows((table.sizes == 0).any(axis=1) & (table.status != UNREADABLE)):
         width, height = table.sizes[row].tolist()
         yield "B023", row, f"the image is {width} wide and {height} high"
+    wrong = (table.orientation < 1) | (table.orientation > 8)
+    wrong |= (table.orientation != 1) & (table.status == UNREADABLE)
+    for row in _rows(wrong):
+        status = STATUSES[table.status[row]]
+        yield "B031", row, f"the orientation is {table.orientation[row]}, and the row {status}"
 
 
 def _heatmaps(table: BoxTable) -> Iterator[tuple[str, int, str]]:

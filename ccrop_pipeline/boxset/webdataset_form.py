@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
-from ccrop_pipeline.boxset.table import STATUSES, BoxTable, Choices
+from ccrop_pipeline.boxset.table import STATUSES, BoxTable
 
 MEMBER_SUFFIX = ".box.json"
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
-_FIELDS = {"key", *_EDGES, "width", "height", "status", "image_hash"}
+_FIELDS = {"key", *_EDGES, "width", "height", "orientation", "status", "image_hash"}
 # WebDataset ends a key at the first dot after the last slash and skips `__meta__` folders.
 _HIDDEN = re.compile(r"__[^/]*__/|(.*/)?[^/]*\.[^/]*$", re.DOTALL)
 _OPTIONAL = {"heatmap", "choices"}
@@ -58,6 +59,7 @@ def _samples(table: BoxTable) -> Iterator[dict[str, Any]]:
         # tolist widens float32 to the double of the same value, whose JSON text is exact.
         sample = {"key": key, **dict(zip(_EDGES, table.boxes[row].tolist(), strict=True))}
         sample["width"], sample["height"] = table.sizes[row].tolist()
+        sample["orientation"] = int(table.orientation[row])
         sample["status"] = STATUSES[table.status[row]]
         # As text: above 2**53 many JSON readers round numbers.
         sample["image_hash"] = f"{table.image_hash[row]:016x}"
@@ -157,14 +159,19 @@ def _wrong_field(sample: Any) -> str | None:
         "status": isinstance(sample["status"], str),
         "image_hash": isinstance(sample["image_hash"], str)
         and _HASH.fullmatch(sample["image_hash"]),
-        "width": type(sample["width"]) is int and 0 <= sample["width"] < 1 << 32,
-        "height": type(sample["height"]) is int and 0 <= sample["height"] < 1 << 32,
+        "width": _is_unsigned(sample["width"], 32),
+        "height": _is_unsigned(sample["height"], 32),
+        "orientation": _is_unsigned(sample["orientation"], 8),
         "heatmap": "heatmap" not in sample or _is_grid(sample["heatmap"]),
         "choices": "choices" not in sample or _are_boxes(sample["choices"]),
         **{edge: _is_number(sample[edge]) for edge in _EDGES},
     }
     wrong = [name for name, right in checks.items() if not right]
     return f"{wrong[0]} is {sample[wrong[0]]!r}" if wrong else None
+
+
+def _is_unsigned(value: Any, bits: int) -> bool:
+    return type(value) is int and 0 <= value < 1 << bits
 
 
 def _is_grid(lines: Any) -> bool:
@@ -201,6 +208,7 @@ def _table(samples: list[dict[str, Any]], heatmaps: bool) -> BoxTable:
         keys=[s["key"] for s in samples],
         boxes=boxes.reshape(n, 4),
         sizes=sizes.reshape(n, 2),
+        orientation=np.array([s["orientation"] for s in samples], np.uint8),
         status=np.array([STATUSES.index(s["status"]) for s in samples], np.uint8),
         image_hash=np.array([int(s["image_hash"], 16) for s in samples], np.uint64),
         heatmaps=grids,

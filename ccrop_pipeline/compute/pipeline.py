@@ -236,7 +236,9 @@ class Locator:
             heatmaps = found[:, _BOX_BYTES + 1 :].copy().view(np.float16).reshape(-1, *grid)
             heatmaps[~images.readable] = 0
             hashes = np.array(batch.hashes, np.uint64)
-            return BoxTable(batch.keys, boxes, images.sizes, status, hashes, heatmaps)
+            return BoxTable(
+                batch.keys, boxes, images.sizes, images.orientation, status, hashes, heatmaps
+            )
 
         return wait
 
@@ -313,8 +315,10 @@ def _whole_shards(
             keys = [key for part in parts for key in part.keys]
             # A shard without images has no grid.
             maps = joined("heatmaps") if heatmaps and keys else None
-            boxes, sizes, status = map(joined, ("boxes", "sizes", "status"))
-            yield batch.shard, BoxTable(keys, boxes, sizes, status, joined("image_hash"), maps)
+            boxes, sizes, orientation = map(joined, ("boxes", "sizes", "orientation"))
+            status, hashes = map(joined, ("status", "image_hash"))
+            table = BoxTable(keys, boxes, sizes, orientation, status, hashes, maps)
+            yield batch.shard, table
             parts = []
 
 

@@ -22,13 +22,21 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.images import Sample, Source, UnreadableImage, image_hash, stored_size
+from ccrop_pipeline.images import (
+    ImageHeader,
+    Sample,
+    Source,
+    UnreadableImage,
+    image_hash,
+    read_header,
+)
 
 Advance = Callable[[int], None]
 # From key, width and height in pixels to boxes, float32 (k, 4); none for an image without content.
 Place = Callable[[str, int, int], NDArray[np.float32]]
 
 _FULL = np.array([FULL_BOX], np.float32)
+_UNREAD = ImageHeader(0, 0, 1)
 
 
 def write_boxes(
@@ -76,13 +84,13 @@ def write_boxes(
 def _table(
     samples: Iterable[Sample], place: Place, several: bool, advance: Advance | None
 ) -> BoxTable:
-    keys, sizes, hashes, status, rows = [], [], [], [], []
+    keys, headers, hashes, status, rows = [], [], [], [], []
     for sample in samples:
-        size, boxes = _one(sample, place)
+        header, boxes = _one(sample, place)
         keys.append(sample.key)
-        sizes.append(size)
+        headers.append(header)
         hashes.append(image_hash(sample.image))
-        status.append(UNREADABLE if size == (0, 0) else OK if len(boxes) else EMPTY)
+        status.append(UNREADABLE if header is _UNREAD else OK if len(boxes) else EMPTY)
         rows.append(boxes if len(boxes) else _FULL)
         if advance:
             advance(1)
@@ -90,19 +98,20 @@ def _table(
     return BoxTable(
         keys=keys,
         boxes=choices.union(),
-        sizes=np.array(sizes, np.uint32).reshape(-1, 2),
+        sizes=np.array([header[:2] for header in headers], np.uint32).reshape(-1, 2),
+        orientation=np.array([header.orientation for header in headers], np.uint8),
         status=np.array(status, np.uint8),
         image_hash=np.array(hashes, np.uint64),
         choices=choices if several else None,
     )
 
 
-def _one(sample: Sample, place: Place) -> tuple[tuple[int, int], NDArray[np.float32]]:
+def _one(sample: Sample, place: Place) -> tuple[ImageHeader, NDArray[np.float32]]:
     try:
-        width, height = stored_size(sample.image)
+        header = read_header(sample.image)
     except UnreadableImage:
-        return (0, 0), _FULL[:0]
-    return (width, height), place(sample.key, width, height)
+        return _UNREAD, _FULL[:0]
+    return header, place(sample.key, header.width, header.height)
 
 
 # SimCCrop: half of the height and of the width, in the middle. From the README of the code of

@@ -5,7 +5,14 @@ index; it decodes nothing. ``open_source`` recognises what lies on disk, and ``p
 source into WebDataset tars. Importing this loads no torch.
 """
 
-from ccrop_pipeline.images.decode import UnreadableImage, decode, decode_reduced, stored_size
+from ccrop_pipeline.images.decode import (
+    ImageHeader,
+    UnreadableImage,
+    decode,
+    decode_reduced,
+    read_header,
+    stored_size,
+)
 from ccrop_pipeline.images.folder import FolderSource
 from ccrop_pipeline.images.opening import absolute_spec, expand_braces, open_source
 from ccrop_pipeline.images.pack import PackSummary, pack, tar_key
@@ -18,6 +25,7 @@ from ccrop_pipeline.images.torchvision_data import TorchvisionSource, open_torch
 
 __all__ = [
     "FolderSource",
+    "ImageHeader",
     "ImageIndex",
     "PackSummary",
     "ParquetSource",
@@ -36,6 +44,7 @@ __all__ = [
     "open_source",
     "open_torchvision",
     "pack",
+    "read_header",
     "stored_size",
     "tar_key",
     "true_boxes",

@@ -2,10 +2,11 @@
 
 import io
 from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ccrop_pipeline.errors import CcropError
 
@@ -26,7 +27,7 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
     counts.
 
     Args:
-        image: the bytes of a file in any format Pillow reads.
+        image: Bytes of a file in any format that Pillow reads.
         reduction: 2 or 4 to let a JPEG be decoded at a half or a quarter of its size, where the
             file allows it.
 
@@ -34,13 +35,13 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
         The image in mode RGB, fully loaded.
 
     Raises:
-        UnreadableImage: the bytes cannot be decoded whole, or Pillow takes the size for an attack
-            (`PIL.Image.MAX_IMAGE_PIXELS`, twice that without warnings being errors).
+        UnreadableImage: If the bytes cannot be decoded whole, or Pillow takes the size for an
+            attack (`PIL.Image.MAX_IMAGE_PIXELS`, twice that without warnings being errors).
     """
     # Pillow's plugins raise whatever a damaged file makes them stumble over (ValueError,
     # SyntaxError, struct.error, IndexError ...): nothing narrower holds the promise above.
     try:
-        loaded = Image.open(io.BytesIO(image))
+        loaded = _open(image)
         if reduction > 1 and loaded.mode == "RGB":
             least = max(1, loaded.width // reduction), max(1, loaded.height // reduction)
             loaded.draft("RGB", least)
@@ -50,17 +51,77 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
         raise _unreadable(image, error) from error
 
 
-def stored_size(image: bytes) -> tuple[int, int]:
-    """Read the size of an image from its header.
+def _open(image: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(image))
+    except Exception:
+        # Pillow refuses some JPEGs for a damaged EXIF block, which is no part of their pixels.
+        without_exif = image.replace(_EXIF, bytes(len(_EXIF)))
+        if without_exif == image:
+            raise
+        return Image.open(io.BytesIO(without_exif))
+
+
+_EXIF = b"Exif\0\0"
+# What may hold the orientation of a PNG, before its pixels or after them.
+_PNG_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+
+
+class ImageHeader(NamedTuple):
+    """What is known of an image before it is decoded.
+
+    Attributes:
+        width: Of the stored image, in pixels.
+        height: Of the stored image, in pixels.
+        orientation: EXIF orientation, 1 to 8; 1 where none is given.
+    """
+
+    width: int
+    height: int
+    orientation: int
+
+
+def read_header(image: bytes) -> ImageHeader:
+    """Read size and EXIF orientation of an image without decoding it.
+
+    The orientation is 1 for TIFF files: Pillow turns them as it decodes them.
 
     Args:
-        image: the bytes of a file in any format Pillow reads.
+        image: Bytes of a file in any format that Pillow reads.
+
+    Raises:
+        UnreadableImage: If there is no header to be read, or the size is taken for an attack.
+    """
+    try:
+        opened = _open(image)
+    except Exception as error:
+        raise _unreadable(image, error) from error
+    return ImageHeader(*opened.size, _orientation(opened, image))
+
+
+def _orientation(opened: Image.Image, image: bytes) -> int:
+    # Pillow would decode all of a PNG to look for EXIF after the pixels.
+    bare = opened.format == "PNG" and not any(name in image for name in _PNG_CHUNKS)
+    if bare or opened.format == "TIFF":
+        return 1
+    try:
+        found: Any = opened.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever a damaged block makes Pillow stumble over
+        return 1
+    return int(found) if found in range(1, 9) else 1
+
+
+def stored_size(image: bytes) -> tuple[int, int]:
+    """Read the size of an image from its header, faster than `read_header` does for a JPEG.
+
+    Args:
+        image: Bytes of a file in any format that Pillow reads.
 
     Returns:
         Width and height in pixels, of the stored image.
 
     Raises:
-        UnreadableImage: there is no header to be read, or the size is taken for an attack.
+        UnreadableImage: If there is no header to be read, or the size is taken for an attack.
     """
     if simplejpeg is not None:
         try:
@@ -71,7 +132,7 @@ def stored_size(image: bytes) -> tuple[int, int]:
             if width * height <= (Image.MAX_IMAGE_PIXELS or width * height):
                 return width, height
     try:
-        return Image.open(io.BytesIO(image)).size
+        return _open(image).size
     except Exception as error:
         raise _unreadable(image, error) from error
 
@@ -84,7 +145,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
     [i * reduction, (i + 1) * reduction) of the stored image.
 
     Args:
-        image: the bytes of a file in any format Pillow reads.
+        image: Bytes of a file in any format that Pillow reads.
         reduction: 1, 2 or 4; other formats than JPEG are always decoded in full.
 
     Returns:
@@ -92,7 +153,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
         that was made.
 
     Raises:
-        UnreadableImage: as `decode`.
+        UnreadableImage: As `decode`.
     """
     width, height = stored_size(image)
     reduced = -(-width // reduction), -(-height // reduction)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccrop_pipeline.images.decode import UnreadableImage, decode, stored_size
+from ccrop_pipeline.images.decode import ImageHeader, UnreadableImage, decode, read_header
 
 _GREY = 128
 # A JPEG is decoded at a half or a quarter where that leaves so many times the pixels of the square.
@@ -25,12 +25,14 @@ class ResizedImages:
     Attributes:
         pixels: uint8 (n, 3, size, size), channels last in memory; grey where unreadable.
         sizes: Stored width and height in pixels, uint32 (n, 2); 0 where unreadable.
+        orientation: EXIF orientation, uint8 (n,), 1 to 8; 1 where unreadable.
         readable: bool (n,).
         seconds: What decoding and resizing took, added up over threads.
     """
 
     pixels: NDArray[np.uint8]
     sizes: NDArray[np.uint32]
+    orientation: NDArray[np.uint8]
     readable: NDArray[np.bool_]
     seconds: float
 
@@ -55,10 +57,12 @@ def begin_resizing(
 
     def wait() -> ResizedImages:
         found = [future.result() for future in work]
+        headers = np.array([header or (0, 0, 1) for header, _ in found], np.uint32).reshape(-1, 3)
         return ResizedImages(
             squares.transpose(0, 3, 1, 2),
-            np.array([stored or (0, 0) for stored, _ in found], np.uint32).reshape(-1, 2),
-            np.array([stored is not None for stored, _ in found], bool),
+            headers[:, :2],
+            headers[:, 2].astype(np.uint8),
+            np.array([header is not None for header, _ in found], bool),
             sum(seconds for _, seconds in found),
         )
 
@@ -87,9 +91,7 @@ def resized_images(
             yield wait()
 
 
-def resize_to_square(
-    image: bytes, square: NDArray[np.uint8]
-) -> tuple[tuple[int, int] | None, float]:
+def resize_to_square(image: bytes, square: NDArray[np.uint8]) -> tuple[ImageHeader | None, float]:
     """Decode an image and resize all of it into a square, bilinear with antialiasing.
 
     Always by Pillow: the same images give the same boxes, whatever else is installed.
@@ -99,17 +101,18 @@ def resize_to_square(
         square: Where the pixels go, (size, size, 3); grey where the image is unreadable.
 
     Returns:
-        Stored width and height in pixels, None where it is unreadable; and the seconds it took.
+        Its header, None where it is unreadable; and the seconds it took.
     """
     started = time.perf_counter()
     try:
-        size = stored_size(image)
-        decoded = decode(image, _reduction(min(size), len(square)))
+        header = read_header(image)
+        shorter = min(header.width, header.height)
+        decoded = decode(image, _reduction(shorter, len(square)))
     except UnreadableImage:
         square[:] = _GREY
         return None, time.perf_counter() - started
     square[:] = np.asarray(decoded.resize(square.shape[:2], Image.Resampling.BILINEAR))
-    return size, time.perf_counter() - started
+    return header, time.perf_counter() - started
 
 
 def _reduction(shorter: int, side: int) -> int:

@@ -52,6 +52,7 @@ def box_set(folder: Path, keys: list[str]) -> Path:
         [keys[i] for i in order],
         np.array([box_of(i) for i in order], np.float32),
         np.tile(np.array([[WIDTH, HEIGHT]], np.uint32), (len(keys), 1)),
+        np.ones(len(keys), np.uint8),
         np.zeros(len(keys), np.uint8),
         np.arange(len(keys), dtype=np.uint64),
     )

@@ -34,6 +34,7 @@ def boxes(tmp_path_factory) -> Path:
         ["k"],
         choices.union(),
         np.array([[WIDTH, HEIGHT]], np.uint32),
+        np.ones(1, np.uint8),
         np.zeros(1, np.uint8),
         np.zeros(1, np.uint64),
         choices=choices,

@@ -50,7 +50,13 @@ def make_header(**changes: Any) -> dict[str, Any]:
 
 def make_row(key: str, **changes: Any) -> dict[str, Any]:
     row = {"key": key, "x_min": 0.25, "y_min": 0.0, "x_max": 1.0, "y_max": 0.5}
-    row |= {"width": 640, "height": 480, "status": "ok", "image_hash": (1 << 64) - 1}
+    row |= {
+        "width": 640,
+        "height": 480,
+        "orientation": 1,
+        "status": "ok",
+        "image_hash": (1 << 64) - 1,
+    }
     return row | changes
 
 
@@ -58,6 +64,7 @@ def make_schema(heatmap: bool, choices: bool) -> pa.Schema:
     fields = [("key", pa.string())]
     fields += [(name, pa.float32()) for name in ("x_min", "y_min", "x_max", "y_max")]
     fields += [("width", pa.uint32()), ("height", pa.uint32())]
+    fields += [("orientation", pa.uint8())]
     fields += [("status", pa.string()), ("image_hash", pa.uint64())]
     if heatmap:
         fields.append(("heatmap", pa.list_(pa.list_(pa.float16()))))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ccrop_pipeline.boxset import (
     FULL_BOX,
     OK,
+    UNREADABLE,
     BoxTable,
     Choices,
     EncoderInfo,
@@ -40,11 +41,13 @@ def tables(draw: Any, max_rows: int = 12) -> BoxTable:
     boxes = np.array([draw(_boxes()) for _ in names], np.float32).reshape(n, 4)
     boxes[status != OK] = FULL_BOX
     sizes = np.array([(draw(_sizes), draw(_sizes)) for _ in names], np.uint32).reshape(n, 2)
+    turns = np.array([draw(st.integers(1, 8)) for _ in names], np.uint8)
+    turns[status == UNREADABLE] = 1
     hashes = draw(st.lists(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
     choices = draw(_choices(status)) if n and draw(st.booleans()) else None
     boxes = boxes if choices is None else choices.union()
     return BoxTable(
-        names, boxes, sizes, status, np.array(hashes, np.uint64), draw(_grids(n)), choices
+        names, boxes, sizes, turns, status, np.array(hashes, np.uint64), draw(_grids(n)), choices
     )
 
 
@@ -79,6 +82,7 @@ def make_table(keys: list[str], seed: int = 0, heatmaps: bool = True) -> BoxTabl
         keys,
         (np.concatenate([low, high], axis=1) / 224).astype(np.float32),
         rng.integers(300, 500, (n, 2)).astype(np.uint32),
+        rng.integers(1, 9, n).astype(np.uint8),
         np.zeros(n, np.uint8),
         rng.integers(0, 2**64, n, np.uint64),
         rng.random((n, 7, 7)).astype(np.float16) if heatmaps else None,
@@ -88,7 +92,7 @@ def make_table(keys: list[str], seed: int = 0, heatmaps: bool = True) -> BoxTabl
 def assert_same(one: BoxTable, two: BoxTable) -> None:
     """Equal to the last bit, dtypes and signs of zeros included."""
     assert one.keys == two.keys
-    for name in ("boxes", "sizes", "status", "image_hash", "heatmaps"):
+    for name in ("boxes", "sizes", "orientation", "status", "image_hash", "heatmaps"):
         a, b = getattr(one, name), getattr(two, name)
         assert (a is None) == (b is None), name
         if a is not None:

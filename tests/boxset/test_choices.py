@@ -110,7 +110,7 @@ def test_a_table_needs_choices_of_every_row() -> None:
     table = with_choices(["a", "b"])
     with pytest.raises(ValueError, match="2 rows, not 1"):
         BoxTable(
-            table.keys, table.boxes, table.sizes, table.status, table.image_hash,
+            table.keys, table.boxes, table.sizes, table.orientation, table.status, table.image_hash,
             choices=table.choices.take(np.array([0])),
         )  # fmt: skip
 

@@ -99,7 +99,7 @@ def test_plain_pyarrow_sees_the_columns_of_the_document(tmp_path: Path) -> None:
     assert json.loads(metadata.metadata[b"ccrop"]) == PROVENANCE.to_json()
     assert metadata.row_group(0).column(1).compression == "ZSTD"
     kinds = [str(metadata.schema.column(i).logical_type) for i in range(len(metadata.schema))]
-    assert kinds[0] == kinds[7] == "String"
+    assert kinds[0] == kinds[8] == "String"
     assert kinds[-1] == "Float16"
 
 
@@ -236,6 +236,7 @@ def test_areas_are_shares_of_the_image(tmp_path: Path) -> None:
         ["a", "b"],
         boxes,
         np.full((2, 2), 8, np.uint32),
+        np.ones(2, np.uint8),
         np.zeros(2, np.uint8),
         np.zeros(2, np.uint64),
     )

@@ -150,6 +150,7 @@ VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B029", BOTH, choices(WHOLE, PARTS, PARTS[::-1])),
     ("B029", W, choices([[0.25, 0, 1, 0.5]], WHOLE, WHOLE)),
     ("B030", BOTH, choices([*WHOLE, *PARTS], PARTS, PARTS)),
+    ("B031", BOTH, row(orientation=8)),
 ]
 
 INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
@@ -208,11 +209,15 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B014", P, table(lambda t: t.append_column("label", t["width"]))),
     ("B014", P, cast("x_min", pa.float64())),
     ("B014", P, cast("image_hash", pa.int64())),
+    ("B014", P, cast("orientation", pa.uint16())),
+    ("B014", P, table(lambda t: t.drop_columns(["orientation"]))),
     ("B014", P, row(height=None)),
     ("B014", P, heatmaps([[0.5]], [[None]], [[0.5]])),
     ("B014", W, row(label=3)),
     ("B014", W, row(width=-1)),
     ("B014", W, row(height=True)),
+    ("B014", W, row(orientation=256)),
+    ("B014", W, row(orientation=1.0)),
     ("B014", W, row(width=2**32)),
     ("B014", W, row(x_max="1.0")),
     # From 2**53 on, not every integer is a double: readers would disagree about its value.
@@ -274,6 +279,9 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B029", P, choices(WHOLE, [*WHOLE, [0.5, float("nan"), 0.75, 0.5]], WHOLE)),
     ("B030", BOTH, choices(WHOLE, PARTS[:1], WHOLE)),
     ("B030", BOTH, choices([[0.25, 0.0, 1.0, 0.75]], WHOLE, WHOLE)),
+    ("B031", BOTH, row(orientation=0)),
+    ("B031", BOTH, row(orientation=9)),
+    ("B031", BOTH, row(orientation=6, status="unreadable", **FULL)),
 ]
 
 

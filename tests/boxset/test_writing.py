@@ -219,6 +219,7 @@ def test_provenance_must_say_where_boxes_come_from() -> None:
         ("boxes", np.zeros((1, 4))),
         ("boxes", np.zeros(4, np.float32)),
         ("sizes", np.zeros((1, 2), np.int64)),
+        ("orientation", np.zeros(1, np.int64)),
         ("status", np.array([3], np.uint8)),
         ("image_hash", np.zeros(1, np.int64)),
         ("heatmaps", np.zeros((1, 2, 2), np.float32)),

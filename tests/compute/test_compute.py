@@ -160,7 +160,10 @@ def test_overwrite_replaces_a_box_set_and_nothing_else(source, tmp_path):
 
 def test_unreadable_and_blank_images_get_the_full_box(tmp_path):
     good = next(Scenes(1, size=48).read("train-000000")).image
-    samples = [Sample("bad", b"\xff\xd8broken", None), Sample("good", good, None)]
+    turned, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(good)).crop((0, 0, 48, 32)).save(turned, "JPEG", exif=exif)
+    samples = [Sample("bad", b"\xff\xd8broken", None), Sample("good", turned.getvalue(), None)]
     pack(samples, tmp_path / "tars")
     blank = localizer()
     for weight in blank.encoder.module.parameters():
@@ -169,7 +172,8 @@ def test_unreadable_and_blank_images_get_the_full_box(tmp_path):
     table = compute_boxes(source, blank, tmp_path / "blank", **SETTINGS).read("data-000000")
     assert table.status.tolist() == [UNREADABLE, EMPTY]
     assert table.boxes.tolist() == [[0, 0, 1, 1]] * 2
-    assert table.sizes.tolist() == [[0, 0], [48, 48]]
+    assert table.sizes.tolist() == [[0, 0], [48, 32]]
+    assert table.orientation.tolist() == [1, 6]
     table = compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS).read("data-000000")
     assert table.status.tolist() == [UNREADABLE, OK]
 

@@ -104,6 +104,8 @@ def test_pixels_are_of_the_stored_image_also_where_exif_turns_it(tmp_path):
     )
     expected = ("ok", [0.25, 0.25, 0.5, 0.75], None)
     assert boxes_by_key(stored) == {"a.jpg": expected, "turned.jpg": expected}
+    ((_, table),) = stored.tables()
+    assert dict(zip(table.keys, table.orientation, strict=True)) == {"a.jpg": 1, "turned.jpg": 6}
 
 
 def test_an_annotation_of_an_image_of_another_shape_is_a_misfit(tmp_path):

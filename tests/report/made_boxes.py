@@ -45,6 +45,7 @@ def table(keys, boxes, status=None, hashes=None, heatmaps=None) -> BoxTable:
         list(keys),
         np.array(boxes, np.float32).reshape(n, 4),
         np.full((n, 2), 48, np.uint32),
+        np.ones(n, np.uint8),
         np.zeros(n, np.uint8) if status is None else np.array(status, np.uint8),
         np.arange(1, n + 1).astype(np.uint64) if hashes is None else np.array(hashes, np.uint64),
         heatmaps,

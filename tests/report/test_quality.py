@@ -40,6 +40,7 @@ def box_set_of(source, folder, boxes):
         keys,
         np.array(boxes, np.float32),
         np.full((n, 2), 48, np.uint32),
+        np.ones(n, np.uint8),
         np.zeros(n, np.uint8),
         np.zeros(n, np.uint64),
     )

@@ -34,6 +34,7 @@ def make_boxes(source: Source, folder: Path, seed: int, leave_out: str = "") -> 
             [sample.key for sample in samples],
             boxes.astype(np.float32),
             np.full((len(samples), 2), 32, np.uint32),
+            np.ones(len(samples), np.uint8),
             np.zeros(len(samples), np.uint8),
             np.array([image_hash(sample.image) for sample in samples], np.uint64),
         )

@@ -64,6 +64,7 @@ def write(source, folder: Path, epoch: int | None) -> Path:
             [sample.key for sample in samples],
             choices.union(),
             np.full((len(samples), 2), 32, np.uint32),
+            np.ones(len(samples), np.uint8),
             np.zeros(len(samples), np.uint8),
             np.array([image_hash(sample.image) for sample in samples], np.uint64),
             choices=choices if epoch is None else None,

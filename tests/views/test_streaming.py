@@ -78,6 +78,7 @@ def write_boxes(folder: Path, samples, seed=0, form="parquet", without=""):
             keys,
             boxes,
             np.full((n, 2), 32, np.uint32),
+            np.ones(n, np.uint8),
             np.zeros(n, np.uint8),
             np.zeros(n, np.uint64),
             random.random((n, 3, 3)).astype(np.float16),
