@@ -131,7 +131,7 @@ def _from_path(
             )
         return torchscript_network(path, input_size)
     if kind == "export":
-        return exported_network(path, input_size, device)
+        return exported_network(path, input_size, device, unsafe=unsafe)
     content = read_weights(path, unsafe=unsafe)
     if is_own(content):
         return own_encoder(content, device)

@@ -42,17 +42,27 @@ class _Whole(nn.Module):
         return self.program(images)
 
 
-def exported_network(path: Path, input_size: int | None, device: torch.device | str) -> Network:
+def exported_network(
+    path: Path, input_size: int | None, device: torch.device | str, *, unsafe: bool
+) -> Network:
     """Load a program saved by `torch.export.save`, with its modules under their names.
 
     Args:
         path: The file.
         input_size: Side of the images; by default that of the example it was exported with.
         device: Where it will run; programs hold devices inside, which are changed.
+        unsafe: Whether the file may run code of its own while it is read. torch unpickles example
+            inputs, constants and weights, and evaluates expressions of the program.
 
     Raises:
-        CcropError: If the file cannot be loaded, or takes one batch size only.
+        CcropError: If the file is not trusted, cannot be loaded, or takes one batch size only.
     """
+    if not unsafe:
+        raise CcropError(
+            f"{path} is a program of torch.export, which torch reads by unpickling: the file can "
+            "run any code with your rights. If you trust where it comes from, set `unsafe`; or "
+            "save the state dict alone, and name the network."
+        )
     try:
         program = torch.export.load(path)
     except Exception as error:

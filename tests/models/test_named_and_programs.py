@@ -1,10 +1,15 @@
 """Networks by name and networks that bring their code; the oracle is the library's own network."""
 
+import contextlib
+import io
 import os
 import sys
+import zipfile
 
 import pytest
 import torch
+from ccrop_cli.main import cli
+from click.testing import CliRunner
 from made_checkpoints import moco, resnet18, stirred
 from test_checkpoints import assert_equal, made_images, normalised, trunk_of
 from torch import nn
@@ -72,7 +77,7 @@ def test_an_exported_program_keeps_its_layers(tmp_path) -> None:
     free = ({0: torch.export.Dim("batch", min=1, max=64)},)
     program = torch.export.export(small, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=free)
     torch.export.save(program, tmp_path / "resnet.pt2")
-    encoder = open_encoder(str(tmp_path / "resnet.pt2"))
+    encoder = open_encoder(tmp_path / "resnet.pt2", unsafe=True)
     assert (encoder.layer, encoder.input_size) == ("layer4", 64)
     with torch.no_grad():
         expected = normalised(images)
@@ -81,14 +86,14 @@ def test_an_exported_program_keeps_its_layers(tmp_path) -> None:
     assert_equal(encoder.features(images), expected)
     assert_equal(encoder.features(images[:1]), expected[:1])
     with pytest.raises(CcropError, match="64 pixels only, not 96"):
-        open_encoder(str(tmp_path / "resnet.pt2"), input_size=96)
+        open_encoder(tmp_path / "resnet.pt2", input_size=96, unsafe=True)
 
 
 def test_an_exported_program_for_one_batch_size_is_refused(tmp_path) -> None:
     program = torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(2, 3, 16, 16),))
     torch.export.save(program, tmp_path / "fixed.pt2")
     with pytest.raises(CcropError, match="batches of 2 images only"):
-        open_encoder(str(tmp_path / "fixed.pt2"))
+        open_encoder(tmp_path / "fixed.pt2", unsafe=True)
 
 
 FACTORY = """
@@ -232,6 +237,30 @@ def test_a_file_that_runs_code_is_refused_unless_told(tmp_path) -> None:
     assert not (tmp_path / "ran").exists()
     options = {"unsafe": True, "input_size": 64}
     assert open_encoder(str(tmp_path / "bad.pth"), **options).name == "resnet18"
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["program.pt2", "program.pth"])
+def test_an_exported_program_that_runs_code_is_refused_whatever_its_name(name, tmp_path) -> None:
+    program = torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(2, 3, 16, 16),))
+    torch.export.save(program, tmp_path / "sound.pt2")
+    hostile = io.BytesIO()
+    torch.save((Planted(tmp_path / "ran"),), hostile)
+    with zipfile.ZipFile(tmp_path / "sound.pt2") as sound:
+        members = {member: sound.read(member) for member in sound.namelist()}
+    (inputs,) = (member for member in members if "sample_inputs" in member)
+    with zipfile.ZipFile(tmp_path / name, "w") as file:
+        for member, content in members.items():
+            file.writestr(member, hostile.getvalue() if member == inputs else content)
+    with pytest.raises(CcropError, match=r"torch\.export.*unpickling.*`unsafe`"):
+        open_encoder(tmp_path / name)
+    result = CliRunner().invoke(cli, ["boxes", "layers", str(tmp_path / name)])
+    assert result.exit_code == 1
+    assert "--unsafe" in result.stderr
+    assert not (tmp_path / "ran").exists()
+    # The attack itself is sound: torch runs it.
+    with contextlib.suppress(Exception):
+        torch.export.load(tmp_path / name)
     assert (tmp_path / "ran").exists()
 
 
