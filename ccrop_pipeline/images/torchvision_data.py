@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.keys import Keys, shard_names, shard_range
 from ccrop_pipeline.images.source import Sample, digest, known_label
@@ -152,9 +152,8 @@ def open_torchvision(
     by_name = {known.lower(): known for known in DATASETS}
     known = by_name.get(name.lower())
     if known is None:
-        close = get_close_matches(name.lower(), by_name, n=1, cutoff=0.5)
-        hint = f"Did you mean {close[0]}? " if close else ""
-        raise CcropError(f"unknown data set {name!r}. {hint}Known: {', '.join(by_name)}.")
+        close = did_you_mean(name.lower(), by_name, cutoff=0.5)
+        raise CcropError(f"there is no data set {name!r}{close}. Known are: {', '.join(by_name)}.")
     if split not in DATASETS[known]:
         raise CcropError(
             f"{known} has no {split} split: it comes in one piece, as train. Keep a part of it "

@@ -1,11 +1,11 @@
 """The networks that can be asked for by name."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.base.values import did_you_mean
+from ccrop_pipeline.errors import SettingError
 
 _CIFAR = "-cifar"
 _SMALL_WIDTHS = (16, 32, 64, 128)
@@ -52,15 +52,14 @@ def build_backbone(name: str) -> Backbone:
             appendix B.9 of SimCLR (arXiv:2002.05709).
 
     Raises:
-        CcropError: If there is no backbone of that name.
+        SettingError: If there is no backbone of that name.
     """
     if name == "small":
         return _small()
     names = backbone_names()
     if name not in names:
-        close = get_close_matches(name, names, n=3)
-        advice = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(names)}."
-        raise CcropError(f"there is no backbone named {name!r}. {advice}")
+        close = did_you_mean(name, names, most=3)
+        raise SettingError(f"there is no backbone {name!r}{close}. Known are: {', '.join(names)}.")
     return _resnet(name)
 
 

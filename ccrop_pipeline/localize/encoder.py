@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.boxset import EncoderInfo
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
@@ -237,10 +237,10 @@ class Encoder:
             return self.module.get_submodule(self.layer)
         except AttributeError:
             names = [name for name, _ in self.module.named_modules() if name]
-            near = get_close_matches(self.layer, names, n=5) or names[:5]
+            close = did_you_mean(self.layer, names, most=5)
             raise CcropError(
                 f"the encoder {self.name or type(self.module).__name__} has no layer "
-                f"{self.layer!r}. Name one of its layers, such as {', '.join(near)}."
+                f"{self.layer!r}{close}. Name one of its layers, such as {', '.join(names[:5])}."
             ) from None
 
     def _normalised(self, images: Tensor) -> Tensor:

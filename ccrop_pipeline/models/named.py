@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import URLError
 
 from torch import nn
 
+from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
@@ -134,6 +134,5 @@ def _fetched(label: str, get: Callable[[], Any]) -> Any:
 
 
 def _unknown(library: str, name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=3)
-    advice = f"Did you mean {' or '.join(near)}?" if near else f"It has {len(known)} others."
-    return f"{library} has no network named {name!r}. {advice}"
+    close = did_you_mean(name, known, most=3)
+    return f"{library} has no network {name!r}{close}; it has {len(known)} others."

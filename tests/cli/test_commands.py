@@ -158,7 +158,7 @@ def test_help_is_quick_to_load_and_prints_the_commands():
         (
             ["boxes", "compute", "photos", "boxes/x", "--model", "torchvision:resnet19"],
             1,
-            "Did you mean resnet18",
+            "did you mean resnet18",
         ),
         (
             ["boxes", "compute", "photos", "b", "--model", "x", "--mass", ".5", "--threshold", "0"],

@@ -89,8 +89,8 @@ def test_a_data_set_packs(mnist, tmp_path):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("cifar11", "train", r"unknown data set 'cifar11'\. Did you mean cifar100?\?"),
-        ("qqqq", "train", r"unknown data set 'qqqq'\. Known: caltech101"),
+        ("cifar11", "train", r"no data set 'cifar11' \(did you mean cifar100?\?"),
+        ("qqqq", "train", r"no data set 'qqqq'\. Known are: caltech101"),
         ("eurosat", "test", "EuroSAT has no test split"),
         ("stl10", "train", r"STL10 \(train\) cannot be opened in .*download"),
         ("usps", "train", r"USPS \(train\) cannot be opened"),

@@ -123,11 +123,11 @@ def test_every_name_is_a_resnet_or_small() -> None:
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("resnet81", "Did you mean .*resnet18"),
-        ("resnet18_cifar", "Did you mean resnet18-cifar"),
-        ("vgg16", "there is no backbone named 'vgg16'"),
-        ("??", "Known: small, resnet101"),
-        ("small-cifar", "there is no backbone named 'small-cifar'"),
+        ("resnet81", "did you mean .*resnet18"),
+        ("resnet18_cifar", "did you mean resnet18-cifar"),
+        ("vgg16", "there is no backbone 'vgg16'"),
+        ("??", "Known are: small, resnet101"),
+        ("small-cifar", "there is no backbone 'small-cifar'"),
     ],
 )
 def test_unknown_name_comes_with_advice(name: str, advice: str) -> None:

@@ -137,7 +137,7 @@ def test_the_modules_own_output_has_an_empty_name(images: Tensor) -> None:
 
 
 def test_a_wrong_layer_names_near_ones(backbone: Backbone) -> None:
-    with pytest.raises(CcropError, match=r"small has no layer 'layer5'.*such as.*layer4"):
+    with pytest.raises(CcropError, match=r"small has no layer 'layer5' \(did you mean .*layer4"):
         Encoder(backbone, "layer5", 32, name="small")
     with pytest.raises(CcropError, match=r"Backbone has no layer 'ZZZ'.*such as layer1"):
         Encoder(backbone, "ZZZ", 32)

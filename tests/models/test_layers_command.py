@@ -23,6 +23,6 @@ def test_lists_the_layers_and_marks_the_default() -> None:
 def test_bad_input_is_one_message_and_bad_usage_another() -> None:
     result = run("torchvision:resnet180")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: torchvision has no network named 'resnet180'")
+    assert result.stderr.startswith("Error: torchvision has no network 'resnet180'")
     assert run("torchvision:resnet18", "--precision", "int8").exit_code == 2
     assert run("torchvision:resnet18", "--weights", "random", "--precision", "fp16").exit_code == 1

@@ -195,7 +195,7 @@ def test_layers_are_listed_with_what_they_give() -> None:
 
 
 def test_wrong_names_are_answered_with_near_ones(tmp_path) -> None:
-    with pytest.raises(CcropError, match=r"no network named 'resnet19'.*resnet18"):
+    with pytest.raises(CcropError, match=r"no network 'resnet19'.*resnet18"):
         open_encoder("torchvision:resnet19", **RANDOM)
     with pytest.raises(CcropError, match=r"no layer 'layer5'.*layer4"):
         open_encoder("torchvision:resnet18", weights="random", layer="layer5")
@@ -208,7 +208,7 @@ def test_wrong_names_are_answered_with_near_ones(tmp_path) -> None:
     with pytest.raises(CcropError, match="no file of weights"):
         open_encoder("torchvision:resnet18", weights=tmp_path / "none.pth")
     pytest.importorskip("timm")
-    with pytest.raises(CcropError, match=r"no network named 'vit_tinny_patch16_224'.*vit_tiny"):
+    with pytest.raises(CcropError, match=r"no network 'vit_tinny_patch16_224'.*vit_tiny"):
         open_encoder("timm:vit_tinny_patch16_224", **RANDOM)
 
 
