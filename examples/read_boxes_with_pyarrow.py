@@ -3,6 +3,7 @@
 Prints what made the boxes, how they are distributed and the first few, in pixels.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,11 +15,11 @@ import pyarrow.parquet as pq
 def main(folder: Path) -> None:
     """Print a summary of the box set in a folder."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    made_by = manifest["ccrop"]
-    if (made_by["format"], made_by["version"]) != ("ccrop-boxes", 1):
+    if (manifest["format"], manifest["version"]) != ("ccrop-boxes", 1):
         sys.exit(f"{folder} is not a box set of version 1")
     if manifest["form"] != "parquet":
         sys.exit(f"{folder} is in the {manifest['form']} form, and this example reads Parquet")
+    made_by = json.loads(manifest["provenance"])
     encoder = made_by["encoder"]
     print("made by:", f"{encoder['name']} {encoder['layer']}" if encoder else made_by["rule"])
     print("status: ", manifest["counts"])
@@ -26,8 +27,9 @@ def main(folder: Path) -> None:
     areas = []
     for shard in manifest["shards"]:
         path = folder / shard["file"]
-        footer = json.loads(pq.read_metadata(path).metadata[b"ccrop"])
-        if footer["fingerprint"] != made_by["fingerprint"]:
+        # The fingerprint is the hash of the text that every shard carries.
+        text = pq.read_metadata(path).metadata[b"ccrop"]
+        if hashlib.sha256(text).hexdigest() != manifest["fingerprint"]:
             sys.exit(f"{path} belongs to another box set")
         table = pq.read_table(path, columns=["x_min", "y_min", "x_max", "y_max"])
         x_min, y_min, x_max, y_max = (column.to_numpy() for column in table.columns)

@@ -1,7 +1,10 @@
 """Plain values, as TOML and JSON have them, and the frozen dataclasses that they become."""
 
 import difflib
+import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from types import NoneType, UnionType
@@ -65,7 +68,7 @@ def from_plain(
         SettingError: If a field is unknown, missing, of a wrong kind, or out of its range.
     """
     hints = get_type_hints(kind)
-    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    names = [each.name for each in fields(kind) if each.init]  # type: ignore[arg-type]
     for name in values:
         if name not in names and not ignore_unknown:
             close = did_you_mean(name, names)
@@ -81,6 +84,40 @@ def from_plain(
         return kind(**given)
     except ValueError as error:
         raise SettingError(f"{path}{error}") from error
+
+
+# Halves of a surrogate pair, which only together are a character.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that every reader understands alike.
+
+    Refused as well are a name that an object has twice, NaN and the infinities, text that is no
+    Unicode, and what is nested deeper than Python can follow.
+
+    Raises:
+        ValueError: If the text is no such JSON.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"an object has {twice!r} twice")
+    return found
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def to_plain(value: Any) -> Any:
@@ -149,7 +186,7 @@ class _Converter(NamedTuple):
         origin, parts = get_origin(kind) or kind, get_args(kind)
         if origin is Literal and value in parts and type(value) in {type(part) for part in parts}:
             return value
-        if origin is float and type(value) is int:
+        if origin is float and type(value) is int and abs(value) < 1 << 53:
             return float(value)
         if origin is tuple and isinstance(value, list | tuple):
             return self._items(kind, value, path)

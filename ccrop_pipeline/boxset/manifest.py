@@ -6,12 +6,17 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
+from ccrop_pipeline.base.values import from_plain, parse_json
 from ccrop_pipeline.boxset.inspection import Inspection
-from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json, typed
+from ccrop_pipeline.boxset.provenance import (
+    FORMAT,
+    Provenance,
+    is_known_version,
+    provenance_from_text,
+)
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file
 from ccrop_pipeline.boxset.table import STATUSES
@@ -19,7 +24,6 @@ from ccrop_pipeline.errors import CcropError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
-_FIELDS = {"ccrop", "form", "rows", "counts", "shards"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,11 @@ class Manifest:
 
     def to_text(self) -> str:
         """Give the text of `manifest.json`; equal manifests give equal texts."""
-        data = {
-            "ccrop": self.provenance.to_json(),
+        data = FORMAT | {
             "form": self.form,
+            "fingerprint": self.provenance.fingerprint,
+            "provenance": self.provenance.text,
+            "libraries": dict(sorted(self.provenance.libraries.items())),
             "rows": self.rows,
             "counts": self.counts,
             "shards": [asdict(shard) for shard in self.shards],
@@ -209,6 +215,19 @@ def _write_card(place: BoxFolder, manifest: Manifest) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """What `manifest.json` has besides format and version."""
+
+    form: str
+    fingerprint: str
+    provenance: str
+    libraries: Mapping[str, str]
+    rows: int
+    counts: dict[str, int]
+    shards: tuple[ShardEntry, ...]
+
+
 def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None:
     """Read `manifest.json`, adding to `problems` what breaks rules B001 to B006 and B008.
 
@@ -217,46 +236,35 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
     """
     try:
         with folder.local(MANIFEST) as path:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is no JSON object")
+        # First the version: of another one, nothing else is known.
+        if not is_known_version(data, MANIFEST, problems):
+            return None
+        stored = from_plain(_Stored, data, complete=True, ignore_unknown=True)
+        if missing := set(STATUSES).difference(stored.counts):
+            raise ValueError(f"counts has no {' and no '.join(sorted(missing))}")
     except (OSError, ValueError, CcropError) as error:
-        problems.append(Problem("B001", MANIFEST, f"no readable JSON: {error}"))
+        problems.append(Problem("B001", MANIFEST, f"not readable: {error}"))
         return None
-    # First the version: of another one, nothing else is known.
-    data = data if isinstance(data, dict) else {}
-    provenance = (
-        provenance_from_json(data["ccrop"], MANIFEST, problems) if "ccrop" in data else None
-    )
-    if "ccrop" in data and provenance is None:
+    provenance = provenance_from_text(stored.provenance, stored.libraries, MANIFEST, problems)
+    if provenance is None:
         return None
-    try:
-        entries, counts = _parse(data)
-    except ValueError as error:
-        problems.append(Problem("B001", MANIFEST, str(error)))
+    if stored.fingerprint != provenance.fingerprint:
+        message = f"fingerprint {stored.fingerprint!r} should be {provenance.fingerprint!r}"
+        problems.append(Problem("B004", MANIFEST, message))
+    if stored.form not in FORMS:
+        problems.append(Problem("B005", MANIFEST, f"the form is {stored.form!r}"))
         return None
-    if data["form"] not in FORMS:
-        problems.append(Problem("B005", MANIFEST, f"the form is {data['form']!r}"))
-        return None
-    assert provenance is not None
-    manifest = Manifest(provenance, data["form"], entries, counts, data["rows"])
+    counts = {status: stored.counts[status] for status in STATUSES}
+    manifest = Manifest(provenance, stored.form, stored.shards, counts, stored.rows)
     problems += [Problem("B006", MANIFEST, message) for message in _wrong_names(manifest)]
-    total = sum(entry.rows for entry in entries)
+    total = sum(entry.rows for entry in stored.shards)
     if manifest.rows != total:
         message = f"rows is {manifest.rows}, and the shards have {total}"
         problems.append(Problem("B008", MANIFEST, message))
     return manifest
-
-
-def _parse(data: dict[str, Any]) -> tuple[tuple[ShardEntry, ...], dict[str, int]]:
-    if set(data) != _FIELDS:
-        raise ValueError(f"fields missing or not known: {sorted(set(data) ^ _FIELDS)}")
-    counts, shards = data["counts"], data["shards"]
-    if not isinstance(counts, dict) or set(counts) != set(STATUSES):
-        raise ValueError(f"counts is {counts!r}, not an object of {STATUSES}")
-    if any(type(number) is not int for number in (data["rows"], *counts.values())):
-        raise ValueError(f"rows {data['rows']!r} or counts {counts!r} are not integers")
-    if not isinstance(shards, list):
-        raise ValueError(f"shards is {shards!r}, not a list")
-    return tuple(typed(ShardEntry, shard) for shard in shards), counts
 
 
 def _wrong_names(manifest: Manifest) -> list[str]:

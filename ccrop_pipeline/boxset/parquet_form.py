@@ -1,6 +1,5 @@
 """The Parquet form of a shard."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,14 @@ def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
         types["heatmap"] = pa.list_(pa.list_(pa.float16(), width), height)
     if table.choices is not None:
         types["choices"] = pa.list_(pa.list_(pa.float32(), 4))
-    footer = {"ccrop": json.dumps(provenance.to_json(), ensure_ascii=False)}
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
     arrays = dict(_arrays(table))
     # Equal groups, so that none falls under the 10,000 rows below which reading slows down.
     groups = -(-len(table) // MAX_ROW_GROUP) or 1
     pq.write_table(
-        pa.table([arrays[name] for name in types], schema=schema.with_metadata(footer)),
+        pa.table(
+            [arrays[name] for name in types], schema=schema.with_metadata(provenance.entries())
+        ),
         path.absolute(),  # a relative one with a colon in it would be taken for an address
         compression="zstd",
         row_group_size=-(-len(table) // groups) or 1,
@@ -75,13 +75,11 @@ def _arrays(table: BoxTable) -> Iterator[tuple[str, Any]]:
         yield "choices", pa.ListArray.from_arrays(starts, boxes)
 
 
-def header(path: Path, problems: list[Problem]) -> str | None:
-    """Read the provenance text from the footer; rules B011 and B012."""
+def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
+    """Read the texts of the footer by name; rule B011."""
     try:
-        metadata = pq.read_metadata(path.absolute()).metadata or {}
-        return str(metadata[b"ccrop"], "utf-8")
-    except KeyError:
-        problems.append(Problem("B012", path.name, "the footer has no entry `ccrop`"))
+        found = pq.read_metadata(path.absolute()).metadata or {}
+        return {str(name, "utf-8"): str(text, "utf-8") for name, text in found.items()}
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
     return None
@@ -89,10 +87,11 @@ def header(path: Path, problems: list[Problem]) -> str | None:
 
 def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
     """Read a table; rules B011, B014, B015, B019 and, within the shard, B024."""
-    wanted = None if heatmaps else [*_COLUMNS, "choices"]
+    known = {*_COLUMNS, *_OPTIONAL} if heatmaps else {*_COLUMNS, "choices"}
     try:
         # One thread: shards are small, and readers run one a worker.
         with pq.ParquetFile(path.absolute()) as file:
+            wanted = [name for name in file.schema_arrow.names if name in known]
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             data = file.read(columns=wanted, use_threads=False)
             data.validate(full=True)
@@ -107,10 +106,11 @@ def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable
 
 
 def _wrong_columns(data: Any) -> Iterator[str]:
-    names = [name for name in data.column_names if name not in _OPTIONAL]
-    if sorted(names) != sorted(_COLUMNS) or len(set(data.column_names)) < data.num_columns:
-        expected = f"{list(_COLUMNS)} and perhaps {' and '.join(_OPTIONAL)}"
-        yield f"the columns are {data.column_names}, not {expected}"
+    if missing := set(_COLUMNS).difference(data.column_names):
+        yield f"there is no column {' or '.join(sorted(missing))}"
+        return
+    if len(set(data.column_names)) < data.num_columns:
+        yield f"a column occurs twice in {data.column_names}"
         return
     for name in data.column_names:
         kind = data.schema.field(name).type

@@ -1,24 +1,23 @@
-"""What made a box set: the one JSON that every shard and the manifest carry."""
+"""What made a box set: the one text that the manifest and every shard carry."""
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
+from ccrop_pipeline.base.values import differences, from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.rules import Problem
 
-VERSION = 1
+FORMAT = {"format": "ccrop-boxes", "version": 1}
 COMPONENTS = ("all", "largest")
-_FIXED = {
-    "format": "ccrop-boxes",
-    "version": VERSION,
+_FIXED = FORMAT | {
     "frame": "stored pixels, EXIF orientation not applied, origin top left",
     "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
 }
-
-Part = TypeVar("Part")
+# Names of the texts in a shard.
+TEXT, LIBRARIES = "ccrop", "ccrop_libraries"
 
 
 @dataclass(frozen=True)
@@ -71,24 +70,24 @@ class LocalizerInfo:
     preprocessing: str
 
     def __post_init__(self) -> None:
-        """Make the shares floats, so that 0 and 0.0 have one fingerprint, and check them."""
+        """Make the shares floats, so that 0 and 0.0 have one text, and check them."""
         for name in ("threshold", "mass", "margin", "min_size"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
         if (self.threshold is None) == (self.mass is None):
             raise ValueError(
-                f"exactly one of threshold {self.threshold} and mass {self.mass} is given"
+                f"threshold is {self.threshold} and mass {self.mass}; give exactly one of them."
             )
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], not {self.threshold}")
+            raise ValueError(f"threshold is {self.threshold}; it must be in [0, 1].")
         if self.mass is not None and not 0 < self.mass <= 1:
-            raise ValueError(f"mass must be in (0, 1], not {self.mass}")
-        if self.component not in COMPONENTS:
-            raise ValueError(f"component must be one of {COMPONENTS}, not {self.component!r}")
+            raise ValueError(f"mass is {self.mass}; it must be in (0, 1].")
         if not 0 <= self.margin < math.inf:
-            raise ValueError(f"margin must be at least 0, not {self.margin}")
+            raise ValueError(f"margin is {self.margin}; it must be 0 or more.")
         if not 0 <= self.min_size <= 1:
-            raise ValueError(f"min_size must be in [0, 1], not {self.min_size}")
+            raise ValueError(f"min_size is {self.min_size}; it must be in [0, 1].")
+        if self.component not in COMPONENTS:
+            raise ValueError(f"component is {self.component!r}; it must be one of {COMPONENTS}.")
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,8 @@ class Provenance:
         source: The images.
         rule: How boxes that no model made came about, such as `centre`.
         libraries: Versions of the libraries at work; recorded, not part of the fingerprint.
+        text: All but the libraries as JSON. Read from a box set it is the text that is stored
+            there, with whatever fields a later version or another program has added.
 
     Raises:
         ValueError: If encoder and localizer are not given together, or neither they nor a rule.
@@ -124,109 +125,73 @@ class Provenance:
     source: SourceInfo
     rule: str | None = None
     libraries: Mapping[str, str] = field(default_factory=dict, hash=False)
+    text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a provenance that leaves open where the boxes come from."""
+        """Refuse a provenance that leaves open where the boxes come from, and write its text."""
         if (self.encoder is None) != (self.localizer is None):
-            raise ValueError("encoder and localizer are given together or not at all")
+            raise ValueError("encoder and localizer must be given together or not at all.")
         if self.encoder is None and not self.rule:
-            raise ValueError("boxes without an encoder need a rule that says how they came about")
+            raise ValueError("boxes without an encoder need a rule that says how they came about.")
+        names = ("encoder", "localizer", "source", "rule")
+        content = _FIXED | {name: to_plain(getattr(self, name)) for name in names}
+        object.__setattr__(self, "text", json.dumps(content, separators=(",", ":")))
 
     @property
     def fingerprint(self) -> str:
-        """Sha256, as hex, of the canonical JSON of everything but `libraries`."""
-        content = {**_FIXED, **asdict(self)}
-        del content["libraries"]
-        text = json.dumps(
-            content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
+        """SHA-256 of the text in UTF-8, lower-case hex."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def differences(self, other: "Provenance") -> list[str]:
         """Name what of the fingerprint is different, one line each: `name: this -> other`."""
-        mine, others = _flat(asdict(self)), _flat(asdict(other))
-        return [
-            f"{name}: {mine.get(name)} -> {others.get(name)}"
-            for name in mine | others
-            if not name.startswith("libraries") and mine.get(name) != others.get(name)
-        ]
+        if self.text == other.text:
+            return []
+        found = differences(json.loads(self.text), json.loads(other.text))
+        return found or ["the same values in another text, as of another program"]
+
+    def entries(self) -> dict[str, str]:
+        """Return the texts that a shard carries, by name."""
+        return {TEXT: self.text, LIBRARIES: json.dumps(dict(sorted(self.libraries.items())))}
 
     def to_json(self) -> dict[str, Any]:
-        """Give the JSON object of shards and manifest, fingerprint included."""
-        content = asdict(self) | {"libraries": dict(sorted(self.libraries.items()))}
-        return {**_FIXED, **content, "fingerprint": self.fingerprint}
+        """Return everything as one JSON object, for people and other files."""
+        content: dict[str, Any] = json.loads(self.text)
+        return content | {"libraries": dict(self.libraries), "fingerprint": self.fingerprint}
 
 
-def _flat(content: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{path}{name}.")
-        else:
-            flat[path + name] = value
-    return flat
+def is_known_version(data: Any, where: str, problems: list[Problem]) -> bool:
+    """Tell whether a JSON value is of this format and version; rule B002."""
+    found = {name: data.get(name) for name in FORMAT} if isinstance(data, dict) else {}
+    # Not by value alone: to Python, true and 1.0 equal 1.
+    if found == FORMAT and type(found["version"]) is int:
+        return True
+    message = (
+        f"format and version are {[*found.values()]}; this ccrop reads ccrop-boxes 1; "
+        "a newer ccrop may read it"
+    )
+    problems.append(Problem("B002", where, message))
+    return False
 
 
-def provenance_from_json(data: Any, where: str, problems: list[Problem]) -> Provenance | None:
-    """Read the JSON object back, adding to `problems` what breaks rules B002 to B004.
+def provenance_from_text(
+    text: str, libraries: Any, where: str, problems: list[Problem]
+) -> Provenance | None:
+    """Read the text back, adding to `problems` what breaks rules B002 and B003.
 
     Returns:
-        The provenance, or None where the object cannot be understood.
+        The provenance, or None where the text cannot be understood.
     """
-    found = (data.get("format"), data.get("version")) if isinstance(data, dict) else None
-    if found != (_FIXED["format"], VERSION):
-        message = (
-            f"format and version are {found}; this ccrop reads {_FIXED['format']} {VERSION}; "
-            "a newer ccrop may read it"
-        )
-        problems.append(Problem("B002", where, message))
-        return None
     try:
-        provenance = _parse(data)
+        data = parse_json(text)
+        if not is_known_version(data, where, problems):
+            return None
+        for name, value in _FIXED.items():
+            if data.get(name) != value:
+                raise ValueError(f"{name} is {data.get(name)!r}; it must be {value!r}.")
+        values = data | {"libraries": libraries}
+        provenance = from_plain(Provenance, values, complete=True, ignore_unknown=True)
     except ValueError as error:
         problems.append(Problem("B003", where, f"provenance: {error}"))
         return None
-    if data["fingerprint"] != provenance.fingerprint:
-        message = f"fingerprint {data['fingerprint']!r} should be {provenance.fingerprint!r}"
-        problems.append(Problem("B004", where, message))
+    object.__setattr__(provenance, "text", text)
     return provenance
-
-
-def _parse(data: dict[str, Any]) -> Provenance:
-    expected = {*_FIXED, *(f.name for f in fields(Provenance)), "fingerprint"}
-    if set(data) != expected:
-        raise ValueError(f"fields missing or not known: {sorted(set(data) ^ expected)}")
-    for name, value in _FIXED.items():
-        if data[name] != value:
-            raise ValueError(f"{name} is {data[name]!r}, not {value!r}")
-    libraries, rule = data["libraries"], data["rule"]
-    if not isinstance(libraries, dict) or not all(isinstance(v, str) for v in libraries.values()):
-        raise ValueError(f"libraries is {libraries!r}, not an object of strings")
-    if not isinstance(rule, str | None):
-        raise ValueError(f"rule is {rule!r}, not a string or null")
-    return Provenance(
-        encoder=None if data["encoder"] is None else typed(EncoderInfo, data["encoder"]),
-        localizer=None if data["localizer"] is None else typed(LocalizerInfo, data["localizer"]),
-        source=typed(SourceInfo, data["source"]),
-        rule=rule,
-        libraries=libraries,
-    )
-
-
-def typed(kind: type[Part], data: Any) -> Part:
-    """Make a dataclass of plain values from a JSON object with exactly its fields and types.
-
-    Raises:
-        ValueError: If a field is missing, not known or of another type.
-    """
-    hints = get_type_hints(kind)
-    if not isinstance(data, dict) or set(data) != set(hints):
-        raise ValueError(f"{data!r} does not have exactly the fields {list(hints)}")
-    for name, hint in hints.items():
-        value = data[name]
-        # JSON has one kind of number, Python three: 1 is a float here and true is no integer.
-        allowed = hint | int if float in (get_args(hint) or (hint,)) else hint
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if isinstance(value, bool) or not isinstance(value, allowed) or not finite:
-            raise ValueError(f"{name} is {value!r}, not {getattr(hint, '__name__', hint)}")
-    return kind(**data)

@@ -15,10 +15,12 @@ from ccrop_pipeline.boxset.table import OK, STATUSES, UNREADABLE, BoxTable
 from ccrop_pipeline.errors import CcropError
 
 RULES = {
-    "B001": "`manifest.json` is one JSON object in UTF-8 with exactly the fields of section 3.",
+    "B001": "`manifest.json` is one JSON object in UTF-8 with the fields of section 3, each of its "
+    "type.",
     "B002": '`format` is `"ccrop-boxes"` and `version` is 1, in the manifest and in every shard.',
-    "B003": "The provenance has exactly the fields of section 2, each of its type.",
-    "B004": "`fingerprint` is the fingerprint of the provenance that it stands in.",
+    "B003": "The provenance is the text of a JSON object with the fields of section 2, each of its "
+    "type; the libraries of a shard are the text of an object of strings.",
+    "B004": "`fingerprint` is the SHA-256 of `provenance` in UTF-8.",
     "B005": '`form` is `"parquet"` or `"webdataset"`.',
     "B006": "Shard names are unique plain file names; `file` is `data/`, the name and the form's "
     "suffix.",
@@ -27,9 +29,10 @@ RULES = {
     "B009": "`counts` gives for each of the three statuses the number of its rows.",
     "B010": "The folder `data` holds no finished shard that the manifest does not list.",
     "B011": "Every shard can be read to its end as a file of its form.",
-    "B012": "Every shard carries its provenance as JSON under the name `ccrop`.",
-    "B013": "Every shard has the fingerprint of the manifest.",
-    "B014": "A shard has exactly the columns of section 4, of their types, with no value missing.",
+    "B012": "Every shard carries the entries `ccrop` and `ccrop_libraries`.",
+    "B013": "Every shard has the provenance of the manifest, to the byte.",
+    "B014": "A shard has the columns of section 4, each once and of its type, with no value "
+    "missing.",
     "B015": "A Parquet row group has at most 65,536 rows.",
     "B016": "A WebDataset member is `<key>.box.json`; the key has no dot after its last slash "
     "and no first folder like `__this__`.",

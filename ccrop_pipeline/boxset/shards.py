@@ -1,14 +1,19 @@
 """One shard of a box set: its file in either form, written, looked for and read."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
+from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
-from ccrop_pipeline.boxset.provenance import Provenance, provenance_from_json
+from ccrop_pipeline.boxset.provenance import (
+    LIBRARIES,
+    TEXT,
+    Provenance,
+    provenance_from_text,
+)
 from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
 from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
@@ -16,18 +21,18 @@ from ccrop_pipeline.errors import CcropError
 
 @dataclass(frozen=True)
 class Form:
-    """A file form: suffix, and functions that write, read the provenance text, read the rows."""
+    """A file form: suffix, and functions that write, read the texts of its head, read the rows."""
 
     suffix: str
     write: Callable[[Path, BoxTable, Provenance], None]
-    header: Callable[[Path, list[Problem]], str | None]
+    entries: Callable[[Path, list[Problem]], dict[str, str] | None]
     load: Callable[[Path, list[Problem], bool], BoxTable | None]
 
 
 FORMS = {
-    "parquet": Form(".parquet", parquet_form.write, parquet_form.header, parquet_form.load),
+    "parquet": Form(".parquet", parquet_form.write, parquet_form.entries, parquet_form.load),
     "webdataset": Form(
-        ".boxes.tar", webdataset_form.write, webdataset_form.header, webdataset_form.load
+        ".boxes.tar", webdataset_form.write, webdataset_form.entries, webdataset_form.load
     ),
 }
 
@@ -141,16 +146,20 @@ def shard_is_complete(
 
 
 def read_provenance(path: Path, form: str, problems: list[Problem]) -> Provenance | None:
-    """Read what made a shard, adding to `problems` what breaks rules B002 to B004, B011, B012."""
-    text = FORMS[form].header(path, problems)
-    if text is None:
+    """Read what made a shard, adding to `problems` what breaks rules B002, B003, B011 and B012."""
+    entries = FORMS[form].entries(path, problems)
+    if entries is None:
+        return None
+    if missing := [name for name in (TEXT, LIBRARIES) if name not in entries]:
+        message = f"there is no entry {' or '.join(missing)} in its head"
+        problems.append(Problem("B012", path.name, message))
         return None
     try:
-        data = json.loads(text)
+        libraries = parse_json(entries[LIBRARIES])
     except ValueError as error:
-        problems.append(Problem("B012", path.name, f"the entry `ccrop` is not JSON: {error}"))
+        problems.append(Problem("B003", path.name, f"{LIBRARIES}: {error}"))
         return None
-    return provenance_from_json(data, path.name, problems)
+    return provenance_from_text(entries[TEXT], libraries, path.name, problems)
 
 
 def check_provenance(path: Path, form: str, fingerprint: str, problems: list[Problem]) -> None:

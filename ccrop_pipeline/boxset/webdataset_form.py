@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.rules import Problem
@@ -22,7 +23,6 @@ _EDGES = ("x_min", "y_min", "x_max", "y_max")
 _FIELDS = {"key", *_EDGES, "width", "height", "orientation", "status", "image_hash"}
 # WebDataset ends a key at the first dot after the last slash and skips `__meta__` folders.
 _HIDDEN = re.compile(r"__[^/]*__/|(.*/)?[^/]*\.[^/]*$", re.DOTALL)
-_OPTIONAL = {"heatmap", "choices"}
 _HASH = re.compile("[0-9a-f]{16}")
 # Python's tarfile, and so WebDataset, cannot read a global header with no member after it.
 _EMPTY = "__empty__"
@@ -41,9 +41,9 @@ def check_keys(table: BoxTable, where: str) -> list[Problem]:
 
 def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
     """Write a table; equal tables give equal bytes."""
-    header = {"ccrop": json.dumps(provenance.to_json())}
+    pax = provenance.entries()
     with tarfile.open(
-        path, "x", format=tarfile.PAX_FORMAT, encoding="utf-8", pax_headers=header
+        path, "x", format=tarfile.PAX_FORMAT, encoding="utf-8", pax_headers=pax
     ) as tar:
         for sample in _samples(table):
             content = json.dumps(sample, ensure_ascii=False, separators=(",", ":")).encode()
@@ -78,17 +78,14 @@ def _shortest() -> NDArray[np.float64]:
     return every.astype(str).astype(np.float64)
 
 
-def header(path: Path, problems: list[Problem]) -> str | None:
-    """Read the provenance text from the global PAX header; rules B011 and B012."""
+def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
+    """Read the texts of the global PAX header by name; rule B011."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            text = tar.pax_headers.get("ccrop")
+        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+            return dict(tar.pax_headers)
     except (OSError, tarfile.TarError) as error:
         problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
         return None
-    if text is None:
-        problems.append(Problem("B012", path.name, "the global PAX header has no entry `ccrop`"))
-    return text
 
 
 def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
@@ -135,10 +132,10 @@ def _sample(
     name: str, content: bytes, where: str, problems: list[Problem]
 ) -> dict[str, Any] | None:
     try:
-        sample = json.loads(content, parse_constant=_no_number)
+        sample = parse_json(str(content, "utf-8"))
         wrong = _wrong_field(sample)
     except ValueError as error:
-        wrong = f"no JSON object: {error}"
+        wrong = f"no readable JSON: {error}"
     if wrong:
         problems.append(Problem("B014", where, f"{name}: {wrong}"))
         return None
@@ -152,8 +149,10 @@ def _sample(
 
 
 def _wrong_field(sample: Any) -> str | None:
-    if not isinstance(sample, dict) or set(sample) - _OPTIONAL != _FIELDS:
-        return f"the fields are not {sorted(_FIELDS)} and perhaps {sorted(_OPTIONAL)}"
+    if not isinstance(sample, dict):
+        return "it is no JSON object"
+    if missing := _FIELDS.difference(sample):
+        return f"there is no field {' or '.join(sorted(missing))}"
     checks = {
         "key": isinstance(sample["key"], str),
         "status": isinstance(sample["status"], str),
@@ -192,10 +191,6 @@ def _are_boxes(boxes: Any) -> bool:
 def _is_number(value: Any) -> bool:
     # True and false are integers to Python, and its integers may not fit into a float.
     return type(value) is float or (type(value) is int and abs(value) < 1 << 53)
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _table(samples: list[dict[str, Any]], heatmaps: bool) -> BoxTable:

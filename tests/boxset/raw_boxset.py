@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 SUFFIX = {"parquet": ".parquet", "webdataset": ".boxes.tar"}
 
 
-def fingerprint(header: dict[str, Any]) -> str:
-    content = {k: v for k, v in header.items() if k not in ("libraries", "fingerprint")}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def text_of(header: dict[str, Any]) -> str:
+    """Write a provenance as another program might: with spaces, and not in ASCII."""
+    return json.dumps(header, ensure_ascii=False, indent=1)
 
 
 def make_header(**changes: Any) -> dict[str, Any]:
@@ -42,10 +41,8 @@ def make_header(**changes: Any) -> dict[str, Any]:
         },
         "source": {"kind": "tar", "fingerprint": "cd"},
         "rule": None,
-        "libraries": {"torch": "2.7.0"},
     }
-    header |= changes
-    return header | {"fingerprint": fingerprint(header)}
+    return header | changes
 
 
 def make_row(key: str, **changes: Any) -> dict[str, Any]:
@@ -81,9 +78,11 @@ class RawSet:
             "a-1": [make_row("three")],
         }
         self.header = make_header()
-        self.shard_headers: dict[str, str | None] = {}
+        self.libraries: Any = {"torch": "2.7.0"}
+        self.entries: dict[str, dict[str, str]] = {}  # by shard; others have those of the header
         self.row_group = 65_536
         self.member = {}  # key -> other member name
+        self.edit_sample: Callable[[str], str] = lambda text: text  # of a-0's second row
         self.edit_table: Callable[[pa.Table], pa.Table] = lambda table: table
         self.edit_files: Callable[[Path], None] = lambda folder: None
         self.edit_manifest: Callable[[dict[str, Any]], Any] = lambda manifest: None
@@ -96,32 +95,38 @@ class RawSet:
     def write(self, folder: Path) -> None:
         (folder / "data").mkdir(parents=True)
         for name, rows in self.shards.items():
-            header = self.shard_headers.get(name, json.dumps(self.header))
+            entries = self.entries.get(name, self.entries_of(text_of(self.header)))
             path = folder / "data" / (name + SUFFIX[self.form])
             if self.form == "parquet":
-                self._write_parquet(path, rows, header)
+                self._write_parquet(path, rows, entries)
             else:
-                path.write_bytes(self._tar(rows, header))
+                path.write_bytes(self._tar(rows, entries))
         self.edit_files(folder / "data")
         manifest = self._manifest(folder)
         self.edit_manifest(manifest)
         (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         self.edit_folder(folder)
 
-    def _write_parquet(self, path: Path, rows: list[Any], header: str | None) -> None:
+    def entries_of(self, text: str) -> dict[str, str]:
+        return {"ccrop": text, "ccrop_libraries": json.dumps(self.libraries)}
+
+    def _write_parquet(self, path: Path, rows: list[Any], entries: dict[str, str]) -> None:
         table = pa.Table.from_pylist(rows, make_schema("heatmap" in rows[0], "choices" in rows[0]))
         table = self.edit_table(table)
-        table = table.replace_schema_metadata(None if header is None else {"ccrop": header})
+        table = table.replace_schema_metadata(entries)
         pq.write_table(table, path, row_group_size=self.row_group)
 
-    def _tar(self, rows: list[Any], header: str | None) -> bytes:
+    def _tar(self, rows: list[Any], entries: dict[str, str]) -> bytes:
         out = io.BytesIO()
-        if header is not None:
-            out.write(_entry("pax", b"g", _pax_record("ccrop", header)))
+        if entries:
+            records = b"".join(_pax_record(name, text) for name, text in entries.items())
+            out.write(_entry("pax", b"g", records))
         for row in rows:
             content = row | {"image_hash": f"{row['image_hash']:016x}"}
             name = self.member.get(row["key"], row["key"] + ".box.json")
-            out.write(_entry(name, b"0", json.dumps(content).encode()))
+            text = json.dumps(content)
+            text = self.edit_sample(text) if row["key"] == "two" else text
+            out.write(_entry(name, b"0", text.encode()))
         return out.getvalue() + bytes(1024)
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
@@ -136,8 +141,14 @@ class RawSet:
             digest = hashlib.sha256(data).hexdigest()
             entry = {"name": name, "file": file, "rows": len(rows)}
             shards.append(entry | {"bytes": len(data), "sha256": digest})
-        manifest = {"ccrop": self.header, "form": self.form}
-        return manifest | {
+        text = text_of(self.header)
+        return {
+            "format": self.header.get("format"),
+            "version": self.header.get("version"),
+            "form": self.form,
+            "fingerprint": hashlib.sha256(text.encode("utf-8")).hexdigest(),
+            "provenance": text,
+            "libraries": self.libraries,
             "rows": sum(len(rows) for rows in self.shards.values()),
             "counts": {status: counts[status] for status in ("ok", "empty", "unreadable")},
             "shards": shards,

@@ -295,7 +295,8 @@ def test_finishers_with_other_libraries_agree_on_the_first_manifest(tmp_path, mo
 
     monkeypatch.setattr(Path, "write_text", write_text)
     assert write_manifest(tmp_path, ["s-0", "s-1", "s-2"], newer) == first
-    assert json.loads((tmp_path / "manifest.json").read_text())["ccrop"] == PROVENANCE.to_json()
+    written = json.loads((tmp_path / "manifest.json").read_text())
+    assert written["libraries"] == PROVENANCE.libraries
 
 
 def test_keys_of_equal_hashes_are_told_apart(tmp_path, monkeypatch):

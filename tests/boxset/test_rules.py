@@ -1,5 +1,6 @@
 """Every rule of the format has a box set that keeps it and one that breaks it."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from raw_boxset import RawSet, make_header, make_row
+from raw_boxset import RawSet, make_header, make_row, text_of
 
 from ccrop_pipeline.boxset import RULES, BoxSet, SourceImage, validate
 from ccrop_pipeline.errors import CcropError
@@ -28,8 +29,51 @@ def localizer(**changes: Any) -> Edit:
     return header(localizer=make_header()["localizer"] | changes)
 
 
-def shard_header(text: str | None) -> Edit:
-    return lambda raw: raw.shard_headers.update({"a-1": text})
+def shard_header(text: str) -> Edit:
+    return lambda raw: raw.entries.update({"a-1": raw.entries_of(text)})
+
+
+def shard_entries(entries: dict[str, str]) -> Edit:
+    return lambda raw: raw.entries.update({"a-1": entries})
+
+
+def libraries(value: Any) -> Edit:
+    return lambda raw: setattr(raw, "libraries", value)
+
+
+def shard_libraries(text: str) -> Edit:
+    entries = {"ccrop": text_of(make_header()), "ccrop_libraries": text}
+    return shard_entries(entries)
+
+
+def provenance_text(edit: Callable[[str], str]) -> Edit:
+    """Another text in the manifest alone, with its fingerprint."""
+
+    def changed(data: dict[str, Any]) -> None:
+        data["provenance"] = edit(data["provenance"])
+        data["fingerprint"] = hashlib.sha256(data["provenance"].encode()).hexdigest()
+
+    return manifest(changed)
+
+
+def manifest_text(edit: Callable[[str], str]) -> Edit:
+    def changed(path: Path) -> None:
+        file = path / "manifest.json"
+        file.write_text(edit(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+    return folder(changed)
+
+
+def sample(edit: Callable[[str], str]) -> Edit:
+    return lambda raw: setattr(raw, "edit_sample", edit)
+
+
+def replaced(old: str, new: str) -> Callable[[str], str]:
+    def edit(text: str) -> str:
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return edit
 
 
 def manifest(edit: Callable[[dict[str, Any]], Any]) -> Edit:
@@ -107,9 +151,15 @@ NO_MODEL = header(encoder=None, localizer=None, rule="centre")
 
 VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B001", BOTH, NOTHING),
+    ("B001", BOTH, manifest(lambda m: m.update(made={"by": ["a later version"]}))),
+    ("B001", BOTH, manifest(lambda m: m["shards"][0].update(colour="red"))),
     ("B002", BOTH, NOTHING),
     ("B003", BOTH, NO_MODEL),
-    ("B003", P, header(libraries={})),
+    ("B003", BOTH, libraries({})),
+    ("B003", BOTH, header(extra={"of": ["a later version"]})),
+    ("B003", BOTH, localizer(smoothing="gaussian")),
+    ("B003", P, header(encoder=make_header()["encoder"] | {"precision": "bf16"})),
+    ("B003", P, localizer(threshold=0, margin=0, min_size=1)),
     (
         "B003",
         BOTH,
@@ -125,12 +175,19 @@ VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B010", BOTH, folder(lambda p: (p / "data/.a-2.parquet").touch())),
     ("B010", BOTH, folder(lambda p: (p / "data/notes.txt").touch())),
     ("B011", BOTH, NOTHING),
-    ("B012", BOTH, shard_header(json.dumps(make_header(), indent=3))),
-    ("B013", BOTH, shard_header(json.dumps(make_header(libraries={"torch": "2.8.0"})))),
+    ("B012", BOTH, shard_entries({"other": "1", **RawSet().entries_of(text_of(make_header()))})),
+    ("B013", BOTH, shard_libraries('{"torch": "2.8.0"}')),
     ("B014", P, table(lambda t: t.select(t.column_names[::-1]))),
     ("B014", P, cast("status", pa.dictionary(pa.int32(), pa.string()))),
     ("B014", P, cast("key", pa.large_string())),
+    ("B014", P, table(lambda t: t.append_column("label", t["width"]))),
+    (
+        "B014",
+        P,
+        table(lambda t: t.append_column("of", pa.array([{"key": [i]} for i in range(len(t))]))),
+    ),
     ("B014", W, row(x_min=0, width=2**32 - 1)),
+    ("B014", W, row(label={"of": ["a later version"]})),
     ("B015", P, lambda raw: raw.shards.update({"b": [make_row(f"k{i}") for i in range(65_536)]})),
     ("B016", W, lambda raw: rename(raw, "n0.1/__x__/img-07")),
     ("B017", BOTH, lambda raw: rename(raw, "café/図 1")),
@@ -158,8 +215,19 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B001", BOTH, folder(lambda p: (p / "manifest.json").write_text("{"))),
     ("B001", P, folder(lambda p: (p / "manifest.json").write_text("[]"))),
     ("B001", P, folder(lambda p: (p / "manifest.json").write_bytes(b'"\xff"'))),
-    ("B001", P, manifest(lambda m: m.update(made="today"))),
-    ("B001", P, manifest(lambda m: m.pop("ccrop"))),
+    ("B001", P, manifest(lambda m: m.pop("provenance"))),
+    ("B001", P, manifest(lambda m: m.update(provenance={"encoder": None}))),
+    ("B001", P, manifest(lambda m: m.update(fingerprint=None))),
+    ("B001", P, manifest(lambda m: m.update(rows=10.0))),
+    ("B001", P, manifest_text(replaced('"form"', '"rows": 3, "form"'))),
+    ("B001", P, manifest_text(replaced('"rows": 2', '"rows": NaN'))),
+    ("B001", P, manifest_text(replaced('"rows": 2', '"rows": 2' + "0" * 5000))),
+    (
+        "B001",
+        P,
+        manifest_text(replaced('"form"', '"deep": ' + "[" * 99_999 + "]" * 99_999 + ', "form"')),
+    ),
+    ("B001", P, manifest_text(replaced('"name": "a-0"', r'"name": "\ud800"'))),
     ("B001", P, manifest(lambda m: m.update(rows=True))),
     ("B001", P, manifest(lambda m: m.update(shards={}))),
     ("B001", P, manifest(lambda m: m["counts"].pop("ok"))),
@@ -167,13 +235,28 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B002", BOTH, header(version=2)),
     ("B002", BOTH, header(format="boxes")),
     ("B002", BOTH, shard_header(json.dumps(make_header(version=2)))),
+    ("B002", BOTH, header(version=True)),
+    ("B002", BOTH, header(version=1.0)),
+    ("B002", P, manifest(lambda m: m.update(version=True))),
+    ("B002", P, manifest(lambda m: m.pop("format"))),
+    ("B002", P, provenance_text(replaced('"version": 1', '"version": true'))),
     ("B002", P, shard_header("[]")),
     ("B003", BOTH, header(encoder=None)),
     ("B003", P, header(encoder=None, localizer=None)),
     ("B003", P, header(rule=3)),
-    ("B003", P, header(extra=1)),
+    ("B003", BOTH, shard_header("{")),
+    ("B003", P, shard_header(text_of(make_header()).replace('"rule"', '"rule": null, "rule"'))),
+    ("B003", P, shard_header(text_of(make_header()).replace("0.1", "1e999"))),
+    ("B003", P, shard_header(text_of(make_header()).replace("0.1", "1" + "0" * 400))),
+    ("B003", P, shard_header(text_of(make_header()).replace('"sum"', r'"\udc80"'))),
+    ("B003", P, provenance_text(lambda text: "[" * 99_999)),
+    ("B003", P, provenance_text(replaced(',\n "rule": null', ""))),
+    ("B003", P, provenance_text(replaced('"rule": null', '"rule": -Infinity'))),
     ("B003", P, header(frame="EXIF applied")),
-    ("B003", P, header(libraries={"torch": 2})),
+    ("B001", BOTH, libraries({"torch": 2})),
+    ("B003", BOTH, shard_libraries("[]")),
+    ("B003", BOTH, shard_libraries("{")),
+    ("B003", BOTH, shard_libraries('{"torch": 2}')),
     ("B003", P, header(source={"kind": "tar"})),
     ("B003", BOTH, localizer(threshold=1.5)),
     ("B003", P, localizer(mass=0.9)),
@@ -185,11 +268,11 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", P, localizer(margin=None)),
     ("B003", P, localizer(min_size=1.5)),
     ("B003", P, localizer(input_size=224.0)),
-    ("B003", P, localizer(reduction="sum")),
+    ("B003", P, header(encoder={"name": "resnet18", "layer": "layer4", "epoch": None})),
     ("B003", P, header(encoder=make_header()["encoder"] | {"epoch": True})),
-    ("B004", BOTH, lambda raw: raw.header.update(fingerprint="0" * 64)),
+    ("B004", BOTH, manifest(lambda m: m.update(fingerprint="0" * 64))),
     ("B005", BOTH, manifest(lambda m: m.update(form="csv"))),
-    ("B005", P, manifest(lambda m: m.update(form=None))),
+    ("B001", P, manifest(lambda m: m.update(form=None))),
     ("B006", BOTH, manifest(lambda m: m["shards"][1].update(name="b-1"))),
     ("B007", BOTH, folder(lambda p: only_shard(p).unlink())),
     ("B007", BOTH, manifest(lambda m: m["shards"][1].update(bytes=5))),
@@ -202,18 +285,28 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B011", BOTH, files(cut(-1))),
     ("B011", BOTH, files(cut(-1024))),
     ("B011", P, files(lambda p: only_shard(p).write_text("no table"))),
-    ("B012", BOTH, shard_header(None)),
-    ("B012", BOTH, shard_header("{")),
-    ("B013", BOTH, shard_header(json.dumps(make_header(rule="shuffled")))),
+    ("B012", BOTH, shard_entries({})),
+    ("B012", BOTH, shard_entries({"ccrop": text_of(make_header())})),
+    ("B012", BOTH, shard_entries({"ccrop_libraries": "{}"})),
+    ("B013", BOTH, shard_header(text_of(make_header(rule="shuffled")))),
+    ("B013", BOTH, shard_header(json.dumps(make_header()))),
+    ("B013", P, provenance_text(lambda text: text + " ")),
     ("B014", P, table(lambda t: t.drop_columns(["width"]))),
-    ("B014", P, table(lambda t: t.append_column("label", t["width"]))),
+    ("B014", P, table(lambda t: t.append_column("width", t["width"]))),
     ("B014", P, cast("x_min", pa.float64())),
     ("B014", P, cast("image_hash", pa.int64())),
     ("B014", P, cast("orientation", pa.uint16())),
     ("B014", P, table(lambda t: t.drop_columns(["orientation"]))),
     ("B014", P, row(height=None)),
     ("B014", P, heatmaps([[0.5]], [[None]], [[0.5]])),
-    ("B014", W, row(label=3)),
+    ("B014", W, sample(lambda text: "[]")),
+    ("B014", W, sample(lambda text: "[" * 99_999)),
+    ("B014", W, sample(replaced('"status": "ok", ', ""))),
+    ("B014", W, sample(replaced('"status"', '"width": 640, "status"'))),
+    ("B014", W, sample(replaced("640", "6" * 5000))),
+    ("B014", W, sample(replaced("640", "640.0"))),
+    ("B014", W, sample(replaced('"key": "two"', r'"key": "two\udc80"'))),
+    ("B014", W, row(height=-(10**30))),
     ("B014", W, row(width=-1)),
     ("B014", W, row(height=True)),
     ("B014", W, row(orientation=256)),

@@ -1,18 +1,21 @@
 """Writing, resuming and opening: what a person is told, and what a kill leaves behind."""
 
+import hashlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from raw_boxset import RawSet, make_header
+from raw_boxset import RawSet, make_header, text_of
 from table_strategies import PROVENANCE, assert_same, make_table
 
 from ccrop_pipeline.boxset import (
@@ -20,6 +23,7 @@ from ccrop_pipeline.boxset import (
     BoxTable,
     Provenance,
     SourceInfo,
+    convert,
     shard_is_complete,
     validate,
     write_manifest,
@@ -157,7 +161,7 @@ def test_open_refuses_other_versions(tmp_path: Path) -> None:
 @FORMS
 def test_a_shard_of_other_boxes_is_refused_when_it_is_read(form: str, tmp_path: Path) -> None:
     raw = RawSet(form)
-    raw.shard_headers["a-1"] = json.dumps(make_header(rule="other"))
+    raw.entries["a-1"] = raw.entries_of(text_of(make_header(rule="other")))
     raw.write(tmp_path / "boxes")
     boxes = BoxSet.open(tmp_path / "boxes")
     assert boxes.read("a-0").keys == ["one", "two"]
@@ -191,16 +195,72 @@ def test_open_notices_a_shard_that_is_missing_or_of_another_size(
         BoxSet.open(tmp_path / "boxes")
 
 
-def test_fingerprint_is_that_of_the_document() -> None:
-    header = PROVENANCE.to_json()
-    names = ("encoder", "localizer", "source", "rule", "libraries")
-    independent = make_header(**{name: header[name] for name in names})
-    assert header == independent
+@FORMS
+def test_the_fingerprint_is_the_sha256_of_the_text_that_is_stored(
+    form: str, tmp_path: Path
+) -> None:
+    """By plain readers alone; the same lines are in the example of pyarrow."""
+    write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE, form)
+    write_manifest(tmp_path, ["s"], PROVENANCE, form)
+    manifest = json.loads((tmp_path / "manifest.json").read_bytes())
+    (entry,) = manifest["shards"]
+    if form == "parquet":
+        text = pq.read_metadata(tmp_path / entry["file"]).metadata[b"ccrop"]
+    else:
+        with tarfile.open(tmp_path / entry["file"]) as tar:
+            text = tar.pax_headers["ccrop"].encode()
+    assert hashlib.sha256(text).hexdigest() == manifest["fingerprint"]
+    assert text.decode() == manifest["provenance"]
+    header = json.loads(text)
+    # Written independently, from the document.
+    assert header == make_header(
+        **{name: header[name] for name in ("encoder", "localizer")},
+        **{name: header[name] for name in ("source", "rule")},
+    )
+    assert manifest["libraries"] == PROVENANCE.libraries
+
+
+def later(raw: RawSet) -> None:
+    """A box set as a later version or another program may write it."""
+    raw.header = make_header(made_with={"precision": "bf16"})
+    raw.header["localizer"]["threshold"] = 0
+    raw.header["encoder"] |= {"tokens": [1, 2.50]}
+    for row in (row for rows in raw.shards.values() for row in rows):
+        row["score"] = 0.5
+
+
+@FORMS
+def test_fields_of_others_are_ignored_and_their_text_is_kept(form: str, tmp_path: Path) -> None:
+    raw = RawSet(form)
+    later(raw)
+    raw.edit_manifest = lambda m: m.update(licence="CC0")
+    raw.write(tmp_path / "boxes")
+    boxes = BoxSet.open(tmp_path / "boxes")
+    provenance = boxes.manifest.provenance
+    assert provenance.text == text_of(raw.header)
+    assert provenance.localizer.threshold == 0
+    assert provenance.to_json()["made_with"] == {"precision": "bf16"}
+    assert boxes.read("a-0").keys == ["one", "two"]
+    assert shard_is_complete(tmp_path / "boxes", "a-0", provenance, form)
+    other = "webdataset" if form == "parquet" else "parquet"
+    copied = convert(tmp_path / "boxes", tmp_path / "copy", other)
+    assert copied.provenance == provenance
+    assert validate(tmp_path / "copy") == []
+
+
+def test_boxes_whose_text_alone_differs_are_not_taken_for_complete(tmp_path: Path) -> None:
+    RawSet().write(tmp_path / "boxes")
+    other = BoxSet.open(tmp_path / "boxes").manifest.provenance
+    ours = Provenance(other.encoder, other.localizer, other.source)
+    assert ours.differences(other) == ["the same values in another text, as of another program"]
+    with pytest.raises(CcropError, match="another text"):
+        shard_is_complete(tmp_path / "boxes", "a-0", ours)
 
 
 def test_fingerprint_ignores_libraries_and_nothing_else() -> None:
     base, (e, lo, s) = OTHER.fingerprint, (None, None, SourceInfo("tar", "ef"))
     assert Provenance(e, lo, s, "centre", {"torch": "1"}).fingerprint == base
+    assert base == hashlib.sha256(OTHER.text.encode()).hexdigest()
     assert Provenance(e, lo, s, "shuffled").fingerprint != base
     assert Provenance(e, lo, SourceInfo("tar", "e0"), "centre").fingerprint != base
     assert Provenance(PROVENANCE.encoder, PROVENANCE.localizer, s, "centre").fingerprint != base
