@@ -3,7 +3,8 @@
 Needs the standard library and fsspec only.
 """
 
-from ccrop_pipeline.base.files import BoxFolder, Location, is_address, open_folder
+from ccrop_pipeline.base.addresses import Location, is_address
+from ccrop_pipeline.base.files import BoxFolder, open_folder
 from ccrop_pipeline.base.progress import ComputeObserver, StageSeconds
 from ccrop_pipeline.base.ranks import ALONE, Ranks
 

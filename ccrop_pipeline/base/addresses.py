@@ -1,14 +1,32 @@
-"""File systems behind addresses such as `s3://bucket/boxes`, and what goes wrong with them."""
+"""Paths, addresses such as `s3://bucket/boxes`, commands, and the file systems behind addresses."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.errors import CcropError
 
+Location = Path | str
+
+PIPE = "pipe:"
+# A protocol has two letters or more, so that C:\\ is a path; `::` chains one with another.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
+
+
+def is_address(location: Location) -> bool:
+    """Tell whether a location is an address that fsspec may know, rather than a local path."""
+    return isinstance(location, str) and _ADDRESS.match(location) is not None
+
+
+def is_pipe(location: Location) -> bool:
+    """Tell whether a location is a command that writes a tar, `pipe:...`."""
+    return isinstance(location, str) and location.startswith(PIPE)
+
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Give the fsspec file system of an address, and the path in it.
+    """Return the fsspec file system of an address, and the path in it.
 
     To be called in the process that uses it: file systems with an event loop of their own do
     not survive a fork.
@@ -32,7 +50,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong at an address into a ``CcropError`` that says what to do."""
+    """Turn whatever goes wrong at an address into a `CcropError` that says what to do."""
     try:
         yield
     except CcropError:

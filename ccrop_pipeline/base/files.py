@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Protocol
 
-from ccrop_pipeline.base.addresses import explained, file_system
+from ccrop_pipeline.base.addresses import Location, explained, file_system, is_address
 from ccrop_pipeline.errors import CcropError
 
 
@@ -96,8 +96,6 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
-Location = Path | str
-
 # File systems of which a file shows up whole or not at all, without being written aside.
 _ONE_PUT_IS_WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "memory"}
 
@@ -144,11 +142,6 @@ def open_folder(location: Location) -> BoxFolder:
     files, path = file_system(folder.url)
     # Not through fsspec, which neither syncs nor writes aside.
     return LocalFolder(Path(path)) if "file" in _protocols(files) else folder
-
-
-def is_address(location: Location) -> bool:
-    """Tell whether a location is an address, such as `s3://bucket/boxes`, and no local path."""
-    return isinstance(location, str) and "://" in location
 
 
 @dataclass(frozen=True)

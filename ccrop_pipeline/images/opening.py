@@ -8,11 +8,11 @@ from typing import Final
 
 from braceexpand import braceexpand
 
-from ccrop_pipeline.base.addresses import explained
+from ccrop_pipeline.base.addresses import explained, is_address, is_pipe
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.folder import FolderSource
 from ccrop_pipeline.images.parquet import ParquetSource
-from ccrop_pipeline.images.remote import PIPE, RemoteTarSource, is_remote, located
+from ccrop_pipeline.images.remote import RemoteTarSource, located
 from ccrop_pipeline.images.source import Source
 from ccrop_pipeline.images.tar import TarSource
 from ccrop_pipeline.images.torchvision_data import Split, open_torchvision
@@ -58,7 +58,7 @@ def open_source(
             raise CcropError(
                 f"there is no file or folder {location!r}, and as a name: {error}"
             ) from None
-    if is_remote(location):
+    if is_address(location) or is_pipe(location):
         return _open_remote(location)
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -75,7 +75,7 @@ def absolute_spec(spec: str | Path) -> str:
     long as they name no relative path: what in them is a path, nobody can tell.
     """
     location = str(spec)
-    if not _is_place(spec) or is_remote(location):
+    if not _is_place(spec) or is_address(location) or is_pipe(location):
         return location
     path = Path(location).expanduser()
     if path.exists():
@@ -139,7 +139,7 @@ def _matching(pattern: str) -> tuple[Path, ...]:
 
 def _open_remote(location: str) -> RemoteTarSource:
     urls = tuple(expand_braces(location))
-    if not location.startswith(PIPE):
+    if not is_pipe(location):
         urls = tuple(url for pattern in urls for url in _matching_remote(pattern))
     source = RemoteTarSource(location, urls)
     _refuse_equal_stems(zip(source.shards, urls, strict=True))

@@ -13,15 +13,13 @@ from typing import IO, Any, ClassVar, NoReturn
 
 import xxhash
 
-from ccrop_pipeline.base.addresses import explained, file_system
+from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import shard_position
 from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest
 from ccrop_pipeline.images.tar import Member, group, key_and_extension, parse_label
 
-PIPE = "pipe:"
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
 _TAR_IN_COMMAND = re.compile(r"([^\s/'\"=]+)\.tar\b")
 _READ = IMAGE_EXTENSIONS | {"cls", "json"}
 _BUFFER = 1 << 20  # bytes
@@ -64,7 +62,7 @@ class RemoteTarSource:
 
     @property
     def _piped(self) -> bool:
-        return self.urls[0].startswith(PIPE)
+        return is_pipe(self.urls[0])
 
     def read(self, shard: str) -> Iterator[Sample]:
         """Yield the samples of one tar in stored order.
@@ -107,18 +105,13 @@ class RemoteTarSource:
         )
 
 
-def is_remote(spec: str) -> bool:
-    """Tell whether what a person wrote is a command or an address rather than a path."""
-    return spec.startswith(PIPE) or _ADDRESS.match(spec) is not None
-
-
 def tar_name(url: str) -> str:
     """Return the file name of the tar at an address, or of the last one a command names.
 
     Raises:
         CcropError: If there is none.
     """
-    if url.startswith(PIPE):
+    if is_pipe(url):
         found = _TAR_IN_COMMAND.findall(url)
         name = f"{found[-1]}.tar" if found else ""
     else:
