@@ -45,7 +45,7 @@ class _Root(click.Group):
         except (CcropError, OSError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            again = "The same command, without --overwrite, goes on from what is complete."
+            again = "The same command, for `ccrop train` without --overwrite, goes on from there."
             click.echo(f"\nStopped. {again}", err=True)
             raise SystemExit(130) from None
 

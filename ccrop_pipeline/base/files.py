@@ -43,9 +43,9 @@ def written_aside(target: Path, *, folder: Path | None = None) -> Iterator[Path]
         yield aside
         # Nothing is synced for a file that is there already.
         if not target.exists():
-            _sync(aside)
+            sync(aside)
         if _appear(aside, target):
-            _sync(target.parent)
+            sync(target.parent)
         elif not filecmp.cmp(aside, target, shallow=False):
             raise TargetTakenError(target)
     finally:
@@ -70,8 +70,11 @@ def _appear(aside: Path, target: Path) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
-    # A folder is synced too: without that, the new name itself can be lost with the power.
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk.
+
+    Without the folder's, a new name can be lost with the power.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

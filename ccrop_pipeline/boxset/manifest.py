@@ -295,14 +295,13 @@ def strays(there: Iterable[str], files: Iterable[str]) -> list[Problem]:
 
 
 def strangers(folder: Path) -> list[str]:
-    """Find what lies in a local folder and is no part of a box set; hidden files are ignored."""
+    """Find what is in a local folder and is no part of a box set, nor left from writing one."""
     suffixes = tuple(form.suffix for form in FORMS.values())
     data = folder / DATA
     shards = data.iterdir() if data.is_dir() else ()
     found = {path for path in folder.iterdir() if path.name not in (MANIFEST, CARD, DATA)}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
-    names = (path.relative_to(folder) for path in found if not path.name.startswith("."))
-    return sorted(map(str, names))
+    return sorted(str(path.relative_to(folder)) for path in found if path.suffix != ".tmp")
 
 
 def sha256_of(path: Path) -> str:

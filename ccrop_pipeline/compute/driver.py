@@ -4,15 +4,18 @@ A shard that is complete is never computed again, so that a run that was killed 
 is started again; and any number of processes may work on one box set, each on its own portion.
 """
 
+import hashlib
 import math
 import os
 import shutil
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from ccrop_pipeline.base import ALONE, ComputeObserver, Location, Ranks, is_address
+from ccrop_pipeline.base.files import sync
 from ccrop_pipeline.boxset import (
     BoxSet,
     Provenance,
@@ -58,7 +61,9 @@ def compute_boxes(
         form: `parquet` or `webdataset`.
         max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1], at
             least one image; a shard with more is not written and ends the computation.
-        overwrite: Whether to delete a box set that is in `folder`.
+        overwrite: Whether to replace a box set that is in `folder`. The new one is computed in a
+            hidden folder beside it, which the same call goes on with, and takes its place when it
+            is complete.
         ranks: Who this process is, which says its portion of the shards. Processes need not
             know of each other: the one that finds all shards there writes the manifest.
         observer: Hears how it goes.
@@ -73,8 +78,10 @@ def compute_boxes(
     """
     check_numbers(batch_size, threads, max_bad)
     if overwrite:
-        _remove_box_set(folder, ranks)
-    provenance = provenance_of(source, localizer)
+        _refuse_to_replace(folder, ranks)
+    provenance, wanted = provenance_of(source, localizer), folder
+    if overwrite:
+        folder = _beside(Path(folder).resolve(), provenance.fingerprint, form, heatmaps)
     mine = ranks.portion(source.shards)
     todo = [shard for shard in mine if not shard_is_complete(folder, shard, provenance, form)]
     observer.begun(len(todo), len(mine) - len(todo))
@@ -94,7 +101,9 @@ def compute_boxes(
     if missing_shards(folder, source.shards, form):
         return None
     write_manifest(folder, source.shards, provenance, form)
-    return BoxSet.open(folder)
+    if overwrite:
+        _replace(Path(wanted).resolve(), Path(folder))
+    return BoxSet.open(wanted)
 
 
 def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -> None:
@@ -145,21 +154,44 @@ def provenance_of(source: Source, localizer: Localizer) -> Provenance:
     )
 
 
-def _remove_box_set(folder: Location, ranks: Ranks) -> None:
-    """Deletes a box set, whole or unfinished, and refuses to delete anything else."""
+def _refuse_to_replace(folder: Location, ranks: Ranks) -> None:
+    """Refuse what cannot be replaced, and whatever is more than a box set."""
     if ranks.world_size > 1:
         raise CcropError(
-            "--overwrite is for a process alone: of several, the last to start would delete what "
-            f"the others have done. Delete {folder} first"
+            "overwrite is for a process alone: of several, the last to start would begin again "
+            f"what the others have done. Delete {folder} first."
         )
     if is_address(folder):
-        raise CcropError(f"--overwrite is for local folders only. Delete {folder} first")
-    folder = Path(folder)
-    if not folder.exists():
-        return
-    if found := strangers(folder):
+        raise CcropError(f"overwrite is for local folders only. Delete {folder} first.")
+    path = Path(folder).resolve()
+    if path.is_mount():
+        raise CcropError(f"overwrite cannot replace {folder}: something is mounted there.")
+    found = strangers(path) if path.exists() else []
+    if found:
         raise CcropError(
-            f"{folder} holds more than a box set, such as {found[0]!r}: it was not deleted. "
-            "Choose another folder"
+            f"{folder} holds more than a box set, such as {found[0]!r}: it was not replaced. "
+            "Choose another folder."
         )
-    shutil.rmtree(folder)
+
+
+def _beside(folder: Path, *what: object) -> Path:
+    """Return the hidden folder in which the box set is computed that is to replace another.
+
+    Its name depends on what is computed, so that no set goes on with the shards of another one.
+    """
+    name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+    return folder.with_name(f".{folder.name}.{name}.new")
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Put a complete box set in the place of another; at any time one of them is whole."""
+    old = new.with_suffix(".old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    sync(folder.parent)
+    # With what was left by calls that were killed.
+    for ending in ("new", "old"):
+        for left in folder.parent.glob(f".{escape(folder.name)}.{'?' * 16}.{ending}"):
+            shutil.rmtree(left)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccrop_pipeline.base.files import sync
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.source import Sample, Source, write_classes
@@ -76,9 +77,9 @@ def pack(
         raise CcropError(f"there are no images to pack into {out}.")
     if isinstance(samples, Source) and samples.classes:
         write_classes(partial, samples.classes)
-    _sync(partial)
+    sync(partial)
     partial.rename(out)
-    _sync(out.parent)
+    sync(out.parent)
     return PackSummary(out, tuple(shards), images, size)
 
 
@@ -190,11 +191,3 @@ def _members(sample: Sample) -> Iterator[tuple[str, bytes]]:
         yield "cls", str(sample.label).encode()
     if sample.annotation is not None:
         yield "json", sample.annotation
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -103,8 +103,7 @@ def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", stop)
     result = ccrop("boxes", "follow", tmp_path / "run", "--device", "cpu")
     assert result.exit_code == 130
-    # With it, `ccrop train` and `ccrop boxes compute` would delete what is complete.
-    assert "The same command, without --overwrite, goes on" in result.stderr
+    assert "`ccrop train` without --overwrite, goes on" in result.stderr
 
 
 def test_a_mistyped_folder_is_said_to_be_missing(tmp_path, monkeypatch):

@@ -152,10 +152,83 @@ def test_overwrite_replaces_a_box_set_and_nothing_else(source, tmp_path):
     compute_boxes(source, localizer(), folder, **SETTINGS)
     box_set = compute_boxes(source, localizer(seed=1), folder, **SETTINGS, overwrite=True)
     assert validate(box_set.folder) == []
-    (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(CcropError, match=r"thesis\.tex"):
-        compute_boxes(source, localizer(), folder, **SETTINGS, overwrite=True)
-    assert (folder / "thesis.tex").read_text() == "precious"
+    for name in ("thesis.tex", ".thesis.tex"):
+        (folder / name).write_text("precious")
+        with pytest.raises(CcropError, match=name.replace(".", r"\.")):
+            compute_boxes(source, localizer(), folder, **SETTINGS, overwrite=True)
+        (folder / name).rename(tmp_path / name)
+        assert (tmp_path / name).read_text() == "precious"
+
+
+def broken_source(source, tmp_path):
+    last = tmp_path / "tars" / f"{source.shards[-1]}.tar"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    return open_source(tmp_path / "tars")
+
+
+def repeated_keys(source, tmp_path):
+    shutil.copy(tmp_path / "tars" / f"{source.shards[0]}.tar", tmp_path / "tars/more.tar")
+    return open_source(tmp_path / "tars")
+
+
+def unreadable_images(source, tmp_path):
+    pack([Sample(f"{i}", b"no image", None) for i in range(9)], tmp_path / "bad")
+    return open_source(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("other", [broken_source, repeated_keys, unreadable_images])
+def test_a_set_is_not_lost_where_the_one_in_its_place_is_refused(source, tmp_path, other):
+    folder = tmp_path / "boxes"
+    compute_boxes(source, localizer(), folder, **SETTINGS)
+    before = contents(folder)
+    settings = SETTINGS | {"max_bad": 0.1, "overwrite": True}
+    with pytest.raises(CcropError):
+        compute_boxes(other(source, tmp_path), localizer(seed=1), folder, **settings)
+    assert contents(folder) == before
+    assert validate(folder) == []
+
+
+class KilledError(BaseException):
+    """What no handler of errors catches, like the end of the process."""
+
+
+class KillsAfter(ComputeObserver):
+    def __init__(self, shards):
+        self.left = shards
+
+    def shard_written(self, shard, rows, unreadable):
+        self.left -= 1
+        if not self.left:
+            raise KilledError
+
+
+@pytest.mark.parametrize("point", ["shards", "first rename", "second rename"])
+def test_a_kill_while_a_set_is_replaced_leaves_a_whole_one(source, tmp_path, monkeypatch, point):
+    (tmp_path / "here").mkdir()
+    folder = tmp_path / "here/boxes"
+    new = compute_boxes(source, localizer(seed=1), tmp_path / "new", **SETTINGS).folder
+    before = contents(compute_boxes(source, localizer(), folder, **SETTINGS).folder)
+    killer = KillsAfter(2 if point == "shards" else 99)
+    settings = SETTINGS | {"overwrite": True}
+    renames = iter({"shards": [], "first rename": [True], "second rename": [False, True]}[point])
+    rename = Path.rename
+
+    def stops(path, target):
+        if path.is_dir() and next(renames, False):
+            raise KilledError
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stops)
+    with pytest.raises(KilledError):
+        compute_boxes(source, localizer(seed=1), folder, **settings, observer=killer)
+    whole = [contents(p) for p in (tmp_path / "here").iterdir() if (p / "manifest.json").is_file()]
+    assert before in whole or contents(new) in whole
+    assert point == "second rename" or contents(folder) == before
+    seen = Recorder()
+    compute_boxes(source, localizer(seed=1), folder, **settings, observer=seen)
+    assert seen.plan == ((1, 2) if point == "shards" else (0, 3))
+    assert contents(folder) == contents(new)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["boxes"]
 
 
 def test_unreadable_and_blank_images_get_the_full_box(tmp_path):
