@@ -25,7 +25,9 @@ class TargetTakenError(CcropError):
 
 
 @contextmanager
-def written_aside(target: Path, *, folder: Path | None = None) -> Iterator[Path]:
+def written_aside(
+    target: Path, *, folder: Path | None = None, replace: bool = False
+) -> Iterator[Path]:
     """Yield a hidden path to write to; on leaving, sync it and move it to `target`.
 
     A target with the very same bytes is left as it is, so that work done twice does no harm. Of
@@ -34,6 +36,7 @@ def written_aside(target: Path, *, folder: Path | None = None) -> Iterator[Path]
     Args:
         target: The file to write.
         folder: Where the hidden path is, on the same disk; None: beside `target`.
+        replace: Whether to put it in the place of a target with other bytes.
 
     Raises:
         TargetTakenError: If `target` is there with other bytes; it is not touched.
@@ -42,9 +45,11 @@ def written_aside(target: Path, *, folder: Path | None = None) -> Iterator[Path]
     try:
         yield aside
         # Nothing is synced for a file that is there already.
-        if not target.exists():
+        if replace or not target.exists():
             sync(aside)
-        if _appear(aside, target):
+        if replace:
+            aside.replace(target)
+        if replace or _appear(aside, target):
             sync(target.parent)
         elif not filecmp.cmp(aside, target, shallow=False):
             raise TargetTakenError(target)

@@ -85,8 +85,6 @@ def export_file(
         raise CcropError(f"{path} is already there. Choose another name, or --overwrite it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_metadata if form == "hf" else write_coco
-    with written_aside(path) as aside:
+    with written_aside(path, replace=overwrite) as aside:
         write(box_set, aside, suffix)
-        if overwrite:
-            path.unlink(missing_ok=True)
     return path

@@ -1,7 +1,9 @@
 """What is exported is read by others, and comes back exactly."""
 
 import contextlib
+import errno
 import json
+import os
 import re
 import tempfile
 from functools import partial
@@ -175,6 +177,22 @@ def test_a_file_is_replaced_only_when_told(form, tmp_path):
     first = path.read_bytes()
     export_file(box_set, out, form, overwrite=True)
     assert path.read_bytes() == first != b"precious"
+    assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("form", ["coco", "hf"])
+def test_a_file_is_kept_where_the_disk_is_full(form, tmp_path, monkeypatch):
+    box_set, out = made(tmp_path / "b"), tmp_path / "out"
+    path = export_file(box_set, out, form)
+    path.write_text("precious")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # where a disk that writes late tells of it
+    with pytest.raises(OSError, match="no space"):
+        export_file(box_set, out, form, overwrite=True)
+    assert path.read_text() == "precious"
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
 
 
