@@ -108,7 +108,8 @@ def write_shard_once(
     try:
         write_shard(folder, name, table, provenance, form)
     except TargetTakenError:
-        shard_is_complete(folder, name, provenance, form)
+        if not shard_is_complete(folder, name, provenance, form):  # a folder has its name
+            raise
         return False
     return True
 

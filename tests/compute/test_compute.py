@@ -344,6 +344,17 @@ def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad
     assert [path.name for path in folder.rglob("*.*")] == ["data-000000.parquet"]
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_shard_that_cannot_be_written_ends_the_computation(source, tmp_path, number):
+    folder = tmp_path / "boxes"
+    taken = folder / "data" / f"{source.shards[number]}.parquet"
+    taken.mkdir(parents=True)
+    with pytest.raises(CcropError, match=f"{taken.name} is already there"):
+        compute_boxes(source, localizer(), folder, **SETTINGS)
+    # No later shard is written, as if nothing had been wrong.
+    assert len([path for path in folder.rglob("*.parquet") if path.is_file()]) == number
+
+
 def test_an_empty_shard_has_no_boxes(source, tmp_path):
     shutil.copytree(tmp_path / "tars", tmp_path / "more")
     tarfile.open(tmp_path / "more/zzz.tar", "w").close()
