@@ -61,6 +61,54 @@ def test_timms_attention(name: str, options: dict, size: int, prefix: int) -> No
         torch.testing.assert_close(weights_of(found), expected)
 
 
+class Tokens(nn.Module):
+    """A class token and one token for each of 4 x 4 patches of 16 px."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.first = nn.Parameter(torch.randn(1, 1, width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).mT
+        return torch.cat([self.first.expand(len(images), -1, -1), patches], dim=1)
+
+
+class Grouped(nn.Module):
+    """Self-attention of 6 heads of queries and 2 of keys and values, computed by torch."""
+
+    num_heads, num_kv_heads = 6, 2
+
+    def __init__(self, width: int, head: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, 6 * head)
+        self.k_proj, self.v_proj = nn.Linear(width, 2 * head), nn.Linear(width, 2 * head)
+        self.proj, self.head = nn.Linear(6 * head, width), head
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        queries, keys, values = (
+            part(tokens).unflatten(-1, (-1, self.head)).transpose(1, 2)
+            for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        # What it makes of the identity as values are the weights themselves.
+        identity = torch.eye(tokens.shape[1]).expand(len(tokens), 2, -1, -1)
+        self.weights, mixed = (
+            nn.functional.scaled_dot_product_attention(queries, keys, some, enable_gqa=True)
+            for some in (identity, values)
+        )
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+def test_queries_that_share_keys_in_groups() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(Tokens(12), Grouped(12, 4))
+    encoder = Encoder(module, "1", 64, layout="tokens", prefix_tokens=1)
+    found = encoder.attention(made_images(64))
+    assert found.queries.shape == found.keys.shape == (2, 6, 17, 4)
+    torch.testing.assert_close(weights_of(found), module[1].weights)
+    assert (module[1].weights[:, 1] - module[1].weights[:, 4]).abs().max() > 1e-3
+
+
 def test_torchvisions_attention() -> None:
     torch.manual_seed(0)
     module = models.VisionTransformer(64, 16, 2, 3, 48, 96)
