@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import ColorJitter
 from torchvision.transforms.v2 import functional as F
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
@@ -36,9 +37,11 @@ def torchvisions_chain(pixels: torch.Tensor, u: np.ndarray, s: AugmentSettings) 
     """The chain of one uint8 image (3, S, S), from its eleven uniform numbers."""
     picture = F.to_dtype(pixels, torch.float32, scale=True)
     if u[0] < s.jitter_p:
-        ranges = [s.brightness, s.contrast, s.saturation]
-        factors = [1 - r + 2 * r * x for r, x in zip(ranges, u[2:5], strict=True)]
-        factors.append(-s.hue + 2 * s.hue * u[5])
+        jitter = ColorJitter(s.brightness, s.contrast, s.saturation, s.hue)
+        # None where there is no strength.
+        ranges = [jitter.brightness or (1, 1), jitter.contrast or (1, 1)]
+        ranges += [jitter.saturation or (1, 1), jitter.hue or (0, 0)]
+        factors = [low + (high - low) * x for (low, high), x in zip(ranges, u[2:6], strict=True)]
         for step in list(itertools.permutations(range(4)))[int(u[1] * 24)]:
             picture = STEPS[step](picture, float(np.float32(factors[step])))
     if u[6] < s.grayscale_p:
@@ -102,10 +105,17 @@ def test_crops_are_left_as_they_were():
     assert torch.equal(made.views[0], before)
 
 
-@pytest.mark.parametrize("strength", ["brightness", "contrast", "saturation", "hue"])
-def test_a_jitter_of_one_strength_takes_that_step_alone(strength):
+@pytest.mark.parametrize(
+    ("name", "strength"),
+    [
+        *itertools.product(["brightness", "contrast", "saturation", "hue"], [0.5]),
+        *itertools.product(["brightness", "contrast", "saturation"], [1.0, 1.8]),
+    ],
+)
+def test_a_jitter_of_one_strength_takes_that_step_alone(name, strength):
+    """Above 1, factors begin at 0: what was drawn below it would make negatives."""
     strengths = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
-    settings = AugmentSettings(**(strengths | {strength: 0.5}), grayscale_p=0.0)
+    settings = AugmentSettings(**(strengths | {name: strength}), grayscale_p=0.0)
     groups = [ViewGroup(1, 8, augment=settings)]
     keys = [str(i) for i in range(40)]
     made = batch(keys, groups)
