@@ -267,4 +267,4 @@ def _same_shape(frame: tuple[int, int], stored: tuple[int, int]) -> bool:
         return True
     # Resized, both sides are rounded to pixels: each is off by less than one.
     turned = (width, height) == (h, w)
-    return not turned and abs(width * h - height * w) <= width + height
+    return not turned and abs(width * h - height * w) < width + height

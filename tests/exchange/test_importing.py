@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from made_images import HEIGHT, WIDTH, boxes_by_key, f32, folder_of, image
 from PIL import Image
@@ -23,6 +24,7 @@ from ccrop_pipeline.exchange import (
     read_coco,
     read_csv,
     read_masks,
+    read_yolo,
 )
 from ccrop_pipeline.exchange.importing import in_shares
 from ccrop_pipeline.images import image_hash, open_source, pack
@@ -135,6 +137,46 @@ def test_a_resized_image_keeps_its_shape_and_a_turned_one_does_not(width, height
         assert shares.tolist() == [[0, 0, 0.5, 1]]
     if width != height:
         assert in_shares(annotated, height, width) is None
+
+
+@given(*[st.integers(16, 400)] * 3, st.integers(-4, 4))
+@example(100, 50, 53, -1)  # to 53 x 25: no factor is close enough to both 0.53 and 0.5
+@example(100, 50, 52, -1)
+def test_a_resized_image_is_one_whose_sides_one_factor_explains(width, height, w, off):
+    """Each side is off by less than a pixel, which leaves an open interval of factors."""
+    h = max(1, round(w * height / width) + off)
+    annotated = Annotated(np.array([[0, 0, width / 2, height]]), (width, height))
+    low, high = (
+        [Fraction(stored + off, side) for stored, side in ((w, width), (h, height))]
+        for off in (-1, 1)
+    )
+    explained = max(low) < min(high) and ((w, h) != (height, width) or w == h)
+    assert (in_shares(annotated, w, h) is not None) == explained
+
+
+def test_what_rounding_leads_out_of_an_image_was_not_cut_off(tmp_path):
+    """Labels of YOLO have six decimals; half of the last one of centre and size is .75e-6."""
+    root = folder_of(tmp_path / "photos", [f"{number}.jpg" for number in range(500)])
+    (tmp_path / "labels").mkdir()
+    for number in range(500):
+        x, y = (number * 7919 % 997 + 1) / 1000, (number * 104729 % 991 + 1) / 993
+        # Of the left and the top edge, or of the right and the lower one.
+        centre = (x / 2, y / 2) if number % 2 else (1 - x / 2, 1 - y / 2)
+        label = f"0 {centre[0]:.6f} {centre[1]:.6f} {x:.6f} {y:.6f}\n"
+        (tmp_path / f"labels/{number}.txt").write_text(label)
+    labels, source = read_yolo(tmp_path / "labels"), open_source(root)
+    edges = np.concatenate([labels.read(name).boxes for name in labels.names])
+    assert ((edges < 0) | (edges > 1)).any()
+    _, counts = import_boxes(source, labels, tmp_path / "out", Several())
+    assert (counts.boxes, counts.clipped) == (500, 0)
+
+
+@pytest.mark.parametrize("box", [[-2e-5, 0, 1, 1], [0, 0, 1, 1 + 2e-5]])
+def test_what_reaches_further_out_of_an_image_was(box, tmp_path):
+    """A pixel of an image 50,000 px wide."""
+    source = open_source(folder_of(tmp_path / "photos", ["a.jpg"]))
+    _, counts = import_boxes(source, made(a=[box]), tmp_path / "out", Several())
+    assert (counts.boxes, counts.clipped) == (1, 1)
 
 
 def test_a_mask_of_another_size_counts_by_shares(tmp_path):

@@ -129,6 +129,22 @@ def test_pixels_must_be_said(form, tmp_path):
     assert in_shares(found.read("b"), 40, 20).tolist() == [[0, 0.25, 0.5, 0.5]]
 
 
+@pytest.mark.parametrize("form", ["csv", "npz"])
+@pytest.mark.parametrize(("edge", "refused"), [(1.999, False), (2, True)])
+def test_edges_of_two_or_more_are_pixels(form, edge, refused, tmp_path):
+    path = tmp_path / f"b.{form}"
+    if form == "csv":
+        path.write_text(f"key,x_min,y_min,x_max,y_max\na,0,0,1,{edge}\n")
+    else:
+        np.savez(path, keys=["a"], boxes=[[0, 0, 1, edge]])
+    reader = {"csv": read_csv, "npz": read_npz}[form]
+    if refused:
+        with pytest.raises(CcropError, match="as large as 2,"):
+            reader(path, False)
+    else:
+        assert read(reader(path, False), "a") == ([[0, 0, 1, edge]], "shares")
+
+
 @pytest.mark.parametrize(
     "text", ["", "key,x_min,y_min,x_max\na,0,0,1\n", "x_min,y_min,x_max,y_max\n0,0,1,1\n",
              "key,x_min,y_min,x_max,y_max\na,0,0,1,one\n"]
