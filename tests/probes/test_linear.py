@@ -107,6 +107,22 @@ def test_scale_and_shift_of_a_channel_do_not_matter_and_a_constant_one_is_harmle
     assert 0.5 < plain.accuracy < 0.99
 
 
+def test_a_channel_that_is_constant_but_for_rounding_counts_for_nothing():
+    """Its last bit is the label in training, and another one in the test."""
+    parts = [gaussians(n, s, distance=2) for n, s in [(300, 0), (100, 1), (300, 2)]]
+    plain = linear_probe(*parts)
+    with_channel = []
+    for part, shift in zip(parts, (0, 0, 1), strict=True):
+        bits = (part.labels + shift) % 3 == 0
+        channel = torch.where(bits, 9.1, torch.nextafter(torch.tensor(9.1), torch.tensor(10.0)))
+        values = torch.cat([part.values, channel[:, None]], 1)
+        with_channel.append(Features(values, part.labels))
+    assert with_channel[0].values[:, -1].std() > 0
+    other = linear_probe(*with_channel)
+    assert other.accuracy == pytest.approx(plain.accuracy, abs=0.004)
+    assert other.tried == pytest.approx(plain.tried, abs=0.011)
+
+
 def test_the_test_images_choose_nothing():
     fitted, validation, test = (
         gaussians(n, s, distance=1) for n, s in [(60, 0), (60, 1), (500, 2)]
