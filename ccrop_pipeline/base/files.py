@@ -1,6 +1,7 @@
 """Files that are either wholly there or not at all."""
 
 import filecmp
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from ccrop_pipeline.base.addresses import Location, explained, file_system, is_address
 from ccrop_pipeline.errors import CcropError
@@ -26,43 +27,59 @@ class TargetTakenError(CcropError):
 
 @contextmanager
 def written_aside(
-    target: Path, *, folder: Path | None = None, replace: bool = False
+    target: Path, *, replace: bool = False, folder: Path | None = None
 ) -> Iterator[Path]:
     """Yield a hidden path to write to; on leaving, sync it and move it to `target`.
 
-    A target with the very same bytes is left as it is, so that work done twice does no harm. Of
-    several writers at once the first one stays.
+    Where writing fails, as on a full disk, `target` stays as it was, and nothing is left behind.
 
     Args:
         target: The file to write.
+        replace: As in `appear`.
         folder: Where the hidden path is, on the same disk; None: beside `target`.
-        replace: Whether to put it in the place of a target with other bytes.
 
     Raises:
-        TargetTakenError: If `target` is there with other bytes; it is not touched.
+        TargetTakenError: If `target` may not be replaced and is there with other bytes.
     """
     aside = (folder or target.parent) / hidden_name(target.name)
     try:
         yield aside
-        # Nothing is synced for a file that is there already.
-        if replace or not target.exists():
-            sync(aside)
-        if replace:
-            aside.replace(target)
-        if replace or _appear(aside, target):
-            sync(target.parent)
-        elif not filecmp.cmp(aside, target, shallow=False):
-            raise TargetTakenError(target)
+        appear(aside, target, replace=replace)
     finally:
         aside.unlink(missing_ok=True)
 
 
+def appear(aside: Path, target: Path, *, replace: bool = False) -> None:
+    """Sync a file that was written aside and move it to `target`.
+
+    Args:
+        aside: The file, on the same disk as `target`.
+        target: Where it is to be.
+        replace: Whether it takes the place of a file that is there. If not, one with the very same
+            bytes is left as it is, so that work done twice does no harm, and of several writers at
+            once the first one stays.
+
+    Raises:
+        TargetTakenError: If `target` may not be replaced and is there with other bytes.
+    """
+    # Nothing is synced for a file that is there already.
+    if replace or not target.exists():
+        sync(aside)
+    if replace:
+        aside.replace(target)
+    elif not _link(aside, target):
+        if not filecmp.cmp(aside, target, shallow=False):
+            raise TargetTakenError(target)
+        return
+    sync(target.parent)
+
+
 def hidden_name(name: str) -> str:
-    """Give a name of its own for a file that is being written."""
+    """Return a name of its own for a file that is being written."""
     return f".{name}.{secrets.token_hex(8)}.tmp"
 
 
-def _appear(aside: Path, target: Path) -> bool:
+def _link(aside: Path, target: Path) -> bool:
     # Unlike a rename, a link never takes the place of what another process wrote meanwhile.
     try:
         target.hardlink_to(aside)
@@ -87,21 +104,10 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[BinaryIO]:
-    """Gives a file beside `target` to write to; on leaving, syncs it and moves it there.
-
-    Where writing fails, as on a full disk, nothing is left behind.
-    """
-    aside = target.with_name(hidden_name(target.name))
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # File systems of which a file shows up whole or not at all, without being written aside.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
-from ccrop_pipeline.base.files import TargetTakenError
+from ccrop_pipeline.base.files import TargetTakenError, sha256_of
 from ccrop_pipeline.base.values import from_plain, parse_json
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.provenance import (
@@ -302,9 +302,3 @@ def strangers(folder: Path) -> list[str]:
     found = {path for path in folder.iterdir() if path.name not in (MANIFEST, CARD, DATA)}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
     return sorted(str(path.relative_to(folder)) for path in found if path.suffix != ".tmp")
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file; lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

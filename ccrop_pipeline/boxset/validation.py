@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
+from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.manifest import (
     Manifest,
     ShardEntry,
     read_manifest,
-    sha256_of,
     strays,
 )
 from ccrop_pipeline.boxset.rules import Problem

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
 
@@ -77,17 +78,11 @@ def expect_shares(boxes: NDArray[np.float64], where: Path) -> None:
         )
 
 
-def file_digest(path: Path) -> str:
-    """Hash a file; lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def folder_digest(root: Path, files: Iterable[Path]) -> str:
     """Hash files with their paths below a folder; lower-case hex."""
     whole = hashlib.sha256()
     for path in files:
-        whole.update(f"{path.relative_to(root).as_posix()}\0{file_digest(path)}\n".encode())
+        whole.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
     return whole.hexdigest()
 
 

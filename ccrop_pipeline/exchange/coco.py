@@ -12,12 +12,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
-    file_digest,
     found_boxes,
     in_pixels,
 )
@@ -51,7 +51,7 @@ def read_coco(path: Path) -> Annotations:
             f"{path} gives {len(images)} images only {len(found)} different names. Give each "
             "file_name its folder, or import the parts one by one."
         )
-    return Annotations("coco", list(found), found.__getitem__, file_digest(path))
+    return Annotations("coco", list(found), found.__getitem__, sha256_of(path))
 
 
 def _array(boxes: list[list[float]]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, STATUSES
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
     expect_shares,
-    file_digest,
     grouped,
 )
 
@@ -60,7 +60,7 @@ def read_csv(path: Path, pixels: bool) -> Annotations:
 
 def _annotations(names: list[str], boxes: Any, kind: str, path: Path, pixels: bool) -> Annotations:
     found = grouped(names, boxes)
-    digest = file_digest(path)
+    digest = sha256_of(path)
     if pixels:
         return Annotations(
             f"{kind} in pixels", list(found), lambda n: Annotated(found[n], "stored"), digest
@@ -98,7 +98,7 @@ def read_npz(path: Path, pixels: bool) -> Annotations:
     frame: Any = "stored" if pixels else "shares"
     kind = "npz in pixels" if pixels else "npz"
     return Annotations(
-        kind, list(found), lambda name: Annotated(found[name], frame), file_digest(path)
+        kind, list(found), lambda name: Annotated(found[name], frame), sha256_of(path)
     )
 
 

@@ -1,7 +1,6 @@
 """Writing the backbone of a run for other programs, and checking what was written."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -9,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.base.files import hidden_name
+from ccrop_pipeline.base.files import appear, hidden_name
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.export.detectron2 import (
     detectron2_file,
@@ -161,7 +160,7 @@ def export_backbone(
         content = detectron2_file(state) if form == "detectron2" else state
         _write(content, aside, {"backbone": backbone.name, "epoch": str(checkpoint.epoch)})
         difference = _check(aside, backbone, form)
-        aside.replace(out)
+        appear(aside, out, replace=True)
     finally:
         aside.unlink(missing_ok=True)
     lines = tuple(lines_for(backbone, form, out))
@@ -194,8 +193,6 @@ def _write(content: dict[str, Any], path: Path, about: dict[str, str]) -> None:
         path.write_bytes(_sorted_metadata(save(content, metadata={"format": "pt", **about})))
     else:
         torch.save(content, path)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _sorted_metadata(file: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ccrop_pipeline.base.files import replacing
+from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
 from ccrop_pipeline.models.own_checkpoints import (
@@ -55,11 +55,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint aside, syncs it and moves it to `path`, replacing an older one."""
+    """Write a checkpoint aside, syncs it and moves it to `path`, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"kind": OWN_KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
-    with replacing(path) as file:
-        torch.save(content, file)
+    with written_aside(path, replace=True) as aside:
+        torch.save(content, aside)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccrop_pipeline.base.files import replacing
+from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import CcropError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Metrics:
     def take_up(self, epoch: int) -> None:
         """Drops records of epochs after `epoch`, which are about to be trained again."""
         kept = [record for record in self.records() if record["epoch"] <= epoch]
-        with replacing(self._file) as out:
-            out.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+        with written_aside(self._file, replace=True) as aside:
+            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
         if self._folder:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.base.files import hidden_name, replacing
+from ccrop_pipeline.base.files import hidden_name, written_aside
 from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
@@ -78,8 +78,8 @@ class Run:
         if not old and any(not entry.name.startswith(".") for entry in self._others()):
             raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder")
         content = {**identity, _PLACES: {"source": source}, _ID: secrets.token_hex(8)}
-        with replacing(self.folder / _STARTED) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+        with written_aside(self.folder / _STARTED, replace=True) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
         if old:
             # What another process holds open may stay, hidden: it is in nobody's way.
             shutil.rmtree(old, ignore_errors=True)
