@@ -11,8 +11,8 @@ import numpy as np
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.decode import extension_by_name
-from ccrop_pipeline.images.keys import Keys, shard_names, shard_range
-from ccrop_pipeline.images.source import Sample, digest
+from ccrop_pipeline.images.keys import Keys, numbered_shards
+from ccrop_pipeline.images.source import Sample, digest, part_of
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,14 @@ class FolderSource:
         """Names of the first-level folders that hold images, sorted."""
         return tuple(sorted({key.partition("/")[0] for key in self.keys if "/" in key}))
 
-    @property
+    @cached_property
+    def _rows(self) -> dict[str, range]:
+        return numbered_shards(self.root.resolve().name or "images", len(self.keys))
+
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         """`NAME-000000` and so on, after the folder's name."""
-        return shard_names(self.root.resolve().name or "images", len(self.keys))
+        return tuple(self._rows)
 
     def read(self, shard: str) -> Iterator[Sample]:
         """Yield the samples of one shard in the order of their keys.
@@ -55,7 +59,7 @@ class FolderSource:
             CcropError: If a file has gone since the folder was walked.
         """
         label_of = {name: label for label, name in enumerate(self.classes)}
-        for i in shard_range(self.shards, shard, len(self.keys)):
+        for i in part_of(self._rows, shard):
             key = self.keys[i]
             side_car = (self.root / key).with_suffix(".json")
             annotation = side_car.read_bytes() if side_car.is_file() else None

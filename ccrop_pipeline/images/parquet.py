@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.keys import (
-    IMAGES_PER_SHARD,
     Keys,
+    numbered_shards,
     refuse_duplicates,
-    shard_names,
-    shard_position,
 )
-from ccrop_pipeline.images.source import Sample, digest_files, known_label, read_classes
+from ccrop_pipeline.images.source import Sample, digest_files, known_label, part_of, read_classes
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,6 @@ BATCH_ROWS = 256  # encoded photographs of one batch stay below some 100 MB
 class _Piece(NamedTuple):
     """Rows of one file that make one shard."""
 
-    shard: str
     path: Path
     rows: range
 
@@ -146,13 +143,17 @@ class ParquetSource:
     paths: tuple[Path, ...]
 
     @cached_property
-    def _pieces(self) -> tuple[_Piece, ...]:
+    def _pieces(self) -> tuple[tuple[str, _Piece], ...]:
         return tuple(piece for path in self.paths for piece in _cut(path))
 
-    @property
+    @cached_property
+    def _piece_of(self) -> dict[str, _Piece]:
+        return dict(self._pieces)
+
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         """Stems of the files, numbered where a file was cut."""
-        return tuple(piece.shard for piece in self._pieces)
+        return tuple(shard for shard, _ in self._pieces)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -165,7 +166,7 @@ class ParquetSource:
         Raises:
             CcropError: If the file is damaged, lacks an image column, or a row has no bytes.
         """
-        piece = self._pieces[shard_position(self.shards, shard)]
+        piece = part_of(self._piece_of, shard)
         with open_parquet(piece.path) as file:
             columns = find_columns(file.schema_arrow, piece.path)
             for batch in _batches(file, piece, columns):
@@ -210,7 +211,7 @@ class ParquetIndex:
         labels: list[np.ndarray[Any, Any]] = []
         sizes: list[int] = []
         chunks: list[Any] = []
-        for piece in source._pieces:
+        for _, piece in source._pieces:
             with open_parquet(piece.path) as file:
                 columns = find_columns(file.schema_arrow, piece.path)
                 sizes.append(len(piece.rows))
@@ -249,13 +250,11 @@ def open_parquet(path: Path) -> Any:
         ) from error
 
 
-def _cut(path: Path) -> Iterator[_Piece]:
+def _cut(path: Path) -> Iterator[tuple[str, _Piece]]:
     with open_parquet(path) as file:
-        count = int(file.metadata.num_rows)
-    names = shard_names(path.stem, count)
-    for i, name in enumerate(names):
-        rows = range(i * IMAGES_PER_SHARD, min((i + 1) * IMAGES_PER_SHARD, count))
-        yield _Piece(name if len(names) > 1 else path.stem, path, rows)
+        cut = numbered_shards(path.stem, int(file.metadata.num_rows))
+    for name, rows in cut.items():
+        yield name if len(cut) > 1 else path.stem, _Piece(path, rows)
 
 
 def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Any, ClassVar, NoReturn
 
 import xxhash
@@ -16,8 +17,7 @@ import xxhash
 from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
-from ccrop_pipeline.images.keys import shard_position
-from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest
+from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest, part_of
 from ccrop_pipeline.images.tar import Member, group, key_and_extension, parse_label
 
 _TAR_IN_COMMAND = re.compile(r"([^\s/'\"=]+)\.tar\b")
@@ -44,7 +44,11 @@ class RemoteTarSource:
     location: str
     urls: tuple[str, ...]
 
-    @property
+    @cached_property
+    def _url_of(self) -> dict[str, str]:
+        return dict(zip(self.shards, self.urls, strict=True))
+
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         """Stems of the tar files; of a command, that of the last one that it names."""
         return tuple(tar_name(url).removesuffix(".tar") for url in self.urls)
@@ -71,7 +75,7 @@ class RemoteTarSource:
             CcropError: If the tar cannot be read to its end, a sample has no image, or a key
                 comes twice.
         """
-        url = self.urls[shard_position(self.shards, shard)]
+        url = part_of(self._url_of, shard)
         opened = _output if self._piped else _object
         with _to_its_end(url), opened(url) as stream:
             for entry in group(_members(stream), url):

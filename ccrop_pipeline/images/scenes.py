@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +12,8 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccrop_pipeline.images.keys import Keys, shard_names, shard_range
-from ccrop_pipeline.images.source import Sample, digest
+from ccrop_pipeline.images.keys import Keys, numbered_shards
+from ccrop_pipeline.images.source import Sample, digest, part_of
 
 Floats = NDArray[np.floating[Any]]
 
@@ -197,10 +197,14 @@ class Scenes:
         """The parameters, for people."""
         return f"{self.count} generated scenes, {self.size} px, seed {self.seed}, {self.split}"
 
-    @property
+    @cached_property
+    def _rows(self) -> dict[str, range]:
+        return numbered_shards(self.split, self.count)
+
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         """`train-000000` and so on."""
-        return shard_names(self.split, self.count)
+        return tuple(self._rows)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -209,7 +213,7 @@ class Scenes:
 
     def read(self, shard: str) -> Iterator[Sample]:
         """Yield the samples of one shard."""
-        for i in shard_range(self.shards, shard, self.count):
+        for i in part_of(self._rows, shard):
             yield self.sample(i)
 
     def sample(self, i: int) -> Sample:

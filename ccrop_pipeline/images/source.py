@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.errors import CcropError
 
+Part = TypeVar("Part")
 FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
 
 
@@ -89,6 +91,18 @@ class Source(Protocol):
         Raises:
             CcropError: If two images have one key, or there is no random access.
         """
+
+
+def part_of(parts: Mapping[str, Part], shard: str) -> Part:
+    """Return what a source knows of a shard, such as its file.
+
+    Raises:
+        ValueError: If there is no such shard.
+    """
+    if shard not in parts:
+        some = ", ".join(islice(parts, 5))
+        raise ValueError(f"no shard {shard!r}; there are {len(parts)}: {some} ...")
+    return parts[shard]
 
 
 def image_hash(image: bytes) -> int:

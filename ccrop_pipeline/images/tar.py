@@ -4,6 +4,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
@@ -12,8 +13,14 @@ import numpy as np
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
-from ccrop_pipeline.images.keys import Keys, refuse_duplicates, shard_position
-from ccrop_pipeline.images.source import Sample, digest_files, known_label, read_classes
+from ccrop_pipeline.images.keys import Keys, refuse_duplicates
+from ccrop_pipeline.images.source import (
+    Sample,
+    digest_files,
+    known_label,
+    part_of,
+    read_classes,
+)
 
 
 class Extent(NamedTuple):
@@ -177,7 +184,11 @@ class TarSource:
     location: str
     paths: tuple[Path, ...]
 
-    @property
+    @cached_property
+    def _path_of(self) -> dict[str, Path]:
+        return {path.stem: path for path in self.paths}
+
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         """Stems of the tar files."""
         return tuple(path.stem for path in self.paths)
@@ -193,7 +204,7 @@ class TarSource:
         Raises:
             CcropError: If the tar is damaged, a sample has no image, or a key comes twice.
         """
-        path = self.paths[shard_position(self.shards, shard)]
+        path = part_of(self._path_of, shard)
         with open_tar(path) as file:
             for entry in scan(path):
                 yield _sample(file.fileno(), entry, path)

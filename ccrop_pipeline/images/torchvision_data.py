@@ -12,8 +12,8 @@ import numpy as np
 
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images.keys import Keys, shard_names, shard_range
-from ccrop_pipeline.images.source import Sample, digest, known_label
+from ccrop_pipeline.images.keys import Keys, numbered_shards
+from ccrop_pipeline.images.source import Sample, digest, known_label, part_of
 
 Split = Literal["train", "test"]
 _Splits = dict[str, dict[str, Any]]
@@ -86,10 +86,14 @@ class TorchvisionSource:
         """The torchvision object, yielding file bytes where it can."""
         return _open_dataset(self.name, self.root, self.split, download=False)
 
-    @property
+    @cached_property
+    def _rows(self) -> dict[str, range]:
+        return numbered_shards(self.split, len(self.dataset))
+
+    @cached_property
     def shards(self) -> tuple[str, ...]:
         """`train-000000` and so on."""
-        return shard_names(self.split, len(self.dataset))
+        return tuple(self._rows)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -99,7 +103,7 @@ class TorchvisionSource:
 
     def read(self, shard: str) -> Iterator[Sample]:
         """Yield the samples of one shard in the data set's order."""
-        for i in shard_range(self.shards, shard, len(self.dataset)):
+        for i in part_of(self._rows, shard):
             image, label = self.dataset[i]
             yield Sample(f"{self.split}-{i:06d}", _encoded(image), known_label(label))
 

@@ -2,6 +2,8 @@ import json
 import pickle
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 from hypothesis import given
@@ -9,15 +11,24 @@ from hypothesis import strategies as st
 from made_sources import DATA, needs_data, picture
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import image_hash, open_source, true_boxes
+from ccrop_pipeline.images import (
+    ParquetSource,
+    RemoteTarSource,
+    Scenes,
+    TarSource,
+    image_hash,
+    open_source,
+    pack,
+    true_boxes,
+)
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.keys import (
     IMAGES_PER_SHARD,
     Keys,
+    numbered_shards,
     refuse_duplicates,
-    shard_names,
-    shard_range,
 )
+from ccrop_pipeline.images.source import part_of
 
 
 def test_image_hash_is_xxh3_of_64_bits():
@@ -52,16 +63,46 @@ def test_duplicates_are_named_with_both_places():
 
 @given(st.integers(0, 5 * IMAGES_PER_SHARD))
 def test_shards_cut_every_image_exactly_once(count):
-    names = shard_names("x", count)
-    rows = [shard_range(names, name, count) for name in names]
+    shards = numbered_shards("x", count)
+    rows = list(shards.values())
+    assert list(shards) == [f"x-{i:06d}" for i in range(len(rows))]
     assert sum(len(r) for r in rows) == count
     assert all(0 < len(r) <= IMAGES_PER_SHARD for r in rows)
-    assert [r.start for r in rows] == [i * IMAGES_PER_SHARD for i in range(len(names))]
+    assert [r.start for r in rows] == [i * IMAGES_PER_SHARD for i in range(len(rows))]
 
 
 def test_an_unknown_shard_is_the_programmers_error():
-    with pytest.raises(ValueError, match="no shard 'y-000000'"):
-        shard_range(("x-000000",), "y-000000", 3)
+    with pytest.raises(ValueError, match="no shard 'y-000000'; there are 1: x-000000"):
+        part_of({"x-000000": range(3)}, "y-000000")
+
+
+class Counted(tuple):
+    """A tuple that counts how often somebody goes through it."""
+
+    times = 0
+
+    def __iter__(self):
+        self.times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("kind", ["tar", "remote", "parquet"])
+def test_shards_are_named_once_however_many_are_read(kind, tmp_path):
+    shards = 30
+    pack(Scenes(shards, size=16), tmp_path / "tars", max_images=1)
+    paths = Counted(sorted((tmp_path / "tars").glob("*.tar")))
+    if kind == "remote":
+        paths = Counted(f"file://{path}" for path in paths)
+    if kind == "parquet":
+        table = pa.table({"image": [picture(0)]})
+        paths = Counted(tmp_path / f"{i}.parquet" for i in range(shards))
+        for path in paths:
+            pq.write_table(table, path)
+    made = {"tar": TarSource, "remote": RemoteTarSource, "parquet": ParquetSource}[kind]
+    source, before = made("here", paths), paths.times
+    assert sum(len(list(source.read(shard))) for shard in source.shards) == shards
+    assert paths.times - before <= 2
+    assert source.shards is source.shards
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
