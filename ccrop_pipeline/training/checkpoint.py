@@ -41,21 +41,21 @@ class Checkpoint:
     optimizer: dict[str, Any]
 
     def backbone(self, which: Which = "online") -> Backbone:
-        """The online or the momentum encoder of this state.
+        """Return the online or the momentum encoder of this state.
 
         Raises:
-            CcropError: When the method has no momentum encoder.
+            CcropError: If the method has no momentum encoder.
         """
         return own_backbone(self.recipe.backbone, self.method, which)
 
     def encoder(self, device: torch.device | str = "cpu", which: Which = "online") -> Encoder:
-        """One of the encoders as `compute_boxes` wants it."""
+        """Return one of the encoders as `compute_boxes` wants it."""
         content = {"epoch": self.epoch, "recipe": self.recipe.to_dict(), "method": self.method}
         return own_encoder(content, device, which)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint aside, syncs it and moves it to `path`, replacing an older one."""
+    """Write a checkpoint aside, sync it and move it to `path`, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"kind": OWN_KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
     with written_aside(path, replace=True) as aside:
@@ -63,19 +63,19 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, or the newest one of a run.
+    """Read a checkpoint, or the newest one of a run.
 
     Args:
         path: A checkpoint file or the folder of a run.
 
     Raises:
-        CcropError: When there is none, or the file is none of ours.
+        CcropError: If there is none, or the file is none of ours.
     """
     file = path / NEWEST if path.is_dir() else path
     if not file.is_file():
         raise CcropError(
             f"no checkpoint at {file}. Give the folder of a run that `ccrop train` has trained "
-            "for at least one epoch, or one of its checkpoints"
+            "for at least one epoch, or one of its checkpoints."
         )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -103,7 +103,7 @@ class StartingWeights:
         """The checkpoint.
 
         Raises:
-            CcropError: When there is none.
+            CcropError: If there is none.
         """
         return load_checkpoint(self.path)
 
@@ -113,7 +113,7 @@ class StartingWeights:
         return state_sha256(self.checkpoint.method)
 
     def give_to(self, method: nn.Module, name: str, backbone: str) -> str:
-        """Loads all weights into the same method, or the encoders into another one.
+        """Load all weights into the same method, or the encoders into another one.
 
         Args:
             method: Method that takes the weights.
@@ -124,13 +124,13 @@ class StartingWeights:
             What was loaded, in a line for people.
 
         Raises:
-            CcropError: When the backbones differ, or parts of the same method do.
+            CcropError: If the backbones differ, or parts of the same method do.
         """
         recipe = self.checkpoint.recipe
         if recipe.backbone != backbone:
             raise CcropError(
                 f"the weights in {self.path} are of the backbone {recipe.backbone!r}; this recipe "
-                f"has {backbone!r}. Set backbone to {recipe.backbone!r}, or leave out --load"
+                f"has {backbone!r}. Set backbone to {recipe.backbone!r}, or leave out `load`."
             )
         state = self.checkpoint.method
         if recipe.method.name == name:
@@ -152,5 +152,5 @@ class StartingWeights:
             reason = str(error).splitlines()[-1].strip()
             raise CcropError(
                 f"the weights in {self.path} do not fit this recipe: {reason}. Give the method "
-                "the settings it had there"
+                "the settings it had there."
             ) from error

@@ -43,7 +43,7 @@ class Trainer:
         overwrite: Whether to delete a run that lies in `folder`.
 
     Raises:
-        CcropError: When the folder holds another run, the box set or the source cannot be used
+        CcropError: If the folder holds another run, the box set or the source cannot be used
             or a setting makes no sense for them.
     """
 
@@ -87,7 +87,7 @@ class Trainer:
             self.observer.warning(slow)
 
     def train(self) -> None:
-        """Executes what is left of the plan."""
+        """Execute what is left of the plan."""
         self._resume()
         for stage in self.plan:
             if isinstance(stage, TrainStage):

@@ -25,7 +25,7 @@ def train_epoch(
     processes: Processes,
     observer: Observer,
 ) -> dict[str, Any]:
-    """Trains one epoch.
+    """Train one epoch.
 
     Args:
         epoch: Epoch, counted from 0.
@@ -40,7 +40,7 @@ def train_epoch(
         Record of the epoch: means over its steps and all processes.
 
     Raises:
-        CcropError: When the loss is not finite.
+        CcropError: If the loss is not finite.
     """
     steps = len(loader) // recipe.accumulate
     images_a_step = recipe.batch_size // processes.count * processes.count
@@ -79,12 +79,12 @@ def _expect_finite(loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise CcropError(
             f"the loss of epoch {epoch + 1} is {loss}. The newest checkpoint is of epoch "
-            f"{epoch}; start another run with a lower learning rate (optimizer.lr)"
+            f"{epoch}; start another run with a lower learning rate (optimizer.lr)."
         )
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Batches, each with the seconds that it was waited for."""
+    """Return the batches, each with the seconds that it was waited for."""
     while True:
         asked = time.perf_counter()
         batch = next(batches, None)

@@ -19,13 +19,13 @@ class FollowObserver(ComputeObserver):
     """Hears of everything and says nothing; a display overrides what it shows."""
 
     def waiting(self, what: str) -> None:
-        """Nothing is to be done until something happens; called once for each time."""
+        """Hear that nothing is to be done until something happens; once for each time."""
 
     def refreshing(self, epoch: int) -> None:
-        """Boxes are about to be computed from the checkpoint after so many epochs."""
+        """Hear that boxes are about to be computed from the checkpoint after so many epochs."""
 
     def refreshed(self, box_set: BoxSet, seconds: float) -> None:
-        """A box set is complete, after so many seconds."""
+        """Hear that a box set is complete, after so many seconds."""
 
 
 def follow(
@@ -37,12 +37,12 @@ def follow(
     poll_seconds: float = 5.0,
     ranks: Ranks = ALONE,
 ) -> int:
-    """Computes boxes for a run with `boxes.overlapped` until it ends.
+    """Compute boxes for a run with `boxes.overlapped` until it ends.
 
     A set that was begun is completed first, so that all who share the work are at the same one;
     then follows the newest checkpoint that the run has left: where computing is slower than
     training, those in between are passed over. When another run takes the place of the run, as
-    with `--overwrite`, that one is followed from then on.
+    when it is overwritten, that one is followed from then on.
 
     Args:
         run: The run; it need not have begun.
@@ -57,7 +57,7 @@ def follow(
         Number of box sets that this process completed.
 
     Raises:
-        CcropError: When the run computes its boxes itself, or its images are not to be found.
+        CcropError: If the run computes its boxes itself, or its images are not to be found.
     """
     poll, done = _Poll(observer, poll_seconds), 0
     while True:
@@ -105,8 +105,8 @@ class _Follower:
         started = run.started()
         if not started["recipe"]["boxes"]["overlapped"]:
             raise CcropError(
-                f"{run.folder} computes its boxes itself. Start it with --set "
-                "boxes.overlapped=true to let another process do so"
+                f"{run.folder} computes its boxes itself. Start it with "
+                "boxes.overlapped=true to let another process do so."
             )
         self._epochs = started["recipe"]["epochs"]
         self._source = open_source(run.source())
@@ -121,7 +121,7 @@ class _Follower:
         return self._run.exists and self._run.id != self._id
 
     def next(self, poll: _Poll) -> int | None:
-        """Waits for boxes to compute; gives their epoch, None when the run is no more to follow."""
+        """Wait for boxes to compute; return their epoch, None when the run has ended."""
         while not self.replaced:
             if self._ended():
                 return None
@@ -135,7 +135,7 @@ class _Follower:
         return None
 
     def compute(self, epoch: int) -> bool:
-        """Computes the boxes of an epoch; whether they are complete."""
+        """Compute the boxes of an epoch; return whether they are complete."""
         folder = self._run.folder / box_folder(epoch)
         # At once, and not with the first shard: those who share the work look for it.
         folder.mkdir(parents=True, exist_ok=True)

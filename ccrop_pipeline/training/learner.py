@@ -14,7 +14,7 @@ from ccrop_pipeline.training.processes import Processes
 
 
 def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Builds the optimizer of all that a method trains.
+    """Build the optimizer of all that a method trains.
 
     Parameters are grouped by what they have in common: a group has "fixed_rate" (its learning
     rate stays at the peak) and "decays" (weight decay covers it). LARS leaves a group that does
@@ -25,7 +25,7 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
         settings: Kind of optimizer and its numbers.
 
     Raises:
-        CcropError: LARS without weight decay, which would be plain SGD.
+        CcropError: If LARS without weight decay, which would be plain SGD.
     """
     groups = _groups(method, settings)
     if settings.name == "adamw":
@@ -36,7 +36,7 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
         raise CcropError(
             "optimizer.name is 'lars' and the weight decay is or becomes 0: parameters that do "
             "not decay get no trust ratio, so this would be plain SGD. Set "
-            "optimizer.weight_decay above 0 (SimCLR has 1e-6), or optimizer.name to 'sgd'"
+            "optimizer.weight_decay above 0 (SimCLR has 1e-6), or optimizer.name to 'sgd'."
         )
     from lightly.utils.lars import LARS
 
@@ -51,7 +51,7 @@ def set_rates(
     steps: int,
     steps_per_epoch: int,
 ) -> float:
-    """Sets learning rate and weight decay of every group for a step.
+    """Set learning rate and weight decay of every group for a step.
 
     Args:
         optimizer: From `build_optimizer`.
@@ -113,7 +113,7 @@ class Learner:
         started_from: What was loaded, in a line for people; None where nothing was.
 
     Raises:
-        CcropError: When boxes are to come from a momentum encoder that the method has not.
+        CcropError: If boxes are to come from a momentum encoder that the method has not.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Learner:
         self._wrapped, self._stepper = self._fabric.setup(method, self._optimizer)
 
     def step(self, parts: Iterable[Sequence[Tensor]], epoch: int, step: int) -> StepResult:
-        """Learns from one batch.
+        """Learn from one batch.
 
         Args:
             parts: Views of the batch, in as many parts as the recipe accumulates; each view is
@@ -179,11 +179,11 @@ class Learner:
         return StepResult(torch.stack(losses).mean(), torch.stack(spreads).mean(), lr)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """State dicts of the method and of the optimizer."""
+        """Return the state dicts of the method and of the optimizer."""
         return self.method.state_dict(), self._optimizer.state_dict()
 
     def load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Takes up a state."""
+        """Load a state."""
         self.method.load_state_dict(method)
         self._optimizer.load_state_dict(optimizer)
 
@@ -192,7 +192,7 @@ def _expect_encoder(recipe: Recipe, method: Method) -> None:
     if recipe.boxes.refresh_from == "momentum" and method.momentum_backbone is None:
         raise CcropError(
             f"boxes.refresh_from is 'momentum', but {recipe.method.name} has no momentum encoder. "
-            "Set it to 'online'"
+            "Set it to 'online'."
         )
 
 

@@ -38,14 +38,14 @@ class Loading:
 
 
 def open_loader(inputs: Inputs, recipe: Recipe, machine: Machine, ranks: Ranks = ALONE) -> Loading:
-    """Chooses and opens a loader.
+    """Choose and open a loader.
 
     Images that can be decoded into the memory allowed stay on the device; other sources are read
     by random access, and those that do not offer it in a stream. A batch of the loader is a part
     of a step where the recipe accumulates; of several processes each has its portion of it.
 
     Raises:
-        CcropError: When there are fewer images than a batch has, a process would have fewer than
+        CcropError: If there are fewer images than a batch has, a process would have fewer than
             two of a part or none of a whole step, or the source is damaged.
     """
     _expect_two_images(recipe, ranks.world_size)
@@ -118,7 +118,7 @@ def _expect_two_images(recipe: Recipe, processes: int) -> None:
             f"batch_size is {recipe.batch_size} and accumulate {recipe.accumulate}: each of "
             f"{processes} processes would compute parts of {own} images, and needs 2 or more. "
             f"Set batch_size to {2 * recipe.accumulate * processes} or more, lower accumulate, "
-            "or start fewer processes"
+            "or start fewer processes."
         )
 
 
@@ -128,12 +128,13 @@ def _expect_a_batch(images: int, inputs: Inputs, batch_size: int, processes: int
     location = inputs.source.location
     if processes == 1:
         raise CcropError(
-            f"{location} has {images} images, less than one batch of {batch_size}. Lower batch_size"
+            f"{location} has {images} images, less than one batch of {batch_size}. Lower "
+            "batch_size."
         )
     raise CcropError(
         f"of the shards of {location}, one of {processes} processes may have no more than "
         f"{images} images, less than its {batch_size} of a batch. Lower batch_size, start fewer "
-        "processes, or pack the images into more shards of equal size"
+        "processes, or pack the images into more shards of equal size."
     )
 
 

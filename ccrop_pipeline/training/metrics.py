@@ -17,15 +17,15 @@ FILE = "metrics.jsonl"
 class Metrics:
     """The records of a run, one JSON object a line.
 
-    Every record has an entry ``epoch``, the epochs trained so far, and ``stage``: "train" for
+    Every record has an entry `epoch`, the epochs trained so far, and `stage`: "train" for
     an epoch of training, "refresh" for a box set.
 
     Args:
         folder: Folder of the run.
-        tensorboard: Whether numbers also go to ``tensorboard/`` in it.
+        tensorboard: Whether numbers also go to `tensorboard/` in it.
 
     Raises:
-        CcropError: When TensorBoard is asked for and not installed.
+        CcropError: If TensorBoard is asked for and not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False) -> None:
@@ -36,13 +36,13 @@ class Metrics:
             _expect_tensorboard()
 
     def records(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """All whole records so far, or those of one kind of stage."""
+        """Return all whole records so far, or those of one kind of stage."""
         lines = self._file.read_text().splitlines(keepends=True) if self._file.is_file() else []
         records = [json.loads(line) for line in lines if line.endswith("\n")]
         return [record for record in records if stage in (None, record.get("stage"))]
 
     def take_up(self, epoch: int) -> None:
-        """Drops records of epochs after `epoch`, which are about to be trained again."""
+        """Drop records of epochs after `epoch`, which are about to be trained again."""
         kept = [record for record in self.records() if record["epoch"] <= epoch]
         with written_aside(self._file, replace=True) as aside:
             aside.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
@@ -52,7 +52,7 @@ class Metrics:
             self._writer = SummaryWriter(str(self._folder), purge_step=epoch + 1)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Appends one record."""
+        """Append one record."""
         with self._file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self._writer:
@@ -67,6 +67,6 @@ def _expect_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise CcropError(
-            "--tensorboard needs the package tensorboard, which is not installed. Install it, or "
-            "leave the option out: metrics.jsonl has the same numbers"
+            "`tensorboard` needs the package tensorboard, which is not installed. Install it, or "
+            "leave it out: metrics.jsonl has the same numbers."
         ) from error

@@ -31,18 +31,18 @@ class Probe:
     settings: KnnSettings
 
     def due(self, epoch: int, epochs: int) -> bool:
-        """Whether a run of so many epochs is probed after this one, the first being 1."""
+        """Tell whether a run of so many epochs is probed after this one, the first being 1."""
         return epoch == epochs or epoch % self.settings.every == 0
 
     def record(self, encoder: Encoder, threads: int) -> dict[str, Any]:
-        """The accuracy, and what it depends on.
+        """Return the accuracy, and what it depends on.
 
         Args:
             encoder: What is probed; similarities are computed on its device.
             threads: Decoding threads.
 
         Raises:
-            CcropError: When no image can be read.
+            CcropError: If no image can be read.
         """
         bank, queries = (embed(part, encoder, threads) for part in (self.bank, self.queries))
         return {
@@ -54,7 +54,7 @@ class Probe:
 
 
 def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) -> Probe | None:
-    """Finds what a run can be probed on.
+    """Find what a run can be probed on.
 
     Args:
         inputs: Images of the run, and those of the test if there are any.
@@ -65,7 +65,7 @@ def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) 
         The probe; None where the recipe wants none or the images of the run have no labels.
 
     Raises:
-        CcropError: When the images of the test have no labels or other classes, or too few images
+        CcropError: If the images of the test have no labels or other classes, or too few images
             have labels for a sixth of them to be held out.
     """
     if not settings.every or index is None:

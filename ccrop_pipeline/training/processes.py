@@ -60,10 +60,10 @@ class Processes:
         return self.ranks.rank == 0
 
     def once(self, action: Callable[[], T]) -> T:
-        """Lets the first process do something, the others wait; all have the result.
+        """Let the first process do something, the others wait; all have the result.
 
         Raises:
-            CcropError: In every process, when it is raised in the first.
+            CcropError: If in every process, when it is raised in the first.
         """
         if self.count == 1:
             return action()
@@ -79,11 +79,11 @@ class Processes:
         return cast(T, result)
 
     def wait(self) -> None:
-        """Waits until all processes are here."""
+        """Wait until all processes are here."""
         self.fabric.barrier()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Mean over processes of a tensor."""
+        """Return the mean over processes of a tensor."""
         return self._reduced(value, "mean")
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
@@ -102,7 +102,7 @@ def _fabric(device: torch.device, precision: str, ranks: Ranks) -> "Fabric":
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    # What it tells of itself at every start is of no use to whoever trains.
+    # What it tells of itself at every start is of no use to people who train.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
     settings: dict[str, Any] = {
@@ -111,7 +111,7 @@ def _fabric(device: torch.device, precision: str, ranks: Ranks) -> "Fabric":
     }
     if ranks.started_by == "variables" and ranks.world_size > 1:
         raise CcropError(
-            f"RANK is {ranks.rank} and WORLD_SIZE {ranks.world_size}, but LOCAL_WORLD_SIZE is not "
+            f"rANK is {ranks.rank} and WORLD_SIZE {ranks.world_size}, but LOCAL_WORLD_SIZE is not "
             "set: start several processes of training with torchrun or srun, or unset the two."
         )
     if ranks.started_by not in ("torchrun", "slurm"):
@@ -138,7 +138,7 @@ def _expect_gpus(device: torch.device, processes: int) -> None:
     if device.type == "cuda" and seen < processes:
         raise CcropError(
             f"this machine has {processes} processes, but this one sees {seen} GPUs. Start one "
-            "process for each GPU, and let each see all of them (srun --gpu-bind=none)"
+            "process for each GPU, and let each see all of them (srun --gpu-bind=none)."
         )
 
 
@@ -148,7 +148,7 @@ _BF16_SETS = ("AVX512", "AMX", "SVE")
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is slower than float32 there, for want of instructions.
+    """Tell whether bfloat16 is slower than float32 there, for want of instructions.
 
     Args:
         device: A CPU or a GPU; of other kinds nothing is known, and the answer is no.
@@ -161,7 +161,7 @@ def emulates_bf16(device: torch.device) -> bool:
 
 
 def slow_precision(precision: str, device: torch.device) -> str | None:
-    """What to tell a person whose precision is slow on this device; None: nothing.
+    """Return what to tell a person whose precision is slow on this device; None: nothing.
 
     Args:
         precision: As in `Recipe.precision`.

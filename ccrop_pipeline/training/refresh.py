@@ -25,7 +25,7 @@ def refresh_boxes(
     observer: ComputeObserver,
     ranks: Ranks,
 ) -> BoxSet | None:
-    """Computes the boxes of a source, or of a portion of it, from the checkpoint of an epoch.
+    """Compute the boxes of a source, or of a portion of it, from the checkpoint of an epoch.
 
     Every process reads the same file, so that all use the same weights and statistics.
 
@@ -55,7 +55,7 @@ def refresh_boxes(
 
 
 def newest_boxes(run: Path, latest: int | None = None) -> int | None:
-    """Epoch of the newest complete box set that the run has computed; None: there is none.
+    """Return the epoch of the newest complete box set of the run; None if there is none.
 
     Args:
         run: Folder of the run.
@@ -70,7 +70,7 @@ def newest_boxes(run: Path, latest: int | None = None) -> int | None:
 
 
 def due_boxes(run: Path) -> int | None:
-    """Epoch of the boxes that are to be computed next; None: nothing is to be done.
+    """Return the epoch of the boxes that are to be computed next; None: nothing is to be done.
 
     Told by what lies on disk alone, so that all who share the work agree: a set that somebody
     has begun goes before the newest checkpoint, and nothing is older than the newest complete set.
@@ -82,7 +82,7 @@ def due_boxes(run: Path) -> int | None:
 
 
 def left_to_others(run: Path, epoch: int, source: Source, ranks: Ranks) -> bool:
-    """Whether a box set lacks shards, and none of them is of this portion."""
+    """Tell whether a box set lacks shards, and none of them is of this portion."""
     missing = {*missing_shards(run / box_folder(epoch), source.shards)}
     return bool(missing) and missing.isdisjoint(ranks.portion(source.shards))
 

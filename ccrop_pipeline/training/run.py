@@ -27,8 +27,8 @@ _ID = "id"  # differs between runs that lie in one folder one after the other
 class Run:
     """A run on disk.
 
-    It holds ``run.json`` (what it was started with), ``metrics.jsonl``, ``checkpoint.pt`` (the
-    newest), ``checkpoints/`` (those that boxes were computed from) and ``boxes/``.
+    It holds `run.json` (what it was started with), `metrics.jsonl`, `checkpoint.pt` (the
+    newest), `checkpoints/` (those that boxes were computed from) and `boxes/`.
 
     Attributes:
         folder: Where it lies.
@@ -51,16 +51,16 @@ class Run:
         return found
 
     def started(self) -> dict[str, Any]:
-        """What the run was started with: its identity, and what opens its images."""
+        """Return what the run was started with: its identity, and what opens its images."""
         values: dict[str, Any] = json.loads((self.folder / _STARTED).read_text())
         return values
 
     def source(self) -> str:
-        """What opens the images of the run again."""
+        """Return what opens the images of the run again."""
         return str(self.started()[_PLACES]["source"])
 
     def start(self, identity: Mapping[str, Any], source: str = "", overwrite: bool = False) -> None:
-        """Makes the folder, or checks that what lies there was started in the same way.
+        """Make the folder, or check that what is there was started in the same way.
 
         Args:
             identity: Everything that the result of the run depends on, as JSON values.
@@ -68,7 +68,7 @@ class Run:
             overwrite: Whether to delete a run that lies there.
 
         Raises:
-            CcropError: When the folder holds a run of another identity, or something else.
+            CcropError: If the folder holds a run of another identity, or something else.
         """
         if self.exists and not overwrite:
             self._check_same(identity)
@@ -76,7 +76,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         old = self._set_aside() if self.exists else None
         if not old and any(not entry.name.startswith(".") for entry in self._others()):
-            raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder")
+            raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder.")
         content = {**identity, _PLACES: {"source": source}, _ID: secrets.token_hex(8)}
         with written_aside(self.folder / _STARTED, replace=True) as aside:
             aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
@@ -98,7 +98,7 @@ class Run:
         return aside
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Records of all epochs so far."""
+        """Return the records of all epochs so far."""
         return Metrics(self.folder).records("train")
 
     def _check_same(self, identity: Mapping[str, Any]) -> None:
@@ -110,12 +110,12 @@ class Run:
                 f"{self.folder} holds a run that was started differently:\n  "
                 + "\n  ".join(changed)
                 + "\nRepeat its settings to resume it, choose another folder, or start afresh "
-                "with --overwrite"
+                "with `overwrite`."
             )
 
 
 def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
-    """Everything that the result of a run depends on."""
+    """Collect everything that the result of a run depends on."""
     source, boxes = inputs.source, inputs.boxes
     return {
         "recipe": recipe.to_dict(),
@@ -127,24 +127,24 @@ def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
 
 
 def expect_outside(folder: Path, inputs: Inputs) -> None:
-    """Refuses to delete the folder of a run when it holds what the next run is made from.
+    """Refuse to delete the folder of a run when it holds what the next run is made from.
 
     Raises:
-        CcropError: When images, boxes or weights lie in it.
+        CcropError: If images, boxes or weights lie in it.
     """
     needed = {
         "the images": _places(inputs.source),
         "the images to probe on": _places(inputs.test_source) if inputs.test_source else (),
-        "the boxes (--boxes)": (inputs.boxes,) if inputs.boxes else (),
-        "the weights (--load)": (inputs.weights.path,) if inputs.weights else (),
+        "the boxes (`boxes`)": (inputs.boxes,) if inputs.boxes else (),
+        "the weights (`load`)": (inputs.weights.path,) if inputs.weights else (),
     }
     whole = folder.resolve()
     for what, places in needed.items():
         inside = [place for place in places if place.resolve().is_relative_to(whole)]
         if inside:
             raise CcropError(
-                f"{what} lie in the folder that --overwrite would delete ({inside[0]} in "
-                f"{folder}): choose another folder for the run, or copy them elsewhere first"
+                f"{what} lie in the folder that `overwrite` would delete ({inside[0]} in "
+                f"{folder}): choose another folder for the run, or copy them elsewhere first."
             )
 
 

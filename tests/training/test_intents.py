@@ -210,10 +210,10 @@ def test_a_run_that_holds_what_the_next_is_made_from_is_not_deleted(source, run,
     given = ["boxes.kind=encoder", "boxes.refresh_at=[]"]
     with pytest.raises(CcropError, match=r"the images lie in the folder.*run/data/.*choose"):
         trainer(open_source("run/data"), run, overwrite=True)
-    with pytest.raises(CcropError, match=r"--boxes.*run/boxes/epoch-0001"):
+    with pytest.raises(CcropError, match=r"`boxes`.*run/boxes/epoch-0001"):
         trainer(source, run, *given, boxes=Path("run/boxes/epoch-0001"), overwrite=True)
     for weights in (run, run / "checkpoint.pt"):
-        with pytest.raises(CcropError, match="--load"):
+        with pytest.raises(CcropError, match="`load`"):
             trainer(source, run, load=weights, overwrite=True)
     assert content(run) == before
     trainer(source, run, *given, "boxes.refresh_at=[0.5]", "epochs=2", overwrite=True).train()
@@ -225,7 +225,7 @@ def test_a_refused_run_deletes_nothing(source, run, monkeypatch):
     with pytest.raises(CcropError, match="less than one batch"):
         trainer(source, run, "batch_size=64", overwrite=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(CcropError, match="--tensorboard"):
+    with pytest.raises(CcropError, match="`tensorboard`"):
         trainer(source, run, machine=Machine(tensorboard=True), overwrite=True)
     assert content(run) == before
 
