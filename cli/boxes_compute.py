@@ -57,7 +57,9 @@ MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "k
     show_default=True,
     help="Greatest share of unreadable images in any shard.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a box set of something else in OUT.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace a box set in OUT once the new one is complete."
+)
 @click.option(
     "--threads",
     type=click.IntRange(1),

@@ -102,6 +102,7 @@ def compute_boxes(
         return None
     write_manifest(folder, source.shards, provenance, form)
     if overwrite:
+        _refuse_to_replace(wanted, ranks)  # files may have come since
         _replace(Path(wanted).resolve(), Path(folder))
     return BoxSet.open(wanted)
 
@@ -158,14 +159,14 @@ def _refuse_to_replace(folder: Location, ranks: Ranks) -> None:
     """Refuse what cannot be replaced, and whatever is more than a box set."""
     if ranks.world_size > 1:
         raise CcropError(
-            "overwrite is for a process alone: of several, the last to start would begin again "
+            "`overwrite` is for a process alone: of several, the last to start would begin again "
             f"what the others have done. Delete {folder} first."
         )
     if is_address(folder):
-        raise CcropError(f"overwrite is for local folders only. Delete {folder} first.")
+        raise CcropError(f"`overwrite` is for local folders only. Delete {folder} first.")
     path = Path(folder).resolve()
     if path.is_mount():
-        raise CcropError(f"overwrite cannot replace {folder}: something is mounted there.")
+        raise CcropError(f"`overwrite` cannot replace {folder}: something is mounted there.")
     found = strangers(path) if path.exists() else []
     if found:
         raise CcropError(

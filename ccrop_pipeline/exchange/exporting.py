@@ -82,7 +82,7 @@ def export_file(
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")
     if path.exists() and not overwrite:
-        raise CcropError(f"{path} is already there. Choose another name, or --overwrite it.")
+        raise CcropError(f"{path} is already there. Choose another name, or set `overwrite`.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_metadata if form == "hf" else write_coco
     with written_aside(path, replace=overwrite) as aside:

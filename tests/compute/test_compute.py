@@ -160,6 +160,21 @@ def test_overwrite_replaces_a_box_set_and_nothing_else(source, tmp_path):
         assert (tmp_path / name).read_text() == "precious"
 
 
+def test_overwrite_keeps_a_file_that_came_while_it_computed(source, tmp_path):
+    folder = tmp_path / "boxes"
+    compute_boxes(source, localizer(), folder, **SETTINGS)
+
+    class Writer(ComputeObserver):
+        def shard_written(self, shard, rows, unreadable):
+            (folder / "thesis.tex").write_text("precious")
+
+    settings = SETTINGS | {"overwrite": True}
+    with pytest.raises(CcropError, match=r"thesis\.tex"):
+        compute_boxes(source, localizer(seed=1), folder, **settings, observer=Writer())
+    assert (folder / "thesis.tex").read_text() == "precious"
+    assert BoxSet.open(folder).manifest.rows == 30
+
+
 def broken_source(source, tmp_path):
     last = tmp_path / "tars" / f"{source.shards[-1]}.tar"
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
