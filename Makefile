@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test check format dist release bench evidence gpu-check clean
+.PHONY: help setup demo test test-quick check format dist release bench evidence gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +23,9 @@ demo: setup ## Run the whole pipeline on generated images, into demo/
 
 test: setup ## Run the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto
+
+test-quick: setup ## Run the tests that are not slow, in under a minute
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m 'not slow'
 
 check: setup ## Lint, check formatting and types
 	$(BIN)/ruff check .

@@ -77,6 +77,7 @@ def test_a_rival_makes_two_different_views_of_a_jpeg_or_of_pixels(name, complete
         assert not torch.equal(*views)
 
 
+@pytest.mark.slow
 def test_one_command_writes_every_round_and_its_tables(tmp_path, capsys):
     for name in SOURCES:
         pack(Scenes(8, size=32 if "cifar" in name else 48), tmp_path / name)

@@ -16,6 +16,8 @@ from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, decode, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

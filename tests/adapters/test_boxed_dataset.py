@@ -42,6 +42,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [V1, V2])
 def test_boxes_reach_the_crops_of_an_image_folder_in_workers(folder, transform):
     images = ImageFolder(folder)

@@ -91,6 +91,7 @@ def test_hugging_face_data_sets(run, tmp_path, monkeypatch):
     assert dataset[2]["image"].shape == (3, 224, 224)
 
 
+@pytest.mark.slow
 def test_lightning(run):
     lightning = pytest.importorskip("lightning")
 

@@ -71,6 +71,7 @@ def p_value(first, second):
     return chi2_contingency(rows).pvalue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [torchvision_v1, torchvision_v2, timm_train, lightly_view])
 def test_full_box_and_alpha_one_give_the_windows_of_the_crop_replaced(make):
     transform = make()

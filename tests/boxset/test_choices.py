@@ -115,6 +115,7 @@ def test_a_table_needs_choices_of_every_row() -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(tables(max_rows=20), st.lists(keys, max_size=5), st.randoms())
 def test_lookup_agrees_with_a_dict(table: BoxTable, others: list[str], random: Random) -> None:

@@ -28,6 +28,7 @@ def make_set(folder: Path, *tables: BoxTable, form: str = "parquet") -> BoxSet:
     return BoxSet.open(folder)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(tables(max_rows=30), st.lists(keys, max_size=5), st.randoms())
 def test_find_agrees_with_a_dict(table: BoxTable, others: list[str], random: Random) -> None:

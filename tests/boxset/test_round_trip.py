@@ -32,6 +32,7 @@ FORMS = ["parquet", "webdataset"]
 few = settings(max_examples=40, deadline=None)
 
 
+@pytest.mark.slow
 @few
 @given(tables(), st.sampled_from(FORMS))
 def test_round_trip(table: BoxTable, form: str) -> None:
@@ -48,6 +49,7 @@ def test_round_trip(table: BoxTable, form: str) -> None:
         assert boxes.read("train-0", heatmaps=False).heatmaps is None
 
 
+@pytest.mark.slow
 @few
 @given(tables(), st.sampled_from(FORMS))
 def test_bytes_repeat_and_survive_two_conversions(table: BoxTable, form: str) -> None:

@@ -307,6 +307,7 @@ for i in range(100_000):
 """
 
 
+@pytest.mark.slow
 @FORMS
 def test_after_a_kill_every_visible_shard_is_whole(form: str, tmp_path: Path) -> None:
     code = WRITER.format(tests=str(Path(__file__).parent), folder=str(tmp_path), form=form)

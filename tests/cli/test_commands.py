@@ -69,6 +69,7 @@ def test_every_command_has_help_with_an_example_that_stands_in_the_readme(path):
     assert example in shown.output
 
 
+@pytest.mark.slow
 def test_the_examples_run_in_the_order_of_the_readme(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     # The demo has a test of its own, and a run is followed while it trains.
@@ -82,6 +83,7 @@ def test_the_examples_run_in_the_order_of_the_readme(workplace, monkeypatch):
     assert BoxSet.open(workplace / "boxes/first").manifest.rows == 160
 
 
+@pytest.mark.slow
 def test_three_commands_lead_from_an_image_folder_to_an_exported_backbone(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     block = (ROOT / "README.md").read_text().split("Three commands")[1].split("```")[1]
@@ -188,6 +190,7 @@ def test_the_maps_on_the_command_line_are_those_of_the_package():
     assert ("auto", *MAPS) == MAP_NAMES
 
 
+@pytest.mark.slow
 def test_portions_say_that_others_are_at_work_and_the_last_one_prints_the_result(
     workplace, monkeypatch
 ):
@@ -219,6 +222,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     assert not (workplace / "dry").exists()
 
 
+@pytest.mark.slow
 def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     packed = ccrop("data", "pack", "photos", "json/data", "--json")
@@ -263,6 +267,7 @@ def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monke
     assert f"{found['test']} of the 160 images" in probed.stderr
 
 
+@pytest.mark.slow
 def test_useless_boxes_are_called_so(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     line = ["train", "photos", "useless", "--recipe", "cifar10-simclr-2core", "--device", "cpu"]
@@ -274,6 +279,7 @@ def test_useless_boxes_are_called_so(workplace, monkeypatch):
     assert "boxes change nothing" not in ccrop(*compute, "0.9", "--overwrite").stderr
 
 
+@pytest.mark.slow
 def test_validate_lists_every_problem_and_fails(workplace, monkeypatch, tmp_path):
     monkeypatch.chdir(workplace)
     if not Path("valid").exists():

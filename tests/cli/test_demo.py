@@ -1,3 +1,4 @@
+import pytest
 from ccrop_cli.demo import DemoSize, run_demo
 from PIL import Image
 
@@ -16,6 +17,7 @@ SMALL = DemoSize(
 )
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_what_it_promises_and_takes_itself_up(tmp_path):
     first = run_demo(tmp_path / "demo", SMALL)
     assert len(open_source(tmp_path / "demo/data/train").index()) == 80

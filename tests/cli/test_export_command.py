@@ -25,6 +25,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_stdout_is_a_program_and_stderr_says_what_was_checked(run, tmp_path):
     result = export(run, tmp_path / "out" / "b.pth", "--form", "timm")
     assert result.exit_code == 0, result.output
@@ -35,6 +36,7 @@ def test_stdout_is_a_program_and_stderr_says_what_was_checked(run, tmp_path):
     assert "differ by" in result.stderr
 
 
+@pytest.mark.slow
 def test_json_has_the_same_lines(run, tmp_path):
     shown = export(run, tmp_path / "b.safetensors").stdout
     result = export(run, tmp_path / "b.safetensors", "--overwrite", "--json")

@@ -30,6 +30,7 @@ def probe(photos, *arguments):
     return CliRunner().invoke(cli, ["probe", MODEL[0], *where, *MODEL[1:], *arguments])
 
 
+@pytest.mark.slow
 def test_knn_is_the_default_and_prints_its_numbers_for_any_model(photos):
     result = probe(photos, "--k", "5", "--temperature", "0.07")
     assert result.exit_code == 0, result.output
@@ -43,12 +44,14 @@ def test_knn_is_the_default_and_prints_its_numbers_for_any_model(photos):
     assert (found["train"], found["test"], found["layer"]) == (200, 40, "layer4")
 
 
+@pytest.mark.slow
 def test_another_layer_is_probed_when_it_is_named(photos):
     found = json.loads(probe(photos, "--layer", "layer2", "--json").stdout)
     assert found["layer"] == "layer2"
     assert found["knn"] != json.loads(probe(photos, "--json").stdout)["knn"]
 
 
+@pytest.mark.slow
 def test_the_linear_probe_says_what_it_chose_and_on_what(photos):
     result = probe(photos, "--linear")
     assert result.exit_code == 0, result.output
@@ -63,6 +66,7 @@ def test_the_linear_probe_says_what_it_chose_and_on_what(photos):
     assert len(found["tried"]) == 13
 
 
+@pytest.mark.slow
 def test_the_augmented_probe_takes_the_rates_that_are_given(photos):
     line = ("--augmented", "--epochs", "2", "--rate", "0.1", "--rate", "1", "--json")
     result = probe(photos, *line)
@@ -85,6 +89,7 @@ def noise(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [("--k", "1"), ("--linear",)])
 @pytest.mark.parametrize("twice", [False, True])
 def test_no_image_is_asked_about_itself(noise, way, twice):

@@ -15,6 +15,7 @@ def computed(source, out, name):
     return json.loads(result.stdout), result.stderr
 
 
+@pytest.mark.slow
 def test_the_sum_of_a_transformer_is_called_useless_and_auto_is_not(real_data, tmp_path):
     pytest.importorskip("timm")
     source = real_data / "objects-webdataset/objects-000000.tar"

@@ -381,6 +381,7 @@ def test_an_empty_shard_has_no_boxes(source, tmp_path):
     assert not validate(box_set.folder)
 
 
+@pytest.mark.slow
 def test_the_pixels_of_a_shard_are_not_held_until_it_ends(tmp_path):
     size, images = 256, 200  # 39 MB of pixels in one shard, in batches of 1.6 MB
     pack(Scenes(images, size=32), tmp_path / "tars")

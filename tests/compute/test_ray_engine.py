@@ -15,6 +15,8 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"batch_size": 7, "threads": 1}
 
 

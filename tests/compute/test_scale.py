@@ -15,6 +15,7 @@ from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import open_source
 
 
+@pytest.mark.slow
 def test_killed_processes_make_the_box_set_of_one_in_peace(tmp_path: Path) -> None:
     make_source(tmp_path / "tars", shards=14, images=4)
     told = killed(tmp_path, shards=14, processes=2, kills=3, seed=1)

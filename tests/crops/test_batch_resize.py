@@ -57,6 +57,7 @@ def test_batches_of_any_size_give_the_same_bits():
         assert torch.equal(torch.cat(parts), together)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 80), st.integers(1, 60), st.data())
 def test_weights_are_whole_numbers_over_the_window_and_add_up(side, size, data):

@@ -102,6 +102,7 @@ def test_an_edge_stays_where_it_is(resizer, reduction):
             assert edge_position(turned.transpose(1, 0, 2)) == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data_set", ["objects-webdataset", "clothing-webdataset"])
 def test_views_of_photographs_are_those_of_exact_decoding(resizer, real_data, data_set):
     random = np.random.default_rng(0)

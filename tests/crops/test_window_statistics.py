@@ -61,6 +61,7 @@ def share_without_a_fit(shape: float, scale: tuple[float, float]) -> float:
     return (integrate.quad(too_high, *ends)[0] / (ends[1] - ends[0])) ** 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "shares"), [((0.2, 1.0), (0.008, 0.15, 0.49)), ((0.08, 1.0), (0.002, 0.037, 0.12))]
 )

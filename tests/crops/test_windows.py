@@ -85,6 +85,7 @@ params_strategy = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(scenes(), params_strategy)
 def test_equals_a_plain_loop(scene, params):
@@ -126,6 +127,7 @@ def test_official_multiplies_in_float32():
     assert window.tolist() == [[27, 27, 46, 46]]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(scenes(), params_strategy.filter(lambda params: params.rule != "official"))
 def test_mirrored_boxes_give_mirrored_windows(scene, params):

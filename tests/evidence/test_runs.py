@@ -56,6 +56,7 @@ def _alone(series, folder, *settings, boxes=None):
     return [record["loss"] for record in trainer.run.metrics()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "settings"),
     [("random", ('boxes.kind="none"',)), ("overlap", ("boxes.refresh_epochs=[1]",))],
@@ -65,6 +66,7 @@ def test_an_arm_has_the_losses_of_a_training_of_its_own(series, tmp_path, arm, s
     assert losses == pytest.approx(_alone(series, tmp_path / arm, *settings), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_boxes_of_another_seed_are_used_from_the_first_epoch_on(series, tmp_path):
     (boxes,) = (series.out / "runs").glob("*/other-seed-donor/boxes/epoch-0001")
     losses = [point["loss"] for point in _result(series, "other-seed")["curve"]]

@@ -71,6 +71,7 @@ def expect_boxes(annotations, parts, several):
             assert shares.astype(np.float32).tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), several=st.booleans())
 def test_boxes_come_back_exactly(data, several):
@@ -80,6 +81,7 @@ def test_boxes_come_back_exactly(data, several):
         expect_boxes(read_coco(export_file(box_set, Path(name, "out"), "coco")), parts, several)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), several=st.booleans())
 def test_the_lines_for_csv_and_npz_give_what_is_imported_exactly(data, several):

@@ -35,6 +35,7 @@ samples = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(samples, min_size=1, max_size=8, unique_by=lambda s: tar_key(s.key)),

@@ -96,6 +96,7 @@ def test_what_holds_everywhere_is_kept_as_it_is(spec):
     assert absolute_spec(spec) == spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["data", "data/*.tar", "eurosat"])
 def test_a_run_is_followed_from_another_folder(workplace, monkeypatch, spec):
     settings = [f"--set={setting}" for setting in OVERLAPPED]

@@ -98,6 +98,7 @@ def test_a_pickled_index_opens_its_own_files(tmp_path):
     assert copy.read(1) == picture(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process")
 def test_workers_read_at_the_same_time(tmp_path, method):

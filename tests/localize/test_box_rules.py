@@ -42,6 +42,7 @@ def shares(box: tuple[int, int, int, int], height: int, width: int) -> list[floa
     return [float(np.float32(end / size)) for end, size in zip(box, sizes, strict=True)]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @example(np.full((1, 10), 0.5, np.float16), 0.9)  # nine of ten, though float 0.9 is a little more
 @example(np.full((2, 3), 2**-24, np.float16), 0.5)

@@ -82,6 +82,7 @@ any_threshold = st.sampled_from([0.0, 0.05, 0.1, 0.125, 0.25, 0.5]) | st.floats(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(any_heatmap, any_threshold, st.integers(1, 17))
 def test_box_is_the_papers_rule_in_rational_arithmetic(

@@ -197,6 +197,7 @@ def by_hand_means(images: Tensor) -> Tensor:
     return (blocks - mean) / std
 
 
+@pytest.mark.slow
 def test_compiling_changes_neither_layer_nor_features(backbone: Backbone, images: Tensor) -> None:
     """Code compiled for one layer is not used for another one of the same network."""
     torch._dynamo.reset()

@@ -23,6 +23,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_golden_losses_of_five_steps(name):
     # In float64, where processors and numbers of threads make no difference that is seen here.
@@ -46,6 +47,7 @@ def test_mocov3_has_the_heads_that_its_authors_give_resnets():
     assert layers(model.predictor) == [("Linear", (32, 16)), *inside, ("Linear", (16, 32))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_state_dict_holds_all_that_the_next_steps_depend_on(name):
     model, other = made(name), made(name, seed=1)

@@ -59,6 +59,7 @@ def from_two(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_give_the_loss_of_one(name, from_two):
     one = two_steps(name, torch.float32)["loss"].item()
@@ -66,6 +67,7 @@ def test_two_processes_give_the_loss_of_one(name, from_two):
         assert two[name, torch.float32]["loss"].item() == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_give_the_gradients_and_the_state_of_one(name, from_two):
     """In float64: features of an untrained encoder barely differ, and batch norm of their pooled

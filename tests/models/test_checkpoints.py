@@ -60,6 +60,7 @@ def small_resnet() -> nn.Module:
     return resnet18(small=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_by", RESNETS, ids=lambda function: function.__name__)
 def test_the_right_weights_reach_the_right_places(saved_by, plain_resnet, tmp_path) -> None:
     path, images = tmp_path / "checkpoint.pth", made_images(64)
@@ -72,6 +73,7 @@ def test_the_right_weights_reach_the_right_places(saved_by, plain_resnet, tmp_pa
 SOME = [moco, lightly, simclr_sequential, solo_learn]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved_by", SOME, ids=lambda function: function.__name__)
 def test_the_stem_for_small_images_is_recognised(saved_by, small_resnet, tmp_path) -> None:
     path, images = tmp_path / "checkpoint.pth", made_images(32)
@@ -86,6 +88,7 @@ def test_the_stem_for_small_images_is_recognised(saved_by, small_resnet, tmp_pat
         assert_equal(encoder.features(images), trunk_of(small_resnet, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet34", "resnext50_32x4d"])
 def test_the_architecture_is_told_by_the_shapes(name, tmp_path) -> None:
     resnet = models.get_model(name, weights=None).eval()
@@ -166,6 +169,7 @@ def test_positions_are_resampled_to_another_size(tmp_path) -> None:
     assert encoder.features(images).shape == (2, 384, 6, 6)
 
 
+@pytest.mark.slow
 def test_torchvisions_vit_is_told_by_its_shapes(tmp_path) -> None:
     module = models.vit_b_32(weights=None, image_size=64).eval()
     torch.save({"model": module.state_dict()}, tmp_path / "vit.pth")

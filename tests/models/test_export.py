@@ -48,6 +48,7 @@ def assert_same(model, backbone):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "form"),
     [
@@ -88,6 +89,7 @@ def loaded_by_detectron2(file, names):
     return {name: weights[max(own, key=len)] for name, own in fitting.items() if own}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["backbone.", "backbone.bottom_up."])
 def test_detectron2_finds_every_weight_wherever_a_detector_has_its_backbone(tmp_path, place):
     run, online, _ = a_run(tmp_path / "run", "resnet50")
@@ -110,6 +112,7 @@ def test_the_momentum_encoder_is_another_one_and_must_be_there(tmp_path):
         export_backbone(tmp_path / "none", tmp_path / "n.pth", encoder="momentum")
 
 
+@pytest.mark.slow
 def test_an_export_is_a_model_of_ours_again(tmp_path):
     run, _, _ = a_run(tmp_path / "run", "resnet18")
     out = export_backbone(run, tmp_path / "b.safetensors").path
@@ -155,6 +158,7 @@ def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):
     assert len(list(out.parent.iterdir())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "file", "form", "message"),
     [
@@ -178,6 +182,7 @@ def blocks(text):
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_document_run(tmp_path, monkeypatch):
     run, online, _ = a_run(tmp_path / "run", "resnet50")
     monkeypatch.chdir(tmp_path)

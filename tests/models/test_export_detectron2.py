@@ -74,6 +74,7 @@ def test_every_weight_of_detectron2s_network_is_there_and_no_other(name, names):
         assert torch.equal(state[there], own[here])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "own"),
     [

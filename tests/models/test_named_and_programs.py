@@ -48,6 +48,7 @@ def test_timm_with_a_file_and_its_own_colours(tmp_path) -> None:
     assert_equal(encoder.features(images), expected)
 
 
+@pytest.mark.slow
 def test_swins_channels_are_put_first() -> None:
     pytest.importorskip("timm")
     encoder = open_encoder("timm:swin_tiny_patch4_window7_224", **RANDOM)
@@ -59,6 +60,7 @@ def test_swins_channels_are_put_first() -> None:
     assert_equal(encoder.features(images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")
 def test_torchscript_gives_its_output(tmp_path) -> None:
     resnet, images = resnet18(), made_images(64)
@@ -72,6 +74,7 @@ def test_torchscript_gives_its_output(tmp_path) -> None:
         open_encoder(str(tmp_path / "trunk.pt"), layer="7")
 
 
+@pytest.mark.slow
 def test_an_exported_program_keeps_its_layers(tmp_path) -> None:
     small, images = stirred(build_backbone("small")), made_images(64)
     free = ({0: torch.export.Dim("batch", min=1, max=64)},)
@@ -153,6 +156,7 @@ def test_a_run_of_ours(tmp_path) -> None:
     assert (other.layer, other.input_size) == ("layer3", 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "layer", "grid"),
     [

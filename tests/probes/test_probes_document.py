@@ -14,6 +14,7 @@ from ccrop_pipeline.training.checkpoint import save_checkpoint
 TEXT = (Path(__file__).parents[2] / "docs" / "probes.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_program_of_the_document_runs(tmp_path, monkeypatch, capsys):
     samples = list(Scenes(150, size=32).read("train-000000"))
     for name, part in (("photos", samples[:120]), ("test", samples[120:])):

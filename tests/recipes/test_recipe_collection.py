@@ -239,6 +239,7 @@ def test_mocov1_goes_on_learning_after_epoch_60(data):
     assert rates == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_has_a_recipe_of_its_name_that_it_can_be_built_from(name):
     recipe = load_recipe(name, ['backbone="small"'])

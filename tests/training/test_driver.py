@@ -107,6 +107,7 @@ def undisturbed(source, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "count"),
     [
@@ -136,6 +137,7 @@ def test_a_killed_run_ends_as_if_it_had_never_been_killed(
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_loader_processes_change_nothing(source, undisturbed, tmp_path):
     trained(source, tmp_path / "run", workers=2)
     assert_same(tmp_path / "run", undisturbed)
@@ -166,6 +168,7 @@ def test_another_seed_gives_other_weights(source, undisturbed, tmp_path):
     assert any(not torch.equal(other.method[key], first.method[key]) for key in first.method)
 
 
+@pytest.mark.slow
 def test_given_boxes_are_used_from_the_start_and_refreshed_on_demand(source, undisturbed, tmp_path):
     given = undisturbed / "boxes/epoch-0002"
     plain = trained(source, tmp_path / "a", "epochs=2", boxes=given)
@@ -208,6 +211,7 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     assert BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.counts["unreadable"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlapped", [False, True])
 def test_given_boxes_may_have_moved_when_a_run_is_resumed(
     source, undisturbed, tmp_path, overlapped

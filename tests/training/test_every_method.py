@@ -63,6 +63,7 @@ def trained(source, folder, settings, observer=None):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_refreshes_and_goes_on_where_it_was_stopped(source, tmp_path, method):
     whole = trained(source, tmp_path / "whole", recipe(method))

@@ -30,6 +30,8 @@ from ccrop_pipeline.training import (
 )
 from ccrop_pipeline.training.refresh import refresh_boxes
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SETTINGS = ["image_size=32", "eval_size=0", "batch_size=16", "probe.every=0"]
 

@@ -175,6 +175,7 @@ class StopIn(Observer):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_refresh_that_was_stopped_is_still_compared_with_the_boxes_before_it(source, tmp_path):
     settings = ["epochs=3", "boxes.kind=encoder", "boxes.refresh_at=[]", "boxes.refresh_every=1"]
     trainer(source, tmp_path / "whole", *settings).train()

@@ -34,6 +34,7 @@ def trainer(source, test, folder, *settings, observer=None):
     return Trainer(inputs, folder, recipe, Machine(), observer or Observer())
 
 
+@pytest.mark.slow
 def test_the_accuracy_is_that_of_the_newest_weights_on_the_images_that_were_chosen(
     source, tmp_path
 ):
@@ -73,6 +74,7 @@ def test_a_test_without_labels_is_refused_before_anything_is_written(source, tmp
     trainer(source, open_source(tmp_path / "test"), tmp_path / "run", "probe.every=0")
 
 
+@pytest.mark.slow
 def test_images_of_the_test_that_vanish_cost_the_accuracy_and_not_the_epoch(source, tmp_path):
     test = folder_of(Scenes(60, size=32, split="test"), tmp_path / "test")
     warnings = []

@@ -52,6 +52,7 @@ def losses(folder: Path) -> list[float]:
     return [record["loss"] for record in Run(folder).metrics()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("precision", "within", "rate", "batch"),
@@ -100,6 +101,7 @@ def state_of(folder):
     return checkpoint.epoch, checkpoint.method, checkpoint.optimizer["state"], boxes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_killed_run_of_two_processes_resumes_exactly(source, tmp_path, epoch):
     assert run(2, trained, source, tmp_path / "whole", "mocov2", REFRESHED) == [0, 0]
@@ -119,6 +121,7 @@ def test_a_killed_run_of_two_processes_resumes_exactly(source, tmp_path, epoch):
     assert whole[3] == again[3]
 
 
+@pytest.mark.slow
 def test_boxes_of_several_processes_are_those_of_the_checkpoint(source, tmp_path):
     assert run(3, trained, source, tmp_path / "run", "simclr", REFRESHED) == [0, 0, 0]
     made = tmp_path / "run/boxes/epoch-0002"

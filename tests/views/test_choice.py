@@ -104,6 +104,7 @@ LOADERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "workers"), LOADERS)
 def test_views_are_those_of_the_one_box_that_the_epoch_draws(
     make, workers, source, several, tmp_path

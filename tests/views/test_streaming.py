@@ -143,6 +143,7 @@ def same(one, two):
         assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 11, 22, 30])
 @pytest.mark.parametrize("workers", [0, 1, 3, 7])
 def test_an_epoch_gives_each_image_once_in_full_batches(data, workers, batch_size):
@@ -156,6 +157,7 @@ def test_an_epoch_gives_each_image_once_in_full_batches(data, workers, batch_siz
     assert len(check(batches, expected(data, data.tables[form], 2))) == len(batches) * batch_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (3, 0), (3, 2)])
 def test_ranks_share_the_images_out(data, world_size, workers):
     ranks = [
@@ -172,6 +174,7 @@ def test_more_ranks_than_shards_are_refused(data):
         StreamLoader(data.source, CUTTER, 3, world_size=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffer", [1, 5])
 @pytest.mark.parametrize(
     ("workers", "batch_size"), [(0, 2), (0, 5), (1, 2), (3, 2), (3, 5), (6, 3)]
@@ -313,6 +316,7 @@ def test_the_number_of_images_gives_the_length_and_the_end(data):
         list(StreamLoader(data.source, CUTTER, 4, 24).epoch(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tars_from_elsewhere_give_the_same_batches(data, workers):
     memory = fsspec.filesystem("memory")
@@ -414,6 +418,7 @@ for batch in loader.epoch(0):
 """
 
 
+@pytest.mark.slow
 def test_after_an_interrupt_no_process_is_left(data):
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(data.folder)],
