@@ -1,4 +1,4 @@
-"""Links between the pages lead to files that are there."""
+"""Links between the pages, and paths named for contributors, lead to files that are there."""
 
 import re
 from pathlib import Path
@@ -15,3 +15,11 @@ def test_links_lead_somewhere(page):
     local = [target for target in targets if "://" not in target]
     missing = [target for target in local if not (page.parent / target).exists()]
     assert not missing
+
+
+def test_paths_named_for_contributors_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:ccrop_pipeline|cli|tests|docs|benchmarks|lab)/[\w./]*)`", text)
+    paths = [path for path in named if "NAME" not in path]
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).exists()] == []
