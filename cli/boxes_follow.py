@@ -84,7 +84,7 @@ def _observer() -> "FollowObserver":
             self._images += images
 
         def refreshed(self, box_set: BoxSet, seconds: float) -> None:
-            rate, area = self._images / seconds, box_set.areas().mean()
+            rate, area = self._images / seconds, box_set.manifest.statistics.mean_area
             speed = f"{seconds:.1f} s, {rate:,.0f} images/s"
             console.print(f"{box_set.folder} after {speed}, mean area {area:.0%}")
             warn_if_useless(box_set)

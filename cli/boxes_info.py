@@ -1,6 +1,7 @@
 """`ccrop boxes info`."""
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,16 +38,14 @@ def show(box_set: "BoxSet", as_json: bool) -> None:
 def summary(box_set: "BoxSet") -> dict[str, Any]:
     """Return what `--json` prints of a box set."""
     manifest = box_set.manifest
-    areas = box_set.areas()
+    found = manifest.statistics
     return {
         "folder": str(box_set.folder),
         "form": manifest.form,
         "images": manifest.rows,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
-        "counts": manifest.counts,
-        "mean_area": round(float(areas.mean()), 4) if len(areas) else None,
-        "full_boxes": int((areas == 1).sum()),
+        **asdict(found),
         "provenance": manifest.provenance.to_json(),
     }
 
@@ -60,7 +59,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("status", ", ".join(f"{name} {count:,}" for name, count in summary["counts"].items())),
     ]
     if images:
-        share = summary["full_boxes"] / images
+        share = summary["full"] / images
         lines.append(("boxes", f"mean area {summary['mean_area']:.1%}, full boxes {share:.1%}"))
     if encoder:
         epoch = f", epoch {encoder['epoch']}" if encoder["epoch"] is not None else ""

@@ -87,7 +87,7 @@ class TrainProgress(Display, Observer):
     def refreshed(self, box_set: BoxSet, seconds: float | None) -> None:
         """Say how long the refresh took, and warn when its boxes are of no use."""
         self._drop_task()
-        area = box_set.areas().mean()
+        area = box_set.manifest.statistics.mean_area
         what = "new boxes are there" if seconds is None else f"boxes after {seconds:.1f} s"
         console.print(f"{self._prefix}{what}, mean area {area:.0%}")
         warn_if_useless(box_set)

@@ -1,4 +1,4 @@
-"""Read a box set with pyarrow and numpy alone: python read_boxes_with_pyarrow.py BOXES.
+"""Read a box set with pyarrow alone: python read_boxes_with_pyarrow.py BOXES.
 
 Prints what made the boxes, how they are distributed and the first few, in pixels.
 """
@@ -8,7 +8,6 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 
@@ -22,25 +21,21 @@ def main(folder: Path) -> None:
     made_by = json.loads(manifest["provenance"])
     encoder = made_by["encoder"]
     print("made by:", f"{encoder['name']} {encoder['layer']}" if encoder else made_by["rule"])
-    print("status: ", manifest["counts"])
+    found = manifest["statistics"]
+    print("status: ", found["counts"])
+    if manifest["rows"]:
+        print(f"boxes:   {manifest['rows']}, mean share of the image {found['mean_area']:.3f}")
 
-    areas = []
     for shard in manifest["shards"]:
         path = folder / shard["file"]
         # The fingerprint is the hash of the text that every shard carries.
         text = pq.read_metadata(path).metadata[b"ccrop"]
         if hashlib.sha256(text).hexdigest() != manifest["fingerprint"]:
             sys.exit(f"{path} belongs to another box set")
-        table = pq.read_table(path, columns=["x_min", "y_min", "x_max", "y_max"])
-        x_min, y_min, x_max, y_max = (column.to_numpy() for column in table.columns)
-        areas.append((x_max - x_min) * (y_max - y_min))
-    area = np.concatenate([np.empty(0, np.float32), *areas])
-    if not len(area):
-        return
-    print(f"boxes:   {len(area)}, mean share of the image {area.mean():.3f}")
 
-    first = next(shard for shard in manifest["shards"] if shard["rows"])
-    for row in pq.read_table(folder / first["file"]).slice(0, 5).to_pylist():
+    # Any reader of Parquet opens the whole folder, such as `pandas.read_parquet`.
+    table = pq.read_table(folder / "data")
+    for row in table.slice(0, 5).to_pylist():
         # Half-open: the pixels of the box are left <= x < right and top <= y < bottom.
         left, right = row["x_min"] * row["width"], row["x_max"] * row["width"]
         top, bottom = row["y_min"] * row["height"], row["y_max"] * row["height"]

@@ -133,7 +133,7 @@ def test_boxes_with_pyarrow_alone(made):
     assert "ccrop_pipeline" not in (EXAMPLES / "read_boxes_with_pyarrow.py").read_text()
     output = run("read_boxes_with_pyarrow.py", made / "boxes")
     table = BoxSet.open(made / "boxes").read("data-000000")
-    area = BoxSet.open(made / "boxes").areas().mean()
+    area = BoxSet.open(made / "boxes").manifest.statistics.mean_area
     assert f"boxes:   128, mean share of the image {area:.3f}" in output
     left, right = table.boxes[0, 0] * 48, table.boxes[0, 2] * 48
     assert f"{table.keys[0]}: x {left:.1f} to {right:.1f}" in output

@@ -17,6 +17,7 @@ from ccrop_pipeline.boxset.shards import (
     write_shard,
     write_shard_once,
 )
+from ccrop_pipeline.boxset.statistics import NEARLY_FULL, BoxStatistics
 from ccrop_pipeline.boxset.table import EMPTY, OK, STATUSES, UNREADABLE, BoxTable
 from ccrop_pipeline.boxset.validation import SourceImage, validate
 
@@ -24,6 +25,7 @@ __all__ = [
     "EMPTY",
     "FORMS",
     "FULL_BOX",
+    "NEARLY_FULL",
     "OK",
     "RULES",
     "STATUSES",
@@ -31,6 +33,7 @@ __all__ = [
     "BoxFinder",
     "BoxLookup",
     "BoxSet",
+    "BoxStatistics",
     "BoxTable",
     "Choices",
     "EncoderInfo",

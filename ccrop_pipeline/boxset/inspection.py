@@ -8,11 +8,12 @@ import numpy as np
 from ccrop_pipeline.base import BoxFolder
 from ccrop_pipeline.boxset.rules import Problem, check_rows
 from ccrop_pipeline.boxset.shards import FORMS, check_provenance
+from ccrop_pipeline.boxset.statistics import BoxTally
 from ccrop_pipeline.boxset.table import BoxTable
 
 
 class Inspection:
-    """Collects every breach of the rules in the shards that it is shown.
+    """Collects every breach of the rules in the shards that it is shown, and their statistics.
 
     Takes 8 to 9 bytes of memory a row, for the hashes of the keys.
 
@@ -32,6 +33,7 @@ class Inspection:
         self._hashes = array("q")
         self._grid: tuple[str, tuple[int, int] | None] | None = None
         self._choices: tuple[str, bool] | None = None
+        self.tally = BoxTally()
 
     def shard(self, path: Path) -> BoxTable | None:
         """Judge one shard and give its rows, or None where they cannot be read.
@@ -46,6 +48,9 @@ class Inspection:
         if table is not None:
             found += check_rows(table, path.name)
             self._files.append(path.name)
+            # What is no number has no area; it breaks a rule of its own.
+            if not found:
+                self.tally.add(table)
             # Python's own hash of text has 64 bits and is the fastest at hand.
             self._hashes.extend(map(hash, table.keys))
             if not {"B014", "B024"}.intersection(problem.rule for problem in found):

@@ -104,8 +104,20 @@ class BoxLookup:
         boxes[np.repeat(found, counts)] = known.boxes
         return Choices(boxes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
+    def common(self, other: "BoxLookup") -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+        """Return the boxes of all keys that two lookups share: those here and those there, (n, 4).
+
+        None where they cannot be compared, as keys of one of them once had equal hashes.
+        """
+        if self._salt != other._salt:
+            return None
+        places, found = other._places_of(self._hashes)
+        return self._boxes[found], other._boxes[places[found]]
+
     def _places(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        hashes = key_hashes(keys, self._salt)
+        return self._places_of(key_hashes(keys, self._salt))
+
+    def _places_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         places = np.searchsorted(self._hashes, hashes)
         found = places < len(self)
         found[found] = self._hashes[places[found]] == hashes[found]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError, sha256_of
-from ccrop_pipeline.base.values import from_plain, parse_json
+from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.provenance import (
     FORMAT,
@@ -19,7 +19,7 @@ from ccrop_pipeline.boxset.provenance import (
 )
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file
-from ccrop_pipeline.boxset.table import STATUSES
+from ccrop_pipeline.boxset.statistics import BoxStatistics
 from ccrop_pipeline.errors import CcropError
 
 MANIFEST = "manifest.json"
@@ -45,15 +45,15 @@ class Manifest:
         provenance: What made the boxes.
         form: `parquet` or `webdataset`.
         shards: The shards, in source order.
-        counts: Number of rows for each status.
         rows: Number of all rows.
+        statistics: How much of their images the boxes cover.
     """
 
     provenance: Provenance
     form: str
     shards: tuple[ShardEntry, ...]
-    counts: dict[str, int]
     rows: int
+    statistics: BoxStatistics
 
     @property
     def sha256(self) -> str:
@@ -68,7 +68,7 @@ class Manifest:
             "provenance": self.provenance.text,
             "libraries": dict(sorted(self.provenance.libraries.items())),
             "rows": self.rows,
-            "counts": self.counts,
+            "statistics": to_plain(self.statistics),
             "shards": [asdict(shard) for shard in self.shards],
         }
         return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
@@ -138,17 +138,17 @@ def _inspected(
 ) -> Manifest:
     data = place.inside(DATA)
     inspection = Inspection(data, form, provenance.fingerprint)
-    entries, counts = [], dict.fromkeys(STATUSES, 0)
+    entries = []
     for name, file in files.items():
         with data.local(file) as path:
             table = inspection.shard(path)
             if table is not None:
                 size, digest = path.stat().st_size, sha256_of(path)
                 entries.append(ShardEntry(name, f"{DATA}/{file}", len(table), size, digest))
-                counts = {status: counts[status] + n for status, n in table.counts().items()}
     remedy = f"No manifest was written to {place}: put this right, then run again."
     refuse(problems + inspection.problems(), remedy)
-    return Manifest(provenance, form, tuple(entries), counts, sum(e.rows for e in entries))
+    rows, statistics = sum(entry.rows for entry in entries), inspection.tally.statistics()
+    return Manifest(provenance, form, tuple(entries), rows, statistics)
 
 
 def _says(manifest: Manifest, names: list[str], provenance: Provenance, form: str) -> bool:
@@ -178,7 +178,7 @@ tags:
 
 One box for each image of a source, in a box set of ccrop, format version {version}: normalised
 `x_min, y_min, x_max, y_max`, half-open, in the stored pixels without their EXIF orientation, joined
-to the images by `key`. {statuses}
+to the images by `key`. {found}
 
 What made the boxes is in `manifest.json` and in every shard:
 
@@ -200,14 +200,16 @@ def _write_card(place: BoxFolder, manifest: Manifest) -> None:
     """Write `README.md`, what people and hubs read, unless one is there."""
     if place.has(CARD):
         return
-    counts, made_by = manifest.counts, manifest.provenance.to_json()
+    found, made_by = manifest.statistics, manifest.provenance.to_json()
+    area = f"{found.mean_area:.1%} of their image" if manifest.rows else "nothing"
     del made_by["libraries"]  # which differ between processes that finish at the same time
     text = _CARD.format(
         suffix=FORMS[manifest.form].suffix,
         rows=manifest.rows,
         version=made_by["version"],
-        statuses=f"Status `ok`: {counts['ok']:,}; `empty`, with the whole image as box: "
-        f"{counts['empty']:,}; `unreadable`, likewise: {counts['unreadable']:,}.",
+        found=f"They cover {area} in the mean. Rows by `status`: "
+        + ", ".join(f"{count:,} `{status}`" for status, count in found.counts.items())
+        + ". Those that are not `ok` have the whole image as their box.",
         provenance=json.dumps(made_by, indent=1, ensure_ascii=False),
         reading=_READING[manifest.form],
     )
@@ -224,7 +226,7 @@ class _Stored:
     provenance: str
     libraries: Mapping[str, str]
     rows: int
-    counts: dict[str, int]
+    statistics: BoxStatistics
     shards: tuple[ShardEntry, ...]
 
 
@@ -243,8 +245,6 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
         if not is_known_version(data, MANIFEST, problems):
             return None
         stored = from_plain(_Stored, data, complete=True, ignore_unknown=True)
-        if missing := set(STATUSES).difference(stored.counts):
-            raise ValueError(f"counts has no {' and no '.join(sorted(missing))}")
     except (OSError, ValueError, CcropError) as error:
         problems.append(Problem("B001", MANIFEST, f"not readable: {error}"))
         return None
@@ -257,8 +257,7 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
     if stored.form not in FORMS:
         problems.append(Problem("B005", MANIFEST, f"the form is {stored.form!r}"))
         return None
-    counts = {status: stored.counts[status] for status in STATUSES}
-    manifest = Manifest(provenance, stored.form, stored.shards, counts, stored.rows)
+    manifest = Manifest(provenance, stored.form, stored.shards, stored.rows, stored.statistics)
     problems += [Problem("B006", MANIFEST, message) for message in _wrong_names(manifest)]
     total = sum(entry.rows for entry in stored.shards)
     if manifest.rows != total:

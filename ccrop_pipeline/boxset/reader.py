@@ -103,13 +103,6 @@ class BoxSet:
         for entry in self.manifest.shards:
             yield entry.name, self.read(entry.name, heatmaps)
 
-    def areas(self) -> NDArray[np.float32]:
-        """Give the share of its image that each box covers, (rows,), in source order."""
-        boxes = [table.boxes for _, table in self.tables(heatmaps=False)]
-        sides = [table[:, 2:] - table[:, :2] for table in boxes]
-        widths, heights = np.concatenate([np.empty((0, 2), np.float32), *sides]).T
-        return np.asarray(widths * heights)
-
     def lookup(self) -> BoxLookup:
         """Open the boxes for finding by key, from a cache file that is built the first time.
 

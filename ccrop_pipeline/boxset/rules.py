@@ -26,7 +26,7 @@ RULES = {
     "suffix.",
     "B007": "Every listed shard is in the folder `data`, with the bytes and the sha256 listed.",
     "B008": "The rows listed of every shard are its rows, and `rows` of the set is their sum.",
-    "B009": "`counts` gives for each of the three statuses the number of its rows.",
+    "B009": "`statistics` are those of the rows; `mean_area` to within 0.000001.",
     "B010": "The folder `data` holds no finished shard that the manifest does not list.",
     "B011": "Every shard can be read to its end as a file of its form.",
     "B012": "Every shard carries the entries `ccrop` and `ccrop_libraries`.",

@@ -230,7 +230,7 @@ class _Placing:
     def count_again(self, box_set: BoxSet) -> None:
         """Count what was met in shards that an earlier call had completed."""
         manifest = box_set.manifest
-        if len(self.seen) == manifest.rows - manifest.counts["unreadable"]:
+        if len(self.seen) == manifest.rows - manifest.statistics.counts["unreadable"]:
             return
         for _, table in box_set.tables(heatmaps=False):
             for row in np.flatnonzero(table.status != UNREADABLE).tolist():

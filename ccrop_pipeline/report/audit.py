@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import UNREADABLE, BoxSet
+from ccrop_pipeline.boxset import NEARLY_FULL, UNREADABLE, BoxSet
 from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps, rule_of
 
-NEARLY_FULL = 0.9
-_BINS = 10
 _SAMPLE = 4096  # heatmaps on which other rules are tried
 _SHARDS = 8
 _FEW = 0.25  # share of nearly full boxes that another rule may leave, to be worth naming
@@ -68,24 +66,22 @@ def audit(box_set: BoxSet) -> Audit:
     one) in steps of 0.1 is looked for that leaves at most a quarter of such boxes; on up to 4,096
     heatmaps out of up to 8 shards, so that the size of the set does not matter.
     """
-    areas, counts = box_set.areas().astype(np.float64), box_set.manifest.counts
-    images = len(areas)
-    shares = {name: count / max(1, images) for name, count in counts.items()}
-    nearly_full = float((areas > NEARLY_FULL).mean()) if images else 0.0
+    found = box_set.manifest.statistics
+    shares = {name: found.share(count) for name, count in found.counts.items()}
+    nearly_full = found.share(found.nearly_full)
     remedy, warning = None, None
     if nearly_full > 0.5:
         located = shares["ok"] > 0.5
         remedy = _remedy(box_set) if located else None
         warning = _no_op(box_set, nearly_full, remedy) if located else _nothing_located(shares)
-    bins = np.bincount(np.clip(np.ceil(areas * _BINS).astype(int) - 1, 0, _BINS - 1))
     return Audit(
-        images=images,
-        full=float((areas == 1).mean()) if images else 0.0,
+        images=box_set.manifest.rows,
+        full=found.share(found.full),
         nearly_full=nearly_full,
         empty=shares["empty"],
         unreadable=shares["unreadable"],
-        mean_area=float(areas.mean()) if images else None,
-        area_histogram=tuple(np.pad(bins, (0, _BINS - len(bins))).tolist()),
+        mean_area=found.mean_area,
+        area_histogram=found.area_histogram,
         remedy=remedy,
         warning=warning,
     )

@@ -9,7 +9,6 @@ import torch
 
 from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.boxset.statistics import box_metrics
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex
@@ -21,7 +20,7 @@ from ccrop_pipeline.training.epoch import train_epoch
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.loading import open_loader
-from ccrop_pipeline.training.metrics import Metrics
+from ccrop_pipeline.training.metrics import Metrics, box_metrics
 from ccrop_pipeline.training.observer import Observer
 from ccrop_pipeline.training.probing import Probe, open_probe
 from ccrop_pipeline.training.processes import Processes, slow_precision

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.boxset import BoxSet, iou
 from ccrop_pipeline.errors import CcropError
 
 if TYPE_CHECKING:
@@ -60,6 +63,33 @@ class Metrics:
                 if isinstance(value, int | float) and name != "epoch":
                     self._writer.add_scalar(f"{record['stage']}/{name}", value, record["epoch"])
             self._writer.flush()
+
+
+def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, float | None]:
+    """Return what a run records of a box set.
+
+    Args:
+        box_set: The new boxes.
+        previous: Those that were used before, of the same source; None: random crops.
+
+    Returns:
+        `mean_area` of its boxes; `share_full` and `share_empty`, the shares of images whose box is
+        the whole image and of those in which nothing was found; and `iou_with_previous`, the mean
+        IoU of the two boxes of an image, None without images in common, or where equal hashes of
+        keys keep them from being joined.
+    """
+    found = box_set.manifest.statistics
+    numbers = {
+        "mean_area": found.mean_area,
+        "share_full": found.share(found.full),
+        "share_empty": found.share(found.counts["empty"]),
+        "iou_with_previous": None,
+    }
+    common = previous and box_set.lookup().common(previous.lookup())
+    if common and len(common[0]):
+        new, old = common
+        numbers["iou_with_previous"] = float(iou(new, old.astype(np.float64)).mean())
+    return {name: None if n is None else round(n, 4) for name, n in numbers.items()}
 
 
 def _expect_tensorboard() -> None:

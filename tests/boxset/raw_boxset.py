@@ -6,6 +6,7 @@ A `RawSet` starts valid. Tests change its rows, its JSON or its files and write 
 import hashlib
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,29 @@ def make_row(key: str, **changes: Any) -> dict[str, Any]:
         "image_hash": (1 << 64) - 1,
     }
     return row | changes
+
+
+def statistics(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    areas = [area_of(row) for row in rows]
+    histogram = [0] * 10
+    for area in areas:
+        histogram[next(i for i in range(10) if area <= (i + 1) / 10 or i == 9)] += 1
+    statuses = [row["status"] for row in rows]
+    return {
+        "counts": {name: statuses.count(name) for name in ("ok", "empty", "unreadable")},
+        "mean_area": sum(areas) / len(areas) if areas else None,
+        "area_histogram": histogram,
+        "nearly_full": sum(area > 0.9 for area in areas),
+        "full": sum(area == 1 for area in areas),
+    }
+
+
+def area_of(row: dict[str, Any]) -> float:
+    edges = [row[edge] for edge in ("x_min", "y_min", "x_max", "y_max")]
+    if not all(isinstance(edge, int | float) and -9 < edge < 9 for edge in edges):
+        return 0.5  # whatever: such a box breaks a rule of its own
+    x_min, y_min, x_max, y_max = struct.unpack("4f", struct.pack("4f", *edges))  # as stored
+    return (x_max - x_min) * (y_max - y_min)
 
 
 def make_schema(heatmap: bool, choices: bool) -> pa.Schema:
@@ -130,10 +154,6 @@ class RawSet:
         return out.getvalue() + bytes(1024)
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
-        counts = dict.fromkeys(("ok", "empty", "unreadable"), 0)
-        for rows in self.shards.values():
-            for row in rows:
-                counts[row["status"]] = counts.get(row["status"], 0) + 1
         shards = []
         for name, rows in self.shards.items():
             file = "data/" + name + SUFFIX[self.form]
@@ -150,7 +170,7 @@ class RawSet:
             "provenance": text,
             "libraries": self.libraries,
             "rows": sum(len(rows) for rows in self.shards.values()),
-            "counts": {status: counts[status] for status in ("ok", "empty", "unreadable")},
+            "statistics": statistics([row for rows in self.shards.values() for row in rows]),
             "shards": shards,
         }
 

@@ -44,7 +44,9 @@ def test_round_trip(table: BoxTable, form: str) -> None:
         boxes = BoxSet.open(folder)
         assert boxes.manifest == manifest
         assert boxes.manifest.provenance == PROVENANCE
-        assert manifest.counts == {s: (table.status == i).sum() for i, s in enumerate(STATUSES)}
+        assert manifest.statistics.counts == {
+            s: (table.status == i).sum() for i, s in enumerate(STATUSES)
+        }
         assert_same(boxes.read("train-0"), table)
         assert boxes.read("train-0", heatmaps=False).heatmaps is None
 
@@ -232,18 +234,3 @@ def test_a_box_shard_lies_beside_its_images(tmp_path: Path) -> None:
         assert len(keys) > 10
         assert [box["box.json"]["key"] for box in boxes] == keys
     write_manifest(tmp_path, [shard.stem for shard in shards], PROVENANCE, "webdataset")
-
-
-def test_areas_are_shares_of_the_image(tmp_path: Path) -> None:
-    boxes = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 1]], np.float32)
-    table = BoxTable(
-        ["a", "b"],
-        boxes,
-        np.full((2, 2), 8, np.uint32),
-        np.ones(2, np.uint8),
-        np.zeros(2, np.uint8),
-        np.zeros(2, np.uint64),
-    )
-    write_shard(tmp_path, "s", table, PROVENANCE)
-    write_manifest(tmp_path, ["s"], PROVENANCE)
-    assert BoxSet.open(tmp_path).areas().tolist() == [1.0, 0.25]

@@ -351,7 +351,7 @@ def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad
     settings, folder = SETTINGS | {"max_bad": max_bad}, tmp_path / "boxes"
     if bad <= allowed:
         box_set = compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, **settings)
-        assert box_set.manifest.counts["unreadable"] == bad
+        assert box_set.manifest.statistics.counts["unreadable"] == bad
         return
     told = rf"{bad} of the {of} .*{samples[of].key}.*at most {allowed}"
     with pytest.raises(CcropError, match=told):

@@ -6,9 +6,10 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 from made_boxes import box_set, located, provenance, table
 
-from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
+from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet
 from ccrop_pipeline.localize import BoxRule
 from ccrop_pipeline.report import audit
+from ccrop_pipeline.training.metrics import box_metrics
 
 
 def squares(*areas: float) -> list[list[float]]:
@@ -29,6 +30,25 @@ def test_figures_are_those_of_the_boxes(tmp_path):
     assert found.area_histogram[3] == 1
     assert found.area_histogram[9] == 4
     assert found.area_histogram[0] + found.area_histogram[1] == 2
+
+
+def test_info_and_audit_round_the_mean_area_alike(tmp_path):
+    # To four digits first, and then to a tenth of a percent, it would be 95.8 %.
+    made = box_set(tmp_path, [table("a", [[0, 0, 0.95749, 1]])])
+    for command, line in (("info", "boxes       mean area"), ("audit", "areas       mean")):
+        result = CliRunner().invoke(cli, ["boxes", command, str(made.folder)])
+        assert f"{line} 95.7%" in result.stdout
+
+
+def test_what_is_known_of_a_finished_set_is_not_read_again(tmp_path):
+    made = box_set(tmp_path, [table("ab", squares(0.25, 0.5))])
+    for shard in (tmp_path / "data").iterdir():
+        shard.write_bytes(b"?" * shard.stat().st_size)
+    again = BoxSet.open(tmp_path)
+    assert audit(again).mean_area == pytest.approx(0.375)
+    assert box_metrics(again, None)["share_full"] == 0
+    for command in ("info", "audit"):
+        assert CliRunner().invoke(cli, ["boxes", command, str(made.folder)]).exit_code == 0
 
 
 def test_useful_boxes_have_no_warning_and_a_set_of_none_has_no_figures(tmp_path):

@@ -208,7 +208,9 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     with pytest.warns(RuntimeWarning, match=samples[3].key):
         trainer = trained(open_source(tmp_path / "tars"), tmp_path / "run", "epochs=2")
     assert [record["unreadable"] for record in trainer.run.metrics()] == [1, 1]
-    assert BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.counts["unreadable"] == 1
+    assert (
+        BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.statistics.counts["unreadable"] == 1
+    )
 
 
 @pytest.mark.slow
