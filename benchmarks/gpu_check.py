@@ -23,16 +23,9 @@ from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heat
 from ccrop_pipeline.methods import METHODS, build_method
 from ccrop_pipeline.recipes import load_recipe, settings_type
 from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
-from ccrop_pipeline.views import (
-    Augment,
-    AugmentSettings,
-    MapLoader,
-    MapViews,
-    ResidentLoader,
-    ViewCutter,
-    ViewGroup,
-    load_images,
-)
+from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup
+from ccrop_pipeline.views.augment import Augment
+from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, load_images
 
 GPU = torch.device("cuda")
 GROUP = ViewGroup(2, 64, augment=AugmentSettings(blur_p=0.5, solarize_p=0.2))
@@ -81,7 +74,7 @@ def resident_crops(source: Source) -> bool:
     views = []
     for device, batch_size in ((torch.device("cpu"), 256), (GPU, 256), (GPU, 64)):
         images = load_images(index, (64, 64), device, threads=8)
-        loader = ResidentLoader(images, ViewCutter((GROUP,)), batch_size)
+        loader = ResidentLoader(images, ViewCutter((GROUP,)), batch_size=batch_size)
         views.append(next(loader.epoch(0)).views[0][:, :64].cpu())
     seconds = timed(lambda: next(loader.epoch(0)))
     return say(
@@ -93,7 +86,7 @@ def resident_crops(source: Source) -> bool:
 
 def augmentation(source: Source) -> bool:
     """Augmentation draws the same numbers and gives the same pixels to rounding."""
-    loader = MapLoader(MapViews(source.index(), ViewCutter((GROUP,))), batch_size=512)
+    loader = MapLoader(source.index(), ViewCutter((GROUP,)), batch_size=512)
     batch = next(loader.epoch(0))
     (on_cpu,) = Augment((GROUP,), 0, torch.device("cpu"))(batch, 0)
     augment = Augment((GROUP,), 0, GPU)

@@ -20,15 +20,9 @@ from torch import Tensor
 
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.recipes import settings_type
-from ccrop_pipeline.views import (
-    Augment,
-    AugmentSettings,
-    Batch,
-    ResidentImages,
-    ResidentLoader,
-    ViewCutter,
-    ViewGroup,
-)
+from ccrop_pipeline.views import AugmentSettings, Batch, ViewCutter, ViewGroup
+from ccrop_pipeline.views.augment import Augment
+from ccrop_pipeline.views.by_position import ResidentImages, ResidentLoader
 
 GROUP = ViewGroup(2, 32, augment=AugmentSettings())
 
@@ -108,7 +102,7 @@ def measure(args: argparse.Namespace, method: str, compiled: bool) -> dict[str, 
     """One line of the result."""
     device = torch.device(args.device)
     images = resident_noise(args.images, device)
-    loader = ResidentLoader(images, ViewCutter((GROUP,)), args.batch_size)
+    loader = ResidentLoader(images, ViewCutter((GROUP,)), batch_size=args.batch_size)
     augment = Augment((GROUP,), 0, device)
     step = trainer(method, args.backbone, device, compiled)
     batches = endless(loader)
@@ -136,7 +130,7 @@ def measure(args: argparse.Namespace, method: str, compiled: bool) -> dict[str, 
         "compiled": compiled,
         "batch_size": args.batch_size,
         **{f"{name}_images_per_s": round(rate) for name, rate in rates.items()},
-        "seconds_per_epoch": round(len(loader) * args.batch_size / rates["epoch"], 2),
+        "seconds_per_epoch": round(loader.batches * args.batch_size / rates["epoch"], 2),
         "share_of_limit": round(rates["epoch"] / rates["step"], 3),
     }
 

@@ -33,9 +33,9 @@ class TrainProgress(Display, Observer):
         self._started = 0.0
         self._located = 0
 
-    def loading(self, images: int, note: str) -> None:
+    def loading(self, images: int | None, note: str) -> None:
         """Say how images are loaded."""
-        self._images = images
+        self._images = images or 0
         console.print(f"{self._prefix}{note}")
 
     def warning(self, note: str) -> None:

@@ -1,28 +1,13 @@
 """Our views of the same images: the loaders' crops and, if wanted, the batched augmentation."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.views.data import ImageSet
 from benchmarks.views.made_boxes import write_box_set
-from ccrop_pipeline.views import (
-    Augment,
-    AugmentSettings,
-    Loader,
-    MapLoader,
-    MapViews,
-    ResidentLoader,
-    ViewCutter,
-    ViewGroup,
-    canvas_within,
-    load_images,
-)
-
-CPU = torch.device("cpu")
+from ccrop_pipeline.views import AugmentSettings, ViewGroup, ViewLoader
 
 
 class MemoryIndex:
@@ -57,25 +42,23 @@ class OurViews:
 
     def __init__(self, images: ImageSet, complete: bool, workers: int, folder: Path) -> None:
         index = MemoryIndex(images)
-        group = view_group(images)
-        cutter = ViewCutter((group,), seed=0)
-        self.loader: Loader
-        if images.small:
-            canvas = canvas_within(index, math.inf, CPU)
-            assert canvas is not None
-            resident = load_images(index, canvas, CPU, max(1, workers))
-            self.loader = ResidentLoader(resident, cutter, images.batch_size)
-        else:
-            self.loader = MapLoader(MapViews(index, cutter), images.batch_size, workers)
-        self.loader.use_boxes(write_box_set(folder, {"memory": (index.keys, images.boxes)}))
-        self.augment = Augment((group,), 0, CPU) if complete else None
+        self.loader = ViewLoader(
+            index,
+            view_group(images),
+            boxes=write_box_set(folder, {"memory": (index.keys, images.boxes)}),
+            batch_size=images.batch_size,
+            workers=workers,
+            resident_gb=1000 if images.small else 0,
+            threads=max(1, workers),
+        )
+        self._complete = complete
         self.finished_epochs = 0
 
     def epoch(self) -> None:
-        """Makes all views of the next epoch."""
-        for batch in self.loader.epoch(self.finished_epochs):
-            if self.augment:
-                self.augment(batch, self.finished_epochs)
+        """Make all views of the next epoch."""
+        self.loader.set_epoch(self.finished_epochs)
+        for _ in self.loader if self._complete else self.loader.crops(self.finished_epochs):
+            pass
         self.finished_epochs += 1
 
 

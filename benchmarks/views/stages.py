@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from benchmarks.views.data import ImageSet
-from benchmarks.views.ours import CPU, OurViews, view_group
+from benchmarks.views.ours import OurViews, view_group
 from benchmarks.views.rounds import interleaved
 from ccrop_pipeline.crops import crop_and_resize, reduction_for
 from ccrop_pipeline.images import decode_reduced, open_source, pack, stored_size
-from ccrop_pipeline.views import Augment, Batch, ViewCutter, ViewGroup
+from ccrop_pipeline.views import Batch, ViewCutter, ViewGroup
+from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import hash_keys
 
 
@@ -29,7 +30,7 @@ def stages(images: ImageSet, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         loading = OurViews(images, False, 0, Path(name) / "boxes")
-        batches = list(loading.loader.epoch(0))
+        batches = list(loading.loader.crops(0))
         if images.small:
             programs: dict[str, Callable[[], object]] = {"crop and resize": loading.epoch}
         else:
@@ -93,7 +94,7 @@ def _augment_stages(images: ImageSet, batches: list[Batch], rounds: int) -> dict
 
 
 def _augmenting(group: ViewGroup, batches: list[Batch]) -> Callable[[], object]:
-    augment = Augment((group,), 0, CPU)
+    augment = Augment((group,), 0, "cpu")
     return lambda: [augment(batch, 0) for batch in batches]
 
 

@@ -8,7 +8,7 @@ from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices, iou, upright
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, strangers, write_manifest
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
-from ccrop_pipeline.boxset.reader import BoxFinder, BoxSet, MissingBoxes, convert
+from ccrop_pipeline.boxset.reader import Boxes, BoxFinder, BoxSet, MissingBoxes, convert, opened
 from ccrop_pipeline.boxset.rules import RULES, Problem
 from ccrop_pipeline.boxset.shards import (
     FORMS,
@@ -35,6 +35,7 @@ __all__ = [
     "BoxSet",
     "BoxStatistics",
     "BoxTable",
+    "Boxes",
     "Choices",
     "EncoderInfo",
     "LocalizerInfo",
@@ -48,6 +49,7 @@ __all__ = [
     "convert",
     "iou",
     "missing_shards",
+    "opened",
     "shard_is_complete",
     "strangers",
     "upright",

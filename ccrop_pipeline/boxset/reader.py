@@ -134,23 +134,33 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
 
 
 MissingBoxes = Literal["error", "full"]
+Boxes = Location | BoxSet  # a box set, or its folder
+
+
+def opened(boxes: Boxes) -> BoxSet:
+    """Return a box set that may be open already.
+
+    Raises:
+        CcropError: If the folder holds no complete box set.
+    """
+    return boxes if isinstance(boxes, BoxSet) else BoxSet.open(boxes)
 
 
 class BoxFinder:
     """Finds boxes by key in a memory-mapped file that all workers share.
 
     Args:
-        boxes: Folder of a box set: a local path, or an address that fsspec knows.
+        boxes: A box set, or its folder: a local path, or an address that fsspec knows.
         missing: What to do with a key that has no box: fail, or take the full box.
 
     Raises:
         CcropError: If the folder holds no complete box set.
     """
 
-    def __init__(self, boxes: str | Path, missing: MissingBoxes = "error") -> None:
+    def __init__(self, boxes: Boxes, missing: MissingBoxes = "error") -> None:
         if missing not in ("error", "full"):
             raise ValueError(f"missing must be 'error' or 'full', not {missing!r}")
-        self._box_set = BoxSet.open(boxes)
+        self._box_set = opened(boxes)
         self._lookup = self._box_set.lookup()
         self._missing = missing
 

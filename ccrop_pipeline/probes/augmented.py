@@ -13,19 +13,8 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed
 from ccrop_pipeline.probes.linear import LinearResult, classes_of
-from ccrop_pipeline.views import (
-    Batch,
-    Loader,
-    MapLoader,
-    MapViews,
-    ResidentLoader,
-    ViewCutter,
-    ViewGroup,
-    canvas_within,
-    load_images,
-)
+from ccrop_pipeline.views import Batch, ViewGroup, ViewLoader
 
-_RESIDENT_BYTES = 4e9
 _STEPS = (0.6, 0.8)  # where the rate falls to a tenth: epochs 60 and 80 of 100
 _MOMENTUM = 0.9
 _SCALE = (0.08, 1.0)  # areas of the crops, as of torchvision's RandomResizedCrop
@@ -144,21 +133,23 @@ def _head(channels: int, classes: int) -> nn.Linear:
 
 def _loader(
     images: LabelledImages, encoder: Encoder, settings: AugmentedSettings, workers: int
-) -> Loader:
-    """Open random crops of images that stay decoded on the device, or are read by position."""
-    index, device = Subset(images), torch.device(encoder.device)
-    group = ViewGroup(1, encoder.input_size, scale=_SCALE)
-    cutter = ViewCutter((group,), _SEED)
-    size = min(settings.batch_size, len(index))
-    canvas = canvas_within(index, _RESIDENT_BYTES, device)
-    if canvas:
-        return ResidentLoader(load_images(index, canvas, device, max(workers, 1)), cutter, size)
-    return MapLoader(MapViews(index, cutter), size, workers, device.type == "cuda")
+) -> ViewLoader:
+    """Open random crops."""
+    index = Subset(images)
+    return ViewLoader(
+        index,
+        ViewGroup(1, encoder.input_size, scale=_SCALE),
+        batch_size=min(settings.batch_size, len(index)),
+        workers=workers,
+        device=encoder.device,
+        seed=_SEED,
+        threads=max(workers, 1),
+    )
 
 
-def _epoch(loader: Loader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
+def _epoch(loader: ViewLoader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
     """Return the features and labels of the batches of an epoch, on the encoder's device."""
-    for batch in loader.epoch(epoch):
+    for batch in loader.crops(epoch):
         crops, readable = _flipped(batch, epoch), batch.readable
         if readable.any():
             rows = readable.nonzero()[:, 0].to(crops.device)

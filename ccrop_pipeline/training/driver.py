@@ -26,7 +26,6 @@ from ccrop_pipeline.training.probing import Probe, open_probe
 from ccrop_pipeline.training.processes import Processes, slow_precision
 from ccrop_pipeline.training.refresh import newest_boxes, refresh_boxes
 from ccrop_pipeline.training.run import Run, expect_outside, identity_of
-from ccrop_pipeline.views import Augment
 
 
 class Trainer:
@@ -63,10 +62,9 @@ class Trainer:
         if overwrite:
             expect_outside(folder, inputs)
         self.run, self.metrics = Run(folder), Metrics(folder, machine.tensorboard)
-        loading = open_loader(inputs, recipe, machine, self.processes.ranks)
-        self.loader = loading.loader
+        self.loader = open_loader(inputs, recipe, machine, self.processes.ranks)
         self._probe: Probe | None = None
-        self.processes.once(lambda: self._open_probe(loading.index))
+        self.processes.once(lambda: self._open_probe(self.loader.index))
         self.learner = Learner(
             recipe,
             self.processes,
@@ -77,11 +75,10 @@ class Trainer:
         identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
         # Started last, when nothing more can refuse it: --overwrite deletes what lies there.
         self.processes.once(lambda: self.run.start(identity, spec, overwrite))
-        self.augment = Augment(recipe.view_groups(), recipe.seed, machine.device)
         self.epoch = 0
         self._boxes: str | None = None  # in use, or last used before the run was stopped
-        self._loaded: str | None = None  # those that the loader has
-        self.observer.loading(loading.images, loading.note)
+        self._loaded = self.plan[0].boxes if inputs.boxes else None  # those that the loader has
+        self.observer.loading(self.loader.images, self.loader.note)
         if slow := slow_precision(recipe.precision, machine.device):
             self.observer.warning(slow)
 
@@ -158,7 +155,6 @@ class Trainer:
             record = train_epoch(
                 epoch,
                 self.loader,
-                self.augment,
                 self.learner,
                 self.recipe,
                 self.processes,

@@ -13,13 +13,12 @@ from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.observer import Observer, StepReport
 from ccrop_pipeline.training.processes import Processes
-from ccrop_pipeline.views import Augment, Batch, Loader
+from ccrop_pipeline.views import Batch, ViewLoader
 
 
 def train_epoch(
     epoch: int,
-    loader: Loader,
-    augment: Augment,
+    loader: ViewLoader,
     learner: Learner,
     recipe: Recipe,
     processes: Processes,
@@ -29,8 +28,7 @@ def train_epoch(
 
     Args:
         epoch: Epoch, counted from 0.
-        loader: Batches of this process.
-        augment: Colours and flips.
+        loader: Views of this process.
         learner: What learns.
         recipe: Batch size and accumulation.
         processes: The others.
@@ -44,24 +42,24 @@ def train_epoch(
     """
     steps = len(loader) // recipe.accumulate
     images_a_step = recipe.batch_size // processes.count * processes.count
-    # Loss, spread of the embeddings, unreadable images; on the device, as each look waits for it.
-    sums = torch.zeros(3, device=processes.fabric.device)
-    batches = _timed(loader.epoch(epoch))
-    started, waited, lr = time.perf_counter(), 0.0, 0.0
+    # Loss and spread of the embeddings; on the device, as each look waits for it.
+    sums = torch.zeros(2, device=processes.fabric.device)
+    loader.set_epoch(epoch)
+    started, lr, batches = time.perf_counter(), 0.0, _Watched(loader)
     for step in range(steps):
-        parts = list(islice(batches, recipe.accumulate))
-        waited += sum(wait for _, wait in parts)
-        views = ([v for group in augment(batch, epoch) for v in group] for batch, _ in parts)
-        result = learner.step(views, epoch, step)
+        # Taken one by one: a part is not to be in memory before the one before it is done with.
+        parts = islice(batches, recipe.accumulate)
+        result = learner.step(
+            ([view for group in batch.views for view in group] for batch in parts), epoch, step
+        )
         lr = result.lr
         sums[0] += result.loss
         sums[1] += result.embedding_std
-        sums[2] += sum(int((~batch.readable).sum()) for batch, _ in parts)
         seconds = time.perf_counter() - started
         images = (step + 1) * images_a_step
-        observer.step(StepReport(epoch, step + 1, steps, images, seconds, waited))
-    loss, spread = (processes.mean(sums[:2]) / steps).tolist()
-    unreadable = processes.sum(sums[2:]).item()
+        observer.step(StepReport(epoch, step + 1, steps, images, seconds, batches.waited))
+    loss, spread = (processes.mean(sums) / steps).tolist()
+    unreadable = processes.sum(sums.new_tensor(batches.unreadable)).item()
     _expect_finite(loss, epoch)
     seconds = time.perf_counter() - started
     return {
@@ -70,7 +68,7 @@ def train_epoch(
         "lr": lr,
         "seconds": round(seconds, 3),
         "images_per_s": round(steps * images_a_step / seconds, 1),
-        "data_wait": round(waited / seconds, 4),
+        "data_wait": round(batches.waited / seconds, 4),
         "unreadable": int(unreadable),
     }
 
@@ -79,15 +77,22 @@ def _expect_finite(loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise CcropError(
             f"the loss of epoch {epoch + 1} is {loss}. The newest checkpoint is of epoch "
-            f"{epoch}; start another run with a lower learning rate (optimizer.lr)."
+            f"{epoch}; start another run with a lower learning rate (optimizer.lr)"
         )
 
 
-def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Return the batches, each with the seconds that it was waited for."""
-    while True:
+class _Watched:
+    """The batches of an epoch, the seconds that they were waited for, and unreadable images."""
+
+    def __init__(self, loader: ViewLoader) -> None:
+        self._batches, self.waited, self.unreadable = iter(loader), 0.0, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
         asked = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch, time.perf_counter() - asked
+        batch = next(self._batches)
+        self.waited += time.perf_counter() - asked
+        self.unreadable += int((~batch.readable).sum())
+        return batch

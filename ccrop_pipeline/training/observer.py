@@ -36,7 +36,7 @@ class Observer(ComputeObserver):
     During a refresh it hears of the computation of boxes as well.
     """
 
-    def loading(self, images: int, note: str) -> None:
+    def loading(self, images: int | None, note: str) -> None:
         """So many images were found; `note` says how they are loaded."""
 
     def warning(self, note: str) -> None:

@@ -111,8 +111,8 @@ class Augment:
         device: Where the batch is augmented.
     """
 
-    def __init__(self, groups: Sequence[ViewGroup], seed: int, device: torch.device) -> None:
-        self.groups, self.seed, self.device = tuple(groups), seed, device
+    def __init__(self, groups: Sequence[ViewGroup], seed: int, device: str | torch.device) -> None:
+        self.groups, self.seed, self.device = tuple(groups), seed, torch.device(device)
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
         self._inverse_std = 1 / torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
 

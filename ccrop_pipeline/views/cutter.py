@@ -45,7 +45,7 @@ class ViewCutter:
     def windows(
         self, hashes: np.ndarray, sizes: np.ndarray, boxes: np.ndarray | None, epoch: int
     ) -> np.ndarray:
-        """Draws the windows of all views of a batch.
+        """Draw the windows of all views of a batch.
 
         Args:
             hashes: Hashes of the keys, uint64 (n,).
@@ -79,7 +79,7 @@ class ViewCutter:
         boxes: np.ndarray | None,
         epoch: int,
     ) -> tuple[tuple[Tensor, ...], np.ndarray]:
-        """Decodes each image once, as small as its windows allow, and cuts all its views.
+        """Decode each image once, as small as its windows allow, and cuts all its views.
 
         Args:
             images: Encoded images.
@@ -111,12 +111,12 @@ class ViewCutter:
 
 
 def random_crop(params: CropParams) -> CropParams:
-    """The parameters under which a full box gives RandomResizedCrop."""
+    """Return the parameters under which a full box gives RandomResizedCrop."""
     return CropParams(rule="overlap", alpha=1.0, scale=params.scale, ratio=params.ratio)
 
 
 def decode_or_warn(image: bytes, key: str, reduction: int = 1) -> tuple[np.ndarray, int] | None:
-    """Pixels as `decode_reduced` gives them; None, and a warning, where there are none.
+    """Return pixels as `decode_reduced` does; None, with a warning, where there are none.
 
     One bad file must not end a long run: whoever calls this shows a grey image.
     """

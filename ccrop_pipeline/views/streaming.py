@@ -1,19 +1,47 @@
 """Views shard by shard, for sources that are read in order."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ccrop_pipeline.base import Location
-from ccrop_pipeline.boxset import FULL_BOX, BoxSet, MissingBoxes
+from ccrop_pipeline.base import ALONE, Ranks
+from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Source
-from ccrop_pipeline.views.batch import Batch, CurrentBoxSet, ImageBoxes, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
+from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
-from ccrop_pipeline.views.order import shards_of_rank, shuffled
+
+Thing = TypeVar("Thing")
+# A sample with its box, float32 (4,); None while there are no boxes.
+Boxed = tuple[Sample, NDArray[np.float32] | None]
+BoxOf = Callable[[str], NDArray[np.float32] | None]  # from a key to its box
+Item = Batch | None | CcropError
+
+
+def shards_of_rank(shards: Sequence[str], seed: int, epoch: int, ranks: Ranks = ALONE) -> list[str]:
+    """Return the shards that one rank reads in an epoch, in the order of reading.
+
+    The order of all depends on (seed, epoch) alone, so that every shard has one rank.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(len(shards))
+    return [shards[at] for at in order[ranks.rank :: ranks.world_size]]
+
+
+def shuffled(items: Iterator[Thing], size: int, random: np.random.Generator) -> Iterator[Thing]:
+    """Yield all items, each out of `size` that are held back; 1 keeps their order."""
+    held = list(islice(items, size))
+    for item in items:
+        at = int(random.integers(size))
+        yield held[at]
+        held[at] = item
+    for at in random.permutation(len(held)):
+        yield held[at]
 
 
 def whole_batches(items: Iterable[Batch | None], size: int) -> Iterator[Batch | None]:
@@ -38,11 +66,6 @@ def whole_batches(items: Iterable[Batch | None], size: int) -> Iterator[Batch | 
             held = [item.rows(slice(lacking, None))]
 
 
-# A sample with its box, float32 (4,); None while there are no boxes.
-Boxed = tuple[Sample, np.ndarray | None]
-Item = Batch | None | CcropError
-
-
 class StreamViews(IterableDataset[Item]):
     """What one worker of a stream hands over: its batches, then what is left.
 
@@ -53,8 +76,7 @@ class StreamViews(IterableDataset[Item]):
         source: Where the images are.
         cutter: Groups and seed of the views.
         batch_size: Images a batch.
-        rank: Number of this process among those that share the shards.
-        world_size: Number of those processes.
+        ranks: Which process this is, of those that share the shards.
         buffer: Samples that a worker holds back for shuffling.
         missing: What to do with an image that has no box.
 
@@ -66,15 +88,14 @@ class StreamViews(IterableDataset[Item]):
         self,
         source: Source,
         cutter: ViewCutter,
+        *,
         batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks = ALONE,
         buffer: int = 1000,
         missing: MissingBoxes = "error",
     ) -> None:
         self.source, self.cutter, self.batch_size = source, cutter, batch_size
-        self.rank, self.world_size = rank, world_size
-        self.buffer, self.missing = buffer, missing
+        self.ranks, self.buffer, self.missing = ranks, buffer, missing
         self.current = CurrentBoxSet()
 
     def __iter__(self) -> Iterator[Item]:
@@ -90,8 +111,8 @@ class StreamViews(IterableDataset[Item]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
         seed = self.cutter.seed
-        shards = shards_of_rank(self.source.shards, seed, epoch, self.rank, self.world_size)
-        own = np.random.SeedSequence((seed, epoch), spawn_key=(self.rank, worker))
+        shards = shards_of_rank(self.source.shards, seed, epoch, self.ranks)
+        own = np.random.SeedSequence((seed, epoch), spawn_key=(self.ranks.rank, worker))
         samples = shuffled(
             self._boxed(shards[worker::workers], folder, epoch),
             self.buffer,
@@ -109,11 +130,9 @@ class StreamViews(IterableDataset[Item]):
             yield self._batch(chunk, epoch)
 
     def _boxed(self, shards: list[str], folder: str | None, epoch: int) -> Iterator[Boxed]:
-        box_set = BoxSet.open(folder) if folder else None
+        boxes_of = _boxes(folder, self.missing, self.cutter.seed, epoch) if folder else _no_boxes
         for shard in shards:
-            box_of: Callable[[str], np.ndarray | None] = _no_box
-            if box_set:
-                box_of = _boxes(box_set, shard, self.missing, self.cutter.seed, epoch)
+            box_of = boxes_of(shard)
             for sample in self.source.read(shard):
                 yield sample, box_of(sample.key)
 
@@ -134,53 +153,57 @@ class StreamViews(IterableDataset[Item]):
 
 
 class StreamLoader:
-    """Full batches of views from shards that are read in order, each beside its one box shard.
+    """Full batches of crops from shards that are read in order, each beside its one box shard.
 
-    Shards are shuffled, shared out to ranks and then to workers, and samples pass through a
-    buffer. What a view shows depends on (seed, epoch, key, view) alone. The order of the
-    samples depends on the number of ranks and workers as well: a restart in mid-epoch needs the
-    same number of both.
+    Shards are shuffled, divided among ranks and then among workers, and samples pass through a
+    buffer. What a view shows depends on (seed, epoch, key, view) alone. The order of the samples
+    depends on the number of ranks and workers as well: a restart in mid-epoch needs the same
+    number of both.
 
     Args:
         source: Where the images are.
         cutter: Groups and seed of the views.
-        batch_size: Images a batch.
-        images: Images that this rank has in an epoch, which gives the loader its length. Where
-            shards are of different sizes, ranks have different shares: take the least, so that
-            all ranks end an epoch together. None: as many as there are, and no length.
+        batch_size: Images a batch, of this rank alone.
+        images: Images that this rank has in every epoch. None: as many as there are.
         workers: Loader processes; 0 loads in the calling process.
-        rank: Number of this process among those that share the shards.
-        world_size: Number of those processes.
+        ranks: Which process this is, of those that share the shards.
         buffer: Encoded images that each worker holds back for shuffling; 1 keeps the stored
             order.
         pin_memory: Whether crops are to be copied to a GPU.
         missing: What to do with an image that has no box.
 
+    Attributes:
+        batches: Batches an epoch; None where it is not known.
+
     Raises:
-        CcropError: When there are more ranks than shards.
+        CcropError: If there are more ranks than shards.
     """
 
     def __init__(
         self,
         source: Source,
         cutter: ViewCutter,
+        *,
         batch_size: int,
         images: int | None = None,
         workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks = ALONE,
         buffer: int = 1000,
         pin_memory: bool = False,
         missing: MissingBoxes = "error",
     ) -> None:
-        if len(source.shards) < world_size:
+        if len(source.shards) < ranks.world_size:
             raise CcropError(
-                f"{source.location} has {len(source.shards)} shards, too few for {world_size} "
-                "processes that each need one. Pack the images into more shards"
+                f"{source.location} has {len(source.shards)} shards, too few for "
+                f"{ranks.world_size} processes that each need one. Pack the images into more "
+                "shards."
             )
         self._images = images
+        self.batches = None if images is None else images // batch_size
         self._pin = pin_memory and torch.accelerator.is_available()
-        self._views = StreamViews(source, cutter, batch_size, rank, world_size, buffer, missing)
+        self._views = StreamViews(
+            source, cutter, batch_size=batch_size, ranks=ranks, buffer=buffer, missing=missing
+        )
         self._loader = DataLoader(
             self._views,
             batch_size=None,
@@ -191,56 +214,40 @@ class StreamLoader:
             generator=torch.Generator(),
         )
 
-    def __len__(self) -> int:
-        """Batches an epoch.
+    def use_boxes(self, boxes: Boxes | None) -> None:
+        """Draw windows from the boxes of a box set from the next epoch on; None: random crops.
 
         Raises:
-            CcropError: When the number of images was not given.
-        """
-        if self._images is None:
-            raise CcropError(
-                f"how many batches {self._views.source.location} has is not known before it is "
-                "read: give the loader the number of images"
-            )
-        return self._images // self._views.batch_size
-
-    def use_boxes(self, folder: Location | None) -> None:
-        """Draws windows from the boxes of a box set from the next epoch on; None: random crops.
-
-        Raises:
-            CcropError: The box set cannot be opened. Its shards are read, and images without a
+            CcropError: If the box set cannot be opened. Its shards are read, and images without a
                 box found, as an epoch comes to them.
         """
-        if folder is not None:
-            BoxSet.open(folder)
-        self._views.current.folder = folder
+        self._views.current.use(None if boxes is None else opened(boxes))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch, without the first `start`: a restart in its middle.
+        """Return the batches of one epoch, without the first `start`: a restart in its middle.
 
         What is left out is read, and all but a few batches of it not decoded.
 
         Raises:
-            CcropError: When the source or the box set cannot be read, an image has no box and
+            CcropError: If the source or the box set cannot be read, an image has no box and
                 that is an error, or there are fewer images than the loader was told.
         """
         self._views.current.epoch, self._views.current.start = epoch, start
         return self._batches(iter(self._loader), start)
 
     def _batches(self, items: Iterator[Item], start: int) -> Iterator[Batch]:
-        end = None if self._images is None else len(self)
         batches = whole_batches(_raised(items), self._views.batch_size)
         done = 0
-        for batch in islice(batches, end):
+        for batch in islice(batches, self.batches):
             done += 1
             if done > start:
                 assert batch is not None
                 yield batch.pin_memory() if self._pin else batch
-        if end is not None and done < end:
+        if self.batches is not None and done < self.batches:
             raise CcropError(
-                f"{self._views.source.location} gave {done} batches and not {end}: it has fewer "
-                f"images than the {self._images} that the loader was told. With several "
-                "processes, tell it the least that one of them has"
+                f"{self._views.source.location} gave {done} batches and not {self.batches}: its "
+                f"shards have fewer images than the {self._images} that they should. Compute the "
+                "boxes of this source again, or give `shard_sizes` as they are."
             )
 
 
@@ -256,31 +263,37 @@ def _raised(items: Iterator[Item]) -> Iterator[Batch | None]:
         yield item
 
 
-def _boxes(
-    box_set: BoxSet, shard: str, missing: MissingBoxes, seed: int, epoch: int
-) -> Callable[[str], np.ndarray]:
-    if missing == "full" and all(entry.name != shard for entry in box_set.manifest.shards):
-        return lambda _: np.array(FULL_BOX, np.float32)
-    table = box_set.read(shard, heatmaps=False)
-    boxes = table.boxes
-    if table.choices is not None:
-        own = ImageBoxes(boxes, table.choices)
-        boxes = own.of_epoch(seed, epoch, hash_keys(table.keys))
-    rows = {key: row for row, key in enumerate(table.keys)}
+def _boxes(folder: str, missing: MissingBoxes, seed: int, epoch: int) -> Callable[[str], BoxOf]:
+    """Return what gives, for a shard, the boxes of an epoch by key."""
+    box_set = BoxSet.open(folder)
+    names = {entry.name for entry in box_set.manifest.shards}
+    full = np.array(FULL_BOX, np.float32)
 
-    def box_of(key: str) -> np.ndarray:
-        if key in rows:
-            box: np.ndarray = boxes[rows[key]]
-            return box
-        if missing == "full":
-            return np.array(FULL_BOX, np.float32)
-        raise CcropError(
-            f"image {key!r} has no box in {box_set.folder}. Compute the boxes of this source "
-            "again, or let such images keep the full box (--missing-boxes full)"
-        )
+    def boxes_of(shard: str) -> BoxOf:
+        if missing == "full" and shard not in names:
+            return lambda _: full
+        table = box_set.read(shard, heatmaps=False)
+        boxes = table.boxes
+        if table.choices is not None:
+            own = ImageBoxes(boxes, table.choices)
+            boxes = own.of_epoch(seed, epoch, hash_keys(table.keys))
+        rows = {key: row for row, key in enumerate(table.keys)}
 
-    return box_of
+        def box_of(key: str) -> NDArray[np.float32]:
+            if key in rows:
+                box: NDArray[np.float32] = boxes[rows[key]]
+                return box
+            if missing == "full":
+                return full
+            raise CcropError(
+                f"image {key!r} has no box in {box_set.folder}. Compute the boxes of this source "
+                'again, or let such images keep the full box (missing="full").'
+            )
+
+        return box_of
+
+    return boxes_of
 
 
-def _no_box(_: str) -> None:
-    return None
+def _no_boxes(_: str) -> BoxOf:
+    return lambda _: None

@@ -15,7 +15,6 @@ from ccrop_pipeline.training.epoch import train_epoch
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.loading import open_loader
 from ccrop_pipeline.training.processes import Processes
-from ccrop_pipeline.views import Augment
 
 COMMON = [
     "image_size=32",
@@ -39,21 +38,15 @@ class Parts:
     def __init__(self, settings, accumulate=1):
         self.settings = settings
         self.processes = Processes(CPU, settings.precision)
-        self.loader = open_loader(Inputs(Scenes(24, size=32)), settings, Machine()).loader
-        self.augment = Augment(settings.view_groups(), settings.seed, CPU)
+        self.loader = open_loader(Inputs(Scenes(24, size=32)), settings, Machine())
         self.learner = Learner(settings, self.processes, len(self.loader) // accumulate)
 
 
 def test_an_epoch_records_the_means_over_its_steps():
     settings = recipe("accumulate=2")
     epoch, steps = Parts(settings, accumulate=2), Parts(settings, accumulate=2)
-    record = train_epoch(
-        0, epoch.loader, epoch.augment, epoch.learner, settings, epoch.processes, Observer()
-    )
-    batches = [
-        [view for group in steps.augment(batch, 0) for view in group]
-        for batch in steps.loader.epoch(0)
-    ]
+    record = train_epoch(0, epoch.loader, epoch.learner, settings, epoch.processes, Observer())
+    batches = [[view for group in batch.views for view in group] for batch in steps.loader]
     results = [steps.learner.step(batches[2 * n : 2 * n + 2], 0, n) for n in range(3)]
     losses, spreads = ([float(result[at]) for result in results] for at in (0, 1))
     assert record["loss"] == pytest.approx(sum(losses) / 3, rel=1e-6)
@@ -104,8 +97,7 @@ def test_what_a_step_draws_depends_on_the_seed_of_the_recipe():
     first, again, other = (
         Parts(recipe("backbone=small", *small, f"seed={seed}", base="mocov2")) for seed in (0, 0, 1)
     )
-    batch = next(first.loader.epoch(0))
-    views = [view for group in first.augment(batch, 0) for view in group]
+    views = [view for group in next(iter(first.loader)).views for view in group]
     state = copy.deepcopy(first.learner.state())
     losses = []
     for parts in (first, again, other):

@@ -109,9 +109,9 @@ def test_accumulated_parts_add_up_to_the_mean_of_their_gradients(source, tmp_pat
     before = [weight.detach().clone() for weight in method.parameters()]
     sums = [torch.zeros_like(weight) for weight in before]
     losses = []
-    for batch in trainer.loader.epoch(0):
+    for batch in trainer.loader:
         method.train()
-        (views,) = trainer.augment(batch, 0)
+        (views,) = batch.views
         output = method(list(views))
         output.loss.backward()
         losses.append(output.loss.item())

@@ -7,7 +7,6 @@ from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
 from ccrop_pipeline.training.loading import open_loader
-from ccrop_pipeline.views import MapLoader, ResidentLoader, StreamLoader
 
 SETTINGS = ["image_size=32", "eval_size=0", "boxes.refresh_at=[0.5]", "epochs=2", "batch_size=8"]
 
@@ -23,30 +22,20 @@ def opened(source, **machine):
     return open_loader(Inputs(source), load_recipe("demo", SETTINGS), Machine(**machine))
 
 
-def test_small_images_that_fit_the_budget_stay_decoded(tars):
-    loading = opened(open_source(tars), resident_gb=20 * 3 * 32 * 32 / 1e9)
-    assert isinstance(loading.loader, ResidentLoader)
-    assert loading.images == len(loading.index) == 20
-    assert "20 images lie decoded in the memory of cpu" in loading.note
+def test_images_are_loaded_as_the_machine_allows(tars):
+    source = open_source(tars)
+    enough = 20 * 3 * 32 * 32 / 1e9
+    assert "20 images are decoded in the memory of cpu" in opened(source, resident_gb=enough).note
+    beyond = opened(source, resident_gb=enough - 1e-9)
+    assert "read by position, in the calling process" in beyond.note
+    assert "in 2 processes" in opened(source, resident_gb=0, workers=2).note
+    assert opened(source).images == len(opened(source).index) == 20
 
 
-@pytest.mark.parametrize("budget", [0, (20 * 3 * 32 * 32 - 1) / 1e9])
-def test_images_beyond_the_budget_are_read_by_position(tars, budget):
-    loading = opened(open_source(tars), resident_gb=budget)
-    assert isinstance(loading.loader, MapLoader)
-    assert "in the training process" in loading.note
-
-
-def test_larger_images_are_cut_one_by_one_on_a_cpu(tmp_path):
-    pack(Scenes(9, size=48), tmp_path / "tars")
-    assert isinstance(opened(open_source(tmp_path / "tars")).loader, MapLoader)
-
-
-def test_a_source_without_random_access_is_streamed(tars):
-    loading = opened(open_source(f"file://{tars}/data-{{000000..000002}}.tar"))
-    assert isinstance(loading.loader, StreamLoader)
-    assert (loading.images, loading.index, len(loading.loader)) == (20, None, 2)
-    assert "shard by shard" in loading.note
+def test_a_source_without_random_access_is_streamed_and_counted(tars):
+    loader = opened(open_source(f"file://{tars}/data-{{000000..000002}}.tar"))
+    assert (loader.images, loader.index, len(loader)) == (20, None, 2)
+    assert "20 images are read shard by shard" in loader.note
 
 
 @pytest.mark.parametrize("kind", ["resident", "by position", "streamed"])
@@ -55,19 +44,18 @@ def test_processes_share_every_epoch_without_an_image_in_common(tars, kind):
     machine = Machine(resident_gb=1.0 if kind == "resident" else 0)
     recipe = load_recipe("demo", SETTINGS)
     loaders = [
-        open_loader(Inputs(open_source(at)), recipe, machine, Ranks(rank, 2)).loader
-        for rank in range(2)
+        open_loader(Inputs(open_source(at)), recipe, machine, Ranks(rank, 2)) for rank in range(2)
     ]
     # Tars of 7, 7 and 6 images: a process that has one of them is sure of 6, a batch of 4.
     assert len({len(loader) for loader in loaders}) == 1
     for epoch in range(3):
-        batches = [list(loader.epoch(epoch)) for loader in loaders]
+        batches = [list(loader.crops(epoch)) for loader in loaders]
         seen = [batch.key_hashes.tolist() for own in batches for batch in own]
         assert {len(keys) for keys in seen} == {4}
         assert len({key for keys in seen for key in keys}) == 4 * len(seen)
         if kind != "streamed":
-            whole = open_loader(Inputs(open_source(at)), recipe, machine).loader
-            together = zip(*batches, whole.epoch(epoch), strict=True)
+            whole = open_loader(Inputs(open_source(at)), recipe, machine)
+            together = zip(*batches, whole.crops(epoch), strict=True)
             for first, second, both in together:
                 assert torch.equal(
                     torch.cat([first.key_hashes, second.key_hashes]), both.key_hashes
@@ -88,7 +76,7 @@ def test_a_process_with_less_than_two_images_of_a_part_is_refused(tars, kind):
     at = f"file://{tars}/data-{{000000..000002}}.tar" if kind == "streamed" else tars
     inputs, machine = Inputs(open_source(at)), Machine(resident_gb=1.0 * (kind == "resident"))
     recipe = load_recipe("demo", [*SETTINGS, "accumulate=4"])
-    assert len(open_loader(inputs, recipe, machine).loader) // 4 == 2  # steps of 8 of 20 images
+    assert len(open_loader(inputs, recipe, machine)) // 4 == 2  # steps of 8 of 20 images
     for processes, own, enough in ((2, 1, 16), (3, 0, 24)):
         told = (
             rf"batch_size is 8 and accumulate 4.*{processes} processes.* {own} images.*to {enough}"
@@ -103,8 +91,11 @@ def test_a_process_that_streams_less_than_a_step_is_refused(tars):
     # Of tars of 7, 7 and 6 images, one of two processes may have the last alone.
     accumulated = [*SETTINGS, "accumulate=2"]
     enough = load_recipe("demo", [*accumulated, "batch_size=12"])
-    assert len(open_loader(inputs, enough, Machine(), Ranks(1, 2)).loader) == 2  # one step
+    assert len(open_loader(inputs, enough, Machine(), Ranks(1, 2))) == 2  # one step
     recipe = load_recipe("demo", [*accumulated, "batch_size=16"])
+    with pytest.raises(CcropError, match=r"has 1 of the 2 parts \(accumulate\) of one step"):
+        open_loader(inputs, recipe, Machine(), Ranks(1, 2))
+    recipe = load_recipe("demo", [*SETTINGS, "batch_size=16"])
     with pytest.raises(CcropError, match=r"one of 2 processes .* 6 images, less than its 8 of"):
         open_loader(inputs, recipe, Machine(), Ranks(1, 2))
 
@@ -140,4 +131,4 @@ def test_how_images_are_loaded_is_told_to_the_observer(tars, tmp_path):
     recipe = load_recipe("demo", SETTINGS)
     Trainer(Inputs(open_source(tars)), tmp_path / "run", recipe, Machine(), listener)
     assert listener.heard[0] == 20
-    assert "decoded in the memory of cpu" in listener.heard[1]
+    assert "are decoded in the memory of cpu" in listener.heard[1]

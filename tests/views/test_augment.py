@@ -8,7 +8,8 @@ from torchvision.transforms.v2 import functional as F
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
-from ccrop_pipeline.views import Augment, AugmentSettings, Batch, ViewGroup
+from ccrop_pipeline.views import AugmentSettings, Batch, ViewGroup
+from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import hash_keys
 
 CPU = torch.device("cpu")

@@ -18,17 +18,10 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.crops import CHOICE, PHOTOMETRIC, WINDOW, key_hash, uniforms
 from ccrop_pipeline.images import image_hash
-from ccrop_pipeline.views import (
-    MapLoader,
-    MapViews,
-    ResidentLoader,
-    StreamLoader,
-    ViewCutter,
-    ViewGroup,
-    canvas_within,
-    load_images,
-)
-from ccrop_pipeline.views.batch import ImageBoxes
+from ccrop_pipeline.views import ViewCutter, ViewGroup
+from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, canvas_within, load_images
+from ccrop_pipeline.views.current_boxes import ImageBoxes
+from ccrop_pipeline.views.streaming import StreamLoader
 
 SEED = 7
 PARAMS = {"rule": "overlap", "alpha": 0.3, "scale": (0.1, 0.3)}
@@ -80,17 +73,17 @@ def drawn(row: np.ndarray, key: str, epoch: int) -> np.ndarray:
 
 
 def map_loader(source, workers=0):
-    return MapLoader(MapViews(source.index(), CUTTER), 4, workers)
+    return MapLoader(source.index(), CUTTER, batch_size=4, workers=workers)
 
 
 def resident_loader(source, workers=0):
     index = source.index()
     images = load_images(index, canvas_within(index, 1_000_000, CPU), CPU, threads=2)
-    return ResidentLoader(images, CUTTER, 4)
+    return ResidentLoader(images, CUTTER, batch_size=4)
 
 
 def stream_loader(source, workers=0):
-    return StreamLoader(source, CUTTER, 4, COUNT, workers, buffer=5)
+    return StreamLoader(source, CUTTER, batch_size=4, images=COUNT, workers=workers, buffer=5)
 
 
 LOADERS = [

@@ -18,15 +18,8 @@ from ccrop_pipeline.crops import (
 )
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, decode_reduced, open_source, pack
-from ccrop_pipeline.views import (
-    MapLoader,
-    MapViews,
-    ResidentLoader,
-    ViewCutter,
-    ViewGroup,
-    canvas_within,
-    load_images,
-)
+from ccrop_pipeline.views import ViewCutter, ViewGroup
+from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, canvas_within, load_images
 
 PARAMS = CropParams(rule="overlap", alpha=0.3)
 CUTTER = ViewCutter((ViewGroup(2, 16, **vars(PARAMS)),), seed=7)
@@ -44,13 +37,15 @@ def boxes(source, tmp_path_factory):
 
 
 def map_loader(source, workers=0, batch_size=4, missing="error"):
-    return MapLoader(MapViews(source.index(), CUTTER), batch_size, workers, missing=missing)
+    return MapLoader(
+        source.index(), CUTTER, batch_size=batch_size, workers=workers, missing=missing
+    )
 
 
 def resident_loader(source, batch_size=4, missing="error", cutter=CUTTER):
     index = source.index()
     images = load_images(index, canvas_within(index, 1_000_000, CPU), CPU, threads=2)
-    return ResidentLoader(images, cutter, batch_size, missing)
+    return ResidentLoader(images, cutter, batch_size=batch_size, missing=missing)
 
 
 def expected_views(source, folder, epoch, group=CUTTER.groups[0], first=0):
@@ -118,7 +113,7 @@ def test_without_boxes_windows_are_those_of_the_full_box_with_alpha_one(source):
 def test_an_epoch_takes_whole_batches_only(source):
     loader = map_loader(source, batch_size=5)
     batches = list(loader.epoch(0))
-    assert [len(batch.labels) for batch in batches] == [5] * (COUNT // 5) == [5] * len(loader)
+    assert [len(batch.labels) for batch in batches] == [5] * (COUNT // 5) == [5] * loader.batches
 
 
 def test_labels_and_memory_layout(source):
@@ -214,7 +209,7 @@ def test_groups_of_views_have_their_own_number_size_scale_rule_and_alpha(source,
     small = ViewGroup(4, 8, rule="paper", alpha=0.1, scale=(0.05, 0.4))
     cutter = ViewCutter((large, small), seed=7)
     if build is map_loader:
-        loader = MapLoader(MapViews(source.index(), cutter), 6)
+        loader = MapLoader(source.index(), cutter, batch_size=6)
     else:
         loader = resident_loader(source, 6, cutter=cutter)
     loader.use_boxes(boxes[0])

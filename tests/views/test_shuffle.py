@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccrop_pipeline.views.order import shards_of_rank, shuffled
+from ccrop_pipeline.base import Ranks
+from ccrop_pipeline.views.streaming import shards_of_rank, shuffled
 
 
 @given(st.integers(0, 40), st.integers(1, 12), st.integers(0, 5))
@@ -38,7 +39,9 @@ def test_how_long_items_wait_in_a_buffer():
 @given(st.integers(1, 20), st.integers(1, 7), st.integers(0, 3))
 def test_ranks_share_out_all_shards(count, world_size, epoch):
     shards = [f"s-{i}" for i in range(count)]
-    shares = [shards_of_rank(shards, 1, epoch, rank, world_size) for rank in range(world_size)]
+    shares = [
+        shards_of_rank(shards, 1, epoch, Ranks(rank, world_size)) for rank in range(world_size)
+    ]
     assert sorted(chain(*shares)) == sorted(shards)
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

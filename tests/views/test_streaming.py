@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ccrop_pipeline.base import Ranks
 from ccrop_pipeline.boxset import (
     BoxTable,
     Provenance,
@@ -27,8 +28,8 @@ from ccrop_pipeline.boxset import (
 from ccrop_pipeline.crops import key_hash
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source
-from ccrop_pipeline.views import StreamLoader, ViewCutter, ViewGroup
-from ccrop_pipeline.views.streaming import StreamViews
+from ccrop_pipeline.views import ViewCutter, ViewGroup, ViewLoader
+from ccrop_pipeline.views.streaming import StreamLoader, StreamViews
 
 COUNTS = (7, 5, 0, 6, 4)  # images of the shards, one of them empty
 TOTAL = sum(COUNTS)
@@ -148,11 +149,13 @@ def same(one, two):
 @pytest.mark.parametrize("workers", [0, 1, 3, 7])
 def test_an_epoch_gives_each_image_once_in_full_batches(data, workers, batch_size):
     form = batch_size % 2
-    loader = StreamLoader(data.source, CUTTER, batch_size, TOTAL, workers, buffer=4)
+    loader = StreamLoader(
+        data.source, CUTTER, batch_size=batch_size, images=TOTAL, workers=workers, buffer=4
+    )
     loader.use_boxes(data.boxes[form])
     batches = list(loader.epoch(2))
     assert [len(batch.labels) for batch in batches] == [batch_size] * (TOTAL // batch_size)
-    assert len(loader) == len(batches)
+    assert loader.batches == len(batches)
     # Each once and as it should be; with 1, 2, 11 and 22 a batch, all that there are.
     assert len(check(batches, expected(data, data.tables[form], 2))) == len(batches) * batch_size
 
@@ -161,7 +164,14 @@ def test_an_epoch_gives_each_image_once_in_full_batches(data, workers, batch_siz
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 0), (3, 0), (3, 2)])
 def test_ranks_share_the_images_out(data, world_size, workers):
     ranks = [
-        StreamLoader(data.source, CUTTER, 1, None, workers, rank, world_size, buffer=2)
+        StreamLoader(
+            data.source,
+            CUTTER,
+            batch_size=1,
+            workers=workers,
+            buffer=2,
+            ranks=Ranks(rank, world_size),
+        )
         for rank in range(world_size)
     ]
     for epoch in range(2):
@@ -171,7 +181,7 @@ def test_ranks_share_the_images_out(data, world_size, workers):
 
 def test_more_ranks_than_shards_are_refused(data):
     with pytest.raises(CcropError, match="5 shards, too few for 6 processes"):
-        StreamLoader(data.source, CUTTER, 3, world_size=6)
+        StreamLoader(data.source, CUTTER, batch_size=3, ranks=Ranks(0, 6))
 
 
 @pytest.mark.slow
@@ -180,7 +190,9 @@ def test_more_ranks_than_shards_are_refused(data):
     ("workers", "batch_size"), [(0, 2), (0, 5), (1, 2), (3, 2), (3, 5), (6, 3)]
 )
 def test_a_restart_goes_on_where_the_epoch_was_stopped(data, workers, batch_size, buffer):
-    loader = StreamLoader(data.source, CUTTER, batch_size, TOTAL, workers, buffer=buffer)
+    loader = StreamLoader(
+        data.source, CUTTER, batch_size=batch_size, images=TOTAL, workers=workers, buffer=buffer
+    )
     loader.use_boxes(data.boxes[0])
     whole = list(loader.epoch(3))
     for start in range(1, len(whole) + 2):
@@ -191,7 +203,7 @@ def test_a_restart_goes_on_where_the_epoch_was_stopped(data, workers, batch_size
 def test_what_a_restart_leaves_out_is_not_decoded(tmp_path):
     """Images that cannot be decoded tell by a warning that it was tried."""
     write_samples(tmp_path / "t.tar", [Sample(f"k{i}", b"no image", 0) for i in range(11)])
-    loader = StreamLoader(open_source(tmp_path), CUTTER, 2, buffer=3)
+    loader = StreamLoader(open_source(tmp_path), CUTTER, batch_size=2, buffer=3)
     for start in range(6):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -200,7 +212,7 @@ def test_what_a_restart_leaves_out_is_not_decoded(tmp_path):
 
 
 def test_workers_leave_out_what_comes_before_the_start_for_certain(data):
-    views = StreamViews(data.source, CUTTER, 2, buffer=3)
+    views = StreamViews(data.source, CUTTER, batch_size=2, buffer=3)
     views.current.start = 3
     items = list(DataLoader(views, batch_size=None, num_workers=2))
     assert [item is None for item in items] == [True] * 3 + [False] * (len(items) - 3)
@@ -210,7 +222,7 @@ def test_workers_leave_out_what_comes_before_the_start_for_certain(data):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_running_workers_see_another_epoch_and_box_set(data, workers):
-    loader = StreamLoader(data.source, CUTTER, 11, None, workers)
+    loader = StreamLoader(data.source, CUTTER, batch_size=11, workers=workers)
     for epoch, number in ((0, 0), (1, 0), (1, 1), (0, None), (2, 1)):
         loader.use_boxes(None if number is None else data.boxes[number])
         table = None if number is None else data.tables[number]
@@ -219,7 +231,7 @@ def test_running_workers_see_another_epoch_and_box_set(data, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_that_is_given_up_does_not_show_in_the_next(data, workers):
-    loader = StreamLoader(data.source, CUTTER, 2, None, workers)
+    loader = StreamLoader(data.source, CUTTER, batch_size=2, workers=workers)
     whole = list(loader.epoch(1))
     for taken in range(3):
         loader.use_boxes(data.boxes[0])
@@ -234,7 +246,7 @@ def test_an_epoch_that_is_given_up_does_not_show_in_the_next(data, workers):
 def test_the_order_of_one_worker_is_that_of_the_shards_or_shuffled(data):
     def order(epoch, buffer, seed=7):
         cutter = ViewCutter(CUTTER.groups, seed)
-        batches = StreamLoader(data.source, cutter, 1, buffer=buffer).epoch(epoch)
+        batches = StreamLoader(data.source, cutter, batch_size=1, buffer=buffer).epoch(epoch)
         return [batch.hashes.item() for batch in batches]
 
     stored = {
@@ -258,7 +270,9 @@ def test_only_the_box_shards_of_the_images_read_are_opened(data, form, tmp_path)
     folder, table = write_boxes(
         tmp_path / "boxes", data.samples, 4, ("parquet", "webdataset")[form]
     )
-    loaders = [StreamLoader(data.source, CUTTER, 1, rank=rank, world_size=2) for rank in range(2)]
+    loaders = [
+        StreamLoader(data.source, CUTTER, batch_size=1, ranks=Ranks(rank, 2)) for rank in range(2)
+    ]
     own = {batch.hashes.item() for batch in loaders[0].epoch(0)}
     for shard, samples in data.samples.items():
         if samples and not own & {key_hash(sample.key) for sample in samples}:
@@ -275,13 +289,13 @@ def test_only_the_box_shards_of_the_images_read_are_opened(data, form, tmp_path)
 def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(data, workers, tmp_path):
     absent = data.samples["t-3"][2].key
     folder, table = write_boxes(tmp_path / "boxes", data.samples, 0, without=absent)
-    strict = StreamLoader(data.source, CUTTER, 2, None, workers)
+    strict = StreamLoader(data.source, CUTTER, batch_size=2, workers=workers)
     strict.use_boxes(folder)
     with pytest.raises(CcropError, match=rf"^image '{absent}' has no box"):
         list(strict.epoch(0))
     strict.use_boxes(None)
     assert len(check(strict.epoch(0), expected(data, None, 0))) == TOTAL
-    loader = StreamLoader(data.source, CUTTER, 2, None, workers, missing="full")
+    loader = StreamLoader(data.source, CUTTER, batch_size=2, workers=workers, missing="full")
     loader.use_boxes(folder)
     table[absent] = np.array([0, 0, 1, 1], np.float32)
     assert len(check(loader.epoch(0), expected(data, table, 0))) == TOTAL
@@ -289,11 +303,11 @@ def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(data, workers,
 
 def test_a_shard_without_boxes_is_an_error_or_keeps_the_full_boxes(data, tmp_path):
     folder, table = write_boxes(tmp_path / "boxes", data.samples, 0, without="t-1")
-    strict = StreamLoader(data.source, CUTTER, 4)
+    strict = StreamLoader(data.source, CUTTER, batch_size=4)
     strict.use_boxes(folder)
     with pytest.raises(CcropError, match="no shard 't-1'"):
         list(strict.epoch(0))
-    loader = StreamLoader(data.source, CUTTER, 2, missing="full")
+    loader = StreamLoader(data.source, CUTTER, batch_size=2, missing="full")
     loader.use_boxes(folder)
     full = dict.fromkeys(data.keys, np.array([0, 0, 1, 1], np.float32))
     assert len(check(loader.epoch(0), expected(data, full | table, 0))) == TOTAL
@@ -301,19 +315,18 @@ def test_a_shard_without_boxes_is_an_error_or_keeps_the_full_boxes(data, tmp_pat
 
 def test_a_folder_that_is_no_box_set_is_told_at_once(data, tmp_path):
     with pytest.raises(CcropError, match="not a box set"):
-        StreamLoader(data.source, CUTTER, 4).use_boxes(tmp_path)
+        StreamLoader(data.source, CUTTER, batch_size=4).use_boxes(tmp_path)
 
 
 def test_the_number_of_images_gives_the_length_and_the_end(data):
-    loader = StreamLoader(data.source, CUTTER, 4, 13)
-    assert len(loader) == 3
-    whole = list(StreamLoader(data.source, CUTTER, 4).epoch(0))
+    loader = StreamLoader(data.source, CUTTER, batch_size=4, images=13)
+    assert loader.batches == 3
+    whole = list(StreamLoader(data.source, CUTTER, batch_size=4).epoch(0))
     same(list(loader.epoch(0)), whole[:3])
     same(list(loader.epoch(0, 2)), whole[2:3])
-    with pytest.raises(CcropError, match="is not known before"):
-        len(StreamLoader(data.source, CUTTER, 4))
-    with pytest.raises(CcropError, match=r"gave 5 batches and not 6.* fewer images than the 24"):
-        list(StreamLoader(data.source, CUTTER, 4, 24).epoch(0))
+    assert StreamLoader(data.source, CUTTER, batch_size=4).batches is None
+    with pytest.raises(CcropError, match=r"gave 5 batches and not 6.* fewer\s+images than the 24"):
+        list(StreamLoader(data.source, CUTTER, batch_size=4, images=24).epoch(0))
 
 
 @pytest.mark.slow
@@ -330,7 +343,9 @@ def test_tars_from_elsewhere_give_the_same_batches(data, workers):
     )
     found = []
     for spec in specs:
-        loader = StreamLoader(open_source(spec), CUTTER, 4, TOTAL, workers, buffer=4)
+        loader = StreamLoader(
+            open_source(spec), CUTTER, batch_size=4, images=TOTAL, workers=workers, buffer=4
+        )
         loader.use_boxes(data.boxes[0])
         found.append(list(loader.epoch(1)))
         same(found[-1], found[0])
@@ -345,7 +360,7 @@ def test_boxes_elsewhere_give_the_same_views(data, workers, form):
         if path.is_file():
             relative = path.relative_to(data.boxes[form])
             memory.pipe(f"/boxes-{form}/{relative}", path.read_bytes())
-    loader = StreamLoader(data.source, CUTTER, 11, TOTAL, workers)
+    loader = StreamLoader(data.source, CUTTER, batch_size=11, images=TOTAL, workers=workers)
     for epoch, place in enumerate((f"memory://boxes-{form}", f"file://{data.boxes[form]}")):
         loader.use_boxes(place)
         views = expected(data, data.tables[form], epoch)
@@ -355,7 +370,7 @@ def test_boxes_elsewhere_give_the_same_views(data, workers, form):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_command_that_fails_ends_the_epoch_with_its_name(data, workers):
     spec = f"pipe:cat {data.folder}/t-{{0,1,3}}.tar; exit 3"
-    loader = StreamLoader(open_source(spec), CUTTER, 2, None, workers)
+    loader = StreamLoader(open_source(spec), CUTTER, batch_size=2, workers=workers)
     with pytest.raises(CcropError, match=r"^the command of pipe:cat .*exit status 3"):
         list(loader.epoch(0))
 
@@ -369,7 +384,7 @@ def test_unreadable_images_are_marked_in_their_own_batch(data, tmp_path):
             samples[row] = samples[row]._replace(image=b"no image")
             bad.add(key_hash(samples[row].key))
         write_samples(tmp_path / f"{number}.tar", samples)
-    loader = StreamLoader(open_source(tmp_path), CUTTER, 3, None, workers=3)
+    loader = StreamLoader(open_source(tmp_path), CUTTER, batch_size=3, workers=3)
     batches = list(loader.epoch(0))
     for batch in batches:
         grey = [hashed in bad for hashed in batch.hashes.tolist()]
@@ -382,14 +397,15 @@ def test_unreadable_images_are_marked_in_their_own_batch(data, tmp_path):
 def test_beginning_an_epoch_draws_no_random_numbers_of_others(data):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    list(StreamLoader(data.source, CUTTER, 4).epoch(0))
+    list(StreamLoader(data.source, CUTTER, batch_size=4).epoch(0))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_workers_end_with_their_loader(data):
     others = {child.pid for child in multiprocessing.active_children()}
-    loader = StreamLoader(data.source, CUTTER, 2, None, workers=2)
-    batches = loader.epoch(0)
+    source = open_source(f"file://{data.folder}/*.tar")
+    loader = ViewLoader(source, CUTTER.groups, batch_size=2, workers=2)
+    batches = iter(loader)
     next(batches)
     batches.close()
     assert len({child.pid for child in multiprocessing.active_children()} - others) == 2
@@ -400,9 +416,9 @@ def test_workers_end_with_their_loader(data):
 def test_workers_end_with_their_loader_after_an_error_too(data):
     others = {child.pid for child in multiprocessing.active_children()}
     spec = f"pipe:cat {data.folder}/t-{{0,1,3}}.tar; exit 3"
-    loader = StreamLoader(open_source(spec), CUTTER, 2, None, workers=2)
+    loader = ViewLoader(open_source(spec), CUTTER.groups, batch_size=2, workers=2)
     with pytest.raises(CcropError):
-        list(loader.epoch(0))
+        list(loader)
     del loader
     assert not {child.pid for child in multiprocessing.active_children()} - others
 
@@ -410,10 +426,10 @@ def test_workers_end_with_their_loader_after_an_error_too(data):
 PROGRAM = """
 import sys
 from ccrop_pipeline.images import open_source
-from ccrop_pipeline.views import StreamLoader, ViewCutter, ViewGroup
+from ccrop_pipeline.views import ViewGroup, ViewLoader
 source = open_source(f"pipe:cat {sys.argv[1]}/t-{{0,1}}.tar; sleep 60")
-loader = StreamLoader(source, ViewCutter((ViewGroup(1, 8),)), 2, None, 2, buffer=1)
-for batch in loader.epoch(0):
+loader = ViewLoader(source, ViewGroup(1, 8), batch_size=2, workers=2, buffer=1)
+for batch in loader:
     print("go", flush=True)
 """
 

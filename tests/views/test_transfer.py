@@ -9,16 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccrop_pipeline.localize.encoder import to_device
-from ccrop_pipeline.views import (
-    Augment,
-    AugmentSettings,
-    MapLoader,
-    MapViews,
-    ResidentLoader,
-    ViewCutter,
-    ViewGroup,
-    load_images,
-)
+from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup
+from ccrop_pipeline.views.augment import Augment
+from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, load_images
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GROUPS = (ViewGroup(2, 16, augment=AugmentSettings(blur_p=0.5, solarize_p=0.5)),)
@@ -66,7 +59,7 @@ def test_resident_images_are_cut_on_a_gpu_without_waiting_for_it(index, pinned):
 
 
 def test_views_are_augmented_on_a_gpu_without_waiting_for_it(index, pinned):
-    batch = next(MapLoader(MapViews(index, ViewCutter(GROUPS)), batch_size=4).epoch(0))
+    batch = next(MapLoader(index, ViewCutter(GROUPS), batch_size=4).epoch(0))
     made = SimpleNamespace(views=batch.views, hashes=batch.hashes)
     with FakeTensorMode(allow_non_fake_inputs=True):
         augment = Augment(GROUPS, 0, GPU)
@@ -88,7 +81,9 @@ def test_on_a_cpu_nothing_is_copied(pinned):
 def test_a_gpu_cuts_the_same_views(index):
     views = []
     for device in (CPU, GPU):
-        loader = ResidentLoader(load_images(index, (32, 32), device, 1), ViewCutter(GROUPS), 4)
+        loader = ResidentLoader(
+            load_images(index, (32, 32), device, 1), ViewCutter(GROUPS), batch_size=4
+        )
         torch.cuda.set_sync_debug_mode("error")
         try:
             views.append(next(loader.epoch(0)).views[0])
