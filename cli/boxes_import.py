@@ -84,7 +84,7 @@ def import_(
     annotations = _read(form, path, pixels)
     total = len(opened.index()) if opened.random_access else None
     with counter("boxes", total) as advance:
-        box_set, counts = import_boxes(opened, annotations, out, several, advance)
+        box_set, counts = import_boxes(opened, annotations, out, several=several, advance=advance)
     if as_json:
         click.echo(json.dumps(summary(box_set) | {"import": vars(counts)}))
         return

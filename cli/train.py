@@ -1,7 +1,6 @@
 """`ccrop train`."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,6 @@ import click
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
-    from ccrop_pipeline.training import Inputs, Machine
 
 # `METHODS` of the package, which a test compares: importing them takes seconds.
 METHODS = (
@@ -50,12 +48,13 @@ METHODS = (
 )
 @click.option(
     "--missing-boxes",
+    "missing",
     type=click.Choice(["error", "full"]),
     default="error",
     show_default=True,
     help="What to do with images that have no box.",
 )
-@click.option("--test", "test_source", metavar="SOURCE", help="Labelled images to probe on.")
+@click.option("--test", metavar="SOURCE", help="Labelled images to probe on.")
 @click.option(
     "--load",
     type=click.Path(exists=True, path_type=Path),
@@ -93,67 +92,37 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     Example:
       ccrop train data/photos runs/first --recipe cifar10-mocov2-2core --set epochs=5
     """
+    from ccrop_pipeline import training
+    from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.recipes import make_plan
-    from ccrop_pipeline.training import Run, Trainer
 
     from .train_progress import TrainProgress
 
-    recipe = _recipe(options)
+    own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
+    recipe = _recipe(**own)
     plan = make_plan(recipe, options["boxes"])
     if dry_run:
         _print_plan(plan, recipe, as_json)
         return
-    machine = _machine(options)
-    inputs = _inputs(source, options)
-    progress = TrainProgress(recipe.epochs)
-    trainer = Trainer(inputs, run, recipe, machine, progress, options["overwrite"])
-    with progress:
-        trainer.train()
-    if trainer.processes.first:
-        _print_result(run, Run(run).metrics()[-1], as_json)
+    with TrainProgress(recipe.epochs) as progress:
+        done = training.train(source, run, recipe=recipe, observer=progress, **options)
+    if Ranks.from_environment().rank == 0:
+        _print_result(run, done.metrics()[-1], as_json)
 
 
-def _recipe(options: dict[str, Any]) -> "Recipe":
+def _recipe(
+    method: str | None, recipe: str | None, overrides: tuple[str, ...], refresh_every: int | None
+) -> "Recipe":
     from ccrop_pipeline.recipes import load_recipe
 
-    method, every = options["method"], options["refresh_every"]
-    name = options["recipe"] or method
+    name = recipe or method
     if name is None:
         raise click.UsageError("give --recipe or --method")
     own = [f'method.name="{method}"'] if method else []
-    if every:
-        own += ["boxes.refresh_at=[]", "boxes.refresh_epochs=[]", f"boxes.refresh_every={every}"]
-    return load_recipe(name, [*own, *options["overrides"]])
-
-
-def _machine(options: dict[str, Any]) -> "Machine":
-    from ccrop_pipeline.base import Ranks
-    from ccrop_pipeline.base.ranks import open_device
-    from ccrop_pipeline.training import Machine
-
-    device, ranks = open_device(options["device"]), Ranks.from_environment()
-    cores = max(1, (os.cpu_count() or 1) // ranks.local_world_size)
-    workers = options["workers"]
-    if workers is None:
-        workers = 0 if device.type == "cpu" else cores
-    return Machine(
-        device, workers, cores, options["resident_gb"], options["compile"], options["tensorboard"]
-    )
-
-
-def _inputs(source: str, options: dict[str, Any]) -> "Inputs":
-    from ccrop_pipeline.images import absolute_spec, open_source
-    from ccrop_pipeline.training import Inputs, StartingWeights
-
-    test, load = options["test_source"], options["load"]
-    return Inputs(
-        open_source(source),
-        options["boxes"],
-        options["missing_boxes"],
-        open_source(test, split="test") if test else None,
-        StartingWeights(load) if load else None,
-        absolute_spec(source),
-    )
+    if refresh_every:
+        own += ["boxes.refresh_at=[]", "boxes.refresh_epochs=[]"]
+        own += [f"boxes.refresh_every={refresh_every}"]
+    return load_recipe(name, [*own, *overrides])
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:

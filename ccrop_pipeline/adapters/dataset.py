@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ccrop_pipeline.boxset import BoxFinder, Choices, MissingBoxes
+from ccrop_pipeline.boxset import Boxes, BoxFinder, Choices, MissingBoxes
 from ccrop_pipeline.crops import attach_box
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import decode
@@ -41,8 +41,8 @@ class BoxedDataset(Dataset[Any]):
     Args:
         dataset: Samples by position, each a tuple or a dict with a PIL image in it.
         keys: The key of each sample, in the data set's order; `folder_keys` has an ImageFolder's.
-        boxes: Folder of a box set. Where an image has several boxes, one is drawn each time the
-            sample is read, from torch's global generator.
+        boxes: A box set, or its folder: a local path or an address. Where an image has several
+            boxes, one is drawn each time the sample is read, from torch's global generator.
         transform: Applied to each image once it has its box; also an attribute, which frameworks
             may set.
         image: Position or name of the image in a sample.
@@ -57,7 +57,8 @@ class BoxedDataset(Dataset[Any]):
         self,
         dataset: Any,
         keys: Sequence[str],
-        boxes: str | Path,
+        boxes: Boxes,
+        *,
         transform: Callable[[Any], Any] | None = None,
         image: int | str = 0,
         missing: MissingBoxes = "error",
@@ -135,8 +136,8 @@ class BoxedRows:
     which moves pixels and not boxes, and drop the names and bytes that keys are made of.
 
     Args:
-        boxes: Folder of a box set. Where an image has several boxes, one is drawn each time its
-            row is read, from torch's global generator.
+        boxes: A box set, or its folder: a local path or an address. Where an image has several
+            boxes, one is drawn each time its row is read, from torch's global generator.
         transform: From a PIL image in mode RGB that carries its box to what takes its place.
         image: Name of the image column.
         missing: What to do with an image that has no box: fail, or take the full box.
@@ -147,8 +148,9 @@ class BoxedRows:
 
     def __init__(
         self,
-        boxes: str | Path,
+        boxes: Boxes,
         transform: Callable[[Any], Any],
+        *,
         image: str = "image",
         missing: MissingBoxes = "error",
     ) -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
 
 from ccrop_pipeline.adapters.dataset import chosen
-from ccrop_pipeline.boxset import BoxFinder, MissingBoxes
+from ccrop_pipeline.boxset import Boxes, BoxFinder, MissingBoxes
 from ccrop_pipeline.crops import attach_box
 from ccrop_pipeline.errors import CcropError
 
@@ -16,19 +15,19 @@ _Samples = Iterable[dict[str, Any]]
 
 
 def add_boxes(
-    boxes: str | Path, missing: MissingBoxes = "error"
+    boxes: Boxes, *, missing: MissingBoxes = "error"
 ) -> Callable[[_Samples], Iterator[dict[str, Any]]]:
     """Make a pipeline stage that attaches its box to every decoded image, joined by `__key__`.
 
     It stands after `decode("pil")` and before anything that changes images.
 
     Args:
-        boxes: Folder of a box set. Where an image has several boxes, one is drawn each time the
-            sample is read, from torch's global generator.
+        boxes: A box set, or its folder: a local path or an address. Where an image has several
+            boxes, one is drawn each time the sample is read, from torch's global generator.
         missing: What to do with an image that has no box: fail, or take the full box.
 
     Returns:
-        For `compose`; iterating it raises ``CcropError`` at a sample that has no box or no PIL
+        For `compose`; iterating it raises `CcropError` at a sample that has no box or no PIL
         image.
 
     Raises:

@@ -29,6 +29,7 @@ def rethreshold(
     box_set: BoxSet,
     folder: Path | str,
     rule: BoxRule,
+    *,
     advance: Callable[[int], None] | None = None,
 ) -> BoxSet:
     """Writes the box set that the same encoder would have given with another rule.

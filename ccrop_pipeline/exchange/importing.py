@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +123,8 @@ class Several:
         return boxes[order[: int(self.text[5:]) if self.keeps_choices else 1]]
 
 
+UNION: Final = Several()
+
 # YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
 _BEYOND = 1e-5
 
@@ -154,7 +157,8 @@ def import_boxes(
     source: Source,
     annotations: Annotations,
     folder: str | Path,
-    several: Several,
+    *,
+    several: Several = UNION,
     advance: Advance | None = None,
 ) -> tuple[BoxSet, ImportCounts]:
     """Write a box set from annotations.

@@ -33,7 +33,7 @@ class PackSummary:
 
 def pack(
     samples: Source | Iterable[Sample],
-    out: Path,
+    out: str | Path,
     *,
     prefix: str = "data",
     max_images: int = 10_000,
@@ -60,6 +60,7 @@ def pack(
     """
     if max_images < 1 or max_bytes < 1:
         raise ValueError(f"max_images={max_images} and max_bytes={max_bytes} must be at least 1")
+    out = Path(out)
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise CcropError(f"{out} is not empty. Choose another folder, or remove it first.")
     partial = out.with_name(out.name + ".partial")

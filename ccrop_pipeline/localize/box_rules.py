@@ -5,7 +5,7 @@ Everything that depends on the heat is worked out in whole numbers (see `thresho
 bit for bit whatever the batch and the device.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor, inf
@@ -227,6 +227,7 @@ class BoxRule:
 
     threshold: float | None = 0.1
     mass: float | None = None
+    _: KW_ONLY
     component: Component = "all"
     margin: float = 0.0
     min_size: float = 0.0

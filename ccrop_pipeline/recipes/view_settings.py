@@ -9,7 +9,7 @@ from ccrop_pipeline.crops.windows import Rule
 from ccrop_pipeline.errors import SettingError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
     """Strengths and probabilities, named as in torchvision.
 

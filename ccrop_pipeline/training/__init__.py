@@ -1,7 +1,7 @@
 """Training: a recipe, the plan that follows from it, and one driver that executes the plan."""
 
 from ccrop_pipeline.training.checkpoint import Checkpoint, StartingWeights, load_checkpoint
-from ccrop_pipeline.training.driver import Trainer
+from ccrop_pipeline.training.driver import Trainer, train
 from ccrop_pipeline.training.follow import FollowObserver, follow
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.metrics import Metrics
@@ -21,4 +21,5 @@ __all__ = [
     "Trainer",
     "follow",
     "load_checkpoint",
+    "train",
 ]

@@ -1,5 +1,6 @@
 """One driver for all methods: executes a plan, stage by stage, and resumes it anywhere."""
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,27 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, Ranks
-from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.base.ranks import open_device
+from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
-from ccrop_pipeline.images import ImageIndex
+from ccrop_pipeline.images import ImageIndex, Source, absolute_spec, open_source
 from ccrop_pipeline.models.own_checkpoints import NEWEST
-from ccrop_pipeline.recipes import FixedStage, Recipe, RefreshStage, TrainStage, make_plan
+from ccrop_pipeline.recipes import (
+    FixedStage,
+    Recipe,
+    RefreshStage,
+    TrainStage,
+    load_recipe,
+    make_plan,
+)
 from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
-from ccrop_pipeline.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ccrop_pipeline.training.checkpoint import (
+    Checkpoint,
+    StartingWeights,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ccrop_pipeline.training.epoch import train_epoch
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.learner import Learner
@@ -213,3 +227,69 @@ class Trainer:
 
     def _save(self, file: Path) -> None:
         save_checkpoint(file, self._checkpoint())
+
+
+def train(
+    source: Source | str | Path,
+    run: str | Path,
+    *,
+    recipe: Recipe | str,
+    boxes: str | Path | None = None,
+    missing: MissingBoxes = "error",
+    test: Source | str | Path | None = None,
+    load: str | Path | None = None,
+    overwrite: bool = False,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    resident_gb: float = 4.0,
+    compile: bool = False,
+    tensorboard: bool = False,
+    observer: Observer | None = None,
+) -> Run:
+    """Train on images: warm-up, boxes, training from them, as `ccrop train` does.
+
+    The same call again resumes a run that was stopped.
+
+    Args:
+        source: Images to train on, or what `open_source` opens.
+        run: Folder of the run.
+        recipe: All settings, or the name or TOML file of a recipe; see `load_recipe`.
+        boxes: Folder of a box set to use from the first epoch on, without warm-up.
+        missing: What to do with an image that has no box: "error", or "full" for the full box.
+        test: Labelled images to probe on, or what `open_source` opens, of whose splits it is the
+            test; None: a sixth of the images that are trained on.
+        load: Folder of another run, or checkpoint, whose weights are taken to begin with.
+        overwrite: Whether to delete a run that is in the folder.
+        device: Where to train; "auto" is the GPU where there is one. Of several GPUs each process
+            takes its own.
+        workers: Loader processes; None: one a core on a GPU, else 0.
+        resident_gb: Images stay decoded on the device when they need no more than so many
+            gigabytes (1e9 bytes); 0: never.
+        compile: Whether encoders are compiled by `torch.compile`.
+        tensorboard: Whether metrics are also written for TensorBoard.
+        observer: Hears how it goes; None: nobody does.
+
+    Returns:
+        The run, complete.
+
+    Raises:
+        CcropError: If the folder holds another run, images or boxes cannot be used, or a setting
+            makes no sense for them.
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    device, ranks = open_device(device), Ranks.from_environment()
+    cores = max(1, (os.cpu_count() or 1) // ranks.local_world_size)
+    if workers is None:
+        workers = 0 if device.type == "cpu" else cores
+    inputs = Inputs(
+        open_source(source) if isinstance(source, str | Path) else source,
+        Path(boxes) if boxes else None,
+        missing,
+        open_source(test, split="test") if isinstance(test, str | Path) else test,
+        StartingWeights(Path(load)) if load else None,
+        absolute_spec(source) if isinstance(source, str | Path) else None,
+    )
+    machine = Machine(device, workers, cores, resident_gb, compile, tensorboard)
+    trainer = Trainer(inputs, Path(run), recipe, machine, observer or Observer(), overwrite)
+    trainer.train()
+    return trainer.run

@@ -46,7 +46,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("transform", [V1, V2])
 def test_boxes_reach_the_crops_of_an_image_folder_in_workers(folder, transform):
     images = ImageFolder(folder)
-    dataset = BoxedDataset(images, folder_keys(images), folder.parent / "boxes", transform)
+    dataset = BoxedDataset(
+        images, folder_keys(images), folder.parent / "boxes", transform=transform
+    )
     torch.manual_seed(0)
     loader = DataLoader(dataset, COUNT // 2, shuffle=True, num_workers=2)
     for _ in range(5):
@@ -60,9 +62,9 @@ def test_boxes_reach_the_crops_of_an_image_folder_in_workers(folder, transform):
 
 def test_the_box_of_another_image_would_be_seen(boxes):
     # What the tests of this folder rest on: windows drawn from another box show no white.
-    moved = BoxedDataset(InMemory(), KEYS[1:] + KEYS[:1], boxes, V2)
+    moved = BoxedDataset(InMemory(), KEYS[1:] + KEYS[:1], boxes, transform=V2)
     assert share_of_white(torch.stack([moved[i][0] for i in range(COUNT)])).max() == 0
-    full = BoxedDataset(InMemory(), ["?"] * COUNT, boxes, V2, missing="full")
+    full = BoxedDataset(InMemory(), ["?"] * COUNT, boxes, transform=V2, missing="full")
     torch.manual_seed(0)
     white = share_of_white(torch.stack([full[i][0] for i in range(COUNT)] * 4))
     assert (white == 0).float().mean() > 0.5
@@ -75,7 +77,7 @@ def test_keys_of_a_folder_are_those_of_its_source(folder):
 
 
 def test_keys_of_an_in_memory_set_are_given(boxes):
-    dataset = BoxedDataset(InMemory(), KEYS, boxes, V2)
+    dataset = BoxedDataset(InMemory(), KEYS, boxes, transform=V2)
     assert len(dataset) == COUNT
     views, labels = next(iter(DataLoader(Subset(dataset, [5, 6, 11]), 3)))
     assert share_of_white(views).min() > 0.1
@@ -83,14 +85,16 @@ def test_keys_of_an_in_memory_set_are_given(boxes):
 
 
 def test_several_views_of_one_image(boxes):
-    views, label = BoxedDataset(InMemory(), KEYS, boxes, lambda image: [V2(image), V1(image)])[3]
+    views, label = BoxedDataset(
+        InMemory(), KEYS, boxes, transform=lambda image: [V2(image), V1(image)]
+    )[3]
     assert share_of_white(torch.stack(views)).min() > 0.1
     assert label == 3
 
 
 def test_samples_that_are_dicts(boxes):
     samples = InMemory(lambda i: {"label": i, "picture": picture(i)})
-    sample = BoxedDataset(samples, KEYS, boxes, V2, image="picture")[6]
+    sample = BoxedDataset(samples, KEYS, boxes, transform=V2, image="picture")[6]
     assert share_of_white(sample["picture"][None]) > 0.1
     assert list(sample) == ["label", "picture"]
     assert sample["label"] == 6
@@ -113,7 +117,7 @@ def test_keys_without_a_box_are_named_before_training_starts(boxes):
     with pytest.raises(CcropError, match=r"2 of 16 .*'test-000003', 'test-000015'") as error:
         BoxedDataset(InMemory(), wrong, boxes)
     assert "its keys look like 'train-0000" in str(error.value)
-    full = BoxedDataset(InMemory(), wrong, boxes, V2, missing="full")
+    full = BoxedDataset(InMemory(), wrong, boxes, transform=V2, missing="full")
     # The others keep their own boxes.
     assert share_of_white(torch.stack([full[i][0] for i in (0, 1, 2, 4, 14)])).min() > 0.1
 
@@ -136,7 +140,7 @@ def test_no_box_set_is_said_at_once(tmp_path):
 def test_a_transform_within_is_refused(folder):
     images = ImageFolder(folder, transform=v2.RandomHorizontalFlip())
     with pytest.raises(CcropError, match="ImageFolder has a transform of its own"):
-        BoxedDataset(images, folder_keys(images), folder.parent / "boxes", V2)
+        BoxedDataset(images, folder_keys(images), folder.parent / "boxes", transform=V2)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_a_transform_within_is_refused(folder):
 )
 def test_samples_without_a_pil_image_are_refused(boxes, sample, message):
     with pytest.raises(CcropError, match=message):
-        BoxedDataset(InMemory(sample), KEYS, boxes, V2)[4]
+        BoxedDataset(InMemory(sample), KEYS, boxes, transform=V2)[4]
 
 
 def flip_first(image: Image.Image) -> Image.Image:
@@ -156,7 +160,7 @@ def flip_first(image: Image.Image) -> Image.Image:
 
 
 def test_what_changes_the_image_before_the_crop_is_an_error_from_a_worker(boxes):
-    dataset = BoxedDataset(InMemory(), KEYS, boxes, v1.Compose([flip_first, V1]))
+    dataset = BoxedDataset(InMemory(), KEYS, boxes, transform=v1.Compose([flip_first, V1]))
     message = error_of(DataLoader(dataset, 4, num_workers=1))
     assert message.startswith("CcropError: Caught CcropError in DataLoader worker process 0")
     assert "attach_box" in message
@@ -167,7 +171,7 @@ def test_timms_own_data_set_must_not_replace_images(folder, monkeypatch):
     images = data.ImageDataset(str(folder))
     keys = folder_keys(ImageFolder(folder))
     with pytest.raises(CcropError, match="TIMM_DATASET_MAX_RETRIES=1"):
-        BoxedDataset(images, keys, folder.parent / "boxes", V2)
+        BoxedDataset(images, keys, folder.parent / "boxes", transform=V2)
     images._max_retries = 1
-    dataset = BoxedDataset(images, images.filenames(), folder.parent / "boxes", V2)
+    dataset = BoxedDataset(images, images.filenames(), folder.parent / "boxes", transform=V2)
     assert share_of_white(torch.stack([dataset[i][0] for i in range(COUNT)])).min() > 0.1

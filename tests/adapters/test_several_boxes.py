@@ -57,7 +57,7 @@ def from_dataset(boxes: Path) -> list[torch.Tensor]:
         def __getitem__(self, i: int):
             return picture(0), 0
 
-    dataset = BoxedDataset(Pictures(), ["k"], boxes, two_views)
+    dataset = BoxedDataset(Pictures(), ["k"], boxes, transform=two_views)
     return [dataset[0][0] for _ in range(READINGS)]
 
 

@@ -59,7 +59,7 @@ def test_every_image_gets_a_row_and_everything_met_is_counted(tmp_path):
         f=[[0, 0, 1, 1]],
     )
     source = open_source(root)
-    box_set, counts = import_boxes(source, annotations, tmp_path / "out", Several())
+    box_set, counts = import_boxes(source, annotations, tmp_path / "out")
     assert boxes_by_key(box_set) == {
         "x/a.jpg": ("ok", [0.25, 0.125, 0.75, 0.5], None),
         "b.jpg": ("ok", [0.0, 0.5, 0.5, 1.0], None),
@@ -86,7 +86,7 @@ def test_kept_boxes_are_choices_and_their_union_is_the_box(tmp_path):
     source = open_source(folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"]))
     small, large, middle = [0, 0, 0.25, 0.25], [0.25, 0.25, 1, 1], [0, 0, 0.5, 0.5]
     annotations = made(a=[small, large, middle])
-    box_set, _ = import_boxes(source, annotations, tmp_path / "out", Several("keep:2"))
+    box_set, _ = import_boxes(source, annotations, tmp_path / "out", several=Several("keep:2"))
     assert boxes_by_key(box_set) == {
         "a.jpg": ("ok", FULL, [large, middle]),
         "b.jpg": ("empty", FULL, [FULL]),
@@ -101,9 +101,7 @@ def test_pixels_are_of_the_stored_image_also_where_exif_turns_it(tmp_path):
     (root / "turned.jpg").write_bytes(image(exif=exif))
     source = open_source(root)
     boxes = [[10, 5, 20, 15]]
-    stored, _ = import_boxes(
-        source, made("stored", a=boxes, turned=boxes), tmp_path / "stored", Several()
-    )
+    stored, _ = import_boxes(source, made("stored", a=boxes, turned=boxes), tmp_path / "stored")
     expected = ("ok", [0.25, 0.25, 0.5, 0.75], None)
     assert boxes_by_key(stored) == {"a.jpg": expected, "turned.jpg": expected}
     ((_, table),) = stored.tables()
@@ -120,7 +118,7 @@ def test_an_annotation_of_an_image_of_another_shape_is_a_misfit(tmp_path):
     annotations = [{"image_id": i, "bbox": [10, 5, 10, 10]} for i in (1, 2, 3)]
     (tmp_path / "i.json").write_text(json.dumps({"images": images, "annotations": annotations}))
     box_set, counts = import_boxes(
-        open_source(root), read_coco(tmp_path / "i.json"), tmp_path / "out", Several()
+        open_source(root), read_coco(tmp_path / "i.json"), tmp_path / "out"
     )
     found = boxes_by_key(box_set)
     assert found["same.jpg"] == found["half.jpg"] == ("ok", [0.25, 0.25, 0.5, 0.75], None)
@@ -186,7 +184,7 @@ def test_a_mask_of_another_size_counts_by_shares(tmp_path):
     mask.paste(7, (5, 0, 10, 5))
     mask.save(tmp_path / "masks/a.png")
     masks = read_masks(tmp_path / "masks")
-    box_set, _ = import_boxes(open_source(root), masks, tmp_path / "out", Several())
+    box_set, _ = import_boxes(open_source(root), masks, tmp_path / "out")
     assert boxes_by_key(box_set) == {"a.jpg": ("ok", [0.25, 0.0, 0.5, 0.5], None)}
 
 
@@ -200,12 +198,12 @@ def test_a_stopped_import_goes_on_and_counts_all(tmp_path):
     source = open_source(tmp_path / "tars")
     annotations = made(**{f"{i}": [[0, 0, 1.5, (i + 1) / 10]] for i in range(8)})
     out = tmp_path / "out"
-    _, whole = import_boxes(source, annotations, out, Several())
+    _, whole = import_boxes(source, annotations, out)
     before = contents(out)
     (out / "manifest.json").unlink()
     next(out.glob("data/*1.parquet")).unlink()
     done = []
-    _, again = import_boxes(source, annotations, out, Several(), done.append)
+    _, again = import_boxes(source, annotations, out, advance=done.append)
     assert contents(out) == before
     assert again == whole
     assert whole.clipped == 8
@@ -215,11 +213,11 @@ def test_a_stopped_import_goes_on_and_counts_all(tmp_path):
 def test_other_boxes_are_never_overwritten(tmp_path):
     source = open_source(folder_of(tmp_path / "photos", ["a.jpg"]))
     out = tmp_path / "out"
-    import_boxes(source, made(a=[[0, 0, 0.5, 0.5]]), out, Several())
+    import_boxes(source, made(a=[[0, 0, 0.5, 0.5]]), out)
     before = contents(out)
     for several in ("largest", "keep:1"):
         with pytest.raises(CcropError, match="choose another folder"):
-            import_boxes(source, made(a=[[0, 0, 0.5, 0.5]]), out, Several(several))
+            import_boxes(source, made(a=[[0, 0, 0.5, 0.5]]), out, several=Several(several))
     with pytest.raises(CcropError, match="choose another folder"):
         fixed_boxes(source, out, "centre")
     assert contents(out) == before
@@ -245,7 +243,7 @@ def test_where_any_shard_is_of_other_boxes_none_is_written(tmp_path):
 def test_annotations_of_other_images_write_nothing(tmp_path):
     source = open_source(folder_of(tmp_path / "photos", ["a.jpg"]))
     with pytest.raises(CcropError, match="none of the 1 annotated"):
-        import_boxes(source, made(b=[[0, 0, 1, 1]]), tmp_path / "out", Several())
+        import_boxes(source, made(b=[[0, 0, 1, 1]]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -257,7 +255,7 @@ def test_a_source_that_is_read_in_order_is_joined_as_well(tmp_path):
     assert not source.random_access
     (tmp_path / "b.csv").write_text("key,x_min,y_min,x_max,y_max\nb.jpg,0,0,0.3,0.3\n")
     annotations = read_csv(tmp_path / "b.csv", pixels=False)
-    box_set, counts = import_boxes(source, annotations, tmp_path / "out", Several())
+    box_set, counts = import_boxes(source, annotations, tmp_path / "out")
     expected = {"a": ("empty", FULL, None), "b": ("ok", f32(0, 0, 0.3, 0.3), None)}
     assert boxes_by_key(box_set) == expected
     assert (counts.matched, counts.unannotated) == (1, 1)
