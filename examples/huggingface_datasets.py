@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
+from ccrop_pipeline import ContrastiveCrop
 from ccrop_pipeline.adapters import BoxedRows
-from ccrop_pipeline.crops import ContrastiveCrop
 
 SIDE, BATCH, STEPS = 32, 64, 20
 

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 
-from ccrop_pipeline.adapters import BoxedDataset, folder_keys, replace_crop
+from ccrop_pipeline import BoxedDataset
+from ccrop_pipeline.adapters import folder_keys, replace_crop
 
 SIDE, BATCH, STEPS = 32, 64, 20
 
@@ -18,7 +19,7 @@ if __name__ == "__main__":
     # Any of lightly's transforms that crop by RandomResizedCrop, multi-crop as well.
     transform = replace_crop(SimCLRTransform(SIDE, cj_strength=0.5, gaussian_blur=0.0))
     images = ImageFolder(folder)
-    dataset = BoxedDataset(images, folder_keys(images), boxes, transform)
+    dataset = BoxedDataset(images, folder_keys(images), boxes, transform=transform)
     loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=2)
 
     model = resnet18(num_classes=128)

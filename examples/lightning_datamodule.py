@@ -1,21 +1,18 @@
 """Boxes in a Lightning DataModule: python lightning_datamodule.py SOURCE BOXES.
 
-Our own loader cuts the views, whatever the source; the model and the training are Lightning's.
+Our own loader cuts and augments the views, whatever the source; the model and the training are
+Lightning's.
 """
 
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import lightning
 import torch
 from lightly.loss import NTXentLoss
 from torchvision.models import resnet18
 
-from ccrop_pipeline.images import open_source
-from ccrop_pipeline.views import Augment, Batch, MapLoader, MapViews, ViewCutter, ViewGroup
-
-SEED, BATCH, GROUPS = 0, 64, (ViewGroup(count=2, size=32),)
+import ccrop_pipeline as ccrop
+from ccrop_pipeline.views import Batch
 
 
 class BoxedViews(lightning.LightningDataModule):
@@ -23,13 +20,18 @@ class BoxedViews(lightning.LightningDataModule):
 
     def __init__(self, source: str, boxes: str, workers: int = 2) -> None:
         super().__init__()
-        views = MapViews(open_source(source).index(), ViewCutter(GROUPS, SEED))
-        self.loader = MapLoader(views, BATCH, workers)
-        self.loader.use_boxes(Path(boxes))
+        self.source, self.boxes, self.workers = ccrop.open_source(source), boxes, workers
 
-    def train_dataloader(self) -> Iterator[Batch]:
-        """Cut the views of one epoch; see `reload_dataloaders_every_n_epochs` below."""
-        return self.loader.epoch(self.trainer.current_epoch)
+    def train_dataloader(self) -> ccrop.ViewLoader:
+        """Load views; Lightning asks once, and an epoch follows the other by itself."""
+        return ccrop.ViewLoader(
+            self.source,
+            ccrop.ViewGroup(2, 32),
+            boxes=self.boxes,
+            batch_size=64,
+            workers=self.workers,
+            device=self.trainer.strategy.root_device,
+        )
 
 
 class SimCLR(lightning.LightningModule):
@@ -40,8 +42,8 @@ class SimCLR(lightning.LightningModule):
         self.model, self.criterion = resnet18(num_classes=128), NTXentLoss()
 
     def training_step(self, batch: Batch) -> torch.Tensor:
-        """Change colours and flip on the device that trains, and compare the views."""
-        (views,) = Augment(GROUPS, SEED, self.device)(batch, self.current_epoch)
+        """Compare the views."""
+        (views,) = batch.views
         loss = self.criterion(*self.model(views.flatten(0, 1)).chunk(2))
         print(f"epoch {self.current_epoch}  loss {loss.item():.3f}")
         return loss
@@ -52,7 +54,5 @@ class SimCLR(lightning.LightningModule):
 
 
 if __name__ == "__main__":
-    trainer = lightning.Trainer(
-        max_epochs=2, reload_dataloaders_every_n_epochs=1, logger=False, enable_checkpointing=False
-    )
+    trainer = lightning.Trainer(max_epochs=2, logger=False, enable_checkpointing=False)
     trainer.fit(SimCLR(), datamodule=BoxedViews(*sys.argv[1:]))

@@ -8,7 +8,8 @@ from timm.data import create_loader
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from ccrop_pipeline.adapters import BoxedDataset, folder_keys, replace_crop
+from ccrop_pipeline import BoxedDataset
+from ccrop_pipeline.adapters import folder_keys, replace_crop
 
 SIDE, BATCH, STEPS = 64, 64, 20
 

@@ -9,8 +9,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import BoxedDataset, folder_keys
-from ccrop_pipeline.crops import ContrastiveCrop
+from ccrop_pipeline import BoxedDataset, ContrastiveCrop
+from ccrop_pipeline.adapters import folder_keys
 
 SIDE, BATCH, STEPS, TEMPERATURE = 32, 64, 20, 0.5
 
@@ -35,7 +35,7 @@ def nt_xent(first: Tensor, second: Tensor) -> Tensor:
 if __name__ == "__main__":
     folder, boxes = sys.argv[1:]
     images = ImageFolder(folder)
-    dataset = BoxedDataset(images, folder_keys(images), boxes, two_views)
+    dataset = BoxedDataset(images, folder_keys(images), boxes, transform=two_views)
     model = resnet18(num_classes=128)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     loader = DataLoader(dataset, BATCH, shuffle=True)

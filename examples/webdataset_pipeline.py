@@ -11,8 +11,7 @@ from torch import nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import add_boxes
-from ccrop_pipeline.crops import ContrastiveCrop
+from ccrop_pipeline import ContrastiveCrop, add_boxes
 
 SIDE, BATCH, STEPS = 32, 32, 20
 

@@ -13,7 +13,7 @@ import torch
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import compute_boxes
-from ccrop_pipeline.images import Scenes, decode, open_source, pack
+from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
 pytestmark = pytest.mark.slow
@@ -137,33 +137,6 @@ def test_boxes_with_pyarrow_alone(made):
     assert f"boxes:   128, mean share of the image {area:.3f}" in output
     left, right = table.boxes[0, 0] * 48, table.boxes[0, 2] * 48
     assert f"{table.keys[0]}: x {left:.1f} to {right:.1f}" in output
-
-
-def blocks_of_the_readme():
-    return re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.S)
-
-
-def test_the_lines_of_the_readme_cut_a_view(made, monkeypatch):
-    (block,) = [block for block in blocks_of_the_readme() if "ContrastiveCrop(" in block]
-    monkeypatch.chdir(made)
-    sample = next(open_source(made / "images").read("data-000000"))
-    known = {"key": sample.key, "image": decode(sample.image)}
-    exec(block.replace("boxes/first", "boxes"), known)
-    assert known["found"].all()
-    assert known["view"].size == (224, 224)
-
-
-def test_the_lines_of_the_readme_load_groups_of_views(made, monkeypatch):
-    (block,) = [block for block in blocks_of_the_readme() if "MapLoader(" in block]
-    monkeypatch.chdir(made)
-    known = {"device": torch.device("cpu")}
-    smaller = {"data/photos": "images", "boxes/first": "boxes", "224": "32", "96": "16"}
-    for name, stand_in in smaller.items():
-        assert name in block
-        block = block.replace(name, stand_in)
-    exec(block, known)
-    assert known["two"].shape == (2, 64, 3, 32, 32)
-    assert known["six"].shape == (6, 64, 3, 16, 16)
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)

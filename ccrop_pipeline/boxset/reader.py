@@ -69,7 +69,7 @@ class BoxSet:
         refuse(wrong_sizes(manifest, there), _damaged(folder))
         return cls(folder if is_address(folder) else Path(folder), manifest)
 
-    def read(self, name: str, heatmaps: bool = True) -> BoxTable:
+    def read(self, name: str, *, heatmaps: bool = True) -> BoxTable:
         """Read the rows of one shard.
 
         Args:
@@ -98,10 +98,10 @@ class BoxSet:
     def _names(self) -> dict[str, None]:  # a set with an order
         return dict.fromkeys(entry.name for entry in self.manifest.shards)
 
-    def tables(self, heatmaps: bool = True) -> Iterator[tuple[str, BoxTable]]:
+    def tables(self, *, heatmaps: bool = True) -> Iterator[tuple[str, BoxTable]]:
         """Read all shards, one at a time, in source order, with their names."""
         for entry in self.manifest.shards:
-            yield entry.name, self.read(entry.name, heatmaps)
+            yield entry.name, self.read(entry.name, heatmaps=heatmaps)
 
     def lookup(self) -> BoxLookup:
         """Open the boxes for finding by key, from a cache file that is built the first time.

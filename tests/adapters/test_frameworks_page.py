@@ -1,9 +1,11 @@
 """The lines of docs/frameworks.md, run as they stand."""
 
+import pickle
 import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,11 +58,21 @@ def run(place, monkeypatch):
     return run
 
 
-def test_torchvision(run):
-    cifar = [(picture(i), i) for i in range(COUNT)]
-    known = run("torchvision", cifar=cifar)
+def test_torchvision(run, place, monkeypatch):
+    write_cifar(place / "data/cifar10/cifar-10-batches-py")
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    known = run("torchvision")
     assert known["dataset"][3][0].shape == (3, 224, 224)
-    assert known["dataset"].dataset is cifar
+    assert known["dataset"].dataset is known["cifar"]
+
+
+def write_cifar(folder):
+    """CIFAR-10 as it is published, but for fewer images."""
+    folder.mkdir(parents=True)
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
+    for number, count in enumerate((4, 3, 3, 3, 3), start=1):
+        content = {"data": np.zeros((count, 3072), np.uint8), "labels": [0] * count}
+        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(content))
 
 
 def test_timm(run):
@@ -92,28 +104,42 @@ def test_hugging_face_data_sets(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_lightning(run):
+def test_lightning(run, tmp_path):
     lightning = pytest.importorskip("lightning")
 
     class Model(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
         def training_step(self, batch: Batch):
-            seen.append((self.current_epoch, batch.views[0].shape))
+            seen.append((self.current_epoch, tuple(batch.views[0].shape), batch.hashes.tolist()))
             return self.weight.sum()
 
         def configure_optimizers(self):
-            self.weight = torch.nn.Parameter(torch.zeros(1))
             return torch.optim.SGD([self.weight], 1.0)
 
+    def fit(folder, steps, resumed=None):
+        seen.clear()
+        trainer = lightning.Trainer(
+            accelerator="cpu", max_epochs=2, max_steps=steps, logger=False,
+            callbacks=[ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)],
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Model(), datamodule=module(), ckpt_path=resumed)
+        return seen.copy()
+
     seen = []
-    module = run("Lightning")["BoxedViews"]()
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=2, reload_dataloaders_every_n_epochs=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(Model(), datamodule=module)
-    assert [(epoch, tuple(shape)) for epoch, shape in seen] == [
+    module = run("Lightning")["BoxedViews"]
+    ModelCheckpoint = lightning.pytorch.callbacks.ModelCheckpoint  # noqa: N806
+    whole = fit(tmp_path / "whole", -1)
+    assert [(epoch, shape) for epoch, shape, _ in whole] == [
         (epoch, (2, 8, 3, 224, 224)) for epoch in (0, 0, 1, 1)
     ]
+    assert whole[0][2] != whole[2][2]  # another order in the next epoch
+    # Resumed in the middle of the first epoch: the same batches follow.
+    (stopped,) = (tmp_path / "whole").glob("*step=1.ckpt")
+    assert fit(tmp_path / "rest", -1, stopped) == whole[1:]
 
 
 def test_every_program_is_named_on_the_page():
