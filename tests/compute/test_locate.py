@@ -45,7 +45,8 @@ def batch(n, seed=0):
     for image, (row, column) in zip(pixels, cells, strict=True):
         image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 255
     sizes = np.full((n, 2), SIZE, np.uint32)
-    return ResizedImages(pixels.transpose(0, 3, 1, 2), sizes, np.ones(n, bool), 0.0), cells
+    turns, readable = np.arange(1, n + 1, dtype=np.uint8), np.ones(n, bool)
+    return ResizedImages(pixels.transpose(0, 3, 1, 2), sizes, turns, readable, 0.0), cells
 
 
 def test_rows_hold_what_the_localizer_finds():
@@ -53,6 +54,7 @@ def test_rows_hold_what_the_localizer_finds():
     images.readable[1] = False
     images.pixels[2] = 7
     (rows,) = located(Brightness(), [images])
+    assert rows.orientation.tolist() == [1, 2, 3, 4, 5]
     assert rows.status.tolist() == [OK, UNREADABLE, EMPTY, OK, OK]
     assert rows.boxes[1:3].tolist() == [[0, 0, 1, 1]] * 2
     assert rows.heatmaps.shape == (5, 4, 4)
