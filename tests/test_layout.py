@@ -92,6 +92,12 @@ def loaded_by(statement: str) -> set[str]:
         ("import ccrop_pipeline.images", {"torch", "webdataset"}),
         ("import ccrop_pipeline.crops", {"torch"}),
         ("import ccrop_pipeline.recipes", {"torch", "lightly", "pyarrow"}),
+        ("import ccrop_pipeline.exchange", {"torch", "scipy"}),
+        ("import ccrop_pipeline.report", {"torch", "scipy"}),
+        (
+            "import ccrop_pipeline.compute, ccrop_pipeline.models",
+            {"lightly", "lightning_fabric", "pandas", "scipy", "timm", "torchvision", "webdataset"},
+        ),
         ("import ccrop_cli.main", {"torch", "pyarrow", "numpy", "rich", "PIL"}),
     ],
 )

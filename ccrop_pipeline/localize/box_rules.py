@@ -13,7 +13,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 # Boxes around everything above the threshold of an upsampled heatmap, in whole pixels.
@@ -186,6 +185,8 @@ def only_largest(heatmaps: Tensor, threshold: float) -> Tensor:
     Returns:
         float16 `(n, h, w)` on the same device; maps with one component or none are unchanged.
     """
+    from scipy import ndimage  # a tenth of a second to import, and no other rule needs it
+
     cells = heatmaps.cpu().numpy()
     # float64, or numpy would round the threshold to float16 before it compares.
     content = cells.astype(np.float64) > threshold

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import NEARLY_FULL, UNREADABLE, BoxSet
-from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps, rule_of
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.localize import BoxRule
 
 _SAMPLE = 4096  # heatmaps on which other rules are tried
 _SHARDS = 8
@@ -127,15 +129,20 @@ def _remedy(box_set: BoxSet) -> Remedy | None:
     heatmaps = None if localizer is None else _sample(box_set)
     if localizer is None or heatmaps is None:
         return None
+    import torch  # more than a second to import, and most audits end before this
+
+    from ccrop_pipeline.localize import boxes_from_heatmaps, rule_of
+
+    maps = torch.from_numpy(heatmaps)
     for option, rule in _milder_first(rule_of(localizer)):
-        boxes, _ = boxes_from_heatmaps(heatmaps, rule, localizer.input_size)
+        boxes, _ = boxes_from_heatmaps(maps, rule, localizer.input_size)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
         if float((areas > NEARLY_FULL).float().mean()) <= _FEW:
             return Remedy(option, float(areas.mean()), len(heatmaps))
     return None
 
 
-def _milder_first(rule: BoxRule) -> Iterator[tuple[str, BoxRule]]:
+def _milder_first(rule: "BoxRule") -> Iterator[tuple[str, "BoxRule"]]:
     if rule.threshold is not None:
         for threshold in _TENTHS:
             if threshold > rule.threshold:
@@ -146,7 +153,7 @@ def _milder_first(rule: BoxRule) -> Iterator[tuple[str, BoxRule]]:
                 yield f"--mass {mass:g}", replace(rule, mass=mass)
 
 
-def _sample(box_set: BoxSet) -> torch.Tensor | None:
+def _sample(box_set: BoxSet) -> NDArray[np.float16] | None:
     names = [entry.name for entry in box_set.manifest.shards if entry.rows]
     parts = []
     for place in _spread(len(names), _SHARDS):
@@ -155,8 +162,8 @@ def _sample(box_set: BoxSet) -> torch.Tensor | None:
             return None
         readable = np.flatnonzero(table.status != UNREADABLE)
         rows = readable[_spread(len(readable), _SAMPLE // min(len(names), _SHARDS))]
-        parts.append(torch.from_numpy(table.heatmaps[rows]))
-    return torch.cat(parts)
+        parts.append(table.heatmaps[rows])
+    return np.concatenate(parts)
 
 
 def _spread(available: int, wanted: int) -> NDArray[np.int64]:

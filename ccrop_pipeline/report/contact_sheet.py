@@ -10,8 +10,6 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Source, UnreadableImage, decode, true_boxes
-from ccrop_pipeline.views import ViewCutter, ViewGroup
-from ccrop_pipeline.views.batch import hash_keys
 
 _CELL, _GAP, _HEADER = 144, 6, 44
 _TRUE, _FOUND = (60, 220, 90), (255, 70, 50)
@@ -82,6 +80,10 @@ def _cells(
     heatmap: NDArray[np.float16] | None,
     params: CropParams,
 ) -> list[Image.Image]:
+    # These bring torch, which the other reports start without.
+    from ccrop_pipeline.views import ViewCutter, ViewGroup
+    from ccrop_pipeline.views.batch import hash_keys
+
     image = decode(sample.image).resize((_CELL, _CELL), Image.Resampling.BILINEAR)
     boxed = image.copy()
     pen = ImageDraw.Draw(boxed)
