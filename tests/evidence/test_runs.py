@@ -15,6 +15,8 @@ from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("epochs=3", "batch_size=16", "eval_size=32", "optimizer.lr=0.05", "probe.k=5")
 STUDY = Study(
     title="tiny",
@@ -56,7 +58,6 @@ def _alone(series, folder, *settings, boxes=None):
     return [record["loss"] for record in trainer.run.metrics()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "settings"),
     [("random", ('boxes.kind="none"',)), ("overlap", ("boxes.refresh_epochs=[1]",))],
@@ -66,7 +67,6 @@ def test_an_arm_has_the_losses_of_a_training_of_its_own(series, tmp_path, arm, s
     assert losses == pytest.approx(_alone(series, tmp_path / arm, *settings), rel=1e-5)
 
 
-@pytest.mark.slow
 def test_boxes_of_another_seed_are_used_from_the_first_epoch_on(series, tmp_path):
     (boxes,) = (series.out / "runs").glob("*/other-seed-donor/boxes/epoch-0001")
     losses = [point["loss"] for point in _result(series, "other-seed")["curve"]]

@@ -9,6 +9,8 @@ from made_methods import made, made_views
 
 from ccrop_pipeline.methods import METHODS
 
+pytestmark = pytest.mark.slow
+
 PROCESSES, IMAGES = 2, 12
 
 
@@ -59,7 +61,6 @@ def from_two(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_give_the_loss_of_one(name, from_two):
     one = two_steps(name, torch.float32)["loss"].item()
@@ -67,7 +68,6 @@ def test_two_processes_give_the_loss_of_one(name, from_two):
         assert two[name, torch.float32]["loss"].item() == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_give_the_gradients_and_the_state_of_one(name, from_two):
     """In float64: features of an untrained encoder barely differ, and batch norm of their pooled
