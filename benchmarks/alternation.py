@@ -20,14 +20,13 @@ from typing import Any
 
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.images import Source, open_source, pack
 from ccrop_pipeline.recipes import Recipe, RefreshStage, load_recipe, make_plan
 from ccrop_pipeline.training import (
-    FollowObserver,
     Inputs,
     Machine,
     Metrics,
-    Observer,
     Run,
     Trainer,
     follow,
@@ -111,7 +110,7 @@ def medians(metrics: Metrics) -> tuple[float, float]:
 def followed(folder: Path) -> None:
     """The other process of an overlapped run."""
     device = torch.device("cpu")
-    follow(Run(folder), open_source, device, torch.get_num_threads(), FollowObserver(), 0.2)
+    follow(Run(folder), open_source, device, torch.get_num_threads(), Observer(), 0.2)
 
 
 if __name__ == "__main__":

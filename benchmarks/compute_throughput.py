@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, StageSeconds
+from ccrop_pipeline.base import Observer, StageSeconds
 from ccrop_pipeline.compute import (
     compute_boxes,
     default_batch_size,
@@ -27,10 +27,12 @@ from ccrop_pipeline.images import Source, open_source
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
 
 
-class Stages(ComputeObserver):
+class Stages(Observer):
     """Keeps the last word on how busy each stage was."""
 
-    def images_located(self, _shard: str, _images: int, stages: StageSeconds) -> None:
+    def images_done(
+        self, _images: int, _shard: str = "", stages: StageSeconds | None = None
+    ) -> None:
         """Keeps the seconds."""
         self.seconds = stages
 

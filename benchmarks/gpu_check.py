@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, StageSeconds
+from ccrop_pipeline.base import Observer, StageSeconds
 from ccrop_pipeline.boxset import iou
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, Source, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heatmaps, build_backbone
 from ccrop_pipeline.methods import METHODS, build_method
 from ccrop_pipeline.recipes import load_recipe, settings_type
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training import Inputs, Machine, Trainer
 from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, load_images
@@ -175,7 +175,7 @@ def little_memory(source: Source, folder: Path) -> bool:
     encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=GPU)
     whole = compute_boxes(source, Localizer(encoder), folder / "much", batch_size=64)
     halved: list[int] = []
-    observer = ComputeObserver()
+    observer = Observer()
     observer.batch_halved = halved.append  # type: ignore[method-assign]
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(GPU).total_memory
@@ -222,10 +222,12 @@ def compute_beside_forward_passes(source: Source, folder: Path) -> None:
             print(json.dumps(figures), flush=True)
 
 
-class Stages(ComputeObserver):
+class Stages(Observer):
     """Keeps the last word on how busy each stage was."""
 
-    def images_located(self, _shard: str, _images: int, stages: StageSeconds) -> None:
+    def images_done(
+        self, _images: int, _shard: str = "", stages: StageSeconds | None = None
+    ) -> None:
         """Keeps the seconds."""
         self.seconds = stages
 

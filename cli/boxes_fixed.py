@@ -43,10 +43,10 @@ def _fixed(source: str, out: str, name: Literal["centre", "full"], as_json: bool
     from ccrop_pipeline.images import open_source
 
     from .boxes_info import show
-    from .progress import counter
+    from .progress import Counter
 
     opened = open_source(source)
     total = len(opened.index()) if opened.random_access else None
-    with counter("boxes", total) as advance:
-        box_set = fixed_boxes(opened, out, name, advance)
+    with Counter("boxes", total) as observer:
+        box_set = fixed_boxes(opened, out, name, observer)
     show(box_set, as_json)

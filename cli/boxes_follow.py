@@ -9,7 +9,7 @@ import click
 from .rank_options import rank_options
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.training import FollowObserver
+    from ccrop_pipeline.base import Observer
 
 
 @click.command("follow")
@@ -62,15 +62,14 @@ def follow(
     click.echo(f"{run}: {done} box sets completed")
 
 
-def _observer() -> "FollowObserver":
-    from ccrop_pipeline.base import StageSeconds
+def _observer() -> "Observer":
+    from ccrop_pipeline.base import Observer, StageSeconds
     from ccrop_pipeline.boxset import BoxSet
-    from ccrop_pipeline.training import FollowObserver
 
     from .boxes_audit import warn_if_useless
     from .progress import console
 
-    class FollowLog(FollowObserver):
+    class FollowLog(Observer):
         """A line for everything that happens: this runs beside something else, unattended."""
 
         def waiting(self, what: str) -> None:
@@ -80,13 +79,17 @@ def _observer() -> "FollowObserver":
             console.print(f"computing boxes from the checkpoint after epoch {epoch}")
             self._images = 0
 
-        def images_located(self, _shard: str, images: int, _stages: StageSeconds) -> None:
+        def images_done(
+            self, images: int, _shard: str = "", _stages: StageSeconds | None = None
+        ) -> None:
             self._images += images
 
-        def refreshed(self, box_set: BoxSet, seconds: float) -> None:
+        def refreshed(self, boxes: str, seconds: float | None) -> None:
+            assert seconds is not None
+            box_set = BoxSet.open(boxes)
             rate, area = self._images / seconds, box_set.manifest.statistics.mean_area
             speed = f"{seconds:.1f} s, {rate:,.0f} images/s"
-            console.print(f"{box_set.folder} after {speed}, mean area {area:.0%}")
+            console.print(f"{boxes} after {speed}, mean area {area:.0%}")
             warn_if_useless(box_set)
 
     return FollowLog()

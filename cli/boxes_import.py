@@ -78,13 +78,13 @@ def import_(
     from ccrop_pipeline.images import open_source
 
     from .boxes_info import show, summary
-    from .progress import counter
+    from .progress import Counter
 
     opened = open_source(source)
     annotations = _read(form, path, pixels)
     total = len(opened.index()) if opened.random_access else None
-    with counter("boxes", total) as advance:
-        box_set, counts = import_boxes(opened, annotations, out, several=several, advance=advance)
+    with Counter("boxes", total) as observer:
+        box_set, counts = import_boxes(opened, annotations, out, several=several, observer=observer)
     if as_json:
         click.echo(json.dumps(summary(box_set) | {"import": vars(counts)}))
         return

@@ -27,13 +27,13 @@ def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
     from ccrop_pipeline.localize import rule_of
 
     from .boxes_audit import show_result
-    from .progress import counter
+    from .progress import Counter
 
     if all(value is None for value in options.values()):
         raise click.UsageError("give at least one of the options that change the boxes")
     box_set = BoxSet.open(boxes)
     localizer = box_set.manifest.provenance.localizer
     rule = rule_from(rule_of(localizer) if localizer else None, **options)
-    with counter("boxes", box_set.manifest.rows) as advance:
-        result = apply(box_set, out, rule, advance=advance)
+    with Counter("boxes", box_set.manifest.rows) as observer:
+        result = apply(box_set, out, rule, observer=observer)
     show_result(result, as_json)

@@ -2,14 +2,14 @@
 
 import time
 
-from ccrop_pipeline.base import ComputeObserver, StageSeconds
+from ccrop_pipeline.base import Observer, StageSeconds
 
 from .progress import Display, console
 
 _QUIET_SECONDS = 30.0  # between two lines of a log
 
 
-class ComputeProgress(Display, ComputeObserver):
+class ComputeProgress(Display, Observer):
     """Shows on stderr shards, images, images/s, time left, and how busy each stage is.
 
     Args:
@@ -22,6 +22,7 @@ class ComputeProgress(Display, ComputeObserver):
         self._total, self._prefix = images, prefix
         self._started = self._said = time.perf_counter()
         self._shards = self._written = self._done = 0
+        self._last = StageSeconds()
 
     def begun(self, shards: int, kept: int) -> None:
         """Say how much there is to do."""
@@ -32,22 +33,23 @@ class ComputeProgress(Display, ComputeObserver):
         total = None if kept else self._total
         self._task = self._bar.add_task(f"{self._prefix}boxes", total=total, note="")
 
-    def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
+    def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
         """Move the bar; where nobody sees one, print a line from time to time."""
         self._done += images
         now = time.perf_counter()
-        note = f"shard {self._written + 1}/{self._shards} {shard}  {self._figures(stages, now)}"
+        self._last = stages or self._last
+        figures = self._figures(self._last, now)
+        note = f"shard {self._written + 1}/{self._shards} {shard}  {figures}"
         self._bar.update(self._task, advance=images, total=self._expected(), note=note)
         if not console.is_terminal and now - self._said >= _QUIET_SECONDS:
             console.print(f"{self._prefix}{self._done:,} images  {note}")
             self._said = now
-        self._last = stages
 
-    def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
+    def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
         """Count the shard, and name it when some of its images could not be decoded."""
         self._written += 1
         if unreadable:
-            console.print(f"{self._prefix}{shard}: {unreadable} of {rows} images are unreadable")
+            console.print(f"{self._prefix}{shard}: {unreadable} of {images} images are unreadable")
 
     def batch_halved(self, batch_size: int) -> None:
         """Say that the GPU has less memory than was hoped for."""

@@ -57,16 +57,16 @@ def pack(
     from ccrop_pipeline.images import open_source
     from ccrop_pipeline.images import pack as pack_source
 
-    from .progress import counter
+    from .progress import Counter
 
     opened = open_source(source, split=split, root=root, download=not no_download)
-    with counter("packing") as advance:
+    with Counter("packing") as observer:
         summary = pack_source(
             opened,
             out,
             prefix=prefix,
             max_images=max_images,
-            on_shard=lambda _shard, images: advance(images),
+            observer=observer,
         )
     if as_json:
         result = {"out": str(out), "shards": list(summary.shards), "images": summary.images}

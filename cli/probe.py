@@ -153,10 +153,10 @@ def _knn(
 ) -> dict[str, Any]:
     from ccrop_pipeline.probes import embed, knn_accuracy
 
-    from .progress import counter
+    from .progress import Counter
 
-    with counter("probe", sum(len(part.rows) for part in images)) as advance:
-        bank, queries = (embed(part, encoder, _cores(), advance=advance) for part in images)
+    with Counter("probe", sum(len(part.rows) for part in images)) as observer:
+        bank, queries = (embed(part, encoder, _cores(), observer=observer) for part in images)
     accuracy = knn_accuracy(bank, queries, settings)
     return {"knn": accuracy, "k": settings.k, "temperature": settings.temperature}
 
@@ -164,12 +164,12 @@ def _knn(
 def _linear(images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder") -> dict[str, Any]:
     from ccrop_pipeline.probes import embed, linear_probe, validation_split
 
-    from .progress import counter
+    from .progress import Counter
 
     fitted, validation = validation_split(images[0])
-    with counter("probe", sum(len(part.rows) for part in images)) as advance:
+    with Counter("probe", sum(len(part.rows) for part in images)) as observer:
         train, held, test = (
-            embed(part, encoder, _cores(), advance=advance)
+            embed(part, encoder, _cores(), observer=observer)
             for part in (fitted, validation, images[1])
         )
     result = linear_probe(train, held, test, device=encoder.device)
@@ -186,15 +186,15 @@ def _augmented(
 
     from ccrop_pipeline.probes import AugmentedSettings, augmented_probe, validation_split
 
-    from .progress import counter
+    from .progress import Counter
 
     fitted, validation = validation_split(images[0])
     settings = AugmentedSettings(rates=rates or AugmentedSettings().rates, epochs=epochs)
     workers = 0 if torch.device(encoder.device).type == "cpu" else _cores()
     total = len(fitted.rows) * epochs + len(validation.rows) + len(images[1].rows)
-    with counter("probe", total) as advance:
+    with Counter("probe", total) as observer:
         result = augmented_probe(
-            fitted, validation, images[1], encoder, settings, _cores(), workers, advance
+            fitted, validation, images[1], encoder, settings, _cores(), workers, observer
         )
     return {**_record("augmented", result, len(validation.rows)), "epochs": epochs}
 

@@ -1,13 +1,13 @@
 """Progress on stderr: a live line on a terminal, silence elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ccrop_pipeline.base import Observer, StageSeconds
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -45,17 +45,23 @@ class Display:
         self._bar.stop()
 
 
-@contextmanager
-def counter(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show a count of images and images/s; yield the function that adds to it."""
-    started, done = time.perf_counter(), 0
-    with bar() as shown:
-        task = shown.add_task(description, total=total, note="")
+class Counter(Display, Observer):
+    """Shows a count of images and images/s.
 
-        def advance(images: int) -> None:
-            nonlocal done
-            done += images
-            rate = done / (time.perf_counter() - started)
-            shown.update(task, advance=images, note=f"{rate:,.0f} images/s")
+    Args:
+        description: What is counted.
+        total: Number of all images, where it is known.
+    """
 
-        yield advance
+    def __init__(self, description: str, total: int | None = None) -> None:
+        super().__init__()
+        self._task = self._bar.add_task(description, total=total, note="")
+        self._started, self._done = time.perf_counter(), 0
+
+    def images_done(
+        self, images: int, _shard: str = "", _stages: StageSeconds | None = None
+    ) -> None:
+        """Move the bar."""
+        self._done += images
+        rate = self._done / (time.perf_counter() - self._started)
+        self._bar.update(self._task, advance=images, note=f"{rate:,.0f} images/s")

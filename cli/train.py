@@ -126,13 +126,10 @@ def _recipe(
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:
-    from ccrop_pipeline.recipes import describe
+    from ccrop_pipeline.recipes import as_record, describe
 
     if as_json:
-        stages = [
-            {"stage": type(stage).__name__.removesuffix("Stage").lower(), **vars(stage)}
-            for stage in plan
-        ]
+        stages = [as_record(stage) for stage in plan]
         click.echo(json.dumps({"plan": stages, "recipe": recipe.to_dict()}))
     else:
         for number, stage in enumerate(plan, 1):

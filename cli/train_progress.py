@@ -7,10 +7,8 @@ from typing import Any
 
 from rich.progress import TaskID
 
-from ccrop_pipeline.base import StageSeconds
+from ccrop_pipeline.base import Observer, StageSeconds, StepReport
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.recipes import RefreshStage, Stage, TrainStage, describe
-from ccrop_pipeline.training import Observer, StepReport
 
 from .boxes_audit import warn_if_useless
 from .progress import Display, console
@@ -28,7 +26,8 @@ class TrainProgress(Display, Observer):
 
     def __init__(self, epochs: int, prefix: str = "") -> None:
         super().__init__()
-        self._epochs, self._prefix, self._images = epochs, prefix, 0
+        self._epochs, self._prefix = epochs, prefix
+        self._images: int | None = None
         self._task: TaskID | None = None
         self._started = 0.0
         self._located = 0
@@ -46,11 +45,11 @@ class TrainProgress(Display, Observer):
         """Say what the weights start from."""
         console.print(f"{self._prefix}begins with {note}")
 
-    def stage(self, stage: Stage) -> None:
+    def stage(self, stage: Mapping[str, Any]) -> None:
         """Name the stage."""
         self._drop_task()
-        console.print(f"[bold]{self._prefix}{describe(stage)}[/bold]")
-        if isinstance(stage, RefreshStage) and not stage.overlapped:
+        console.print(f"[bold]{self._prefix}{stage['text']}[/bold]")
+        if stage["stage"] == "refresh" and not stage["overlapped"]:
             self._begin("boxes", self._images)
             self._started, self._located = time.perf_counter(), 0
 
@@ -78,21 +77,24 @@ class TrainProgress(Display, Observer):
                 "Lower the learning rate, or look at the settings of the method"
             )
 
-    def images_located(self, shard: str, images: int, _stages: StageSeconds) -> None:
+    def images_done(
+        self, images: int, shard: str = "", _stages: StageSeconds | None = None
+    ) -> None:
         """Move the bar of the refresh."""
         self._located += images
         rate = self._located / (time.perf_counter() - self._started)
         self._move(images, f"{shard}, {rate:,.0f} images/s")
 
-    def refreshed(self, box_set: BoxSet, seconds: float | None) -> None:
+    def refreshed(self, boxes: str, seconds: float | None) -> None:
         """Say how long the refresh took, and warn when its boxes are of no use."""
         self._drop_task()
+        box_set = BoxSet.open(boxes)
         area = box_set.manifest.statistics.mean_area
         what = "new boxes are there" if seconds is None else f"boxes after {seconds:.1f} s"
         console.print(f"{self._prefix}{what}, mean area {area:.0%}")
         warn_if_useless(box_set)
 
-    def _begin(self, description: str, total: int) -> None:
+    def _begin(self, description: str, total: int | None) -> None:
         self._task = self._bar.add_task(self._prefix + description, total=total, note="")
 
     def _move(self, steps: int, note: str) -> None:
@@ -126,13 +128,13 @@ class StageClock(TrainProgress):
         self._kind = ""
         self._since = 0.0
 
-    def stage(self, stage: Stage) -> None:
+    def stage(self, stage: Mapping[str, Any]) -> None:
         """Start the clock of the stage."""
         self._stop()
-        if not isinstance(stage, TrainStage):
+        if stage["stage"] != "train":
             self._kind = "compute boxes"
         else:
-            self._kind = "train from boxes" if stage.boxes else "train with random crops"
+            self._kind = "train from boxes" if stage["boxes"] else "train with random crops"
         self._since = time.perf_counter()
         super().stage(stage)
 

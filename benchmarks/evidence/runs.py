@@ -12,12 +12,13 @@ from benchmarks.evidence.arms import OTHER_SEED, Arm, Study
 from benchmarks.evidence.measure import features, knn
 from benchmarks.evidence.outcome import CURVE_BANK, CURVE_QUERIES, PROBES, Trained, outcome
 from benchmarks.evidence.results import add_results, identity, read_results
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import BoxRule
 from ccrop_pipeline.recipes import Recipe, load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Trainer, load_checkpoint
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.work import contents, make_source, work
-from ccrop_pipeline.base import ComputeObserver
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import validate
 
 _PATIENCE = 120.0  # seconds without news of a process
@@ -74,12 +74,12 @@ def killed(place: Path, shards: int, processes: int, kills: int, seed: int) -> d
     }
 
 
-class _News(ComputeObserver):
+class _News(Observer):
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
-        self._pipe.send((shard, rows, unreadable))
+    def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
+        self._pipe.send((shard, images, unreadable))
 
 
 def _worker(source: str, out: str, rank: int, world_size: int, pipe: Connection) -> None:

@@ -18,7 +18,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks.scale.work import SETTINGS, contents, make_source, small_localizer, work
-from ccrop_pipeline.base import ComputeObserver
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import validate
 from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
 from ccrop_pipeline.images import open_source
@@ -52,7 +52,7 @@ def main() -> None:
     print(json.dumps(results))
 
 
-class _Clock(ComputeObserver):
+class _Clock(Observer):
     """Tells when the first worker was up, and takes a node away when told to."""
 
     def __init__(self, cluster: Any = None, node: Any = None, after: int = 0) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, Ranks
+from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
@@ -27,11 +27,11 @@ def small_localizer(size: int = SIZE) -> Localizer:
 
 
 def work(
-    source: str, out: str, rank: int, world_size: int, observer: ComputeObserver | None = None
+    source: str, out: str, rank: int, world_size: int, observer: Observer | None = None
 ) -> bool:
     """Compute one portion; tell whether the box set is complete now."""
     ranks = Ranks(rank, world_size)
-    observer = observer or ComputeObserver()
+    observer = observer or Observer()
     opened, localizer = open_source(source), small_localizer()
     made = compute_boxes(opened, localizer, out, **SETTINGS, ranks=ranks, observer=observer)
     return made is not None

@@ -5,16 +5,18 @@ Needs the standard library and fsspec only.
 
 from ccrop_pipeline.base.addresses import Location, is_address
 from ccrop_pipeline.base.files import BoxFolder, open_folder
-from ccrop_pipeline.base.progress import ComputeObserver, StageSeconds
+from ccrop_pipeline.base.progress import SILENT, Observer, StageSeconds, StepReport
 from ccrop_pipeline.base.ranks import ALONE, Ranks
 
 __all__ = [
     "ALONE",
+    "SILENT",
     "BoxFolder",
-    "ComputeObserver",
     "Location",
+    "Observer",
     "Ranks",
     "StageSeconds",
+    "StepReport",
     "is_address",
     "open_folder",
 ]

@@ -1,15 +1,17 @@
-"""What a computation tells whoever watches it."""
+"""What long work tells the one who watches it: one observer for all of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass
 class StageSeconds:
-    """Seconds that each stage has been at work so far. Stages work at the same time.
+    """Seconds that each stage of computing boxes has been at work so far, several at a time.
 
     Attributes:
         read: Reading encoded images from the source.
-        decode: Decoding and squeezing, the mean over the decoding threads.
+        decode: Decoding and resizing, the mean over the decoding threads.
         forward: Forward passes, heatmaps and boxes, waiting for the device included.
         write: Writing shards.
     """
@@ -20,17 +22,72 @@ class StageSeconds:
     write: float = 0.0
 
 
-class ComputeObserver:
-    """Hears of everything and says nothing; a progress display overrides what it shows."""
+@dataclass(frozen=True)
+class StepReport:
+    """How far an epoch of training is after one of its steps.
+
+    Attributes:
+        epoch: Epoch, counted from 0.
+        step: Steps done in this epoch.
+        steps: Steps an epoch.
+        images: Images trained on in this epoch.
+        seconds: Seconds since the epoch began.
+        waited: Seconds of these that training waited for its data.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    images: int
+    seconds: float
+    waited: float
+
+
+class Observer:
+    """Hears of everything and says nothing; a display overrides what it shows.
+
+    Each kind of work calls the methods that concern it: packing and whatever makes box sets the
+    first group, training all of them.
+    """
 
     def begun(self, shards: int, kept: int) -> None:
-        """This process is to compute so many shards; others of its portion were complete."""
+        """So many shards are to be made; others of this process's portion were complete."""
 
-    def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
-        """The boxes of some more images of a shard are there."""
+    def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
+        """So many more images are done, of a shard where work goes shard by shard."""
 
-    def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
-        """A shard is on disk, with so many rows."""
+    def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
+        """A shard is on disk, with so many images."""
 
     def batch_halved(self, batch_size: int) -> None:
         """A batch did not fit into the memory of the GPU; from now on this many go at a time."""
+
+    def warning(self, note: str) -> None:
+        """The work goes on, but not as it should; `note` says why and what to do."""
+
+    def loading(self, images: int | None, note: str) -> None:
+        """So many images to train on were found, where it is known; `note` says how they load."""
+
+    def loaded(self, note: str) -> None:
+        """The run begins with the weights of another; `note` says which."""
+
+    def stage(self, stage: Mapping[str, Any]) -> None:
+        """A stage of a run begins, or is resumed; see `recipes.plan.as_record`."""
+
+    def step(self, report: StepReport) -> None:
+        """A training step is done."""
+
+    def epoch_done(self, record: Mapping[str, Any]) -> None:
+        """An epoch is trained and saved; `record` is what was written to the metrics."""
+
+    def refreshed(self, boxes: str, seconds: float | None) -> None:
+        """The box set at a path is complete; None: another process computed it."""
+
+    def waiting(self, what: str) -> None:
+        """A process that follows a run waits for something; told once for each time."""
+
+    def refreshing(self, epoch: int) -> None:
+        """Boxes are about to be computed from the checkpoint after so many epochs."""
+
+
+SILENT = Observer()

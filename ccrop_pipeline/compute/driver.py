@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ALONE, ComputeObserver, Location, Ranks, is_address
+from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks, is_address
 from ccrop_pipeline.base.files import sync
 from ccrop_pipeline.boxset import (
     BoxSet,
@@ -30,8 +30,6 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Encoder, Localizer
 
-_SILENT = ComputeObserver()
-
 
 def compute_boxes(
     source: Source,
@@ -45,7 +43,7 @@ def compute_boxes(
     max_bad: float = 1.0,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
-    observer: ComputeObserver = _SILENT,
+    observer: Observer = SILENT,
 ) -> BoxSet | None:
     """Compute the box of every image of a source, or of one portion of it, and write a box set.
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.base import ComputeObserver, Location, StageSeconds
+from ccrop_pipeline.base import Location, Observer, StageSeconds
 from ccrop_pipeline.boxset import (
     EMPTY,
     FULL_BOX,
@@ -54,7 +54,7 @@ def compute_shards(
     heatmaps: bool,
     form: str,
     max_bad: float,
-    observer: ComputeObserver,
+    observer: Observer,
 ) -> None:
     """Compute and write the boxes of some shards, in order, at the speed of the slowest stage.
 
@@ -276,7 +276,7 @@ class Locator:
 def _located(
     batches: Iterable[tuple[Batch, ResizedImages]],
     locator: Locator,
-    observer: ComputeObserver,
+    observer: Observer,
     stages: StageSeconds,
 ) -> Iterator[tuple[Batch, BoxTable]]:
     """Yield the rows of batches, in order, a batch later than they are put to work."""
@@ -287,7 +287,7 @@ def _located(
         started = time.perf_counter()
         table = wait()
         stages.forward += time.perf_counter() - started
-        observer.images_located(batch.shard, len(table), stages)
+        observer.images_done(len(table), batch.shard, stages)
         return batch, table
 
     for batch, images in batches:

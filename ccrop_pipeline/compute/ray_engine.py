@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.base import ComputeObserver, Location, StageSeconds
+from ccrop_pipeline.base import SILENT, Location, Observer, StageSeconds
 from ccrop_pipeline.boxset import BoxSet, Provenance, shard_is_complete, write_manifest
 from ccrop_pipeline.compute.driver import (
     check_numbers,
@@ -29,7 +29,6 @@ from ccrop_pipeline.localize import Localizer
 # A worker that ends so often is not unlucky with its nodes: an image crashes a decoder, or a node
 # has too little memory.
 _RESTARTS = 20
-_SILENT = ComputeObserver()
 
 
 def compute_boxes_with_ray(
@@ -44,7 +43,7 @@ def compute_boxes_with_ray(
     max_bad: float = 1.0,
     workers: int | None = None,
     gpus: float = 0.0,
-    observer: ComputeObserver = _SILENT,
+    observer: Observer = SILENT,
 ) -> BoxSet:
     """Compute the box of every image of a source on a Ray cluster, and write a box set.
 
@@ -124,15 +123,15 @@ class _Done:
     stages: StageSeconds
 
 
-class _Tally(ComputeObserver):
+class _Tally(Observer):
     def __init__(self, shard: str) -> None:
         self.done = _Done(shard, 0, 0, StageSeconds())
 
-    def images_located(self, shard: str, images: int, stages: StageSeconds) -> None:
-        self.done = _Done(shard, self.done.rows + images, 0, stages)
+    def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
+        self.done = _Done(shard, self.done.rows + images, 0, stages or self.done.stages)
 
-    def shard_written(self, shard: str, rows: int, unreadable: int) -> None:
-        self.done = _Done(shard, rows, unreadable, self.done.stages)
+    def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
+        self.done = _Done(shard, images, unreadable, self.done.stages)
 
 
 class _Worker:
@@ -235,7 +234,7 @@ class _Pool:
         workers: Sequence[Any],
         shards: Sequence[str],
         provenance: Provenance,
-        observer: ComputeObserver,
+        observer: Observer,
     ) -> None:
         """Let workers compute shards, one at a time each, until all are there."""
         todo, working, stages = deque(shards), dict[Any, Any](), StageSeconds()
@@ -257,7 +256,7 @@ class _Pool:
                 give(working.pop(task))
                 for name, seconds in vars(done.stages).items():
                     setattr(stages, name, getattr(stages, name) + seconds)
-                observer.images_located(done.shard, done.rows, stages)
+                observer.images_done(done.rows, done.shard, stages)
                 observer.shard_written(done.shard, done.rows, done.unreadable)
         finally:
             for worker in working.values():

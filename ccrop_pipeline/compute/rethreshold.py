@@ -1,12 +1,12 @@
 """Boxes of another rule from heatmaps that are stored, without images and without the encoder."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import (
     EMPTY,
     FULL_BOX,
@@ -30,7 +30,7 @@ def rethreshold(
     folder: Path | str,
     rule: BoxRule,
     *,
-    advance: Callable[[int], None] | None = None,
+    observer: Observer = SILENT,
 ) -> BoxSet:
     """Writes the box set that the same encoder would have given with another rule.
 
@@ -41,7 +41,7 @@ def rethreshold(
         box_set: Boxes with heatmaps.
         folder: Where the new box set goes; a path or address.
         rule: The rule of the new boxes.
-        advance: If given, called with the number of rows done since the last call.
+        observer: Hears how it goes.
 
     Raises:
         CcropError: When the set has no heatmaps, or the folder holds boxes of something else.
@@ -64,8 +64,7 @@ def rethreshold(
                     "heatmaps"
                 )
             write_shard(folder, name, _with_rule(table, rule, made_by.localizer), provenance, form)
-            if advance:
-                advance(len(table))
+            observer.images_done(len(table), name)
     write_manifest(folder, names, provenance, form)
     return BoxSet.open(folder)
 

@@ -8,6 +8,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import (
     EMPTY,
     FULL_BOX,
@@ -31,7 +32,6 @@ from ccrop_pipeline.images import (
     read_header,
 )
 
-Advance = Callable[[int], None]
 # From key, width and height in pixels to boxes, float32 (k, 4); none for an image without content.
 Place = Callable[[str, int, int], NDArray[np.float32]]
 
@@ -45,7 +45,7 @@ def write_boxes(
     rule: str,
     place: Place,
     several: bool = False,
-    advance: Advance | None = None,
+    observer: Observer = SILENT,
 ) -> BoxSet:
     """Write a box for every image of a source.
 
@@ -58,7 +58,7 @@ def write_boxes(
         rule: How the boxes come about: all that they depend on besides the source.
         place: Gives the boxes of an image; called for readable images, in source order.
         several: Whether images keep all boxes that `place` gives, for a sampler to draw from.
-        advance: If given, called with numbers of images that are done.
+        observer: Hears how it goes.
 
     Raises:
         CcropError: If the folder holds other boxes, or the source cannot be read.
@@ -75,15 +75,13 @@ def write_boxes(
         shard_is_complete(folder, shard, provenance)
     for shard in source.shards:
         if not shard_is_complete(folder, shard, provenance):
-            table = _table(source.read(shard), place, several, advance)
+            table = _table(source.read(shard), place, several, observer)
             write_shard(folder, shard, table, provenance)
     write_manifest(folder, source.shards, provenance)
     return BoxSet.open(folder)
 
 
-def _table(
-    samples: Iterable[Sample], place: Place, several: bool, advance: Advance | None
-) -> BoxTable:
+def _table(samples: Iterable[Sample], place: Place, several: bool, observer: Observer) -> BoxTable:
     keys, headers, hashes, status, rows = [], [], [], [], []
     for sample in samples:
         header, boxes = _one(sample, place)
@@ -92,8 +90,7 @@ def _table(
         hashes.append(image_hash(sample.image))
         status.append(UNREADABLE if header is _UNREAD else OK if len(boxes) else EMPTY)
         rows.append(boxes if len(boxes) else _FULL)
-        if advance:
-            advance(1)
+        observer.images_done(1)
     choices = Choices.of(rows)
     return BoxTable(
         keys=keys,
@@ -124,7 +121,7 @@ def fixed_boxes(
     source: Source,
     folder: str | Path,
     name: Literal["centre", "full"],
-    advance: Advance | None = None,
+    observer: Observer = SILENT,
 ) -> BoxSet:
     """Write a box set with one box for all images.
 
@@ -132,10 +129,10 @@ def fixed_boxes(
         source: Images.
         folder: Where the box set goes; complete shards of the same are kept.
         name: `centre` for SimCCrop's box, `full` for the whole image.
-        advance: If given, called with numbers of images that are done.
+        observer: Hears how it goes.
 
     Raises:
         CcropError: If the folder holds other boxes, or the source cannot be read.
     """
     boxes = np.array([BOXES[name]], np.float32)
-    return write_boxes(source, folder, name, lambda *_: boxes, advance=advance)
+    return write_boxes(source, folder, name, lambda *_: boxes, observer=observer)

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import UNREADABLE, BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import Annotated, Annotations
-from ccrop_pipeline.exchange.fixed import Advance, write_boxes
+from ccrop_pipeline.exchange.fixed import write_boxes
 from ccrop_pipeline.images import Source, tar_key
 
 
@@ -159,7 +160,7 @@ def import_boxes(
     folder: str | Path,
     *,
     several: Several = UNION,
-    advance: Advance | None = None,
+    observer: Observer = SILENT,
 ) -> tuple[BoxSet, ImportCounts]:
     """Write a box set from annotations.
 
@@ -171,7 +172,7 @@ def import_boxes(
         annotations: Boxes in the frame of the stored images, without EXIF orientation.
         folder: Where the box set goes; complete shards of the same are kept.
         several: What becomes of images with several boxes.
-        advance: If given, called with numbers of images that are done.
+        observer: Hears how it goes.
 
     Returns:
         The box set, and what was met, in shards that were kept as well.
@@ -186,7 +187,7 @@ def import_boxes(
         refuse_no_match(annotations.names, keys, source.location)
     placing = _Placing(annotations, name_of, several)
     rule = f"import {annotations.kind}, {several.text}, sha256 {annotations.digest}"
-    box_set = write_boxes(source, folder, rule, placing, several.keeps_choices, advance)
+    box_set = write_boxes(source, folder, rule, placing, several.keeps_choices, observer)
     placing.count_again(box_set)
     counts = placing.counts
     counts.matched = len(name_of)

@@ -4,10 +4,11 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.base.files import sync
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
@@ -38,7 +39,7 @@ def pack(
     prefix: str = "data",
     max_images: int = 10_000,
     max_bytes: int = 500_000_000,
-    on_shard: Callable[[str, int], None] | None = None,
+    observer: Observer = SILENT,
 ) -> PackSummary:
     """Write ``OUT/PREFIX-000000.tar`` and so on: images unchanged, labels, annotations.
 
@@ -53,7 +54,7 @@ def pack(
         max_images: Most images a shard, at least 1.
         max_bytes: Most bytes of images and annotations a shard, except for a single sample
             that is larger.
-        on_shard: Called with the name and the number of images of each finished shard.
+        observer: Hears of each finished shard.
 
     Raises:
         CcropError: If ``out`` is not empty, two keys become one, or there are no samples.
@@ -72,8 +73,8 @@ def pack(
         shards.append(shard.path.stem)
         images += shard.images
         size += shard.path.stat().st_size
-        if on_shard is not None:
-            on_shard(shard.path.stem, shard.images)
+        observer.images_done(shard.images, shard.path.stem)
+        observer.shard_written(shard.path.stem, shard.images)
     if not images:
         raise CcropError(f"there are no images to pack into {out}.")
     if isinstance(samples, Source) and samples.classes:

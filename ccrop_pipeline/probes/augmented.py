@@ -1,6 +1,6 @@
 """The linear probe as in the papers: a classifier trained on augmented images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder
@@ -58,7 +59,7 @@ def augmented_probe(
     settings: AugmentedSettings | None = None,
     threads: int = 2,
     workers: int = 0,
-    advance: Callable[[int], object] | None = None,
+    observer: Observer = SILENT,
 ) -> LinearResult:
     """Return the accuracy of linear classifiers trained on random crops and flips.
 
@@ -74,16 +75,16 @@ def augmented_probe(
         settings: How to train.
         threads: Decoding threads for whole images.
         workers: Loader processes for crops.
-        advance: Called with the number of images of each batch that is done.
+        observer: Hears how it goes.
 
     Raises:
         CcropError: If no image can be read, or training images are all of one class.
     """
     settings = settings or AugmentedSettings()
-    held, asked = (embed(part, encoder, threads, advance=advance) for part in (validation, test))
+    held, asked = (embed(part, encoder, threads, observer=observer) for part in (validation, test))
     labels = torch.from_numpy(fitted.index.labels[fitted.rows])
     classes = classes_of(Features(torch.empty(0), labels), held, asked)
-    heads = _trained(fitted, encoder, settings, held.values.shape[1], classes, workers, advance)
+    heads = _trained(fitted, encoder, settings, held.values.shape[1], classes, workers, observer)
     tried = {rate: _accuracy(head, held) for rate, head in zip(settings.rates, heads, strict=True)}
     rate = max(tried, key=tried.__getitem__)
     accuracy = _accuracy(heads[settings.rates.index(rate)], asked)
@@ -97,7 +98,7 @@ def _trained(
     channels: int,
     classes: int,
     workers: int,
-    advance: Callable[[int], object] | None,
+    observer: Observer,
 ) -> list[nn.Linear]:
     """Return one classifier for each rate, on the CPU."""
     device = torch.device(encoder.device)
@@ -116,8 +117,7 @@ def _trained(
             # The sum: each classifier gets the gradient of its own loss and of no other.
             sum(F.cross_entropy(head(values), labels) for head in heads).backward()  # type: ignore[union-attr]
             optimizer.step()
-            if advance is not None:
-                advance(len(labels))
+            observer.images_done(len(labels))
         schedule.step()
     return [head.cpu() for head in heads]
 

@@ -1,6 +1,6 @@
 """Labelled images of a source, and how they are split by key."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.images.squares import resized_images
@@ -163,7 +164,7 @@ def embed(
     images: LabelledImages,
     encoder: Encoder,
     threads: int = 2,
-    advance: Callable[[int], object] | None = None,
+    observer: Observer = SILENT,
 ) -> Features:
     """Return spatial means of the encoder's feature maps; unreadable images are left out.
 
@@ -174,7 +175,7 @@ def embed(
         images: What to read.
         encoder: Frozen; evaluation mode is its own business.
         threads: Decoding threads.
-        advance: Called with the number of images of each batch that is done.
+        observer: Hears how it goes.
 
     Raises:
         CcropError: If none of the images can be read.
@@ -184,8 +185,7 @@ def embed(
     for batch in resized_images(encoded, encoder.input_size, batch_size=_BATCH, threads=threads):
         values.append(encoder.features(torch.from_numpy(batch.pixels)).mean((2, 3)).cpu())
         readable.append(batch.readable)
-        if advance is not None:
-            advance(len(batch.readable))
+        observer.images_done(len(batch.readable))
     kept = np.concatenate([np.zeros(0, bool), *readable])
     if not kept.any():
         raise CcropError(f"none of {len(images.rows)} labelled images can be read.")

@@ -9,6 +9,7 @@ from ccrop_pipeline.recipes.plan import (
     RefreshStage,
     Stage,
     TrainStage,
+    as_record,
     describe,
     make_plan,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Stage",
     "TrainStage",
     "ViewGroup",
+    "as_record",
     "bundled_recipes",
     "describe",
     "load_recipe",

@@ -4,9 +4,9 @@ Made from the recipe alone, before anything starts, so that it can be shown, che
 the middle.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.recipes.recipe import Recipe
@@ -177,3 +177,9 @@ def describe(stage: Stage) -> str:
     if stage.newest:
         crops = f"the newest boxes; until there are any, {crops}"
     return f"train epochs {stage.first + 1}-{stage.stop}: {crops}"
+
+
+def as_record(stage: Stage) -> dict[str, Any]:
+    """Return a stage as plain values: its kind as `stage`, its fields, and `text` for people."""
+    kind = type(stage).__name__.removesuffix("Stage").lower()
+    return {"stage": kind, **asdict(stage), "text": describe(stage)}

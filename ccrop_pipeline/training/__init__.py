@@ -2,22 +2,18 @@
 
 from ccrop_pipeline.training.checkpoint import Checkpoint, StartingWeights, load_checkpoint
 from ccrop_pipeline.training.driver import Trainer, train
-from ccrop_pipeline.training.follow import FollowObserver, follow
+from ccrop_pipeline.training.follow import follow
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.metrics import Metrics
-from ccrop_pipeline.training.observer import Observer, StepReport
 from ccrop_pipeline.training.run import Run
 
 __all__ = [
     "Checkpoint",
-    "FollowObserver",
     "Inputs",
     "Machine",
     "Metrics",
-    "Observer",
     "Run",
     "StartingWeights",
-    "StepReport",
     "Trainer",
     "follow",
     "load_checkpoint",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ccrop_pipeline.base import ALONE, Ranks
+from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks
 from ccrop_pipeline.base.ranks import open_device
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
@@ -23,7 +23,7 @@ from ccrop_pipeline.recipes import (
     load_recipe,
     make_plan,
 )
-from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
+from ccrop_pipeline.recipes.plan import as_record, box_folder, checkpoint_file
 from ccrop_pipeline.training.checkpoint import (
     Checkpoint,
     StartingWeights,
@@ -35,7 +35,6 @@ from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.loading import open_loader
 from ccrop_pipeline.training.metrics import Metrics, box_metrics
-from ccrop_pipeline.training.observer import Observer
 from ccrop_pipeline.training.probing import Probe, open_probe
 from ccrop_pipeline.training.processes import Processes, slow_precision
 from ccrop_pipeline.training.refresh import newest_boxes, refresh_boxes
@@ -72,7 +71,7 @@ class Trainer:
         self.inputs, self.recipe = inputs, recipe
         self.processes = Processes(machine.device, recipe.precision)
         self.machine = machine = replace(machine, device=self.processes.fabric.device)
-        self.observer = observer if self.processes.first else Observer()
+        self.observer = observer if self.processes.first else SILENT
         if overwrite:
             expect_outside(folder, inputs)
         self.run, self.metrics = Run(folder), Metrics(folder, machine.tensorboard)
@@ -125,7 +124,7 @@ class Trainer:
         return self.plan[0].boxes if boxes and Path(boxes).is_absolute() else boxes
 
     def _write_fixed(self, stage: FixedStage) -> None:
-        self.observer.stage(stage)
+        self.observer.stage(as_record(stage))
         self.processes.once(lambda: self._fixed(stage))
 
     def _fixed(self, stage: FixedStage) -> None:
@@ -135,7 +134,7 @@ class Trainer:
         # Before anything can go wrong in the refresh: the epochs so far must not be lost.
         file = self.run.folder / checkpoint_file(stage.epoch)
         self.processes.once(lambda: self._save(file))
-        self.observer.stage(stage)
+        self.observer.stage(as_record(stage))
         if stage.overlapped:
             return
         started = time.perf_counter()
@@ -160,10 +159,10 @@ class Trainer:
             if seconds is not None:
                 record["seconds"] = round(seconds, 3)
             self.metrics.add({**record, **box_metrics(box_set, previous)})
-        self.observer.refreshed(box_set, seconds)
+        self.observer.refreshed(str(self.run.folder / boxes), seconds)
 
     def _train(self, stage: TrainStage) -> None:
-        self.observer.stage(stage)
+        self.observer.stage(as_record(stage))
         for epoch in range(max(stage.first, self.epoch), stage.stop):
             self._use(self._newest(stage) if stage.newest else stage.boxes)
             record = train_epoch(
@@ -244,7 +243,7 @@ def train(
     resident_gb: float = 4.0,
     compile: bool = False,
     tensorboard: bool = False,
-    observer: Observer | None = None,
+    observer: Observer = SILENT,
 ) -> Run:
     """Train on images: warm-up, boxes, training from them, as `ccrop train` does.
 
@@ -267,7 +266,7 @@ def train(
             gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled by `torch.compile`.
         tensorboard: Whether metrics are also written for TensorBoard.
-        observer: Hears how it goes; None: nobody does.
+        observer: Hears how it goes.
 
     Returns:
         The run, complete.
@@ -290,6 +289,6 @@ def train(
         absolute_spec(source) if isinstance(source, str | Path) else None,
     )
     machine = Machine(device, workers, cores, resident_gb, compile, tensorboard)
-    trainer = Trainer(inputs, Path(run), recipe, machine, observer or Observer(), overwrite)
+    trainer = Trainer(inputs, Path(run), recipe, machine, observer, overwrite)
     trainer.train()
     return trainer.run

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from ccrop_pipeline.base import Observer, StepReport
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.training.learner import Learner
-from ccrop_pipeline.training.observer import Observer, StepReport
 from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Batch, ViewLoader
 

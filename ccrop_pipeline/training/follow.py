@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ccrop_pipeline.base import ALONE, ComputeObserver, Ranks
-from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.base import ALONE, Observer, Ranks
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.recipes.plan import box_folder
@@ -15,25 +14,12 @@ from ccrop_pipeline.training.refresh import due_boxes, left_to_others, refresh_b
 from ccrop_pipeline.training.run import Run
 
 
-class FollowObserver(ComputeObserver):
-    """Hears of everything and says nothing; a display overrides what it shows."""
-
-    def waiting(self, what: str) -> None:
-        """Hear that nothing is to be done until something happens; once for each time."""
-
-    def refreshing(self, epoch: int) -> None:
-        """Hear that boxes are about to be computed from the checkpoint after so many epochs."""
-
-    def refreshed(self, box_set: BoxSet, seconds: float) -> None:
-        """Hear that a box set is complete, after so many seconds."""
-
-
 def follow(
     run: Run,
     open_source: Callable[[str], Source],
     device: torch.device,
     threads: int,
-    observer: FollowObserver,
+    observer: Observer,
     poll_seconds: float = 5.0,
     ranks: Ranks = ALONE,
 ) -> int:
@@ -73,7 +59,7 @@ def follow(
 class _Poll:
     """Time between looks; what is waited for is said once."""
 
-    def __init__(self, observer: FollowObserver, seconds: float) -> None:
+    def __init__(self, observer: Observer, seconds: float) -> None:
         self._observer, self._seconds, self._said = observer, seconds, ""
 
     def wait(self, what: str) -> None:
@@ -95,7 +81,7 @@ class _Follower:
         open_source: Callable[[str], Source],
         device: torch.device,
         threads: int,
-        observer: FollowObserver,
+        observer: Observer,
         ranks: Ranks,
     ) -> None:
         self._run, self._device, self._threads = run, device, threads
@@ -158,7 +144,7 @@ class _Follower:
         if self.replaced:  # these are boxes of the weights of a run that is no more
             shutil.rmtree(folder, ignore_errors=True)
         elif box_set is not None:
-            self._observer.refreshed(box_set, time.perf_counter() - begun)
+            self._observer.refreshed(str(folder), time.perf_counter() - begun)
             return True
         return False
 

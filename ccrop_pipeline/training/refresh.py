@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ComputeObserver, Ranks
+from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import BoxSet, missing_shards
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Source
@@ -22,7 +22,7 @@ def refresh_boxes(
     source: Source,
     device: torch.device,
     threads: int,
-    observer: ComputeObserver,
+    observer: Observer,
     ranks: Ranks,
 ) -> BoxSet | None:
     """Compute the boxes of a source, or of a portion of it, from the checkpoint of an epoch.

@@ -217,7 +217,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     ]
     plan = json.loads(ccrop(*line, "--json").stdout)
     first = {"stage": "train", "first": 0, "stop": 1, "boxes": None, "newest": False}
-    assert plan["plan"][0] == first
+    assert plan["plan"][0] == {**first, "text": "train epochs 1-1: random crops"}
     assert plan["recipe"]["epochs"] == 20
     assert not (workplace / "dry").exists()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ccrop_pipeline.base import ComputeObserver, Ranks
+from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
@@ -34,18 +34,18 @@ def localizer(seed=0, size=32, threshold=0.1):
     return Localizer(encoder, "sum", BoxRule(threshold))
 
 
-class Recorder(ComputeObserver):
+class Recorder(Observer):
     def __init__(self):
         self.located, self.written, self.halved, self.plan = [], [], [], None
 
     def begun(self, shards, kept):
         self.plan = (shards, kept)
 
-    def images_located(self, shard, images, stages):
+    def images_done(self, images, shard="", stages=None):
         self.located.append((shard, images))
 
-    def shard_written(self, shard, rows, unreadable):
-        self.written.append((shard, rows, unreadable))
+    def shard_written(self, shard, images, unreadable=0):
+        self.written.append((shard, images, unreadable))
 
     def batch_halved(self, batch_size):
         self.halved.append(batch_size)
@@ -164,8 +164,8 @@ def test_overwrite_keeps_a_file_that_came_while_it_computed(source, tmp_path):
     folder = tmp_path / "boxes"
     compute_boxes(source, localizer(), folder, **SETTINGS)
 
-    class Writer(ComputeObserver):
-        def shard_written(self, shard, rows, unreadable):
+    class Writer(Observer):
+        def shard_written(self, shard, images, unreadable=0):
             (folder / "thesis.tex").write_text("precious")
 
     settings = SETTINGS | {"overwrite": True}
@@ -207,11 +207,11 @@ class KilledError(BaseException):
     """What no handler of errors catches, like the end of the process."""
 
 
-class KillsAfter(ComputeObserver):
+class KillsAfter(Observer):
     def __init__(self, shards):
         self.left = shards
 
-    def shard_written(self, shard, rows, unreadable):
+    def shard_written(self, shard, images, unreadable=0):
         self.left -= 1
         if not self.left:
             raise KilledError
@@ -387,8 +387,8 @@ def test_the_pixels_of_a_shard_are_not_held_until_it_ends(tmp_path):
     pack(Scenes(images, size=32), tmp_path / "tars")
     source, held = open_source(tmp_path / "tars"), []
 
-    class Watch(ComputeObserver):
-        def images_located(self, shard, images, stages):
+    class Watch(Observer):
+        def images_done(self, images, shard="", stages=None):
             held.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()

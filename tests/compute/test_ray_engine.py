@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ccrop_pipeline.base import ComputeObserver
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
@@ -69,7 +69,7 @@ def cluster():
     cluster.shutdown()
 
 
-class KillsOnTheWay(ComputeObserver):
+class KillsOnTheWay(Observer):
     """Removes a node when a few shards are done, as a power cut does."""
 
     def __init__(self, cluster, node):
@@ -78,8 +78,8 @@ class KillsOnTheWay(ComputeObserver):
     def begun(self, shards, kept):
         self.plan = (shards, kept)
 
-    def shard_written(self, shard, rows, unreadable):
-        self.written.append((shard, rows, unreadable))
+    def shard_written(self, shard, images, unreadable=0):
+        self.written.append((shard, images, unreadable))
         if len(self.written) == 3 and self.node:
             self.cluster.remove_node(self.node, allow_graceful=False)
 

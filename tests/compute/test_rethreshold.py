@@ -12,6 +12,7 @@ from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
+from tests.counted import Counted
 
 SETTINGS = {"batch_size": 7, "threads": 1}
 RULES = [
@@ -81,10 +82,10 @@ def test_a_stopped_run_goes_on_and_another_rule_is_refused(computed, tmp_path):
     (tmp_path / "out/manifest.json").unlink()
     name = box_set.manifest.shards[1].file
     (tmp_path / "out" / name).unlink()
-    done = []
-    rethreshold(box_set, tmp_path / "out", BoxRule(0.6), advance=done.append)
+    counted = Counted()
+    rethreshold(box_set, tmp_path / "out", BoxRule(0.6), observer=counted)
     assert contents(tmp_path / "out") == whole
-    assert done == [box_set.manifest.shards[1].rows]
+    assert counted.done == [box_set.manifest.shards[1].rows]
     with pytest.raises(CcropError, match="choose another folder"):
         rethreshold(box_set, tmp_path / "out", BoxRule(0.7))
     assert contents(tmp_path / "out") == whole

@@ -10,10 +10,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.evidence.arms import Arm, Study
 from benchmarks.evidence.results import read_results
 from benchmarks.evidence.runs import Series
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training import Inputs, Machine, Trainer
 
 pytestmark = pytest.mark.slow
 

@@ -28,6 +28,7 @@ from ccrop_pipeline.exchange import (
 )
 from ccrop_pipeline.exchange.importing import in_shares
 from ccrop_pipeline.images import image_hash, open_source, pack
+from tests.counted import Counted
 
 FULL = [0.0, 0.0, 1.0, 1.0]
 
@@ -165,7 +166,7 @@ def test_what_rounding_leads_out_of_an_image_was_not_cut_off(tmp_path):
     labels, source = read_yolo(tmp_path / "labels"), open_source(root)
     edges = np.concatenate([labels.read(name).boxes for name in labels.names])
     assert ((edges < 0) | (edges > 1)).any()
-    _, counts = import_boxes(source, labels, tmp_path / "out", Several())
+    _, counts = import_boxes(source, labels, tmp_path / "out", several=Several())
     assert (counts.boxes, counts.clipped) == (500, 0)
 
 
@@ -202,12 +203,12 @@ def test_a_stopped_import_goes_on_and_counts_all(tmp_path):
     before = contents(out)
     (out / "manifest.json").unlink()
     next(out.glob("data/*1.parquet")).unlink()
-    done = []
-    _, again = import_boxes(source, annotations, out, advance=done.append)
+    counted = Counted()
+    _, again = import_boxes(source, annotations, out, observer=counted)
     assert contents(out) == before
     assert again == whole
     assert whole.clipped == 8
-    assert sum(done) == 3
+    assert sum(counted.done) == 3
 
 
 def test_other_boxes_are_never_overwritten(tmp_path):

@@ -12,6 +12,7 @@ from made_sources import DATA, folder_of, needs_data, parquet_of, picture, tar_o
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack, tar_key
+from tests.counted import Counted
 
 
 def read_all(source):
@@ -47,15 +48,17 @@ samples = st.builds(
 def test_what_is_packed_is_read_back(made, max_images, max_bytes):
     with TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        finished = []
+        counted = Counted()
         summary = pack(
             made,
             out,
             prefix="p",
             max_images=max_images,
             max_bytes=max_bytes,
-            on_shard=lambda shard, images: finished.append((shard, images)),
+            observer=counted,
         )
+        finished = counted.shards
+        assert counted.done == [images for _, images in finished]
         source = open_source(out)
         assert read_all(source) == [s._replace(key=tar_key(s.key)) for s in made]
         assert summary.shards == source.shards == tuple(shard for shard, _ in finished)

@@ -17,6 +17,7 @@ from ccrop_pipeline.probes import (
 )
 from ccrop_pipeline.probes.augmented import _epoch, _head, _loader, _trained
 from ccrop_pipeline.probes.features import Subset
+from tests.counted import Counted
 
 # The broken image is named in a warning, as in training.
 pytestmark = pytest.mark.filterwarnings("ignore:image '00010':RuntimeWarning")
@@ -56,9 +57,9 @@ def pixels_themselves():
 
 def test_colours_are_learnt_by_the_rate_that_can_learn_and_it_is_chosen(coloured):
     train, test = coloured
-    done = []
+    counted = Counted()
     result = augmented_probe(
-        *validation_split(train), test, pixels_themselves(), QUICK, advance=done.append
+        *validation_split(train), test, pixels_themselves(), QUICK, observer=counted
     )
     assert (result.setting, result.chosen, result.accuracy, result.validation) == (
         "rate",

@@ -16,6 +16,7 @@ from ccrop_pipeline.probes import (
     labelled,
     validation_split,
 )
+from tests.counted import Counted
 
 
 def scene_images(count):
@@ -27,10 +28,10 @@ def test_features_are_the_backbones_own_for_the_right_rows(tmp_path):
     images = packed(tmp_path / "tars", [first, second, b"broken", third], [3, None, 1, 2])
     torch.manual_seed(0)
     backbone = build_backbone("small").eval()
-    done = []
-    found = embed(images, Encoder(backbone, backbone.layer, 32), advance=done.append)
+    counted = Counted()
+    found = embed(images, Encoder(backbone, backbone.layer, 32), observer=counted)
     assert found.labels.tolist() == [3, 2]
-    assert sum(done) == 3
+    assert sum(counted.done) == 3
     (batch,) = resized_images([first, third], 32, batch_size=2, threads=1)
     pixels = torch.from_numpy(batch.pixels) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -41,10 +42,10 @@ def test_features_are_the_backbones_own_for_the_right_rows(tmp_path):
 
 def test_features_of_many_images_are_those_of_each():
     images = labelled(Scenes(270, size=16).index(), "scenes")
-    encoder, done = Encoder(build_backbone("small"), "layer4", 16), []
-    found = embed(images, encoder, advance=done.append)
-    assert len(done) > 1
-    assert sum(done) == 270
+    encoder, counted = Encoder(build_backbone("small"), "layer4", 16), Counted()
+    found = embed(images, encoder, observer=counted)
+    assert len(counted.done) > 1
+    assert sum(counted.done) == 270
     assert found.labels.tolist() == [i % 10 for i in range(270)]
     last = embed(LabelledImages(images.index, images.rows[-20:]), encoder)
     torch.testing.assert_close(found.values[-20:], last.values, rtol=1e-4, atol=1e-5)

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
-from ccrop_pipeline.recipes import RefreshStage, load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
 
 SETTINGS = [
     "image_size=32",
@@ -85,7 +86,7 @@ class KillAt(Observer):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def stage(self, stage):
-        self._count("refresh begins" if isinstance(stage, RefreshStage) else "stage begins")
+        self._count("refresh begins" if stage["stage"] == "refresh" else "stage begins")
 
     def step(self, report):
         self._count("step")
@@ -93,10 +94,10 @@ class KillAt(Observer):
     def epoch_done(self, record):
         self._count("epoch")
 
-    def images_located(self, shard, images, stages):
+    def images_done(self, images, shard="", stages=None):
         self._count("located")
 
-    def refreshed(self, box_set, seconds):
+    def refreshed(self, boxes, seconds):
         self._count("refreshed")
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.images.scenes import ScenesIndex
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training import Inputs, Machine, Trainer
 from ccrop_pipeline.training.epoch import train_epoch
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.loading import open_loader

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import validate
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.methods import METHODS
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Trainer, load_checkpoint
 
 NARROW = {
     "mocov1": ["queue_size=32"],

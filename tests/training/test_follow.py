@@ -5,6 +5,7 @@ import queue
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +13,15 @@ import torch
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
-from ccrop_pipeline.base import ALONE, ComputeObserver, Ranks
+from ccrop_pipeline.base import ALONE, Observer, Ranks
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
-from ccrop_pipeline.recipes import RefreshStage, load_recipe
+from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import (
-    FollowObserver,
     Inputs,
     Machine,
     Metrics,
-    Observer,
     Run,
     Trainer,
     follow,
@@ -49,7 +48,7 @@ def train(source, folder, *settings, observer=None):
 
 
 def followed(folder, observer=None, ranks=ALONE):
-    return follow(Run(folder), open_source, CPU, 1, observer or FollowObserver(), 0.02, ranks)
+    return follow(Run(folder), open_source, CPU, 1, observer or Observer(), 0.02, ranks)
 
 
 class Until(Observer):
@@ -101,15 +100,15 @@ class Beside(Observer):
         self.after, self.heard = after or {}, []
 
     def stage(self, stage):
-        if isinstance(stage, RefreshStage) and stage.epoch in self.epochs:
+        if stage["stage"] == "refresh" and stage["epoch"] in self.epochs:
             ranks = ALONE
-            refresh_boxes(self.folder, stage.epoch, self.source, CPU, 1, ComputeObserver(), ranks)
+            refresh_boxes(self.folder, stage["epoch"], self.source, CPU, 1, Observer(), ranks)
 
     def epoch_done(self, record):
         self.after.get(record["epoch"], lambda: None)()
 
-    def refreshed(self, box_set, seconds):
-        self.heard.append(box_set.folder.name)
+    def refreshed(self, boxes, seconds):
+        self.heard.append(Path(boxes).name)
 
 
 def mean_iou(one, two):
@@ -179,7 +178,7 @@ def train_until(source, folder, epoch):
         train(source, folder, *OVERLAPPED, observer=Beside(source, folder, (), {epoch: stop}))
 
 
-class UntilOthers(FollowObserver):
+class UntilOthers(Observer):
     """Stops following when there is nothing to do but to wait."""
 
     def __init__(self):
@@ -192,8 +191,8 @@ class UntilOthers(FollowObserver):
     def refreshing(self, epoch):
         self.refreshing_of.append(epoch)
 
-    def refreshed(self, box_set, seconds):
-        self.completed.append(box_set.folder.name)
+    def refreshed(self, boxes, seconds):
+        self.completed.append(Path(boxes).name)
 
 
 def follow_rank(folder, rank):
@@ -235,7 +234,7 @@ def test_a_portion_without_the_others_waits_and_counts_for_nothing(source, tmp_p
     waits = threading.Event()
     refreshing, counts = [], []
 
-    class Follower(FollowObserver):
+    class Follower(Observer):
         def refreshing(self, epoch):
             refreshing.append(epoch)
 
@@ -314,7 +313,7 @@ def test_a_rank_that_does_not_exist_is_refused(source, tmp_path):
         assert message in result.output
 
 
-class Waits(FollowObserver):
+class Waits(Observer):
     """Tells of what a follower waits for, and of what it has completed."""
 
     def __init__(self):
@@ -323,8 +322,8 @@ class Waits(FollowObserver):
     def waiting(self, what):
         self.waits.put(what)
 
-    def refreshed(self, box_set, seconds):
-        self.completed.append(box_set.folder.name)
+    def refreshed(self, boxes, seconds):
+        self.completed.append(Path(boxes).name)
 
     def wait_for(self, what):
         while self.waits.get(timeout=60) != what:
@@ -364,7 +363,7 @@ def test_boxes_of_a_run_that_was_replaced_meanwhile_are_deleted(source, tmp_path
     known = {name: identity[name] for name in ("recipe", "source")}
 
     class Replaced(UntilOthers):
-        def images_located(self, shard, images, stages):
+        def images_done(self, images, shard="", stages=None):
             Run(tmp_path).start(known, source.location, overwrite=True)
 
     observer = Replaced()

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
-from ccrop_pipeline.recipes import RefreshStage, load_recipe
+from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import (
     Inputs,
     Machine,
     Metrics,
-    Observer,
     Run,
     StartingWeights,
     Trainer,
@@ -168,9 +168,9 @@ class StopIn(Observer):
         self.epoch, self.here = epoch, False
 
     def stage(self, stage):
-        self.here = isinstance(stage, RefreshStage) and stage.epoch == self.epoch
+        self.here = stage["stage"] == "refresh" and stage["epoch"] == self.epoch
 
-    def images_located(self, shard, images, stages):
+    def images_done(self, images, shard="", stages=None):
         if self.here:
             raise KeyboardInterrupt
 

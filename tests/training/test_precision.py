@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer
+from ccrop_pipeline.training import Inputs, Machine, Trainer
 from ccrop_pipeline.training.processes import emulates_bf16, slow_precision
 
 CPU = torch.device("cpu")

@@ -2,11 +2,12 @@ import shutil
 
 import pytest
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source
 from ccrop_pipeline.probes import KnnSettings, at_most, embed, knn_accuracy, labelled
 from ccrop_pipeline.recipes import load_recipe as load
-from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
 
 
 def folder_of(scenes, folder, classes=None):

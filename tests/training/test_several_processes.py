@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Observer, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
 from ccrop_pipeline.training.processes import Processes
 from tests.training.several import run, start
 
