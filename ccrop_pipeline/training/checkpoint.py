@@ -112,7 +112,7 @@ class StartingWeights:
         """A hash of names, types and values of all weights."""
         return state_sha256(self.checkpoint.method)
 
-    def give_to(self, method: nn.Module, name: str, backbone: str) -> str:
+    def load_into(self, method: nn.Module, name: str, backbone: str) -> str:
         """Load all weights into the same method, or the encoders into another one.
 
         Args:

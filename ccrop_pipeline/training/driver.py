@@ -114,7 +114,7 @@ class Trainer:
             self.learner.load(checkpoint.method, checkpoint.optimizer)
         elif self.learner.started_from:
             self.observer.loaded(self.learner.started_from)
-        self.processes.once(lambda: self.metrics.take_up(self.epoch))
+        self.processes.once(lambda: self.metrics.truncate_after(self.epoch))
         self._boxes = self.processes.once(self._last_boxes)
 
     def _last_boxes(self) -> str | None:

@@ -131,7 +131,7 @@ class Learner:
         method = build_method(recipe.method, recipe.backbone)
         _expect_encoder(recipe, method)
         self.started_from = (
-            weights.give_to(method, recipe.method.name, recipe.backbone) if weights else None
+            weights.load_into(method, recipe.method.name, recipe.backbone) if weights else None
         )
         method = method.to(self._fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if processes.count > 1:

@@ -44,7 +44,7 @@ class Metrics:
         records = [json.loads(line) for line in lines if line.endswith("\n")]
         return [record for record in records if stage in (None, record.get("stage"))]
 
-    def take_up(self, epoch: int) -> None:
+    def truncate_after(self, epoch: int) -> None:
         """Drop records of epochs after `epoch`, which are about to be trained again."""
         kept = [record for record in self.records() if record["epoch"] <= epoch]
         with written_aside(self._file, replace=True) as aside:

@@ -118,6 +118,6 @@ def test_metrics_survive_a_torn_last_line_and_forget_later_epochs(tmp_path):
         file.write('{"epoch": 5, "lo')
     assert [record["epoch"] for record in metrics.records("train")] == [1, 2, 3, 4]
     assert [record["epoch"] for record in metrics.records("refresh")] == [4]
-    metrics.take_up(2)
+    metrics.truncate_after(2)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]

@@ -17,11 +17,11 @@ def test_tensorboard_has_the_numbers_of_the_lines_and_forgets_later_epochs(tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     first = Metrics(tmp_path, tensorboard=True)
-    first.take_up(0)
+    first.truncate_after(0)
     for epoch in (1, 2, 3):
         first.add({"stage": "train", "epoch": epoch, "loss": epoch / 4, "boxes": None})
     again = Metrics(tmp_path, tensorboard=True)
-    again.take_up(2)
+    again.truncate_after(2)
     again.add({"stage": "train", "epoch": 3, "loss": 5.0, "boxes": "boxes/x"})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
