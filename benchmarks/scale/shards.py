@@ -1,13 +1,17 @@
-"""What grows with the number of shards: fingerprint, resuming, listing, manifest and opening.
+"""What grows with the number of shards: looking them up, resuming, listing, manifest and opening.
 
 python -m benchmarks.scale.shards --shards 1000
+
+What takes one shard is done with 1,000 of them at most, so that a cost that grows with the number
+of all shards shows as more microseconds a shard.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,8 +26,9 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.images import open_source
+from ccrop_pipeline.images import Source, open_source
 
+_SAMPLE = 1000
 _MADE_UP = Provenance(None, None, SourceInfo("made up", "00"), rule="random boxes")
 
 
@@ -38,22 +43,36 @@ def main() -> None:
         tars.mkdir()
         names = [f"made-{number:06d}" for number in range(args.shards)]
         for number, name in enumerate(names):
-            # More than the 128 KiB that a fingerprint reads of a tar.
-            (tars / f"{name}.tar").write_bytes(bytes(200_000))
+            with (tars / f"{name}.tar").open("wb") as tar:
+                tar.truncate(200_000)  # more than the 128 KiB that a fingerprint reads of it
             write_shard(boxes, name, made_up_table(number, rows=1), _MADE_UP)
         write_manifest(boxes, names, _MADE_UP)
-        steps: dict[str, Callable[[], Any]] = {
-            "open_source": lambda: open_source(tars),
-            "fingerprint": lambda: open_source(tars).fingerprint(),
-            "is_complete": lambda: [shard_is_complete(boxes, name, _MADE_UP) for name in names],
-            "listing": lambda: missing_shards(boxes, names),
-            "manifest_there": lambda: write_manifest(boxes, names, _MADE_UP),
-            "open": lambda: BoxSet.open(boxes),
+        some = names[:: max(1, len(names) // _SAMPLE)]
+        here, there = open_source(tars), open_source(f"file://{tars}/*.tar")
+        steps: dict[str, tuple[int, Callable[[], Any]]] = {
+            "open_source": (len(names), lambda: open_source(tars)),
+            "read": (len(some), lambda: _read(here, some)),
+            "remote_read": (len(some), lambda: _read(there, some)),
+            "fingerprint": (len(names), lambda: open_source(tars).fingerprint()),
+            "is_complete": (
+                len(some),
+                lambda: [shard_is_complete(boxes, name, _MADE_UP) for name in some],
+            ),
+            "listing": (len(names), lambda: missing_shards(boxes, names)),
+            "manifest_there": (len(names), lambda: write_manifest(boxes, names, _MADE_UP)),
+            "open": (len(names), lambda: BoxSet.open(boxes)),
         }
-        seconds = {name: _median(step, args.rounds) for name, step in steps.items()}
+        result = {
+            name: round(_median(step, args.rounds) / shards * 1e6, 1)
+            for name, (shards, step) in steps.items()
+        }
         size = (boxes / "manifest.json").stat().st_size
-    result = {name: round(one / args.shards * 1e6, 1) for name, one in seconds.items()}
     print(json.dumps({"us_a_shard": result, "manifest_bytes_a_shard": size // args.shards}))
+
+
+def _read(source: Source, shards: Sequence[str]) -> None:
+    for shard in shards:
+        deque(source.read(shard), maxlen=0)
 
 
 def _median(step: Callable[[], Any], rounds: int) -> float:
