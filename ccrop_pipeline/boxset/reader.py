@@ -180,7 +180,7 @@ class BoxFinder:
                 f"{self._box_set.folder}, such as {', '.join(map(repr, absent))}; its keys look "
                 f"like {self._some_key()!r}. Give the keys of the source that the boxes were "
                 "computed from, compute boxes for these images, or let them keep the full box "
-                '(missing="full"; --missing-boxes full).'
+                '(`missing`: "full").'
             )
         return boxes
 
