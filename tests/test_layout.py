@@ -1,11 +1,14 @@
 """The tree as design and README promise it: imports point downwards, light parts stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ccrop_pipeline import __version__
 
 ROOT = Path(__file__).parents[1]
 # From top to bottom: a part may import from parts further down only.
@@ -28,6 +31,9 @@ LAYERS = (
     "base",
     "errors",
 )
+# Height of each room in the picture, in pixels from the top.
+PICTURE = (ROOT / "docs/architecture.svg").read_text()
+FLOORS = {name: float(y) for y, name in re.findall(r' y="([\d.]+)".*>(\w+)</text>', PICTURE)}
 
 
 def imported(file: Path) -> set[str]:
@@ -61,7 +67,7 @@ def test_every_part_of_the_package_has_its_layer():
 @pytest.mark.parametrize("part", LAYERS)
 def test_every_part_of_the_package_has_its_paragraph_and_its_place_in_the_picture(part):
     assert f"**`{part}`**" in (ROOT / "docs/architecture.md").read_text()
-    assert f">{part}</text>" in (ROOT / "docs/architecture.svg").read_text()
+    assert part in FLOORS
 
 
 @pytest.mark.parametrize("part", LAYERS)
@@ -70,6 +76,7 @@ def test_imports_point_downwards(part):
     for file in files_of(part):
         upwards = parts(imported(file)) - allowed
         assert not upwards, f"{file.relative_to(ROOT)} imports {upwards}"
+        assert all(FLOORS[part] <= FLOORS[other] for other in parts(imported(file)))
 
 
 def test_click_and_rich_are_used_by_the_command_line_only():
@@ -103,3 +110,7 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_light_parts_stay_light(statement, absent):
     assert not loaded_by(statement) & absent
+
+
+def test_what_is_to_be_cited_is_this_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
