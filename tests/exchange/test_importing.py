@@ -166,7 +166,7 @@ def test_what_rounding_leads_out_of_an_image_was_not_cut_off(tmp_path):
     labels, source = read_yolo(tmp_path / "labels"), open_source(root)
     edges = np.concatenate([labels.read(name).boxes for name in labels.names])
     assert ((edges < 0) | (edges > 1)).any()
-    _, counts = import_boxes(source, labels, tmp_path / "out", several=Several())
+    _, counts = import_boxes(source, labels, tmp_path / "out")
     assert (counts.boxes, counts.clipped) == (500, 0)
 
 
@@ -174,7 +174,7 @@ def test_what_rounding_leads_out_of_an_image_was_not_cut_off(tmp_path):
 def test_what_reaches_further_out_of_an_image_was(box, tmp_path):
     """A pixel of an image 50,000 px wide."""
     source = open_source(folder_of(tmp_path / "photos", ["a.jpg"]))
-    _, counts = import_boxes(source, made(a=[box]), tmp_path / "out", Several())
+    _, counts = import_boxes(source, made(a=[box]), tmp_path / "out")
     assert (counts.boxes, counts.clipped) == (1, 1)
 
 
