@@ -4,8 +4,7 @@ Wherever images come from, one step joins each to its box by key and attaches th
 image, and `ContrastiveCrop` finds it there. `docs/frameworks.md` shows the lines for each of them.
 """
 
-from ccrop_pipeline.adapters.dataset import BoxedDataset, BoxedRows, folder_keys
+from ccrop_pipeline.adapters.dataset import BoxedDataset, BoxedRows, add_boxes, folder_keys
 from ccrop_pipeline.adapters.replace import replace_crop
-from ccrop_pipeline.adapters.stage import add_boxes
 
 __all__ = ["BoxedDataset", "BoxedRows", "add_boxes", "folder_keys", "replace_crop"]

@@ -1,6 +1,7 @@
-"""Any torch data set of PIL images, with boxes: for torchvision, timm, lightly and plain loops."""
+"""Samples of other libraries, each with its box: data sets, tables and pipelines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -129,7 +130,7 @@ def _refuse_what_would_not_fit(dataset: Any) -> None:
 
 
 class BoxedRows:
-    """Decodes the images of a batch of rows and transforms them, each with its box.
+    """From a batch of rows to transformed images, each cut by its own box.
 
     For `set_transform` and `with_transform` of a data set whose image column is cast to
     `datasets.Image(decode=False)`. Left to itself the library would apply the EXIF orientation,
@@ -192,3 +193,44 @@ def _encoded(cell: Any) -> bytes:
         )
     data = cell["bytes"]
     return Path(cell["path"]).read_bytes() if data is None else bytes(data)
+
+
+_Samples = Iterable[dict[str, Any]]
+
+
+def add_boxes(
+    boxes: Boxes, *, missing: MissingBoxes = "error"
+) -> Callable[[_Samples], Iterator[dict[str, Any]]]:
+    """Make a pipeline stage that attaches its box to every decoded image, joined by `__key__`.
+
+    It comes after `decode("pil")` and before anything that changes images.
+
+    Args:
+        boxes: A box set, or its folder: a local path or an address. Where an image has several
+            boxes, one is drawn each time the sample is read, from torch's global generator.
+        missing: What to do with an image that has no box: fail, or take the full box.
+
+    Returns:
+        For `compose`; iterating it raises `CcropError` at a sample that has no box or no PIL
+        image.
+
+    Raises:
+        CcropError: If the folder holds no complete box set.
+    """
+    return partial(_with_boxes, BoxFinder(boxes, missing))
+
+
+def _with_boxes(finder: BoxFinder, samples: _Samples) -> Iterator[dict[str, Any]]:
+    for sample in samples:
+        images = [value for value in sample.values() if isinstance(value, PIL.Image.Image)]
+        if not images:
+            raise CcropError(
+                f"sample {sample['__key__']!r} has no PIL image, only "
+                f"{', '.join(name for name in sample if not name.startswith('__'))}. Put "
+                'decode("pil") before add_boxes, and what makes tensors behind it.'
+            )
+        keys = [sample["__key__"]]
+        (box,) = chosen(finder.find(keys), finder.choices(keys))
+        for image in images:
+            attach_box(image, box)
+        yield sample

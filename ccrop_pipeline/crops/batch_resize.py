@@ -27,7 +27,7 @@ def crop_and_resize_batch(images: Tensor, windows: Tensor, size: int) -> Tensor:
     Args:
         images: uint8 (n, 3, H, W), contiguous.
         windows: int64 (n, 4) top, left, height, width in pixels, on the same device.
-        size: width and height of the views in pixels.
+        size: Width and height of the views in pixels.
 
     Returns:
         uint8 (n, 3, size, size), contiguous.
@@ -59,8 +59,8 @@ def _weights(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
     Args:
         start: int64 (n,) first pixel of each window.
         length: int64 (n,) pixels of each window.
-        size: pixels of a view.
-        side: pixels of an image.
+        size: Pixels of a view.
+        side: Pixels of an image.
 
     Returns:
         float32 (n, size, side): whole numbers that add up to 2048 in each row.

@@ -44,8 +44,8 @@ def philox4x32(
     """Encrypt counters.
 
     Args:
-        counter: four arrays of 32-bit words, least significant word first; they broadcast.
-        key: two 32-bit words.
+        counter: Four arrays of 32-bit words, least significant word first; they broadcast.
+        key: Two 32-bit words.
 
     Returns:
         Four arrays of 32-bit words held in uint64.
@@ -74,18 +74,18 @@ def uniforms(
     1 - u is again one of them, exactly, which is what makes mirrored draws mirror windows.
 
     Args:
-        seed: in [0, 2**64).
-        epoch: in [0, 2**32).
+        seed: In [0, 2**64).
+        epoch: In [0, 2**32).
         key_hashes: (n,) `key_hash` of each image.
-        view: which view of the image, in [0, 2**16); one for all, or (n,) one for each.
-        stream: what the numbers are for (`WINDOW`, `PHOTOMETRIC`, `CHOICE`), in [0, 256).
-        count: numbers for each image, at most 1024; a larger count only appends.
+        view: Which view of the image, in [0, 2**16); one for all, or (n,) one for each.
+        stream: What the numbers are for (`WINDOW`, `PHOTOMETRIC`, `CHOICE`), in [0, 256).
+        count: Numbers for each image, at most 1024; a larger count only appends.
 
     Returns:
         (n, count) float64 in (0, 1). Row i depends on key_hashes[i] and on no other row.
 
     Raises:
-        ValueError: an argument is out of range, or key_hashes is not a uint64 vector.
+        ValueError: If an argument is out of range, or key_hashes is not a uint64 vector.
     """
     _check_range("seed", seed, 1 << 64)
     _check_range("epoch", epoch, 1 << 32)
@@ -96,7 +96,7 @@ def uniforms(
     _check_range("count", count, 1025)
     if key_hashes.dtype != np.uint64 or key_hashes.ndim != 1:
         raise ValueError(
-            f"key_hashes must be uint64 (n,), not {key_hashes.dtype} {key_hashes.shape}"
+            f"key_hashes must be uint64 (n,), not {key_hashes.dtype} {key_hashes.shape}."
         )
     hashes = key_hashes[:, None]
     blocks = np.arange(-(-count // 4), dtype=np.uint64)[None]
@@ -115,4 +115,4 @@ def uniforms(
 
 def _check_range(name: str, value: int, end: int) -> None:
     if not 0 <= value < end:
-        raise ValueError(f"{name} must be in [0, {end}), not {value}")
+        raise ValueError(f"{name} must be in [0, {end}), not {value}.")

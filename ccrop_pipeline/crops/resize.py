@@ -32,9 +32,9 @@ def crop_and_resize(
 
     Args:
         pixels: uint8 (H, W, 3), the image or a reduced one, from `decode_reduced`.
-        reduction: how many stored pixels a pixel stands for along each axis; 1 for the image.
-        window: top, left, height, width in pixels of the stored image.
-        size: width and height of the view in pixels.
+        reduction: How many stored pixels a pixel stands for along each axis; 1 for the image.
+        window: Top, left, height, width in pixels of the stored image.
+        size: Width and height of the view in pixels.
 
     Returns:
         (size, size, 3) uint8; it may be read-only.

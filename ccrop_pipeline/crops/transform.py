@@ -104,9 +104,9 @@ def as_bounding_box(box: Sequence[float], width: int, height: int) -> tv_tensors
     """Turn a normalised box into what torchvision takes.
 
     Args:
-        box: normalised x_min, y_min, x_max, y_max.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
+        box: Normalised x_min, y_min, x_max, y_max.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
 
     Returns:
         One box in pixels, XYXY, float64: divided by the size again it is the float32 it came from.
@@ -129,8 +129,8 @@ def attach_box(image: PIL.Image.Image, box: Sequence[float]) -> PIL.Image.Image:
     ContrastiveCrop refuses an image without a mark. So attach the box last before the crop.
 
     Args:
-        image: in the image frame, EXIF orientation not applied; any mode.
-        box: normalised x_min, y_min, x_max, y_max.
+        image: In the image frame, EXIF orientation not applied; any mode.
+        box: Normalised x_min, y_min, x_max, y_max.
 
     Returns:
         The image given, marked.
@@ -142,7 +142,7 @@ def attach_box(image: PIL.Image.Image, box: Sequence[float]) -> PIL.Image.Image:
     if not (0 <= x_min < x_max <= 1 and 0 <= y_min < y_max <= 1):
         raise CcropError(
             "a box must be 0 <= x_min < x_max <= 1 and so for y, in shares of the image's size and "
-            f"not in pixels: {(x_min, y_min, x_max, y_max)}"
+            f"not in pixels: {(x_min, y_min, x_max, y_max)}."
         )
     setattr(image, _ATTACHED, _Attached((x_min, y_min, x_max, y_max), image.size))
     return image
@@ -160,7 +160,7 @@ def _attached_box(image: PIL.Image.Image) -> tv_tensors.BoundingBoxes | None:
     if attached.size != image.size:
         raise CcropError(
             f"the image was {attached.size} (width, height) when its box was attached and is "
-            f"{image.size} now: attach the box last before ContrastiveCrop"
+            f"{image.size} now. Attach the box last before ContrastiveCrop."
         )
     return as_bounding_box(attached.box, *image.size)
 
@@ -175,10 +175,10 @@ def _only_box(flat_inputs: list[Any]) -> tv_tensors.BoundingBoxes:
             f"ContrastiveCrop needs exactly one box in a sample and found {rows} in {len(boxes)} "
             "places. Attach it to a PIL image last before the crop (`attach_box`: flips, resizes "
             "and convert leave it behind), or give a BoundingBoxes beside the image "
-            "(`as_bounding_box`); (0, 0, 1, 1) stands for the whole image"
+            "(`as_bounding_box`); (0, 0, 1, 1) is the whole image."
         )
     if boxes[0].shape[-1] != 4:
-        raise CcropError(f"ContrastiveCrop takes no rotated boxes, and got {boxes[0].format}")
+        raise CcropError(f"ContrastiveCrop takes no rotated boxes, and got {boxes[0].format}.")
     return boxes[0]
 
 
@@ -194,7 +194,7 @@ def _check_canvas(box: tv_tensors.BoundingBoxes, flat_inputs: list[Any]) -> None
         if (height, width) != tuple(box.canvas_size):
             raise CcropError(
                 f"the image is {height} x {width} (height x width), the box's canvas_size "
-                f"{tuple(box.canvas_size)}: give the box the size of the image it comes with"
+                f"{tuple(box.canvas_size)}. Give the box the size of the image it comes with."
             )
 
 
@@ -210,5 +210,5 @@ def _corners(box: tv_tensors.BoundingBoxes) -> NDArray[np.float64]:
         np.maximum(plain.detach().numpy(), 0), (width, height, width, height)
     )
     if not (corners[:, :2] < corners[:, 2:]).all():
-        raise CcropError(f"box {plain.tolist()} (XYXY) has no area inside {height} x {width}")
+        raise CcropError(f"box {plain.tolist()} (XYXY) has no area inside {height} x {width}.")
     return corners

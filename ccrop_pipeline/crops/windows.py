@@ -31,8 +31,8 @@ def symmetric_beta(uniforms: NDArray[np.float64], alpha: float) -> NDArray[np.fl
     and 4e-6 up to 100, at a twentieth of the cost of inverting the function for every number.
 
     Args:
-        uniforms: any shape, in [0, 1].
-        alpha: in [0.01, 100]. 1 is the identity, below 1 seeks the ends, above 1 the middle.
+        uniforms: Any shape, in [0, 1].
+        alpha: In [0.01, 100]. 1 is the identity, below 1 seeks the ends, above 1 the middle.
 
     Returns:
         The same shape, in [0, 1]; u and 1 - u give b and 1 - b.
@@ -116,13 +116,13 @@ def sample_windows(
         uniforms: (n, UNIFORMS_PER_WINDOW) float64 in [0, 1]: ten for the areas, ten for the
             shapes, one for the position along x, one along y. Replacing the last two by 1 - u
             mirrors the windows of mirrored boxes, except under `official`.
-        params: the rule and its numbers.
+        params: The rule and its numbers.
 
     Returns:
         (n, 4) int64 top, left, height, width, inside the image and at least one pixel.
 
     Raises:
-        ValueError: a shape is wrong, a size is below 1, or a box is not finite, not ordered or
+        ValueError: If a shape is wrong, a size is below 1, or a box is not finite, not ordered or
             not within the image.
     """
     _check(boxes, sizes, uniforms)
@@ -243,13 +243,13 @@ def _check(
     if (boxes.shape, sizes.shape, uniforms.shape) != ((n, 4), (n, 2), (n, UNIFORMS_PER_WINDOW)):
         raise ValueError(
             f"shapes must be (n, 4), (n, 2), (n, {UNIFORMS_PER_WINDOW}), "
-            f"not {boxes.shape}, {sizes.shape}, {uniforms.shape}"
+            f"not {boxes.shape}, {sizes.shape}, {uniforms.shape}."
         )
     if n and sizes.min() < 1:
-        raise ValueError(f"image sizes must be at least 1, not {sizes.min()}")
+        raise ValueError(f"image sizes must be at least 1, not {sizes.min()}.")
     ordered = (boxes[:, :2] >= 0) & (boxes[:, :2] <= boxes[:, 2:]) & (boxes[:, 2:] <= 1)
     if not ordered.all():
         bad = int(np.flatnonzero(~ordered.all(axis=1))[0])
         raise ValueError(
-            f"box {bad} must be 0 <= x_min <= x_max <= 1 and so for y, not {boxes[bad].tolist()}"
+            f"box {bad} must be 0 <= x_min <= x_max <= 1 and so for y, not {boxes[bad].tolist()}."
         )

@@ -8,10 +8,11 @@ BYOL and DINO.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, permutations
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
@@ -48,7 +49,7 @@ class Draws:
     """What n views get. They are sorted so that long runs take the same step at the same time.
 
     Attributes:
-        rows: int64 (n,), where each view stands in its group.
+        rows: int64 (n,), the place of each view in its group.
         steps: int64 (n, 4), the jitter's steps in the order of their application, or `SKIP`.
         factors: float32 (n, 4), factors of brightness, contrast and saturation, and the shift of
             the hue in turns.
@@ -58,17 +59,17 @@ class Draws:
         flipped: bool (n,).
     """
 
-    rows: np.ndarray
-    steps: np.ndarray
-    factors: np.ndarray
-    grey: np.ndarray
-    sigma: np.ndarray
-    solarized: np.ndarray
-    flipped: np.ndarray
+    rows: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    factors: NDArray[np.float32]
+    grey: NDArray[np.bool_]
+    sigma: NDArray[np.float32]
+    solarized: NDArray[np.bool_]
+    flipped: NDArray[np.bool_]
 
 
-def draw(randoms: np.ndarray, settings: AugmentSettings) -> Draws:
-    """Strengths and orders from uniform numbers.
+def draw(randoms: NDArray[np.float64], settings: AugmentSettings) -> Draws:
+    """Draw strengths and orders from uniform numbers.
 
     Args:
         randoms: float64 (n, UNIFORMS_PER_VIEW) in (0, 1).
@@ -103,7 +104,7 @@ _CPU_CHUNK = 400_000  # values changed at a time on a CPU, so few that its cache
 
 
 class Augment:
-    """Turns the uint8 crops of a batch into normalised views.
+    """Jitter, grayscale, blur, solarization and flips of batches, on the device that trains.
 
     Args:
         groups: The groups of views, in the order of `Batch.views`.
@@ -117,7 +118,7 @@ class Augment:
         self._inverse_std = 1 / torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, ...]:
-        """Augments all views of a batch.
+        """Augment all views of a batch, and normalise them.
 
         Args:
             batch: Its views are uint8 (V, B, 3, S, S), one tensor a group, in any layout.
@@ -155,7 +156,7 @@ class Augment:
         return views
 
     def _rows(self, draws: Draws, part: slice) -> tuple[Tensor, ...]:
-        """Where the views of a part stand in their group; which of the part to flip and so on.
+        """Return the places of a part's views in their group, and which to flip and so on.
 
         All rows travel to the device in one copy.
         """
@@ -163,18 +164,18 @@ class Augment:
         rows = [draws.rows[part], *(np.flatnonzero(which[part]) for which in chosen)]
         return torch.split(self._on_device(np.concatenate(rows)), [len(some) for some in rows])
 
-    def _on_device(self, array: np.ndarray) -> Tensor:
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
         return to_device(torch.from_numpy(array), self.device)
 
 
 def _change(
     pixels: Tensor,
-    steps: np.ndarray,
+    steps: NDArray[np.int64],
     strengths: Tensor,
     chosen: Sequence[Tensor],
     threshold: float,
 ) -> Tensor:
-    """All but the normalisation, from uint8 pixels to float32 images, both (n, 3, S, S)."""
+    """Do all but the normalisation, from uint8 pixels to float32 images, both (n, 3, S, S)."""
     flipped, grey, blurred, solarized = chosen
     # A flip is cheapest on bytes, and no other step tells left from right.
     _replace(pixels, flipped, lambda some: some.flip(-1))
@@ -187,7 +188,7 @@ def _change(
     return images
 
 
-def _jitter(images: Tensor, steps: np.ndarray, factors: Tensor) -> None:
+def _jitter(images: Tensor, steps: NDArray[np.int64], factors: Tensor) -> None:
     for steps_at_one_time in steps.T.tolist():
         for step, run in _runs(steps_at_one_time):
             if step != SKIP:
@@ -195,7 +196,7 @@ def _jitter(images: Tensor, steps: np.ndarray, factors: Tensor) -> None:
 
 
 def _runs(values: list[int]) -> Iterator[tuple[int, slice]]:
-    """Each maximal run of equal values, and where it is."""
+    """Yield each maximal run of equal values, and where it is."""
     start = 0
     for value, run in groupby(values):
         stop = start + len(list(run))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.boxset import FULL_BOX
@@ -27,7 +28,7 @@ _FULL = np.array([FULL_BOX], np.float32)
 
 @dataclass(frozen=True)
 class ViewCutter:
-    """Cuts the views of a batch; a pure function of its arguments.
+    """From images and boxes to the crops of all views; a pure function of its arguments.
 
     Args:
         groups: The views of an image. They are numbered through all groups.
@@ -43,8 +44,12 @@ class ViewCutter:
         return [group.size for group in self.groups for _ in range(group.count)]
 
     def windows(
-        self, hashes: np.ndarray, sizes: np.ndarray, boxes: np.ndarray | None, epoch: int
-    ) -> np.ndarray:
+        self,
+        hashes: NDArray[np.uint64],
+        sizes: NDArray[np.int64],
+        boxes: NDArray[np.float32] | None,
+        epoch: int,
+    ) -> NDArray[np.int64]:
         """Draw the windows of all views of a batch.
 
         Args:
@@ -75,10 +80,10 @@ class ViewCutter:
         self,
         images: Sequence[bytes],
         keys: Sequence[str],
-        hashes: np.ndarray,
-        boxes: np.ndarray | None,
+        hashes: NDArray[np.uint64],
+        boxes: NDArray[np.float32] | None,
         epoch: int,
-    ) -> tuple[tuple[Tensor, ...], np.ndarray]:
+    ) -> tuple[tuple[Tensor, ...], NDArray[np.bool_]]:
         """Decode each image once, as small as its windows allow, and cuts all its views.
 
         Args:
@@ -115,7 +120,9 @@ def random_crop(params: CropParams) -> CropParams:
     return CropParams(rule="overlap", alpha=1.0, scale=params.scale, ratio=params.ratio)
 
 
-def decode_or_warn(image: bytes, key: str, reduction: int = 1) -> tuple[np.ndarray, int] | None:
+def decode_or_warn(
+    image: bytes, key: str, reduction: int = 1
+) -> tuple[NDArray[np.uint8], int] | None:
     """Return pixels as `decode_reduced` does; None, with a warning, where there are none.
 
     One bad file must not end a long run: whoever calls this shows a grey image.

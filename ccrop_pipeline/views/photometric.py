@@ -16,31 +16,31 @@ _TINY = 1e-12  # in place of a chroma of 0, where any hue will do
 
 
 def grayscale(images: Tensor) -> Tensor:
-    """Luma as a new tensor (B, 1, S, S)."""
+    """Return the luma as a new tensor (B, 1, S, S)."""
     red, green, blue = images.unbind(1)
     luma = red * _LUMA[0]
     return luma.add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze_(1)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> None:
-    """Blends each image with black; factor 1 changes nothing."""
+    """Blend each image with black; factor 1 changes nothing."""
     images.mul_(factor).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> None:
-    """Blends each image with its mean luma; factor 1 changes nothing."""
+    """Blend each image with its mean luma; factor 1 changes nothing."""
     mean = grayscale(images.mean((2, 3), keepdim=True))
     images.mul_(factor).add_(mean.mul_(1 - factor)).clamp_(0, 1)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> None:
-    """Blends each image with its luma; factor 1 changes nothing."""
+    """Blend each image with its luma; factor 1 changes nothing."""
     torch.lerp(grayscale(images), images, factor, out=images)
     images.clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> None:
-    """Turns the hue by `shift`, in turns; results may leave [0, 1] by a rounding error.
+    """Turn the hue by `shift`, in turns; results may leave [0, 1] by a rounding error.
 
     Hue is an angle on a hexagon. In sixths of a turn, its distance from red is
     (green + blue - red + max - 2 min) / (max - min), which can be checked for each order of the
@@ -70,7 +70,7 @@ def _add_wave(
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Images with the values at or above `threshold` inverted, as a new tensor."""
+    """Invert the values at or above `threshold`, in a new tensor."""
     return torch.where(images >= threshold, 1 - images, images)
 
 
@@ -83,7 +83,7 @@ _TILE = 8  # pixels of a line that one small matrix product blurs
 
 
 def kernel_size(side: int) -> int:
-    """Pixels of the kernel for views of `side` px: the odd number nearest to a tenth.
+    """Return the pixels of the kernel for views of `side` px: the odd number nearest to a tenth.
 
     SimCLR (Chen et al., ICML 2020, appendix A) has a tenth of the side; 23 for 224 px.
     """
@@ -91,13 +91,13 @@ def kernel_size(side: int) -> int:
 
 
 def gaussian_weights(sigmas: Tensor, radius: int) -> Tensor:
-    """Normalised weights (n, 2 radius + 1) of Gaussians of sigmas (n,), in pixels."""
+    """Return normalised weights (n, 2 radius + 1) of Gaussians of sigmas (n,), in pixels."""
     offsets = torch.arange(-radius, radius + 1, device=sigmas.device)
     return torch.softmax((offsets / sigmas[:, None]).square_().mul_(-0.5), dim=1)
 
 
 def blur(images: Tensor, rows: Tensor, sigmas: Tensor) -> None:
-    """Blurs some images in place.
+    """Blur some images in place.
 
     Args:
         images: float32 (n, 3, S, S).
@@ -113,7 +113,7 @@ def blur(images: Tensor, rows: Tensor, sigmas: Tensor) -> None:
 
 
 def blur_batch(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Blurs images (n, 3, S, S), each by its own sigma (n,) in pixels; the way for GPUs.
+    """Blur images (n, 3, S, S), each by its own sigma (n,) in pixels; the way for GPUs.
 
     Two depthwise convolutions with the channels of all images side by side.
     """
@@ -127,7 +127,7 @@ def blur_batch(images: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def blur_image(image: Tensor, sigma: float) -> None:
-    """Blurs one image (3, S, S) by sigma pixels, in place; the way for CPUs.
+    """Blur one image (3, S, S) by sigma pixels, in place; the way for CPUs.
 
     Each line is cut into tiles; a tile's result is a band matrix times the tile and its margins.
     On a CPU such products run at several times the rate of depthwise convolutions or of shifted
@@ -148,7 +148,7 @@ def blur_image(image: Tensor, sigma: float) -> None:
 
 
 def _radius(sigma: float, side: int) -> int:
-    """Where the kernel ends, at latest where its weights fall below exp(-5.1**2 / 2) = 2e-6.
+    """Return where the kernel ends, at latest where its weights fall below exp(-5.1**2 / 2) = 2e-6.
 
     What is left out changes a pixel in [0, 1] by less than 1e-5.
     """
@@ -156,7 +156,7 @@ def _radius(sigma: float, side: int) -> int:
 
 
 def _band(sigma: float, radius: int) -> Tensor:
-    """Matrix (_TILE, _TILE + 2 radius): the kernel in each row, one further right each time."""
+    """Return a matrix (_TILE, _TILE + 2 radius): the kernel in each row, one further right."""
     width = _TILE + 2 * radius
     band = torch.zeros(_TILE, width)
     rows = band.as_strided((_TILE, 2 * radius + 1), (width + 1, 1))
@@ -165,6 +165,6 @@ def _band(sigma: float, radius: int) -> Tensor:
 
 
 def _blur_and_transpose(lines: Tensor, band: Tensor) -> Tensor:
-    """Blurs lines (n, length + 2 radius), padded, along themselves; returns (length, n)."""
+    """Blur lines (n, length + 2 radius), padded, along themselves, into (length, n)."""
     tiles = lines.unfold(1, band.shape[1], _TILE).permute(1, 2, 0)  # overlapping, not copied
     return torch.bmm(band.expand(len(tiles), -1, -1), tiles).flatten(0, 1)

@@ -1,13 +1,23 @@
 import pytest
 import torch
-from made_boxed import COUNT, SMALL, box_set, error_of, image_folder, picture, share_of_white
+from made_boxed import (
+    COUNT,
+    SMALL,
+    box_set,
+    encoded,
+    error_of,
+    image_folder,
+    picture,
+    share_of_white,
+)
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from ccrop_pipeline.adapters import BoxedDataset, folder_keys
+from ccrop_pipeline.adapters import BoxedDataset, BoxedRows, add_boxes, folder_keys
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import ContrastiveCrop
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import open_source
@@ -175,3 +185,17 @@ def test_timms_own_data_set_must_not_replace_images(folder, monkeypatch):
     images._max_retries = 1
     dataset = BoxedDataset(images, images.filenames(), folder.parent / "boxes", transform=V2)
     assert share_of_white(torch.stack([dataset[i][0] for i in range(COUNT)])).min() > 0.1
+
+
+def test_boxes_may_be_a_path_an_address_or_a_box_set(boxes):
+    expected = BoxedDataset(InMemory(), KEYS, boxes, transform=V2)
+    samples = [{"__key__": key, "png": picture(i)} for i, key in enumerate(KEYS)]
+    cells = [{"bytes": encoded(picture(i)), "path": key} for i, key in enumerate(KEYS)]
+    for given in (str(boxes), f"file://{boxes}", BoxSet.open(boxes)):
+        for own in (
+            [view for view, _ in BoxedDataset(InMemory(), KEYS, given, transform=V2)],
+            BoxedRows(given, V2)({"image": cells})["image"],
+            [V2(sample["png"]) for sample in add_boxes(given)(samples)],
+        ):
+            assert len(own) == len(expected)
+            assert share_of_white(torch.stack(own)).min() > 0.1
