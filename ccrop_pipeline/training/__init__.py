@@ -2,10 +2,9 @@
 
 from ccrop_pipeline.training.checkpoint import Checkpoint, StartingWeights, load_checkpoint
 from ccrop_pipeline.training.driver import Trainer, train
-from ccrop_pipeline.training.follow import follow
 from ccrop_pipeline.training.inputs import Inputs, Machine
-from ccrop_pipeline.training.metrics import Metrics
-from ccrop_pipeline.training.run import Run
+from ccrop_pipeline.training.refresh import follow
+from ccrop_pipeline.training.run import Metrics, Run
 
 __all__ = [
     "Checkpoint",

@@ -1,13 +1,26 @@
-"""What a run is made from, and the machine it runs on."""
+"""What a run is made from, the machine it runs on, and how its images reach it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import MissingBoxes
-from ccrop_pipeline.images import Source
+from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.images import ImageIndex, Source
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.probes import (
+    LabelledImages,
+    at_most,
+    bank_and_queries,
+    embed,
+    knn_accuracy,
+)
+from ccrop_pipeline.recipes import KnnSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
+from ccrop_pipeline.views import ViewLoader
 
 
 @dataclass(frozen=True)
@@ -51,3 +64,116 @@ class Machine:
     resident_gb: float = 4.0
     compile: bool = False
     tensorboard: bool = False
+
+
+def open_loader(
+    inputs: Inputs, recipe: Recipe, machine: Machine, ranks: Ranks = ALONE
+) -> ViewLoader:
+    """Return the loader of a run.
+
+    A batch of the loader is a part of a step where the recipe accumulates; of several processes
+    each has its portion of it.
+
+    Raises:
+        CcropError: If there are fewer images than a batch has, a process would have fewer than
+            two of a part or none of a whole step, or the source is damaged.
+    """
+    _expect_two_images(recipe, ranks.world_size)
+    source, sizes = inputs.source, None
+    if not source.random_access and not (inputs.boxes and inputs.missing_boxes == "error"):
+        # All processes must end an epoch together, and nothing tells how many images there are.
+        sizes = [sum(1 for _ in source.read(shard)) for shard in source.shards]
+    loader = ViewLoader(
+        source,
+        recipe.view_groups(),
+        boxes=inputs.boxes,
+        batch_size=recipe.batch_size // recipe.accumulate,
+        workers=machine.workers,
+        device=machine.device,
+        seed=recipe.seed,
+        missing=inputs.missing_boxes,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        resident_gb=machine.resident_gb,
+        threads=machine.threads,
+        shard_sizes=sizes,
+    )
+    if len(loader) < recipe.accumulate:
+        raise CcropError(
+            f"an epoch has {len(loader)} of the {recipe.accumulate} parts (accumulate) of one "
+            "step. Lower batch_size or accumulate."
+        )
+    return loader
+
+
+def _expect_two_images(recipe: Recipe, processes: int) -> None:
+    # Of one image there is no spread: it would look like a collapse.
+    own = recipe.batch_size // recipe.accumulate // processes
+    if own < 2:
+        raise SettingError(
+            f"batch_size is {recipe.batch_size} and accumulate {recipe.accumulate}: each of "
+            f"{processes} processes would compute parts of {own} images, and needs 2 or more. "
+            f"Set batch_size to {2 * recipe.accumulate * processes} or more, lower accumulate, "
+            "or start fewer processes."
+        )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a run is probed on.
+
+    Attributes:
+        bank: Images that answer.
+        queries: Images that ask.
+        settings: Of the recipe.
+    """
+
+    bank: LabelledImages
+    queries: LabelledImages
+    settings: KnnSettings
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Tell whether a run of so many epochs is probed after this one, the first being 1."""
+        return epoch == epochs or epoch % self.settings.every == 0
+
+    def record(self, encoder: Encoder, threads: int) -> dict[str, Any]:
+        """Return the accuracy, and what it depends on.
+
+        Args:
+            encoder: What is probed; similarities are computed on its device.
+            threads: Decoding threads.
+
+        Raises:
+            CcropError: If no image can be read.
+        """
+        bank, queries = (embed(part, encoder, threads) for part in (self.bank, self.queries))
+        return {
+            "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
+            "knn_k": self.settings.k,
+            "knn_temperature": self.settings.temperature,
+            "knn_bank": len(bank.labels),
+        }
+
+
+def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) -> Probe | None:
+    """Find what a run can be probed on.
+
+    Args:
+        inputs: Images of the run, and those of the test if there are any.
+        index: Images of the run by position; None where they can only be read in order.
+        settings: Of the recipe.
+
+    Returns:
+        The probe; None where the recipe wants none or the images of the run have no labels.
+
+    Raises:
+        CcropError: If the images of the test have no labels or other classes, or too few images
+            have labels for a sixth of them to be held out.
+    """
+    if not settings.every or index is None:
+        return None
+    if inputs.test_source is None and not (index.labels >= 0).any():
+        return None
+    parts = bank_and_queries(inputs.source, index, inputs.test_source)
+    bank, queries = (at_most(part, settings.max_images) for part in parts)
+    return Probe(bank, queries, settings)

@@ -12,9 +12,8 @@ from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.images.scenes import ScenesIndex
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Trainer
-from ccrop_pipeline.training.epoch import train_epoch
-from ccrop_pipeline.training.learner import Learner
-from ccrop_pipeline.training.loading import open_loader
+from ccrop_pipeline.training.inputs import open_loader
+from ccrop_pipeline.training.learner import Learner, train_epoch
 from ccrop_pipeline.training.processes import Processes
 
 COMMON = [

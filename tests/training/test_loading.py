@@ -6,7 +6,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Trainer
-from ccrop_pipeline.training.loading import open_loader
+from ccrop_pipeline.training.inputs import open_loader
 
 SETTINGS = ["image_size=32", "eval_size=0", "boxes.refresh_at=[0.5]", "epochs=2", "batch_size=8"]
 
