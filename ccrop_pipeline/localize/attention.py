@@ -1,4 +1,4 @@
-"""Queries and keys of one block of a vision transformer."""
+"""Heatmaps from the queries and keys of one block of a vision transformer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +49,21 @@ def attention_in(block: nn.Module) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def _is_readable(part: nn.Module) -> bool:
+    if isinstance(part, nn.MultiheadAttention):
+        return part.batch_first and part.in_proj_weight is not None and part.bias_k is None
+    if not isinstance(getattr(part, "num_heads", None), int):
+        return False
+    children = {name for name, child in part.named_children() if child is not None}
+    own = {name for name, _ in part.named_parameters(recurse=False)}
+    own |= {name for name, _ in part.named_buffers(recurse=False)}
+    fused = isinstance(getattr(part, "qkv", None), nn.Linear)
+    apart = isinstance(getattr(part, "q_proj", None), nn.Linear) and isinstance(
+        getattr(part, "k_proj", None), nn.Linear
+    )
+    return (fused or apart) and children <= _PARTS | _AFTER and own <= _BIASES
+
+
 def queries_and_keys(
     attention: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, float]:
@@ -65,9 +80,9 @@ def queries_and_keys(
     """
     tokens = args[0] if args else kwargs["x"]
     queries, keys = (
-        _of_multihead(attention, tokens)
+        _from_multihead(attention, tokens)
         if isinstance(attention, nn.MultiheadAttention)
-        else _of_projections(attention, tokens)
+        else _from_projections(attention, tokens)
     )
     rope = kwargs.get("rope", args[1] if len(args) > 1 else None)
     if isinstance(rope, Tensor) and not isinstance(attention, nn.MultiheadAttention):
@@ -76,22 +91,7 @@ def queries_and_keys(
     return queries.float(), keys.float(), scale
 
 
-def _is_readable(part: nn.Module) -> bool:
-    if isinstance(part, nn.MultiheadAttention):
-        return part.batch_first and part.in_proj_weight is not None and part.bias_k is None
-    if not isinstance(getattr(part, "num_heads", None), int):
-        return False
-    children = {name for name, child in part.named_children() if child is not None}
-    own = {name for name, _ in part.named_parameters(recurse=False)}
-    own |= {name for name, _ in part.named_buffers(recurse=False)}
-    fused = isinstance(getattr(part, "qkv", None), nn.Linear)
-    apart = isinstance(getattr(part, "q_proj", None), nn.Linear) and isinstance(
-        getattr(part, "k_proj", None), nn.Linear
-    )
-    return (fused or apart) and children <= _PARTS | _AFTER and own <= _BIASES
-
-
-def _of_multihead(attention: nn.MultiheadAttention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _from_multihead(attention: nn.MultiheadAttention, tokens: Tensor) -> tuple[Tensor, Tensor]:
     width = 2 * attention.embed_dim
     bias = None if attention.in_proj_bias is None else attention.in_proj_bias[:width]
     projected = F.linear(tokens, attention.in_proj_weight[:width], bias)
@@ -99,7 +99,7 @@ def _of_multihead(attention: nn.MultiheadAttention, tokens: Tensor) -> tuple[Ten
     return queries, keys
 
 
-def _of_projections(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def _from_projections(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     heads = attention.num_heads
     if isinstance(getattr(attention, "qkv", None), nn.Linear):
         biases = [getattr(attention, name, None) for name in ("q_bias", "k_bias", "v_bias")]
@@ -143,8 +143,8 @@ def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tens
 
     These are the maps of DINO (arXiv:2104.14294).
 
-    The softmax goes over all tokens, as it does in the network; the prefix tokens (the class
-    token itself and registers, which stand for no place, arXiv:2309.16588) are dropped afterwards.
+    The softmax goes over all tokens, as it does in the network. The prefix tokens (the class token
+    itself and registers, arXiv:2309.16588) have no place on the grid and are dropped afterwards.
 
     Args:
         attention: Queries and keys; the class token is the first of the prefix tokens.
@@ -158,8 +158,8 @@ def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tens
     """
     if not attention.prefix_tokens:
         raise CcropError(
-            "this transformer has no class token, so there is no attention of it to make a map "
-            "of. Choose the map `keys` or `l2`."
+            "this transformer has no class token, so there is no attention to make a map "
+            "from. Choose the map `keys` or `l2`."
         )
     scores = attention.queries[:, :, :1] @ attention.keys.transpose(2, 3) * attention.scale
     weights = scores.softmax(dim=3)[:, :, 0, attention.prefix_tokens :]
@@ -168,11 +168,11 @@ def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tens
 
 
 def key_similarity(attention: Attention) -> Tensor:
-    """Return how similar the key of each patch is to that of the patch that fewest resemble.
+    """Return how similar the key of each patch is to that of the patch that the fewest resemble.
 
     The seed of LOST (arXiv:2109.14279, section 3): keys of all heads side by side, two patches
     being alike where the product of their keys is positive; objects cover less than background,
-    so the patch with the fewest like it is taken to lie on an object. Of several such patches the
+    so the patch with the fewest like it is taken to be on an object. Of several such patches the
     one with the least sum of positive products. The map is the product of every key with the
     seed's, negative ones set to 0, since LOST leaves such patches out.
 

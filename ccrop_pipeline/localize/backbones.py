@@ -89,8 +89,8 @@ def _small() -> Backbone:
     stages: dict[str, nn.Module] = {}
     width_in = 3
     for number, width in enumerate(_SMALL_WIDTHS, start=1):
-        # Max-pooling and not strides: a strided 3x3 convolution looks at the upper left of what
-        # its cell stands for, and three of them put the heat visibly beside the object.
+        # Max-pooling and not strides: a strided 3x3 convolution looks at the upper left of its
+        # cell, and three of them put the heat visibly beside the object.
         stages[f"layer{number}"] = nn.Sequential(
             *([nn.MaxPool2d(2)] if number > 1 else []),
             *_conv_bn_relu(width_in, width),

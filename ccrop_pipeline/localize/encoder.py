@@ -1,9 +1,9 @@
-"""Encoders: what turns images into the feature maps that heatmaps are made of."""
+"""Encoders: what turns images into the feature maps that heatmaps are made from."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -17,51 +17,20 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
 from ccrop_pipeline.localize.heatmaps import Layout, as_feature_map, token_grid
 
-
-class Tap(nn.Module):
-    """Runs a module and returns what one of its layers gave, not what it gave itself.
-
-    Both in one module, so that `torch.compile` sees the layer's output as the result and drops
-    what comes after it.
-
-    Args:
-        module: The network.
-        layer: Dotted path of the layer, empty for the module's own output.
-    """
-
-    def __init__(self, module: nn.Module, layer: str) -> None:
-        super().__init__()
-        self.module = module
-        self.layer = layer
-        self.kept: dict[str, object] = {}
-
-    def forward(self, images: Tensor) -> object:
-        """Return what the layer gave for `images`, tensors as copies; None if it took no part."""
-        self.kept = {}
-        self.module(images)
-        # By name, which puts the name among the guards of compiled code: taps whose guards agree
-        # may share it, and two layers of one network must not.
-        return self.kept.get(self.layer)
-
-    def keep(self, _module: nn.Module, _args: object, output: object) -> None:
-        """Forward hook of the layer."""
-        # Copied, since the next layer may work in place (ReLUs and residual sums often do).
-        self.kept[self.layer] = output.clone() if isinstance(output, Tensor) else output
-
-
 Precision = Literal["fp32", "bf16", "fp16"]
 
 # Mean and standard deviation of ImageNet's training images, as torchvision's weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_PROBES = 8  # images that show what the layers of a network give
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """Any module that maps images, with the name of the layer whose output is the feature map.
 
-    The module is used as it is, not copied: an encoder around a network in training always
-    speaks for the weights of the moment. Training mode and weights are left as they were found.
+    The module is used as it is, not copied: an encoder around a network in training always has
+    the weights of the moment. Training mode and weights are left as they were found.
 
     Args:
         module: Takes normalised images `(B, 3, input_size, input_size)`; moved to `device`.
@@ -74,10 +43,9 @@ class Encoder:
         epoch: Epochs the network was trained for, if known.
         device: Where the module runs.
         channels_last: Whether images are laid out with the channels innermost, mostly faster.
-        precision: `bf16` and `fp16` run the module under autocast; features come out in
-            float32 anyway. `fp16` needs CUDA.
-        prefix_tokens: Tokens that a transformer has before those of the patches: class,
-            distillation, registers. They have no place on the grid and are dropped.
+        precision: `bf16` and `fp16` (CUDA only) are autocast; features are float32 anyway.
+        prefix_tokens: Tokens that a transformer has before those of the patches (class,
+            distillation, registers). They have no place on the grid and are dropped.
         layout: What the layer gives: `bchw` maps, `bhwc` maps with the channels last, or
             `tokens` (B, prefix + h * w, C), whose patches fill a square row by row.
         compile: Whether `torch.compile` compiles the network, once for each encoder.
@@ -90,6 +58,7 @@ class Encoder:
     module: nn.Module = field(repr=False)
     layer: str
     input_size: int
+    _: KW_ONLY
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     name: str = ""
@@ -143,8 +112,7 @@ class Encoder:
             float32 `(B, C, h, w)` on the encoder's device.
 
         Raises:
-            CcropError: If the layer took no part in the module's forward pass, or its output is not
-                a batch of feature maps.
+            CcropError: If the layer took no part in the forward pass, or gave no feature maps.
             ValueError: If `images` has another shape or dtype.
         """
         tap = self._tap
@@ -203,8 +171,8 @@ class Encoder:
             return self.module(self._normalised(images))
 
     @cached_property
-    def _tap(self) -> Tap:
-        return Tap(self.module, self.layer)
+    def _tap(self) -> "_Tap":
+        return _Tap(self.module, self.layer)
 
     @cached_property
     def _compiled(self) -> Callable[[Tensor], object]:
@@ -279,9 +247,52 @@ class Encoder:
 
     def _no_part(self) -> str:
         return (
-            f"The layer {self.layer!r} took no part in the forward pass of the encoder. "
+            f"the layer {self.layer!r} took no part in the forward pass of the encoder. "
             "Name a layer that does."
         )
+
+
+class _Tap(nn.Module):
+    """A network whose output is that of one of its layers.
+
+    Both are one module, so that `torch.compile` sees the layer's output as the result and drops
+    what comes after it.
+
+    Args:
+        module: The network.
+        layer: Dotted path of the layer, empty for the module's own output.
+    """
+
+    def __init__(self, module: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.module = module
+        self.layer = layer
+        self.kept: dict[str, object] = {}
+
+    def forward(self, images: Tensor) -> object:
+        """Return what the layer gave for `images`, tensors as copies; None if it took no part."""
+        self.kept = {}
+        self.module(images)
+        # By name, which puts the name among the guards of compiled code: taps whose guards agree
+        # may share it, and two layers of one network must not.
+        return self.kept.get(self.layer)
+
+    def keep(self, _module: nn.Module, _args: object, output: object) -> None:
+        """Forward hook of the layer."""
+        # Copied, since the next layer may work in place (ReLUs and residual sums often do).
+        self.kept[self.layer] = output.clone() if isinstance(output, Tensor) else output
+
+
+@contextmanager
+def _evaluation(module: nn.Module) -> Iterator[None]:
+    """Set evaluation mode throughout; afterwards every submodule has its old mode again."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -304,21 +315,6 @@ def state_sha256(state: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode throughout; afterwards every submodule has its old mode again."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-_IMAGES = 8
-
-
 def probe_images(size: int) -> Tensor:
     """Make images with structure at many scales, the same on every machine.
 
@@ -330,16 +326,11 @@ def probe_images(size: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     images = []
-    for number in range(_IMAGES):
+    for number in range(_PROBES):
         cells = min(2 ** (number + 1), size)
         colours = torch.randint(0, 256, (1, 3, cells, cells), generator=generator)
         images.append(F.interpolate(colours.to(torch.uint8), size=(size, size), mode="nearest"))
     return torch.cat(images)
-
-
-def has_negative_features(encoder: Encoder) -> bool:
-    """Tell whether the features of the probe images are negative anywhere, so that sums cancel."""
-    return bool((encoder.features(probe_images(encoder.input_size)) < 0).any())
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:

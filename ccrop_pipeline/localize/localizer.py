@@ -10,7 +10,7 @@ from ccrop_pipeline.boxset import LocalizerInfo
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize.attention import Attention, class_attention, key_similarity
 from ccrop_pipeline.localize.box_rules import BoxRule, located
-from ccrop_pipeline.localize.encoder import Encoder, has_negative_features
+from ccrop_pipeline.localize.encoder import Encoder, probe_images
 from ccrop_pipeline.localize.heatmaps import (
     absolute_sum,
     channel_sum,
@@ -19,18 +19,18 @@ from ccrop_pipeline.localize.heatmaps import (
     min_max,
 )
 
-_OF_FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
+_FROM_FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sum": channel_sum,
     "abs": absolute_sum,
     "l2": l2_norm,
     "pca": first_component,
 }
-_OF_ATTENTION: Mapping[str, Callable[[Attention], Tensor]] = {
+_FROM_ATTENTION: Mapping[str, Callable[[Attention], Tensor]] = {
     "attention": partial(class_attention, heads="mean"),
     "attention-max": partial(class_attention, heads="max"),
     "keys": key_similarity,
 }
-MAPS = (*_OF_FEATURES, *_OF_ATTENTION)
+MAPS = (*_FROM_FEATURES, *_FROM_ATTENTION)
 
 
 def choose_map(encoder: Encoder) -> str:
@@ -43,9 +43,14 @@ def choose_map(encoder: Encoder) -> str:
     Returns:
         One of `MAPS`; for the same encoder always the same.
     """
-    if not has_negative_features(encoder):
+    if not _has_negative_features(encoder):
         return "sum"
     return "keys" if encoder.has_attention else "l2"
+
+
+def _has_negative_features(encoder: Encoder) -> bool:
+    """Tell whether the features of the probe images are negative anywhere, so that sums cancel."""
+    return bool((encoder.features(probe_images(encoder.input_size)) < 0).any())
 
 
 @dataclass(frozen=True)
@@ -70,28 +75,28 @@ class Localizer:
         """Refuse a map that cannot be made, before any image is read."""
         if self.map not in MAPS:
             raise ValueError(f"map must be one of {', '.join(MAPS)}, not {self.map!r}")
-        if self.map in _OF_FEATURES:
+        if self.map in _FROM_FEATURES:
             return
         what = f"layer {self.encoder.layer!r} of {self.encoder.name or 'this encoder'}"
         if not self.encoder.has_attention:
             raise CcropError(
                 f"the map {self.map!r} needs the attention of a transformer, and {what} has none "
-                f"that can be read. Choose one of {', '.join(_OF_FEATURES)}, or name the last "
+                f"that can be read. Choose one of {', '.join(_FROM_FEATURES)}, or name the last "
                 "block of a transformer as the layer."
             )
         if self.map != "keys" and not self.encoder.prefix_tokens:
             raise CcropError(
                 f"the map {self.map!r} is the attention of a class token, and {what} has none. "
-                f"Choose one of {', '.join(_OF_FEATURES)} or keys."
+                f"Choose one of {', '.join(_FROM_FEATURES)} or keys."
             )
 
     @cached_property
     def warning(self) -> str | None:
         """What is wrong with this map for this encoder, for people; None if nothing is known."""
-        if self.map != "sum" or not has_negative_features(self.encoder):
+        if self.map != "sum" or not _has_negative_features(self.encoder):
             return None
         return (
-            f"The features of {self.encoder.name or 'this encoder'} at layer "
+            f"the features of {self.encoder.name or 'this encoder'} at layer "
             f"{self.encoder.layer!r} can be negative, and the map 'sum' lets them cancel: boxes "
             "often come out as the whole image, or beside the object. "
             f"`map` auto would choose {choose_map(self.encoder)!r}."
@@ -107,7 +112,7 @@ class Localizer:
             interpolation="bilinear",
             input_size=encoder.input_size,
             preprocessing=(
-                "whole image squeezed to a square, bilinear with antialiasing, from a half or a "
+                "resized to a square, bilinear with antialiasing, from a half or a "
                 "quarter of JPEGs that are much larger; "
                 f"mean {list(encoder.mean)}, std {list(encoder.std)}; {encoder.precision}"
             ),
@@ -123,9 +128,9 @@ class Localizer:
             On the encoder's device: float16 `(B, h, w)` in [0, 1] on the grid of the layer; and
             `usable`, bool `(B,)`: False where the map is constant or not finite, with zeros.
         """
-        if self.map in _OF_FEATURES:
-            return min_max(_OF_FEATURES[self.map](self.encoder.features(images)))
-        return min_max(_OF_ATTENTION[self.map](self.encoder.attention(images)))
+        if self.map in _FROM_FEATURES:
+            return min_max(_FROM_FEATURES[self.map](self.encoder.features(images)))
+        return min_max(_FROM_ATTENTION[self.map](self.encoder.attention(images)))
 
     def locate(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the boxes of a batch, from its heatmaps as they are returned, in float16.

@@ -88,8 +88,16 @@ def open_encoder(
                 say=say,
             )
     if isinstance(opened, Network):
-        what = (opened.module, "", opened.input_size, opened.mean, opened.std)
-        opened = Encoder(*what, name=opened.name, epoch=opened.epoch, device=device)
+        opened = Encoder(
+            opened.module,
+            "",
+            opened.input_size,
+            mean=opened.mean,
+            std=opened.std,
+            name=opened.name,
+            epoch=opened.epoch,
+            device=device,
+        )
         return replace(_at_layer(opened, layer), precision=precision, compile=compile)
     size = input_size or opened.input_size
     encoder = replace(opened, device=device, precision=precision, compile=compile, input_size=size)

@@ -215,7 +215,7 @@ def test_grown_boxes_hold_the_box_and_are_as_large_as_asked(
 ) -> None:
     maps = torch.from_numpy(heatmap)[None]
     plain, _ = boxes_from_heatmaps(maps, BoxRule(None, mass), 32)
-    grown, _ = boxes_from_heatmaps(maps, BoxRule(None, mass, "all", margin, min_size), 32)
+    grown, _ = boxes_from_heatmaps(maps, BoxRule(None, mass, margin=margin, min_size=min_size), 32)
     assert (grown[0, :2] <= plain[0, :2]).all()
     assert (grown[0, 2:] >= plain[0, 2:]).all()
     assert ((grown >= 0) & (grown <= 1)).all()

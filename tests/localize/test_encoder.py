@@ -51,7 +51,7 @@ def test_features_are_those_of_the_layer(
 ) -> None:
     # Running statistics other than the initial ones, so that evaluation mode matters.
     backbone(torch.randn(16, 3, 32, 32) * 3 + 1)
-    encoder = Encoder(backbone, "layer4", 32, MEAN, STD, channels_last=channels_last)
+    encoder = Encoder(backbone, "layer4", 32, mean=MEAN, std=STD, channels_last=channels_last)
     features = encoder.features(images)
     assert features.shape == (4, 128, 4, 4)
     assert features.dtype == torch.float32
