@@ -34,7 +34,7 @@ from ccrop_pipeline.training import (
 
 
 def main() -> None:
-    """Reads the command line and prints a line for each recipe."""
+    """Read the command line and prints a line for each recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("--recipe", action="append", required=True)
@@ -108,7 +108,7 @@ def medians(metrics: Metrics) -> tuple[float, float]:
 
 
 def followed(folder: Path) -> None:
-    """The other process of an overlapped run."""
+    """Return the other process of an overlapped run."""
     device = torch.device("cpu")
     follow(Run(folder), open_source, device, torch.get_num_threads(), Observer(), 0.2)
 

@@ -33,12 +33,12 @@ class Stages(Observer):
     def images_done(
         self, _images: int, _shard: str = "", stages: StageSeconds | None = None
     ) -> None:
-        """Keeps the seconds."""
+        """Keep the seconds."""
         self.seconds = stages
 
 
 def main() -> None:
-    """Reads the command line and prints the figures."""
+    """Read the command line and prints the figures."""
     chosen = options().parse_args()
     source = open_source(chosen.source)
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("--backbone", default="resnet18")

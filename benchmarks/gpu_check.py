@@ -32,7 +32,7 @@ GROUP = ViewGroup(2, 64, augment=AugmentSettings(blur_p=0.5, solarize_p=0.2))
 
 
 def main() -> int:
-    """Runs every check and returns the exit status."""
+    """Run every check and returns the exit status."""
     if not torch.cuda.is_available():
         print("no GPU here: nothing was checked", file=sys.stderr)
         return 2
@@ -55,13 +55,13 @@ def main() -> int:
 
 
 def say(check: str, passed: bool, **figures: float) -> bool:
-    """Prints one check as a JSON line."""
+    """Print one check as a JSON line."""
     print(json.dumps({"check": check, "passed": bool(passed), **figures}), flush=True)
     return bool(passed)
 
 
 def heatmaps_to_boxes() -> bool:
-    """The same stored heatmaps give the same boxes, bit for bit, on either device."""
+    """Return the same stored heatmaps give the same boxes, bit for bit, on either device."""
     heatmaps = torch.rand(4096, 7, 7, generator=torch.Generator().manual_seed(0)).half()
     on_cpu, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.6), 224)
     on_gpu, _ = boxes_from_heatmaps(heatmaps.to(GPU), BoxRule(0.6), 224)
@@ -100,7 +100,7 @@ def augmentation(source: Source) -> bool:
 
 
 def computed_boxes(source: Source, folder: Path) -> bool:
-    """Boxes of one encoder on both devices: nearly all equal, all close."""
+    """Return the boxes of one encoder on both devices: nearly all equal, all close."""
     boxes, seconds = {}, {}
     torch.manual_seed(0)
     backbone = build_backbone("resnet18-cifar").eval()
@@ -122,7 +122,7 @@ def computed_boxes(source: Source, folder: Path) -> bool:
 
 
 def every_method(images: int = 32) -> bool:
-    """The loss of each method on the GPU is that on the CPU, and in bf16 nearly so."""
+    """Return the loss of each method on the GPU is that on the CPU, and in bf16 nearly so."""
     random = torch.Generator().manual_seed(1)
     views = [torch.randn(images, 3, 32, 32, generator=random) for _ in range(2)]
     passed = []
@@ -145,7 +145,7 @@ def every_method(images: int = 32) -> bool:
 
 
 def resumed_training(source: Source, folder: Path) -> bool:
-    """Both methods train with a refresh; a second start finds nothing left to do."""
+    """Return both methods train with a refresh; a second start finds nothing left to do."""
     passed = []
     for name in ("cifar10-mocov2", "cifar10-simclr"):
         settings = ["epochs=4", "batch_size=256", "boxes.refresh_at=[0.5]", "optimizer.lr=0.1"]
@@ -169,7 +169,7 @@ def resumed_training(source: Source, folder: Path) -> bool:
 
 
 def little_memory(source: Source, folder: Path) -> bool:
-    """A batch that does not fit is halved until it does, and the boxes are the same."""
+    """Return a batch that does not fit is halved until it does, and the boxes are the same."""
     torch.manual_seed(0)
     backbone = build_backbone("resnet18-cifar").eval()
     encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=GPU)
@@ -194,7 +194,7 @@ def little_memory(source: Source, folder: Path) -> bool:
 
 
 def compute_beside_forward_passes(source: Source, folder: Path) -> None:
-    """Times feature maps of ResNets at 224 px: bare, and with all of `compute_boxes`."""
+    """Time feature maps of ResNets at 224 px: bare, and with all of `compute_boxes`."""
     count = len(source.index())
     for name in ("resnet18", "resnet50"):
         for precision in ("fp32", "bf16"):
@@ -228,7 +228,7 @@ class Stages(Observer):
     def images_done(
         self, _images: int, _shard: str = "", stages: StageSeconds | None = None
     ) -> None:
-        """Keeps the seconds."""
+        """Keep the seconds."""
         self.seconds = stages
 
 

@@ -44,7 +44,7 @@ class Noise:
 
 
 def resident_noise(count: int, device: torch.device) -> ResidentImages:
-    """Images of random pixels on the device."""
+    """Return the images of random pixels on the device."""
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, device=device)
     return ResidentImages(
         Noise(count), pixels, np.full((count, 2), 32, np.int64), np.ones(count, bool)
@@ -52,7 +52,7 @@ def resident_noise(count: int, device: torch.device) -> ResidentImages:
 
 
 def trainer(method: str, backbone: str, device: torch.device, compiled: bool) -> Callable:
-    """A training step as the driver makes it."""
+    """Return a training step as the driver makes it."""
     torch.manual_seed(0)
     settings = settings_type(method)(method, **({"queue_size": 4096} if method == "mocov2" else {}))
     model = build_method(settings, backbone).to(device, memory_format=torch.channels_last)
@@ -90,7 +90,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def endless(loader: ResidentLoader) -> Iterator[tuple[Batch, int]]:
-    """Batches of one epoch after another."""
+    """Return the batches of one epoch after another."""
     epoch = 0
     while True:
         for batch in loader.epoch(epoch):
@@ -99,7 +99,7 @@ def endless(loader: ResidentLoader) -> Iterator[tuple[Batch, int]]:
 
 
 def measure(args: argparse.Namespace, method: str, compiled: bool) -> dict[str, object]:
-    """One line of the result."""
+    """Return one line of the result."""
     device = torch.device(args.device)
     images = resident_noise(args.images, device)
     loader = ResidentLoader(images, ViewCutter((GROUP,)), batch_size=args.batch_size)
@@ -136,7 +136,7 @@ def measure(args: argparse.Namespace, method: str, compiled: bool) -> dict[str, 
 
 
 def main() -> None:
-    """Prints a line for each method, eager and compiled."""
+    """Print a line for each method, eager and compiled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backbone", default="resnet18-cifar")

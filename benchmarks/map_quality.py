@@ -39,7 +39,7 @@ RULES = {
 
 
 def maps_of(encoder: Encoder) -> Iterator[tuple[str, Localizer]]:
-    """Every map that can be made with the encoder, with its name."""
+    """Return every map that can be made with the encoder, with its name."""
     for name in MAPS:
         try:
             yield name, Localizer(encoder, name)
@@ -91,7 +91,7 @@ def all_figures(source_spec: str, encoder: Encoder) -> Iterator[tuple[str, str, 
 
 
 def table(rows: list[tuple[str, str, dict[str, dict]]]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     groups = list(rows[0][2])
     heads = " | ".join(f"{group} found, mean IoU, area" for group in groups)
     lines = [f"| map | rule | {heads} |", "|---|---|" + "---|" * len(groups)]

@@ -19,7 +19,7 @@ SCENES_EACH = 4000  # of training and of test
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Read the command line."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     commands = options.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="train what is missing")
@@ -52,7 +52,7 @@ def main() -> None:
 def run(
     name: str, seeds: Sequence[int], out: Path, images: Path, arms: Sequence[str] | None = None
 ) -> None:
-    """Trains what is missing of a study, or of some of its arms."""
+    """Train what is missing of a study, or of some of its arms."""
     from benchmarks.evidence.runs import Series
 
     study = STUDIES[name]

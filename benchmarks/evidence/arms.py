@@ -26,7 +26,7 @@ class Arm:
         title: What it is, for the tables.
         boxes: Where they come from, one of `BOXES`. Those of another run are used from the first
             epoch on, all others after the warm-up.
-        settings: Settings of the recipe that differ, as ``NAME=VALUE``.
+        settings: Settings of the recipe that differ, as `NAME=VALUE`.
         threshold: Of the heatmaps of the warm encoder; None for the recipe's.
     """
 
@@ -43,7 +43,7 @@ class Study:
     Attributes:
         title: What it is about.
         recipe: Name of the recipe that all arms start from.
-        settings: Settings of it that differ, as ``NAME=VALUE``.
+        settings: Settings of it that differ, as `NAME=VALUE`.
         warmup: Epochs with random crops, shared by the arms of a seed.
         probe_every: Epochs between the small probes of the learning curve.
         arms: By name; the first is what all others are compared with.

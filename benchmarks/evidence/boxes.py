@@ -12,13 +12,13 @@ from ccrop_pipeline.report import box_quality
 
 
 def same_boxes(source: Source, folder: Path, name: str) -> Path:
-    """Gives every image the same box: ``full`` or ``centre``."""
+    """Give every image the same box: `full` or `centre`."""
     fixed_boxes(source, folder, "full" if name == "full" else "centre")
     return folder
 
 
 def shuffled_boxes(source: Source, boxes: Path, folder: Path, seed: int) -> Path:
-    """Gives the boxes to the images in random order."""
+    """Give the boxes to the images in random order."""
     every = np.concatenate([table.boxes for _, table in BoxSet.open(boxes).tables()])
     order = iter(np.random.default_rng(seed).permutation(len(every)))
     write_boxes(source, folder, f"shuffled, seed {seed}", lambda *_: every[[next(order)]])
@@ -26,7 +26,7 @@ def shuffled_boxes(source: Source, boxes: Path, folder: Path, seed: int) -> Path
 
 
 def exact_boxes(source: Source, folder: Path) -> Path:
-    """Gives every image its true box."""
+    """Give every image its true box."""
     by_key = {
         sample.key: true_boxes(sample.annotation or b"{}").astype(np.float32)
         for shard in source.shards
@@ -37,10 +37,10 @@ def exact_boxes(source: Source, folder: Path) -> Path:
 
 
 def statistics(boxes: Path, source: Source) -> dict[str, float]:
-    """Mean area, share of full boxes and, where the truth is known, fit to it.
+    """Return the mean area, share of full boxes and, where the truth is known, fit to it.
 
     Returns:
-        ``area`` and ``full`` as shares; ``iou`` (mean) and ``found`` (share with IoU of at least
+        `area` and `full` as shares; `iou` (mean) and `found` (share with IoU of at least
         0.5) where images come with true boxes.
     """
     box_set = BoxSet.open(boxes)

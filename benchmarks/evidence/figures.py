@@ -39,11 +39,11 @@ def by_seed(results: list[Result], study: str, arm: str) -> dict[int, Result]:
 
 
 def spread(arm: dict[int, Result], name: str) -> Spread:
-    """Values of one entry of all seeds of an arm."""
+    """Return the values of one entry of all seeds of an arm."""
     return Spread(tuple(float(result[name]) for result in arm.values()))
 
 
 def paired(arm: dict[int, Result], other: dict[int, Result], name: str) -> Spread:
-    """What an arm has over another, seed by seed; only seeds that both have count."""
+    """Return what an arm has over another, seed by seed; only seeds that both have count."""
     shared = [seed for seed in arm if seed in other]
     return Spread(tuple(float(arm[seed][name]) - float(other[seed][name]) for seed in shared))

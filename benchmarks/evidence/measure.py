@@ -22,14 +22,14 @@ LINEAR_PENALTY = 1e-3
 
 
 def features(source: Source, encoder: Encoder, count: int | None = None) -> Features:
-    """Features of unit length of all images of a source, or of the first ones."""
+    """Return the features of unit length of all images of a source, or of the first ones."""
     images = labelled(source.index(), source.location)
     found = embed(replace(images, rows=images.rows[:count]), encoder, threads=1)
     return replace(found, values=F.normalize(found.values, dim=1))
 
 
 def some(features: Features, count: int) -> Features:
-    """The first `count` features."""
+    """Return the first `count` features."""
     return Features(features.values[:count], features.labels[:count])
 
 

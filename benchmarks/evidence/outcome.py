@@ -50,7 +50,7 @@ class Trained:
 
 
 def outcome(done: Trained) -> dict[str, Any]:
-    """Measures a training, and gathers all that its result depends on."""
+    """Measure a training, and gathers all that its result depends on."""
     checkpoint = load_checkpoint(done.folder)
     recipe, encoder = checkpoint.recipe, checkpoint.encoder()
     bank, queries = features(done.train, encoder), features(done.test, encoder)
@@ -104,7 +104,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _commit() -> str:
-    """The commit that the running code is of."""
+    """Return the commit that the running code is of."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     folder = Path(ccrop_pipeline.__file__).parent
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -17,7 +17,7 @@ PAGE = ROOT / "lab/evidence.md"
 
 
 def page(results: list[Result]) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         results: All results, of any study, arm and seed.
@@ -175,7 +175,7 @@ def _accuracy(arm: dict[int, Result]) -> list[str]:
 def _difference(
     arm: dict[int, Result], other: dict[int, Result], name: str, same: bool = False
 ) -> list[str]:
-    """The paired difference, and how many seeds agree with its sign."""
+    """Return the paired difference, and how many seeds agree with its sign."""
     found = paired(arm, other, name)
     if same:
         return ["", ""]

@@ -25,7 +25,7 @@ SHOWN = (
 
 
 def learning_curves(study: Study, results: list[Result], out: Path) -> None:
-    """Draws loss and kNN accuracy by epoch, mean over seeds, of the main arms.
+    """Draw loss and kNN accuracy by epoch, mean over seeds, of the main arms.
 
     Args:
         study: Whose arms they are.
@@ -52,7 +52,7 @@ def learning_curves(study: Study, results: list[Result], out: Path) -> None:
 def _line(
     axes: Axes, curves: list[list[dict[str, float]]], name: str, title: str, factor: float
 ) -> None:
-    """Draws the mean of curves over the epochs that all of them have."""
+    """Draw the mean of curves over the epochs that all of them have."""
     by_epoch = [{point["epoch"]: factor * point[name] for point in curve} for curve in curves]
     epochs = sorted(set.intersection(*map(set, by_epoch)))
     values = [mean(curve[epoch] for curve in by_epoch) for epoch in epochs]

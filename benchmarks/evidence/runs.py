@@ -61,7 +61,7 @@ class Series:
         study: What it consists of.
         train: Images trained on; they are the bank of the probes too.
         test: Images that the probes ask about.
-        out: Folder of the results, ``evidence.jsonl``; runs lie in ``runs`` below it.
+        out: Folder of the results, `evidence.jsonl`; runs lie in `runs` below it.
         seed: Of weights, order, windows and colours.
     """
 
@@ -73,7 +73,7 @@ class Series:
     seed: int
 
     def arm(self, name: str) -> None:
-        """Trains one arm and writes its result, unless that is there.
+        """Train one arm and writes its result, unless that is there.
 
         A training that was stopped is taken up where its newest checkpoint stands.
         """
@@ -125,7 +125,7 @@ class Series:
         return folder
 
     def _warmed(self, name: str, recipe: Recipe) -> Path:
-        """Trains the warm-up of a run and computes its boxes; the run is then left.
+        """Train the warm-up of a run and computes its boxes; the run is then left.
 
         The schedule is that of the whole run, so what follows from the checkpoint is what the
         run would have done itself.
@@ -158,7 +158,7 @@ class Series:
 
 
 def _own_settings(arm: Arm) -> tuple[str, ...]:
-    """Settings of an arm that follow from where its boxes come from."""
+    """Return the settings of an arm that follow from where its boxes come from."""
     threshold = () if arm.threshold is None else (f"boxes.threshold={arm.threshold}",)
     from_boxes = {
         "none": ('boxes.kind="none"',),

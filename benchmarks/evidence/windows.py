@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 
 def window_statistics(boxes: Path | None, source: Source, crop: CropParams) -> dict[str, float]:
-    """Draws windows as training would, from random numbers of their own.
+    """Draw windows as training would, from random numbers of their own.
 
     Args:
         boxes: Box set; None for random crops.
@@ -23,8 +23,8 @@ def window_statistics(boxes: Path | None, source: Source, crop: CropParams) -> d
         crop: How windows are drawn.
 
     Returns:
-        ``pair_iou``: mean IoU of the two windows of a pair. Where images come with true boxes,
-        also ``object``: mean share of the true box that a window shows, and ``missed``: share of
+        `pair_iou`: mean IoU of the two windows of a pair. Where images come with true boxes,
+        also `object`: mean share of the true box that a window shows, and `missed`: share of
         windows that show less than a quarter of it.
     """
     if boxes is None:

@@ -121,7 +121,7 @@ def _wait(pipe: Connection, news: int) -> int:
     shards = 0
     for _ in range(news):
         if not pipe.poll(_PATIENCE):
-            raise TimeoutError("no news of a process")
+            raise TimeoutError("no news of a process.")
         try:
             shards += pipe.recv() != "up"
         except EOFError:

@@ -90,12 +90,12 @@ class TinyImages:
         self.shards = tuple(f"made-{i:06d}" for i in range(rows // ROWS_PER_SHARD))
 
     def read(self, shard: str) -> Iterator[Sample]:
-        """Yields the samples of one shard."""
+        """Yield the samples of one shard."""
         for row in range(ROWS_PER_SHARD):
             yield Sample(f"{shard}/{row:08d}", self._image, None)
 
     def fingerprint(self) -> str:
-        """The same for equal numbers of images."""
+        """Return the same for equal numbers of images."""
         return f"{len(self.shards)} shards"
 
 

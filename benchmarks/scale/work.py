@@ -19,7 +19,7 @@ def make_source(folder: Path, shards: int, images: int, size: int = SIZE) -> Non
 
 
 def small_localizer(size: int = SIZE) -> Localizer:
-    """The smallest encoder, with the same random weights in every process."""
+    """Return the smallest encoder, with the same random weights in every process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = build_backbone("small")
@@ -38,6 +38,6 @@ def work(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file that is not hidden, with its bytes."""
+    """Return every file that is not hidden, with its bytes."""
     visible = (path for path in folder.rglob("*.*") if path.name[0] != ".")
     return {path.name: path.read_bytes() for path in visible}

@@ -32,7 +32,7 @@ DATA = Path(__file__).parents[2] / "../shared/data"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Reads the command line and returns the exit status."""
+    """Read the command line and returns the exit status."""
     chosen = _options().parse_args(arguments)
     if chosen.command == "table":
         print(markdown(json.loads(chosen.file.read_text())))
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(data: Path, rounds: int, workers: int, images: int | None, rows: int) -> dict[str, Any]:
-    """Measures everything.
+    """Measure everything.
 
     Args:
         data: Folder of the sources.

@@ -1,9 +1,9 @@
 """What the ContrastiveCrop authors' program does for a pair of views, in our words.
 
-Source: https://github.com/xyupeng/ContrastiveCrop, ``datasets/transforms``. It works on one PIL
+Source: https://github.com/xyupeng/ContrastiveCrop, `datasets/transforms`. It works on one PIL
 image at a time with torchvision's first transforms. Kept as they have it, since it costs time:
 random numbers are one-element tensors of torch, both positions are draws from
-``torch.distributions.Beta``, and each view starts anew from the decoded image.
+`torch.distributions.Beta`, and each view starts anew from the decoded image.
 """
 
 import io
@@ -43,25 +43,25 @@ class Authors:
         self.chain = transforms.Compose(chain)
 
     def __call__(self, image: bytes | np.ndarray, box: Box) -> list[Tensor]:
-        """Returns two views (3, S, S) of a JPEG or of its pixels."""
+        """Return two views (3, S, S) of a JPEG or of its pixels."""
         opened = open_pil(image)
         return [self.chain(self.crop(opened, box)) for _ in range(2)]
 
     def crop(self, image: Image.Image, box: Box) -> Image.Image:
-        """One crop of an image, resized."""
+        """Return one crop of an image, resized."""
         window = official_window(image.size, box, self.beta)
         return F.resized_crop(image, *window, size=(self.view_size, self.view_size))
 
 
 def open_pil(image: bytes | np.ndarray) -> Image.Image:
-    """An RGB image, as torchvision's ``ImageFolder`` and ``CIFAR10`` open it."""
+    """Return an RGB image, as torchvision's `ImageFolder` and `CIFAR10` open it."""
     if isinstance(image, np.ndarray):
         return Image.fromarray(image)
     return Image.open(io.BytesIO(image)).convert("RGB")
 
 
 def augmentation(blur: bool) -> list:
-    """All after the crop: flip, colours, blur, tensor, normalisation."""
+    """Return all after the crop: flip, colours, blur, tensor, normalisation."""
     blurring = [transforms.RandomApply([_pil_blur], p=0.5)] if blur else []
     return [
         transforms.RandomHorizontalFlip(p=0.5),
@@ -78,7 +78,7 @@ def _pil_blur(image: Image.Image) -> Image.Image:
 
 
 def official_window(size: tuple[int, int], box: Box, beta: Beta) -> Window:
-    """Draws a window: up to ten sizes until one fits, then Beta between two clamped corners.
+    """Draw a window: up to ten sizes until one fits, then Beta between two clamped corners.
 
     Args:
         size: Width and height of the image in pixels.

@@ -41,22 +41,22 @@ class ImageSet:
         return min(SMALL_BATCH if self.small else PHOTOGRAPH_BATCH, len(self.encoded))
 
     def repeated(self, times: int) -> "ImageSet":
-        """The same images several times over, so that each of so many workers has work."""
+        """Return the same images several times over, so that each of so many workers has work."""
         boxes = np.tile(self.boxes, (times, 1))
         return ImageSet(self.name, self.encoded * times, boxes, self.view_size, self.small)
 
     def pixels(self) -> list[np.ndarray]:
-        """Decoded images, uint8 (height, width, 3)."""
+        """Return decoded images, uint8 (height, width, 3)."""
         return [np.array(decode(image)) for image in self.encoded]
 
 
 def missing_sources(folder: Path) -> list[str]:
-    """Sources that are not in the data folder."""
+    """Name the sources that are not in the data folder."""
     return [name for name in SOURCES if not (folder / name).is_dir()]
 
 
 def image_sets(folder: Path, images: int | None = None) -> Iterator[ImageSet]:
-    """Makes the sets one after the other.
+    """Make the sets one after the other.
 
     Args:
         folder: Where the sources are.

@@ -17,7 +17,7 @@ from benchmarks.views.rounds import interleaved
 def measure(
     images: ImageSet, complete: bool, workers: int, rounds: int, folder: Path
 ) -> dict[str, Any]:
-    """Times whole epochs.
+    """Time whole epochs.
 
     Args:
         images: What to load.

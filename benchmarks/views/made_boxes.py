@@ -11,7 +11,7 @@ Rows = tuple[Sequence[str], np.ndarray]  # keys; boxes float32 (n, 4)
 
 
 def write_box_set(folder: Path, shards: Mapping[str, Rows]) -> Path:
-    """Writes a complete box set, one shard of rows after the other, and returns its folder."""
+    """Write a complete box set, one shard of rows after the other, and returns its folder."""
     provenance = Provenance(None, None, SourceInfo("memory", "0" * 64), rule="made for measuring")
     for name, (keys, boxes) in shards.items():
         n = len(keys)

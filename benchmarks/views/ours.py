@@ -23,7 +23,7 @@ class MemoryIndex:
         return len(self._images)
 
     def read(self, i: int) -> bytes:
-        """Encoded bytes of image `i`."""
+        """Return the encoded bytes of image `i`."""
         return self._images[i]
 
 

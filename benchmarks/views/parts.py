@@ -17,7 +17,7 @@ SHARD_ROWS = 10_000
 
 
 def sampler(views: int, rounds: int) -> dict[str, Any]:
-    """Draws a window for so many images: theirs one by one, ours at once.
+    """Draw a window for so many images: theirs one by one, ours at once.
 
     Both include drawing the random numbers. Ours are over so soon that they are drawn 20 times.
     """
@@ -44,7 +44,7 @@ def sampler(views: int, rounds: int) -> dict[str, Any]:
 
 
 def box_set(rows: int, rounds: int) -> dict[str, Any]:
-    """Opens a box set and its lookup, whose cache file is there already."""
+    """Open a box set and its lookup, whose cache file is there already."""
     with tempfile.TemporaryDirectory() as name:
         folder = _make_box_set(Path(name), rows)
         BoxSet.open(folder).lookup()

@@ -38,7 +38,7 @@ class TorchvisionV2:
         self.chain = v2.Compose([crop, *(augmentation if complete else [])])
 
     def __call__(self, image: bytes | np.ndarray, box: Box) -> list[Tensor]:  # noqa: ARG002
-        """Returns two views (3, S, S) of a JPEG or of its pixels; has no use for the box."""
+        """Return two views (3, S, S) of a JPEG or of its pixels; has no use for the box."""
         opened = _open_tensor(image)
         return [self.chain(opened) for _ in range(2)]
 
@@ -62,7 +62,7 @@ class Lightly:
         self.views = pair.transforms if complete else [only_crop, only_crop]
 
     def __call__(self, image: bytes | np.ndarray, box: Box) -> list[Tensor]:  # noqa: ARG002
-        """Returns two views (3, S, S) of a JPEG or of its pixels; has no use for the box."""
+        """Return two views (3, S, S) of a JPEG or of its pixels; has no use for the box."""
         opened = open_pil(image)
         return [view(opened) for view in self.views]
 
@@ -86,7 +86,7 @@ class Pairs(Dataset):
 
 
 def rival_loader(name: str, images: ImageSet, complete: bool, workers: int) -> DataLoader:
-    """A loader whose batches are two tensors (B, 3, S, S); its workers stay alive."""
+    """Return a loader whose batches are two tensors (B, 3, S, S); its workers stay alive."""
     transform = RIVALS[name](images.view_size, blur=not images.small, complete=complete)
     return DataLoader(
         Pairs(images, transform),

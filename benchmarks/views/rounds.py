@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 def interleaved(
     programs: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
-    """Runs each program once untimed, then all of them in turn, round after round.
+    """Run each program once untimed, then all of them in turn, round after round.
 
     Returns:
         Seconds of every round, by program.

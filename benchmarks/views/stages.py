@@ -40,7 +40,7 @@ def stages(images: ImageSet, rounds: int) -> dict[str, Any]:
 
 
 def _photograph_stages(images: ImageSet, folder: Path) -> dict[str, Callable[[], object]]:
-    """What `ViewCutter.cut` does, part by part, after reading from a tar in the page cache."""
+    """Do what `ViewCutter.cut` does, part by part, after reading from a tar in the page cache."""
     index = _packed(images, folder).index()
     group = view_group(images)
     cutter = ViewCutter((group,), seed=0)

@@ -9,7 +9,7 @@ Seconds = dict[str, list[float]]
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """All tables of one run."""
+    """Return all tables of one run."""
     machine = results["machine"]
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     lines = [
@@ -26,7 +26,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def loading_table(measured: list[dict[str, Any]]) -> list[str]:
-    """Images/s of ours, and how many times as long each rival takes: median (least to most)."""
+    """Return the images/s of ours, and how many times as long rivals take: median (range)."""
     head = " | ".join(f"{name} / ours" for name in RIVALS)
     lines = [
         f"| images | views | workers | n | ours, images/s | {head} |",

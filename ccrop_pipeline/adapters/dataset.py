@@ -77,7 +77,7 @@ class BoxedDataset(Dataset[Any]):
         self._image = image
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> Any:

@@ -166,34 +166,34 @@ class LocalFolder:
     aside: Path | None = None  # where files are hidden until they are whole; None: here
 
     def __str__(self) -> str:
-        """The path."""
+        """Return the path."""
         return str(self.path)
 
     def exists(self) -> bool:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         return self.path.is_dir()
 
     def inside(self, name: str) -> "LocalFolder":
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         return LocalFolder(self.path / name, self.path)
 
     def files(self) -> dict[str, int]:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         if not self.exists():
             return {}
         visible = (path for path in self.path.iterdir() if not path.name.startswith("."))
         return {path.name: path.stat().st_size for path in sorted(visible) if path.is_file()}
 
     def has(self, file: str) -> bool:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         return (self.path / file).is_file()
 
     def local(self, file: str) -> AbstractContextManager[Path]:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         return nullcontext(self.path / file)
 
     def written(self, file: str) -> AbstractContextManager[Path]:
-        """As in `BoxFolder`; written under a hidden name, synced and moved."""
+        """See `BoxFolder`; written under a hidden name, synced and moved."""
         self.path.mkdir(parents=True, exist_ok=True)
         return written_aside(self.path / file, folder=self.aside)
 
@@ -206,19 +206,19 @@ class RemoteFolder:
     aside: str | None = None  # as in `LocalFolder`
 
     def __str__(self) -> str:
-        """The address."""
+        """Return the address."""
         return self.url
 
     def exists(self) -> bool:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         return bool(self._entries())
 
     def inside(self, name: str) -> "RemoteFolder":
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         return RemoteFolder(f"{self.url}/{name}", self.url)
 
     def files(self) -> dict[str, int]:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         entries = (entry for entry in self._entries() if entry["type"] == "file")
         sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries}
         return {name: size for name, size in sorted(sizes.items()) if not name.startswith(".")}
@@ -234,7 +234,7 @@ class RemoteFolder:
                 return []
 
     def has(self, file: str) -> bool:
-        """As in `BoxFolder`."""
+        """See `BoxFolder`."""
         files, folder = file_system(self.url)
         with explained(self.url):
             files.invalidate_cache(folder)
@@ -242,7 +242,7 @@ class RemoteFolder:
 
     @contextmanager
     def local(self, file: str) -> Iterator[Path]:
-        """As in `BoxFolder`; a temporary copy."""
+        """See `BoxFolder`; a temporary copy."""
         files, folder = file_system(self.url)
         with TemporaryDirectory(prefix="ccrop-") as place:
             path = Path(place) / file
@@ -252,7 +252,7 @@ class RemoteFolder:
 
     @contextmanager
     def written(self, file: str) -> Iterator[Path]:
-        """As in `BoxFolder`; a temporary file that is put there."""
+        """See `BoxFolder`; a temporary file that is put there."""
         with TemporaryDirectory(prefix="ccrop-") as place:
             path = Path(place) / file
             yield path

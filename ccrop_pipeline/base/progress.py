@@ -51,43 +51,43 @@ class Observer:
     """
 
     def begun(self, shards: int, kept: int) -> None:
-        """So many shards are to be made; others of this process's portion were complete."""
+        """Hear that so many shards are to be made; others of the portion were complete."""
 
     def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
-        """So many more images are done, of a shard where work goes shard by shard."""
+        """Hear that so many more images are done, of a shard where work goes shard by shard."""
 
     def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
-        """A shard is on disk, with so many images."""
+        """Hear that a shard is on disk, with so many images."""
 
     def batch_halved(self, batch_size: int) -> None:
-        """A batch did not fit into the memory of the GPU; from now on this many go at a time."""
+        """Hear that a batch did not fit into GPU memory; from now on this many go at a time."""
 
     def warning(self, note: str) -> None:
-        """The work goes on, but not as it should; `note` says why and what to do."""
+        """Hear that the work goes on, but not as it should; `note` says why and what to do."""
 
     def loading(self, images: int | None, note: str) -> None:
-        """So many images to train on were found, where it is known; `note` says how they load."""
+        """Hear how many images there are to train on, if known; `note` says how they load."""
 
     def loaded(self, note: str) -> None:
-        """The run begins with the weights of another; `note` says which."""
+        """Hear that the run begins with the weights of another; `note` says which."""
 
     def stage(self, stage: Mapping[str, Any]) -> None:
-        """A stage of a run begins, or is resumed; see `recipes.plan.as_record`."""
+        """Hear that a stage of a run begins, or is resumed; see `recipes.plan.as_record`."""
 
     def step(self, report: StepReport) -> None:
-        """A training step is done."""
+        """Hear that a training step is done."""
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
-        """An epoch is trained and saved; `record` is what was written to the metrics."""
+        """Hear that an epoch is trained and saved; `record` is what was written to the metrics."""
 
     def refreshed(self, boxes: str, seconds: float | None) -> None:
-        """The box set at a path is complete; None: another process computed it."""
+        """Hear that the box set at a path is complete; None: another process computed it."""
 
     def waiting(self, what: str) -> None:
-        """A process that follows a run waits for something; told once for each time."""
+        """Hear that a process that follows a run waits for something; told once for each time."""
 
     def refreshing(self, epoch: int) -> None:
-        """Boxes are about to be computed from the checkpoint after so many epochs."""
+        """Hear that boxes are about to be computed from the checkpoint after so many epochs."""
 
 
 SILENT = Observer()

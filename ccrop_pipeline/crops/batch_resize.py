@@ -54,7 +54,7 @@ def _cut(images: Tensor, windows: Tensor, size: int) -> Tensor:
 
 
 def _weights(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
-    """Weights of pixels in views along one axis.
+    """Return the weights of pixels in views along one axis.
 
     Args:
         start: int64 (n,) first pixel of each window.

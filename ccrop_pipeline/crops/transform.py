@@ -47,7 +47,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
 
     Raises:
         SettingError: If an argument is out of its range.
-        CcropError: When called, if the sample has no box or several, or its box has no area
+        CcropError: If, when it is called, the sample has no box or several, or its box has no area
             inside the image or another canvas than the image. There is no silent full box.
     """
 

@@ -182,7 +182,7 @@ def _largest_sizes(images: Floats, narrow: float, wide: float) -> Floats:
 def _official(
     boxes: NDArray[np.floating], images: Floats, windows: Floats, slack: Floats, beta: Floats
 ) -> Floats:
-    """Beta over the corners between the two ends of the box, as the authors' program has it.
+    """Draw Beta over the corners between the ends of the box, as the authors' program has it.
 
     Source: https://github.com/xyupeng/ContrastiveCrop. Centres on the box's ends are clamped into
     the image *before* the draw, and both conversions to integers cut off. Their boxes and draws
@@ -199,7 +199,7 @@ def _official(
 
 
 def _paper(near: Floats, far: Floats, windows: Floats, slack: Floats, beta: Floats) -> Floats:
-    """Beta over the box for the centre (Peng et al., CVPR 2022, section 3), clamped."""
+    """Draw Beta over the box for the centre (Peng et al., CVPR 2022, section 3), clamped."""
     corners = near + (far - near) * beta - windows / 2
     # A half is rounded away from the middle of the draw: up or down alike, as mirroring demands.
     rounded = np.where(beta < 0.5, np.ceil(corners - 0.5), np.floor(corners + 0.5))
@@ -209,7 +209,7 @@ def _paper(near: Floats, far: Floats, windows: Floats, slack: Floats, beta: Floa
 def _overlap(
     near: Floats, far: Floats, windows: Floats, slack: Floats, beta: Floats, min_overlap: float
 ) -> Floats:
-    """Beta over the integer corners whose window shares enough with the box.
+    """Draw Beta over the integer corners whose window shares enough with the box.
 
     Along one axis let the image be [0, N], the box [p, q] and the window [c, c + w]. They share
     min(c + w, q) - max(c, p), the least of four terms: c + w - p, q - c, w and q - p. It must be

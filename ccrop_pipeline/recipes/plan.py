@@ -119,11 +119,11 @@ def _without_refreshes(recipe: Recipe, boxes: Path | None) -> list[Stage]:
     return [FixedStage(kind, folder), TrainStage(0, recipe.epochs, folder)]
 
 
-def _refresh_epochs(settings: BoxSettings, epochs: int, given: bool) -> list[int]:
+def _refresh_epochs(settings: BoxSettings, epochs: int, *, given: bool) -> list[int]:
     if settings.refresh_every:
         warmup = 0 if given else settings.warmup_epochs
         first = warmup or settings.refresh_every
-        _expect_an_end_of_warmup(first, epochs, given)
+        _expect_an_end_of_warmup(first, epochs, given=given)
         return list(range(first, epochs, settings.refresh_every))
     if given:
         return []
@@ -139,7 +139,7 @@ def _refresh_epochs(settings: BoxSettings, epochs: int, given: bool) -> list[int
     return chosen
 
 
-def _expect_an_end_of_warmup(first: int, epochs: int, given: bool) -> None:
+def _expect_an_end_of_warmup(first: int, epochs: int, *, given: bool) -> None:
     if first >= epochs and not given:
         raise SettingError(
             f"the first refresh would come after epoch {first} of {epochs}, so that the warm-up "

@@ -61,6 +61,7 @@ class Trainer:
         recipe: Recipe,
         machine: Machine,
         observer: Observer,
+        *,
         overwrite: bool = False,
     ) -> None:
         self.plan = make_plan(recipe, inputs.boxes)
@@ -70,7 +71,7 @@ class Trainer:
         self.observer = observer if self.processes.first else SILENT
         if overwrite:
             expect_outside(folder, inputs)
-        self.run, self.metrics = Run(folder), Metrics(folder, machine.tensorboard)
+        self.run, self.metrics = Run(folder), Metrics(folder, tensorboard=machine.tensorboard)
         self.loader = open_loader(inputs, recipe, machine, self.processes.ranks)
         self._probe: Probe | None = None
         self.processes.once(lambda: self._open_probe(self.loader.index))
@@ -79,11 +80,11 @@ class Trainer:
             self.processes,
             len(self.loader) // recipe.accumulate,
             inputs.weights,
-            machine.compile,
+            compiled=machine.compile,
         )
         identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
-        # Started last, when nothing more can refuse it: --overwrite deletes what lies there.
-        self.processes.once(lambda: self.run.start(identity, spec, overwrite))
+        # Started last, when nothing more can refuse it: `overwrite` deletes what is there.
+        self.processes.once(lambda: self.run.start(identity, spec, overwrite=overwrite))
         self.epoch = 0
         self._boxes: str | None = None  # in use, or last used before the run was stopped
         self._loaded = self.plan[0].boxes if inputs.boxes else None  # those that the loader has
@@ -285,6 +286,6 @@ def train(
         absolute_spec(source) if isinstance(source, str | Path) else None,
     )
     machine = Machine(device, workers, cores, resident_gb, compile, tensorboard)
-    trainer = Trainer(inputs, Path(run), recipe, machine, observer, overwrite)
+    trainer = Trainer(inputs, Path(run), recipe, machine, observer, overwrite=overwrite)
     trainer.train()
     return trainer.run

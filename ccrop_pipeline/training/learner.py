@@ -127,6 +127,7 @@ class Learner:
         processes: Processes,
         steps_per_epoch: int,
         weights: StartingWeights | None = None,
+        *,
         compiled: bool = False,
     ) -> None:
         self._recipe, self._fabric = recipe, processes.fabric
@@ -268,7 +269,7 @@ def _expect_finite(loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
         raise CcropError(
             f"the loss of epoch {epoch + 1} is {loss}. The newest checkpoint is of epoch "
-            f"{epoch}; start another run with a lower learning rate (optimizer.lr)"
+            f"{epoch}; start another run with a lower learning rate (optimizer.lr)."
         )
 
 

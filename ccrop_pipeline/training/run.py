@@ -64,7 +64,9 @@ class Run:
         """Return what opens the images of the run again."""
         return str(self.started()[_PLACES]["source"])
 
-    def start(self, identity: Mapping[str, Any], source: str = "", overwrite: bool = False) -> None:
+    def start(
+        self, identity: Mapping[str, Any], source: str = "", *, overwrite: bool = False
+    ) -> None:
         """Make the folder, or check that what is there was started in the same way.
 
         Args:
@@ -176,7 +178,7 @@ class Metrics:
         CcropError: If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         self._file = folder / _METRICS
         self._folder = folder / "tensorboard" if tensorboard else None
         self._writer: SummaryWriter | None = None

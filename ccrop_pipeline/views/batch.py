@@ -32,7 +32,7 @@ class Batch:
     readable: Tensor
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def rows(self, rows: slice) -> "Batch":

@@ -125,7 +125,7 @@ def decode_or_warn(
 ) -> tuple[NDArray[np.uint8], int] | None:
     """Return pixels as `decode_reduced` does; None, with a warning, where there are none.
 
-    One bad file must not end a long run: whoever calls this shows a grey image.
+    One bad file must not end a long run: its callers show a grey image.
     """
     try:
         return decode_reduced(image, reduction)

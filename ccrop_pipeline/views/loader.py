@@ -156,7 +156,7 @@ class ViewLoader:
         return f"{self._workers} processes" if self._workers else "the calling process"
 
     def __len__(self) -> int:
-        """Batches an epoch.
+        """Return the number of batches of an epoch.
 
         Raises:
             TypeError: If it is not known, see `shard_sizes`.

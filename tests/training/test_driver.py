@@ -42,7 +42,7 @@ def trained(source, folder, *settings, observer=None, workers=0, boxes=None, ove
     machine = Machine(workers=workers, resident_gb=0)
     inputs = Inputs(source, boxes)
     observer = observer or Observer()
-    trainer = Trainer(inputs, folder, recipe(*settings), machine, observer, overwrite)
+    trainer = Trainer(inputs, folder, recipe(*settings), machine, observer, overwrite=overwrite)
     trainer.train()
     return trainer
 

@@ -347,7 +347,12 @@ def test_a_follower_that_waits_turns_to_the_run_that_replaces_its_own(source, tm
     recipe = load_recipe("demo", [*SETTINGS, *OVERLAPPED, "epochs=3"])
     until = Until(tmp_path / "run", {2: 1})
     Trainer(
-        Inputs(open_source(tmp_path / "data")), tmp_path / "run", recipe, Machine(), until, True
+        Inputs(open_source(tmp_path / "data")),
+        tmp_path / "run",
+        recipe,
+        Machine(),
+        until,
+        overwrite=True,
     ).train()
     thread.join(60)
     assert not thread.is_alive()

@@ -63,7 +63,7 @@ def trainer(
         recipe = load_recipe(method, own)
     inputs = Inputs(source, boxes, weights=StartingWeights(load) if load else None)
     machine = machine or Machine()
-    return Trainer(inputs, folder, recipe, machine, observer or Observer(), overwrite)
+    return Trainer(inputs, folder, recipe, machine, observer or Observer(), overwrite=overwrite)
 
 
 class Listener(Observer):
