@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from ccrop_pipeline.base import Observer
 from ccrop_pipeline.images import Source, open_source, pack
 from ccrop_pipeline.recipes import Recipe, RefreshStage, load_recipe, make_plan
 from ccrop_pipeline.training import (
@@ -94,7 +93,7 @@ def measured(source: Source, folder: Path, name: str, args: argparse.Namespace) 
 
 def trained(source: Source, folder: Path, recipe: Recipe) -> Metrics:
     """Metrics of a run."""
-    Trainer(Inputs(source), folder, recipe, Machine(), Observer()).train()
+    Trainer(Inputs(source), folder, recipe, Machine()).train()
     return Metrics(folder)
 
 
@@ -110,7 +109,13 @@ def medians(metrics: Metrics) -> tuple[float, float]:
 def followed(folder: Path) -> None:
     """Return the other process of an overlapped run."""
     device = torch.device("cpu")
-    follow(Run(folder), open_source, device, torch.get_num_threads(), Observer(), 0.2)
+    follow(
+        Run(folder),
+        open_source,
+        device=device,
+        threads=torch.get_num_threads(),
+        poll_seconds=0.2,
+    )
 
 
 if __name__ == "__main__":

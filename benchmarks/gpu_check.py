@@ -150,7 +150,7 @@ def resumed_training(source: Source, folder: Path) -> bool:
     for name in ("cifar10-mocov2", "cifar10-simclr"):
         settings = ["epochs=4", "batch_size=256", "boxes.refresh_at=[0.5]", "optimizer.lr=0.1"]
         recipe = load_recipe(name, settings)
-        inputs, machine = Inputs(source), Machine(GPU, workers=8, threads=8)
+        inputs, machine = Inputs(source), Machine(device=GPU, workers=8, threads=8)
         trainer = Trainer(inputs, folder / name, recipe, machine, Observer())
         trainer.train()
         records = trainer.run.metrics()

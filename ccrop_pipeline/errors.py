@@ -1,4 +1,7 @@
-"""Errors that are meant for people rather than for programmers."""
+"""Errors that are meant for people rather than for programmers.
+
+Catch `CcropError` for everything that a user can put right; its leaves say what it is about.
+"""
 
 
 class CcropError(Exception):
@@ -11,3 +14,15 @@ class CcropError(Exception):
 
 class SettingError(CcropError, ValueError):
     """A setting that is unknown, of a wrong kind or out of its range, or two that disagree."""
+
+
+class SourceError(CcropError):
+    """Images that cannot be found, opened or read, or that have no key of their own."""
+
+
+class BoxSetError(CcropError):
+    """A box set that is damaged, incomplete or of other images, or in the way of another."""
+
+
+class ModelError(CcropError):
+    """A model or checkpoint that cannot be opened, or that lacks what is asked of it."""

@@ -53,11 +53,11 @@ def follow(
     done = follow_run(
         Run(run),
         lambda spec: open_source(source or spec),
-        open_device(device),
-        os.cpu_count() or 1,
-        _observer(),
-        poll,
-        Ranks.from_environment(rank, world_size),
+        device=open_device(device),
+        threads=os.cpu_count() or 1,
+        observer=_observer(),
+        poll_seconds=poll,
+        ranks=Ranks.from_environment(rank, world_size),
     )
     click.echo(f"{run}: {done} box sets completed")
 

@@ -150,7 +150,7 @@ class Series:
 
     def _trainer(self, folder: Path, recipe: Recipe, boxes: Path | None = None) -> Trainer:
         watch = Watch(self.train, self.test, folder, recipe, self.study.probe_every)
-        inputs, machine = Inputs(self.train, boxes), Machine(threads=1)
+        inputs, machine = Inputs(self.train, boxes=boxes), Machine(threads=1)
         return Trainer(inputs, folder, recipe, machine, watch)
 
     def _folder(self, name: str) -> Path:

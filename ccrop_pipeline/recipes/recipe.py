@@ -33,7 +33,7 @@ class Recipe:
         batch_size: Images a step, over all processes.
         accumulate: Parts that a step is computed in, one after the other, to save memory. A
             contrastive loss then compares the images of a part only.
-        seed: Seed of weights, order, crops and colours.
+        seed: Seed of weights, order, crops and colours; of 32 bits.
         precision: "fp32", "bf16" for autocast in training steps, or "fp64": slow, for comparing
             machines, since the rounding of float32 grows to 1e-3 of the loss in some twenty steps.
         method: Method and its own settings.
@@ -56,7 +56,7 @@ class Recipe:
     epochs: int = ranged(200, "[1, inf)")
     batch_size: int = ranged(256, "[2, inf)")
     accumulate: int = ranged(1, "[1, inf)")
-    seed: int = ranged(0, "[0, inf)")
+    seed: int = ranged(0, "[0, 4294967295]")
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     method: MethodSettings = field(default_factory=MoCoV2Settings)
     crop: CropParams = field(default_factory=CropParams)

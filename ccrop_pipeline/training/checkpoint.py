@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from ccrop_pipeline.base.files import written_aside
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
 from ccrop_pipeline.models.own_checkpoints import (
-    NEWEST,
     OWN_KIND,
     Which,
     own_backbone,
     own_encoder,
+    read_own,
 )
 from ccrop_pipeline.recipes import Recipe
 
@@ -44,7 +44,7 @@ class Checkpoint:
         """Return the online or the momentum encoder of this state.
 
         Raises:
-            CcropError: If the method has no momentum encoder.
+            ModelError: If the method has no momentum encoder.
         """
         return own_backbone(self.recipe.backbone, self.method, which)
 
@@ -62,30 +62,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(content, aside)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, or the newest one of a run.
 
     Args:
         path: A checkpoint file or the folder of a run.
 
     Raises:
-        CcropError: If there is none, or the file is none of ours.
+        ModelError: If there is none, or the file is none of ours.
     """
-    file = path / NEWEST if path.is_dir() else path
-    if not file.is_file():
-        raise CcropError(
-            f"no checkpoint at {file}. Give the folder of a run that `ccrop train` has trained "
+    content = read_own(path)
+    if content is None:
+        raise ModelError(
+            f"no checkpoint of `ccrop train` at {path}. Give the folder of a run that has trained "
             "for at least one epoch, or one of its checkpoints."
         )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for files it cannot read
-        raise CcropError(f"{file} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(content, dict) or content.pop("kind", None) != OWN_KIND:
-        raise CcropError(
-            f"{file} is no checkpoint of `ccrop train`: it has no entry kind = {OWN_KIND!r}"
-        )
-    return Checkpoint(**{**content, "recipe": Recipe.from_dict(content["recipe"])})
+    names = ("epoch", "method", "optimizer")
+    recipe = Recipe.from_dict(content["recipe"])
+    return Checkpoint(recipe=recipe, **{name: content[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class StartingWeights:
         """The checkpoint.
 
         Raises:
-            CcropError: If there is none.
+            ModelError: If there is none.
         """
         return load_checkpoint(self.path)
 
@@ -124,11 +118,11 @@ class StartingWeights:
             What was loaded, in a line for people.
 
         Raises:
-            CcropError: If the backbones differ, or parts of the same method do.
+            ModelError: If the backbones differ, or parts of the same method do.
         """
         recipe = self.checkpoint.recipe
         if recipe.backbone != backbone:
-            raise CcropError(
+            raise ModelError(
                 f"the weights in {self.path} are of the backbone {recipe.backbone!r}; this recipe "
                 f"has {backbone!r}. Set backbone to {recipe.backbone!r}, or leave out `load`."
             )
@@ -150,7 +144,7 @@ class StartingWeights:
             method.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise CcropError(
+            raise ModelError(
                 f"the weights in {self.path} do not fit this recipe: {reason}. Give the method "
                 "the settings it had there."
             ) from error

@@ -31,7 +31,7 @@ from ccrop_pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
-from ccrop_pipeline.training.learner import Learner, train_epoch
+from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.processes import Processes, slow_precision
 from ccrop_pipeline.training.refresh import newest_boxes, refresh_boxes
 from ccrop_pipeline.training.run import Metrics, Run, box_metrics, expect_outside, identity_of
@@ -42,12 +42,12 @@ class Trainer:
 
     Args:
         inputs: Images, boxes and weights to start from.
-        folder: Folder of the run. A run that lies there and was started in the same way is
-            taken up where its newest checkpoint stands.
+        folder: Folder of the run. A run that is there and was started in the same way is
+            resumed from its newest checkpoint.
         recipe: All settings.
         machine: Device and loader processes.
         observer: Told of every stage, step and epoch; of several processes only in the first.
-        overwrite: Whether to delete a run that lies in `folder`.
+        overwrite: Whether to delete a run that is in `folder`.
 
     Raises:
         CcropError: If the folder holds another run, the box set or the source cannot be used
@@ -60,7 +60,7 @@ class Trainer:
         folder: Path,
         recipe: Recipe,
         machine: Machine,
-        observer: Observer,
+        observer: Observer = SILENT,
         *,
         overwrite: bool = False,
     ) -> None:
@@ -79,7 +79,7 @@ class Trainer:
             recipe,
             self.processes,
             len(self.loader) // recipe.accumulate,
-            inputs.weights,
+            weights=inputs.weights,
             compiled=machine.compile,
         )
         identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
@@ -117,15 +117,13 @@ class Trainer:
     def _last_boxes(self) -> str | None:
         records = self.metrics.records("train")
         boxes: str | None = records[-1]["boxes"] if records else None
-        # An absolute path is of boxes that were given, which may lie elsewhere by now.
+        # An absolute path is of boxes that were given, which may be elsewhere by now.
         return self.plan[0].boxes if boxes and Path(boxes).is_absolute() else boxes
 
     def _write_fixed(self, stage: FixedStage) -> None:
         self.observer.stage(as_record(stage))
-        self.processes.once(lambda: self._fixed(stage))
-
-    def _fixed(self, stage: FixedStage) -> None:
-        fixed_boxes(self.inputs.source, self.run.folder / stage.boxes, stage.kind)
+        source, folder = self.inputs.source, self.run.folder / stage.boxes
+        self.processes.once(lambda: fixed_boxes(source, folder, stage.kind))
 
     def _refresh(self, stage: RefreshStage) -> None:
         # Before anything can go wrong in the refresh: the epochs so far must not be lost.
@@ -144,9 +142,15 @@ class Trainer:
         self.processes.once(lambda: self._note_boxes(stage.boxes, stage.epoch, seconds))
 
     def _compute(self, epoch: int, ranks: Ranks) -> None:
-        device, threads = self.machine.device, self.machine.threads
-        folder, source = self.run.folder, self.inputs.source
-        refresh_boxes(folder, epoch, source, device, threads, self.observer, ranks)
+        refresh_boxes(
+            self.run.folder,
+            epoch,
+            self.inputs.source,
+            device=self.machine.device,
+            threads=self.machine.threads,
+            observer=self.observer,
+            ranks=ranks,
+        )
 
     def _note_boxes(self, boxes: str, epoch: int, seconds: float | None) -> None:
         box_set = BoxSet.open(self.run.folder / boxes)
@@ -162,14 +166,7 @@ class Trainer:
         self.observer.stage(as_record(stage))
         for epoch in range(max(stage.first, self.epoch), stage.stop):
             self._use(self._newest(stage) if stage.newest else stage.boxes)
-            record = train_epoch(
-                epoch,
-                self.loader,
-                self.learner,
-                self.recipe,
-                self.processes,
-                self.observer,
-            )
+            record = self.learner.train_epoch(epoch, self.loader, self.observer)
             self.epoch = epoch + 1
             self.processes.once(lambda of=record: self._end_epoch(of))  # type: ignore[misc]
 
@@ -279,13 +276,20 @@ def train(
         workers = 0 if device.type == "cpu" else cores
     inputs = Inputs(
         open_source(source) if isinstance(source, str | Path) else source,
-        Path(boxes) if boxes else None,
-        missing,
-        open_source(test, split="test") if isinstance(test, str | Path) else test,
-        StartingWeights(Path(load)) if load else None,
-        absolute_spec(source) if isinstance(source, str | Path) else None,
+        boxes=Path(boxes) if boxes else None,
+        missing_boxes=missing,
+        test_source=open_source(test, split="test") if isinstance(test, str | Path) else test,
+        weights=StartingWeights(Path(load)) if load else None,
+        spec=absolute_spec(source) if isinstance(source, str | Path) else None,
     )
-    machine = Machine(device, workers, cores, resident_gb, compile, tensorboard)
+    machine = Machine(
+        device=device,
+        workers=workers,
+        threads=cores,
+        resident_gb=resident_gb,
+        compile=compile,
+        tensorboard=tensorboard,
+    )
     trainer = Trainer(inputs, Path(run), recipe, machine, observer, overwrite=overwrite)
     trainer.train()
     return trainer.run

@@ -1,6 +1,6 @@
 """What a run is made from, the machine it runs on, and how its images reach it."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Inputs:
     """
 
     source: Source
+    _: KW_ONLY
     boxes: Path | None = None
     missing_boxes: MissingBoxes = "error"
     test_source: Source | None = None
@@ -44,7 +45,7 @@ class Inputs:
     spec: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """What differs from machine to machine and is no setting of the recipe.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.methods import Method, build_method, embedding_std
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
@@ -30,7 +30,7 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
         settings: Kind of optimizer and its numbers.
 
     Raises:
-        CcropError: If LARS without weight decay, which would be plain SGD.
+        SettingError: If LARS has no weight decay and would be plain SGD.
     """
     groups = _groups(method, settings)
     if settings.name == "adamw":
@@ -38,7 +38,7 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     if settings.weight_decay == 0 or settings.final_weight_decay == 0:
-        raise CcropError(
+        raise SettingError(
             "optimizer.name is 'lars' and the weight decay is or becomes 0: parameters that do "
             "not decay get no trust ratio, so this would be plain SGD. Set "
             "optimizer.weight_decay above 0 (SimCLR has 1e-6), or optimizer.name to 'sgd'."
@@ -52,6 +52,7 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
 def set_rates(
     optimizer: torch.optim.Optimizer,
     settings: OptimizerSettings,
+    *,
     step: int,
     steps: int,
     steps_per_epoch: int,
@@ -118,7 +119,7 @@ class Learner:
         started_from: What was loaded, in a line for people; None where nothing was.
 
     Raises:
-        CcropError: If boxes are to come from a momentum encoder that the method has not.
+        SettingError: If boxes are to come from a momentum encoder that the method does not have.
     """
 
     def __init__(
@@ -126,12 +127,11 @@ class Learner:
         recipe: Recipe,
         processes: Processes,
         steps_per_epoch: int,
-        weights: StartingWeights | None = None,
         *,
+        weights: StartingWeights | None = None,
         compiled: bool = False,
     ) -> None:
-        self._recipe, self._fabric = recipe, processes.fabric
-        self._alone = processes.count == 1
+        self._recipe, self._processes, self._fabric = recipe, processes, processes.fabric
         self._steps_per_epoch = steps_per_epoch
         torch.manual_seed(recipe.seed)
         method = build_method(recipe.method, recipe.backbone)
@@ -159,16 +159,22 @@ class Learner:
         """
         recipe, number = self._recipe, epoch * self._steps_per_epoch + step
         steps = recipe.epochs * self._steps_per_epoch
-        lr = set_rates(self._optimizer, recipe.optimizer, number, steps, self._steps_per_epoch)
+        lr = set_rates(
+            self._optimizer,
+            recipe.optimizer,
+            step=number,
+            steps=steps,
+            steps_per_epoch=self._steps_per_epoch,
+        )
         # The same in every process, so that a batch is shuffled alike, and the same again when
-        # a run is taken up: no state of a generator has to be kept.
+        # a run is resumed: no state of a generator has to be kept.
         torch.manual_seed(recipe.seed * 1_000_003 + number)
         if not self.method.training:
             self.method.train()
         self.method.before_step(epoch, number / steps)
         losses, spreads = [], []
         for at, views in enumerate(parts, start=1):
-            apart = at < recipe.accumulate and not self._alone
+            apart = at < recipe.accumulate and self._processes.count > 1
             with self._fabric.no_backward_sync(self._wrapped, enabled=apart):
                 loss, embeddings = self._wrapped(views)
                 self._fabric.backward(loss / recipe.accumulate)
@@ -184,6 +190,50 @@ class Learner:
         self._stepper.zero_grad()
         return StepResult(torch.stack(losses).mean(), torch.stack(spreads).mean(), lr)
 
+    def train_epoch(self, epoch: int, loader: ViewLoader, observer: Observer) -> dict[str, Any]:
+        """Train one epoch.
+
+        Args:
+            epoch: Epoch, counted from 0.
+            loader: Views of this process, in parts of the batches.
+            observer: Told of every step.
+
+        Returns:
+            Record of the epoch: means over its steps and all processes.
+
+        Raises:
+            CcropError: If the loss is not finite.
+        """
+        steps, processes = self._steps_per_epoch, self._processes
+        images_a_step = self._recipe.batch_size // processes.count * processes.count
+        # Loss and spread of the embeddings; on the device, as each look waits for it.
+        sums = torch.zeros(2, device=self._fabric.device)
+        loader.set_epoch(epoch)
+        started, lr, batches = time.perf_counter(), 0.0, _Watched(loader)
+        for step in range(steps):
+            # Taken one by one: a part must not be in memory before the last one is done with.
+            parts = islice(batches, self._recipe.accumulate)
+            views = ([view for group in batch.views for view in group] for batch in parts)
+            result = self.step(views, epoch, step)
+            lr = result.lr
+            sums[0] += result.loss
+            sums[1] += result.embedding_std
+            seconds, images = time.perf_counter() - started, (step + 1) * images_a_step
+            observer.step(StepReport(epoch, step + 1, steps, images, seconds, batches.waited))
+        loss, spread = (processes.mean(sums) / steps).tolist()
+        unreadable = processes.sum(sums.new_tensor(batches.unreadable)).item()
+        _expect_finite(loss, epoch)
+        seconds = time.perf_counter() - started
+        return {
+            "loss": loss,
+            "embedding_std": round(spread, 5),
+            "lr": lr,
+            "seconds": round(seconds, 3),
+            "images_per_s": round(steps * images_a_step / seconds, 1),
+            "data_wait": round(batches.waited / seconds, 4),
+            "unreadable": int(unreadable),
+        }
+
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the state dicts of the method and of the optimizer."""
         return self.method.state_dict(), self._optimizer.state_dict()
@@ -196,7 +246,7 @@ class Learner:
 
 def _expect_encoder(recipe: Recipe, method: Method) -> None:
     if recipe.boxes.refresh_from == "momentum" and method.momentum_backbone is None:
-        raise CcropError(
+        raise SettingError(
             f"boxes.refresh_from is 'momentum', but {recipe.method.name} has no momentum encoder. "
             "Set it to 'online'."
         )
@@ -206,63 +256,6 @@ def _compile(method: Method) -> None:
     for encoder in (method.backbone, method.momentum_backbone):
         if encoder is not None:
             encoder.compile()
-
-
-def train_epoch(
-    epoch: int,
-    loader: ViewLoader,
-    learner: Learner,
-    recipe: Recipe,
-    processes: Processes,
-    observer: Observer,
-) -> dict[str, Any]:
-    """Train one epoch.
-
-    Args:
-        epoch: Epoch, counted from 0.
-        loader: Views of this process.
-        learner: What learns.
-        recipe: Batch size and accumulation.
-        processes: The others.
-        observer: Told of every step.
-
-    Returns:
-        Record of the epoch: means over its steps and all processes.
-
-    Raises:
-        CcropError: If the loss is not finite.
-    """
-    steps = len(loader) // recipe.accumulate
-    images_a_step = recipe.batch_size // processes.count * processes.count
-    # Loss and spread of the embeddings; on the device, as each look waits for it.
-    sums = torch.zeros(2, device=processes.fabric.device)
-    loader.set_epoch(epoch)
-    started, lr, batches = time.perf_counter(), 0.0, _Watched(loader)
-    for step in range(steps):
-        # Taken one by one: a part is not to be in memory before the one before it is done with.
-        parts = islice(batches, recipe.accumulate)
-        result = learner.step(
-            ([view for group in batch.views for view in group] for batch in parts), epoch, step
-        )
-        lr = result.lr
-        sums[0] += result.loss
-        sums[1] += result.embedding_std
-        seconds = time.perf_counter() - started
-        images = (step + 1) * images_a_step
-        observer.step(StepReport(epoch, step + 1, steps, images, seconds, batches.waited))
-    loss, spread = (processes.mean(sums) / steps).tolist()
-    unreadable = processes.sum(sums.new_tensor(batches.unreadable)).item()
-    _expect_finite(loss, epoch)
-    seconds = time.perf_counter() - started
-    return {
-        "loss": loss,
-        "embedding_std": round(spread, 5),
-        "lr": lr,
-        "seconds": round(seconds, 3),
-        "images_per_s": round(steps * images_a_step / seconds, 1),
-        "data_wait": round(batches.waited / seconds, 4),
-        "unreadable": int(unreadable),
-    }
 
 
 def _expect_finite(loss: float, epoch: int) -> None:

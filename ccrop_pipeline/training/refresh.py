@@ -5,10 +5,11 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ccrop_pipeline.base import ALONE, Observer, Ranks
+from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks
 from ccrop_pipeline.boxset import BoxSet, missing_shards
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
@@ -25,10 +26,11 @@ def refresh_boxes(
     run: Path,
     epoch: int,
     source: Source,
+    *,
     device: torch.device,
     threads: int,
-    observer: Observer,
-    ranks: Ranks,
+    observer: Observer = SILENT,
+    ranks: Ranks = ALONE,
 ) -> BoxSet | None:
     """Compute the boxes of a source, or of a portion of it, from the checkpoint of an epoch.
 
@@ -101,9 +103,10 @@ def _numbered(example: Path) -> dict[int, Path]:
 def follow(
     run: Run,
     open_source: Callable[[str], Source],
+    *,
     device: torch.device,
     threads: int,
-    observer: Observer,
+    observer: Observer = SILENT,
     poll_seconds: float = 5.0,
     ranks: Ranks = ALONE,
 ) -> int:
@@ -133,7 +136,9 @@ def follow(
     while True:
         while not run.exists:
             poll.wait("the run to begin")
-        follower = _Follower(run, open_source, device, threads, observer, ranks)
+        follower = _Follower(
+            run, open_source, device=device, threads=threads, observer=observer, ranks=ranks
+        )
         while (epoch := follower.next(poll)) is not None:
             done += follower.compute(epoch)
         if not follower.replaced:
@@ -163,13 +168,12 @@ class _Follower:
         self,
         run: Run,
         open_source: Callable[[str], Source],
-        device: torch.device,
-        threads: int,
+        *,
         observer: Observer,
         ranks: Ranks,
+        **machine: Any,
     ) -> None:
-        self._run, self._device, self._threads = run, device, threads
-        self._observer, self._ranks = observer, ranks
+        self._run, self._observer, self._ranks, self._machine = run, observer, ranks, machine
         # Before anything else is read: what is of a later run is then noticed.
         self._id = run.id
         started = run.started()
@@ -216,10 +220,9 @@ class _Follower:
                 self._run.folder,
                 epoch,
                 self._source,
-                self._device,
-                self._threads,
-                self._observer,
-                self._ranks,
+                observer=self._observer,
+                ranks=self._ranks,
+                **self._machine,
             )
         except (CcropError, OSError):
             if not self.replaced:

@@ -54,7 +54,9 @@ def _result(series, arm):
 
 def _alone(series, folder, *settings, boxes=None):
     recipe = load_recipe("demo", [*SETTINGS, "seed=3", "probe.every=0", *settings])
-    trainer = Trainer(Inputs(series.train, boxes), folder, recipe, Machine(threads=1), Observer())
+    trainer = Trainer(
+        Inputs(series.train, boxes=boxes), folder, recipe, Machine(threads=1), Observer()
+    )
     trainer.train()
     return [record["loss"] for record in trainer.run.metrics()]
 

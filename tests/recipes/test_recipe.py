@@ -43,6 +43,8 @@ def test_a_file_of_ones_own_and_settings_on_top(tmp_path):
         ("local_views.scale=[0, 0.1]", r"local_views.scale.*\(0.0, 0.1\)"),
         ("probe.k=0", "probe"),
         ("batch_size=1", "batch_size"),
+        ("seed=-1", r"seed is -1; it must be in \[0, 4294967295\]"),
+        ("seed=4294967296", "seed is 4294967296"),
     ],
 )
 def test_mistakes_are_named(override, message):

@@ -75,9 +75,9 @@ def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     (tmp_path / "danger.pt").write_bytes(pickle.dumps(Danger()))
     for name, message in [
-        ("text.pt", "cannot be read"),
-        ("other.pt", "kind"),
-        ("danger.pt", "cannot be read"),
+        ("text.pt", "cannot be read as a checkpoint"),
+        ("other.pt", "no checkpoint of"),
+        ("danger.pt", "cannot be read as a checkpoint"),
     ]:
         with pytest.raises(CcropError, match=message):
             load_checkpoint(tmp_path / name)

@@ -40,7 +40,7 @@ def recipe(*settings):
 
 def trained(source, folder, *settings, observer=None, workers=0, boxes=None, overwrite=False):
     machine = Machine(workers=workers, resident_gb=0)
-    inputs = Inputs(source, boxes)
+    inputs = Inputs(source, boxes=boxes)
     observer = observer or Observer()
     trainer = Trainer(inputs, folder, recipe(*settings), machine, observer, overwrite=overwrite)
     trainer.train()

@@ -13,7 +13,7 @@ from ccrop_pipeline.images.scenes import ScenesIndex
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Trainer
 from ccrop_pipeline.training.inputs import open_loader
-from ccrop_pipeline.training.learner import Learner, train_epoch
+from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.processes import Processes
 
 COMMON = [
@@ -33,19 +33,18 @@ def recipe(*settings, base="demo"):
 
 
 class Parts:
-    """What `train_epoch` takes, made anew: the same for the same recipe."""
+    """A learner and its loader, made anew: the same for the same recipe."""
 
     def __init__(self, settings, accumulate=1):
-        self.settings = settings
-        self.processes = Processes(CPU, settings.precision)
+        processes = Processes(CPU, settings.precision)
         self.loader = open_loader(Inputs(Scenes(24, size=32)), settings, Machine())
-        self.learner = Learner(settings, self.processes, len(self.loader) // accumulate)
+        self.learner = Learner(settings, processes, len(self.loader) // accumulate)
 
 
 def test_an_epoch_records_the_means_over_its_steps():
     settings = recipe("accumulate=2")
     epoch, steps = Parts(settings, accumulate=2), Parts(settings, accumulate=2)
-    record = train_epoch(0, epoch.loader, epoch.learner, settings, epoch.processes, Observer())
+    record = epoch.learner.train_epoch(0, epoch.loader, Observer())
     batches = [[view for group in batch.views for view in group] for batch in steps.loader]
     results = [steps.learner.step(batches[2 * n : 2 * n + 2], 0, n) for n in range(3)]
     losses, spreads = ([float(result[at]) for result in results] for at in (0, 1))

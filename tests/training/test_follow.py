@@ -48,7 +48,15 @@ def train(source, folder, *settings, observer=None):
 
 
 def followed(folder, observer=None, ranks=ALONE):
-    return follow(Run(folder), open_source, CPU, 1, observer or Observer(), 0.02, ranks)
+    return follow(
+        Run(folder),
+        open_source,
+        device=CPU,
+        threads=1,
+        observer=observer or Observer(),
+        poll_seconds=0.02,
+        ranks=ranks,
+    )
 
 
 class Until(Observer):
@@ -101,8 +109,7 @@ class Beside(Observer):
 
     def stage(self, stage):
         if stage["stage"] == "refresh" and stage["epoch"] in self.epochs:
-            ranks = ALONE
-            refresh_boxes(self.folder, stage["epoch"], self.source, CPU, 1, Observer(), ranks)
+            refresh_boxes(self.folder, stage["epoch"], self.source, device=CPU, threads=1)
 
     def epoch_done(self, record):
         self.after.get(record["epoch"], lambda: None)()

@@ -61,7 +61,7 @@ def trainer(
     if recipe is None:
         own = ["backbone=small", "method.queue_size=32", *SETTINGS, *settings]
         recipe = load_recipe(method, own)
-    inputs = Inputs(source, boxes, weights=StartingWeights(load) if load else None)
+    inputs = Inputs(source, boxes=boxes, weights=StartingWeights(load) if load else None)
     machine = machine or Machine()
     return Trainer(inputs, folder, recipe, machine, observer or Observer(), overwrite=overwrite)
 

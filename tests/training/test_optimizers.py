@@ -25,7 +25,7 @@ def one_weight(start, gradient, settings, grows=0):
     optimizer = build_optimizer(stand_in, settings)
     values = []
     for step in range(3):
-        set_rates(optimizer, settings, step, 3, 1)
+        set_rates(optimizer, settings, step=step, steps=3, steps_per_epoch=1)
         weight.grad = torch.tensor([gradient]) * (1 + grows * step)
         optimizer.step()
         values.append(weight.detach().flatten().tolist())
@@ -93,7 +93,7 @@ def test_the_predictor_of_simsiam_keeps_the_peak():
     optimizer = build_optimizer(model, settings)
     predictor = {id(weight) for weight in model.predictor.parameters()}
     for step in (0, 4, 10, 39):
-        rate = set_rates(optimizer, settings, step, 40, 4)
+        rate = set_rates(optimizer, settings, step=step, steps=40, steps_per_epoch=4)
         assert rate == settings.rate(step, 40, 4)
         for group in optimizer.param_groups:
             fixed = {id(weight) in predictor for weight in group["params"]}
@@ -107,7 +107,7 @@ def test_norms_and_biases_can_be_spared_weight_decay(name):
     model = method()
     settings = OptimizerSettings(name, weight_decay=0.1, decay_norms_and_biases=False)
     optimizer = build_optimizer(model, settings)
-    set_rates(optimizer, settings, 0, 10, 1)
+    set_rates(optimizer, settings, step=0, steps=10, steps_per_epoch=1)
     norms = {
         id(w) for m in model.modules() if "BatchNorm" in type(m).__name__ for w in m.parameters()
     }
@@ -130,7 +130,7 @@ def test_by_default_there_is_one_group_of_all_that_is_trained():
 def test_groups_come_back_from_a_checkpoint():
     settings = OptimizerSettings(decay_norms_and_biases=False)
     first, second = (build_optimizer(method(), settings) for _ in range(2))
-    set_rates(first, settings, 3, 10, 1)
+    set_rates(first, settings, step=3, steps=10, steps_per_epoch=1)
     second.load_state_dict(first.state_dict())
     for a, b in zip(first.param_groups, second.param_groups, strict=True):
         assert {k: v for k, v in a.items() if k != "params"} == {
