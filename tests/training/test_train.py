@@ -6,8 +6,9 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 
 import ccrop_pipeline as ccrop
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.images import Scenes
-from ccrop_pipeline.training import Inputs, Machine, Observer, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Trainer, load_checkpoint
 
 SETTINGS = [
     "image_size=32", "eval_size=0", "boxes.refresh_at=[0.5]", "epochs=2", "batch_size=8",
