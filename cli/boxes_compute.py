@@ -156,7 +156,7 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
             partial(_localizer, options),
             out,
             **_settings(options),
-            gpus=gpus,
+            gpu_share=gpus,
             observer=progress,
         )
 

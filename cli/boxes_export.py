@@ -43,7 +43,7 @@ def export(boxes: str, out: Path, form: str, suffix: str, overwrite: bool, as_js
     else:
         box_set = BoxSet.open(boxes)
         rows = box_set.manifest.rows
-        written = export_file(box_set, out, form, suffix, overwrite)
+        written = export_file(box_set, out, form, suffix=suffix, overwrite=overwrite)
     if as_json:
         click.echo(json.dumps({"images": rows, "form": form, "path": str(written)}))
     else:

@@ -48,5 +48,5 @@ def _fixed(source: str, out: str, name: Literal["centre", "full"], as_json: bool
     opened = open_source(source)
     total = len(opened.index()) if opened.random_access else None
     with Counter("boxes", total) as observer:
-        box_set = fixed_boxes(opened, out, name, observer)
+        box_set = fixed_boxes(opened, out, name, observer=observer)
     show(box_set, as_json)

@@ -97,9 +97,9 @@ def _read(form: str, path: Path, pixels: bool) -> "Annotations":
     from ccrop_pipeline import exchange
 
     if form == "csv":
-        return exchange.read_csv(path, pixels)
+        return exchange.read_csv(path, pixels=pixels)
     if form == "npz":
-        return exchange.read_npz(path, pixels)
+        return exchange.read_npz(path, pixels=pixels)
     readers = {"coco": exchange.read_coco, "yolo": exchange.read_yolo, "masks": exchange.read_masks}
     return readers[form](path)
 

@@ -21,7 +21,12 @@ def shuffled_boxes(source: Source, boxes: Path, folder: Path, seed: int) -> Path
     """Give the boxes to the images in random order."""
     every = np.concatenate([table.boxes for _, table in BoxSet.open(boxes).tables()])
     order = iter(np.random.default_rng(seed).permutation(len(every)))
-    write_boxes(source, folder, f"shuffled, seed {seed}", lambda *_: every[[next(order)]])
+    write_boxes(
+        source,
+        folder,
+        rule=f"shuffled, seed {seed}",
+        place=lambda *_: every[[next(order)]],
+    )
     return folder
 
 
@@ -32,7 +37,7 @@ def exact_boxes(source: Source, folder: Path) -> Path:
         for shard in source.shards
         for sample in source.read(shard)
     }
-    write_boxes(source, folder, "true boxes", lambda key, *_: by_key[key])
+    write_boxes(source, folder, rule="true boxes", place=lambda key, *_: by_key[key])
     return folder
 
 

@@ -1,7 +1,7 @@
 """The unit of work, whatever divides it up: data shards in, box shards out.
 
 Reading, decoding, forward passes and writing go on at the same time. A batch never spans two
-shards, so that what a batch is made of depends on its shard alone.
+shards, so that the images of a batch depend on its shard alone.
 """
 
 import math
@@ -38,6 +38,7 @@ from ccrop_pipeline.localize import Localizer
 _AHEAD = 2  # batches that are being decoded while one is at the encoder
 _AT_WORK = 2  # batches at the encoder: one in work, and one that follows without a pause
 _BOX_BYTES = 16
+_COLUMNS = ("boxes", "sizes", "orientation", "status", "image_hash")
 _REMEMBERED = 16  # keys of a shard
 _NAMED = 3  # unreadable images in a message
 
@@ -66,14 +67,13 @@ def compute_shards(
         provenance: What to write into every shard.
         batch_size: Images a forward pass.
         threads: Decoding threads.
-        heatmaps: Whether heatmaps are kept beside the boxes.
-        form: `parquet` or `webdataset`.
-        max_bad: Greatest share of the images of a shard that may be unreadable.
+        heatmaps: Whether heatmaps are kept.
+        form: Form of the shards.
+        max_bad: Greatest share of unreadable images.
         observer: Hears how it goes.
 
     Raises:
-        CcropError: If the source cannot be read, names two images with one key, or has too many
-            unreadable images. Shards that were finished before stay.
+        CcropError: If the source cannot be read, repeats a key, or has too many unreadable images.
     """
     stages = StageSeconds()
 
@@ -89,10 +89,10 @@ def compute_shards(
     )
     rows = _located(batches, Locator(localizer, observer.batch_halved), observer, stages)
     seen: dict[str, str] = {}
-    # Leaving it waits for the last shard; a write that failed is heard through its result alone.
+    # A write that failed raises from its result only.
     with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
         writing: Future[None] | None = None
-        for shard, table in _whole_shards(rows, heatmaps):
+        for shard, table in _whole_shards(rows, heatmaps=heatmaps):
             _refuse_unreadable(shard, table, max_bad)
             refuse_repeated(shard, table.keys, seen)
             if writing:  # one shard at a time waits to be written: memory stays flat
@@ -132,7 +132,7 @@ def decoded_batches(
 
     Args:
         source: Where the shards are.
-        shards: Names of the shards, in the order in which to read them.
+        shards: Names of the shards, in order.
         size: Side in pixels of the square that every image is resized to.
         batch_size: Images a batch; the last one of a shard may be smaller.
         threads: Decoding threads.
@@ -153,8 +153,7 @@ def decoded_batches(
                 if stopped:
                     return
             begun.put(None)
-        # Raised again where the batches are wanted: nobody hears an error that ends a thread.
-        except BaseException as error:
+        except BaseException as error:  # raised again in the thread that wants the batches
             begun.put(error)
 
     # A daemon, since a read that hangs must not keep a process from ending.
@@ -187,9 +186,9 @@ def _parts(
             part += islice(samples, size + 1 - len(part))
             stages.read += time.perf_counter() - started
             now, part, last = part[:size], part[size:], len(part) <= size
-            images = [sample.image for sample in now]
-            hashes = [image_hash(image) for image in images]
-            yield Batch(shard, [sample.key for sample in now], hashes, last), images
+            hashes = [image_hash(sample.image) for sample in now]
+            batch = Batch(shard, [sample.key for sample in now], hashes, last)
+            yield batch, [sample.image for sample in now]
 
 
 class Locator:
@@ -213,8 +212,8 @@ class Locator:
             images: Their pixels and sizes.
 
         Returns:
-            What waits for the batch and gives its rows; what could not be located has the full
-            box there, and what could not be read a heatmap of zeros as well.
+            What waits for the batch and gives its rows: the full box where nothing was found, a
+            heatmap of zeros as well where the image is unreadable.
 
         Raises:
             CcropError: If not even one image fits into the memory of the GPU.
@@ -235,10 +234,8 @@ class Locator:
             boxes[status != OK] = FULL_BOX
             heatmaps = found[:, _BOX_BYTES + 1 :].copy().view(np.float16).reshape(-1, *grid)
             heatmaps[~images.readable] = 0
-            hashes = np.array(batch.hashes, np.uint64)
-            return BoxTable(
-                batch.keys, boxes, images.sizes, images.orientation, status, hashes, heatmaps
-            )
+            columns = (images.sizes, images.orientation, status, np.array(batch.hashes, np.uint64))
+            return BoxTable(batch.keys, boxes, *columns, heatmaps)
 
         return wait
 
@@ -257,7 +254,7 @@ class Locator:
                 if at_a_time == 1:
                     raise CcropError(
                         "not even one image fits into the memory of the device. Choose a smaller "
-                        "input_size, or free memory that other programs hold."
+                        "`input_size`, or free memory that other programs hold."
                     ) from error
             # Outside of the handler: inside, the traceback keeps the tensors of the failed pass.
             self._at_a_time = at_a_time // 2
@@ -301,7 +298,7 @@ def _located(
 
 
 def _whole_shards(
-    rows: Iterable[tuple[Batch, BoxTable]], heatmaps: bool
+    rows: Iterable[tuple[Batch, BoxTable]], *, heatmaps: bool
 ) -> Iterator[tuple[str, BoxTable]]:
     """Join the rows of batches to those of shards, with heatmaps or without."""
     parts: list[BoxTable] = []
@@ -315,10 +312,8 @@ def _whole_shards(
             keys = [key for part in parts for key in part.keys]
             # A shard without images has no grid.
             maps = joined("heatmaps") if heatmaps and keys else None
-            boxes, sizes, orientation = map(joined, ("boxes", "sizes", "orientation"))
-            status, hashes = map(joined, ("status", "image_hash"))
-            table = BoxTable(keys, boxes, sizes, orientation, status, hashes, maps)
-            yield batch.shard, table
+            columns = {name: joined(name) for name in _COLUMNS}
+            yield batch.shard, BoxTable(keys, **columns, heatmaps=maps)
             parts = []
 
 
@@ -338,9 +333,8 @@ def _refuse_unreadable(shard: str, table: BoxTable, max_bad: float) -> None:
 def refuse_repeated(shard: str, keys: Sequence[str], seen: dict[str, str]) -> None:
     """Look for keys of earlier shards in one that is new, and add a few of its own to `seen`.
 
-    Where keys repeat, it is mostly because every shard counts its images from 0: then the second
-    shard is enough to see it, after minutes and not after days. Any other repetition is found
-    when the manifest is written.
+    Keys mostly repeat because every shard counts its images from 0: then the second shard shows
+    it. Any other repetition is found when the manifest is written.
 
     Raises:
         CcropError: If a key of an earlier shard comes again.

@@ -42,7 +42,7 @@ def compute_boxes_with_ray(
     form: str = "parquet",
     max_bad: float = 1.0,
     workers: int | None = None,
-    gpus: float = 0.0,
+    gpu_share: float = 0.0,
     observer: Observer = SILENT,
 ) -> BoxSet:
     """Compute the box of every image of a source on a Ray cluster, and write a box set.
@@ -62,7 +62,7 @@ def compute_boxes_with_ray(
         form: `parquet` or `webdataset`.
         max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1].
         workers: How many workers; None: as many as fit into the cluster as it now is.
-        gpus: The GPUs that a worker asks for; 0.5 lets two share one.
+        gpu_share: The GPUs that a worker asks for; 0.5 lets two share one.
         observer: Hears how it goes, shard by shard; stages add up over all workers.
 
     Raises:
@@ -77,7 +77,7 @@ def compute_boxes_with_ray(
         settings: dict[str, Any] = {"batch_size": batch_size, "threads": threads}
         settings |= {"heatmaps": heatmaps, "form": form, "max_bad": max_bad}
         cores = threads or os.cpu_count() or 1
-        pool = _Pool(ray, cores, gpus, (source, open_localizer, folder, settings))
+        pool = _Pool(ray, cores, gpu_share, (source, open_localizer, folder, settings))
         first = pool.start()
         provenance = pool.result(first.provenance.remote())
         todo = [
@@ -97,7 +97,7 @@ def _imported() -> Any:
         import ray
     except ImportError as error:
         raise CcropError(
-            f"--engine ray needs Ray ({error}). Install it with `pip install "
+            f"the engine ray needs Ray ({error}). Install it with `pip install "
             "'ccrop-pipeline[ray]'` on every node."
         ) from error
     return ray
@@ -192,17 +192,17 @@ class _Pool:
         if not self.room():
             raise CcropError(
                 f"no node of the Ray cluster has {cpus} cores and {gpus:g} GPUs, which a worker "
-                "is to have: choose fewer --threads or GPUs a worker, or add nodes."
+                "is to have: choose fewer `threads` or a smaller `gpu_share`, or add nodes."
             )
 
     def room(self) -> int:
-        """How many workers fit into the cluster as it now is."""
+        """Return how many workers fit into the cluster as it now is."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         return sum(self._fitting(node) for node in nodes)
 
     def _fitting(self, node: dict[str, float]) -> int:
         fitting = int(node.get("CPU", 0) // self._cpus)
-        # A share of a GPU lies on one GPU.
+        # A share of a GPU is on one GPU.
         share = self._gpus
         if share >= 1:
             fitting = min(fitting, int(node.get("GPU", 0) // share))

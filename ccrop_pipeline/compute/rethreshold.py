@@ -1,4 +1,4 @@
-"""Boxes of another rule from heatmaps that are stored, without images and without the encoder."""
+"""Boxes by another rule from stored heatmaps, without images and without the encoder."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,15 +27,15 @@ _CHUNK = 4096  # heatmaps at a time
 
 def rethreshold(
     box_set: BoxSet,
-    folder: Path | str,
+    folder: str | Path,
     rule: BoxRule,
     *,
     observer: Observer = SILENT,
 ) -> BoxSet:
-    """Writes the box set that the same encoder would have given with another rule.
+    """Write the box set that the same encoder would have given with another rule.
 
     Boxes, statuses and files are those of computing anew, bit for bit. Complete shards that
-    already lie in the folder are kept, so what was stopped is taken up by doing it again.
+    are already in the folder are kept, so the same call goes on with what was stopped.
 
     Args:
         box_set: Boxes with heatmaps.
@@ -44,13 +44,13 @@ def rethreshold(
         observer: Hears how it goes.
 
     Raises:
-        CcropError: When the set has no heatmaps, or the folder holds boxes of something else.
+        CcropError: If the set has no heatmaps, or the folder holds boxes of something else.
     """
     made_by, form = box_set.manifest.provenance, box_set.manifest.form
     if made_by.localizer is None:
         raise CcropError(
             f"the boxes in {box_set.folder} come from no model ({made_by.rule}), so there are no "
-            "heatmaps to apply another rule to. Compute boxes with `ccrop boxes compute`"
+            "heatmaps to apply another rule to. Compute boxes with `ccrop boxes compute`."
         )
     provenance = replace(made_by, localizer=replace(made_by.localizer, **asdict(rule)))
     names = [entry.name for entry in box_set.manifest.shards]
@@ -61,7 +61,7 @@ def rethreshold(
                 raise CcropError(
                     f"the box set {box_set.folder} was written without heatmaps, so that no other "
                     "rule can be applied to it. Compute the boxes again, with the rule or with "
-                    "heatmaps"
+                    "heatmaps."
                 )
             write_shard(folder, name, _with_rule(table, rule, made_by.localizer), provenance, form)
             observer.images_done(len(table), name)

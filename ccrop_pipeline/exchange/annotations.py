@@ -16,8 +16,9 @@ from ccrop_pipeline.boxset import OK, BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
 
 # What edges are measured in: shares of the sides of the image, pixels of the stored image, or
-# pixels of an image of this width and height, of which the stored one may be another size.
+# pixels of an image with this width and height: the stored one may have another size.
 Frame = Literal["shares", "stored"] | tuple[int, int]
+_LISTS = {"classes.txt"}  # names of the classes, which labelling tools put beside the labels
 
 
 class Annotated(NamedTuple):
@@ -49,6 +50,91 @@ class Annotations:
     digest: str
 
 
+def read_yolo(folder: str | Path) -> Annotations:
+    """Find the label files in a folder at any depth; each is read when its image comes.
+
+    An empty file says that its image has no object.
+
+    Raises:
+        CcropError: If there is none.
+    """
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*.txt") if path.name not in _LISTS)
+    if not files:
+        raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+    return Annotations("yolo", names, partial(_read_labels, folder), folder_digest(folder, files))
+
+
+def _read_labels(folder: Path, name: str) -> Annotated:
+    path = folder / f"{name}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    centres = np.array(rows, np.float64).reshape(-1, 4)
+    half = centres[:, 2:] / 2
+    corners = np.concatenate([centres[:, :2] - half, centres[:, :2] + half], axis=1)
+    return Annotated(corners, "shares")
+
+
+def _numbers(path: Path, number: int, line: str) -> list[float]:
+    words = line.split()
+    try:
+        # A sixth word is the confidence of a detector.
+        if len(words) not in (5, 6):
+            raise ValueError(f"words: {len(words)}")
+        return [float(word) for word in words[1:5]]
+    except ValueError as error:
+        raise CcropError(
+            f"{path} line {number} is no box ({error}): {line[:80]!r}. Expected are class, x and y "
+            "of the centre, width and height, all as shares of the image; polygons are not read."
+        ) from error
+
+
+def read_masks(folder: str | Path) -> Annotations:
+    """Find the PNG files in a folder at any depth; each is decoded when its image comes.
+
+    Raises:
+        CcropError: If there is none.
+    """
+    folder = Path(folder)
+    files = sorted(folder.rglob("*.png"))
+    if not files:
+        raise CcropError(f"{folder} holds no masks *.png. Check the path.")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return Annotations("masks", names, partial(_read_mask, folder), folder_digest(folder, files))
+
+
+def _read_mask(folder: Path, name: str) -> Annotated:
+    try:
+        with Image.open(folder / name) as mask:
+            # The numbers of a palette's colours, and grey of any depth, are kept as they are.
+            pixels = np.asarray(mask)
+            transparent = mask.mode in ("LA", "RGBA")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CcropError(f"the mask {folder / name} cannot be decoded: {error}") from error
+    if transparent:
+        pixels = pixels[..., :-1]
+    content = pixels != 0 if pixels.ndim == 2 else (pixels != 0).any(axis=-1)
+    height, width = content.shape
+    return Annotated(_box(content), (width, height))
+
+
+def _box(content: NDArray[np.bool_]) -> NDArray[np.float64]:
+    columns, rows = (np.flatnonzero(content.any(axis=axis)) for axis in (0, 1))
+    if not len(rows):
+        return np.empty((0, 4))
+    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+    return np.array([edges], np.float64)
+
+
+def folder_digest(root: Path, files: Iterable[Path]) -> str:
+    """Hash files with their paths below a folder; lower-case hex."""
+    whole = hashlib.sha256()
+    for path in files:
+        whole.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
+    return whole.hexdigest()
+
+
 def grouped(names: Iterable[str], boxes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Gather boxes by name; rows with a NaN name their image and give it no box.
 
@@ -74,94 +160,8 @@ def expect_shares(boxes: NDArray[np.float64], where: Path) -> None:
     if len(boxes) and np.nanmax(boxes, initial=0) >= 2:
         raise CcropError(
             f"{where} has edges as large as {np.nanmax(boxes):g}, which are no shares of the "
-            "image. If they are pixels of the stored images, say so: --pixels."
+            "image. If they are pixels of the stored images, set `pixels`."
         )
-
-
-def folder_digest(root: Path, files: Iterable[Path]) -> str:
-    """Hash files with their paths below a folder; lower-case hex."""
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
-    return whole.hexdigest()
-
-
-_LISTS = {"classes.txt"}  # names of the classes, which labelling tools put beside the labels
-
-
-def read_yolo(folder: Path) -> Annotations:
-    """Find the label files in a folder at any depth; each is read when its image comes.
-
-    An empty file says that its image has no object.
-
-    Raises:
-        CcropError: If there is none.
-    """
-    files = sorted(path for path in folder.rglob("*.txt") if path.name not in _LISTS)
-    if not files:
-        raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
-    return Annotations("yolo", names, partial(_read_labels, folder), folder_digest(folder, files))
-
-
-def _read_labels(folder: Path, name: str) -> Annotated:
-    path = folder / f"{name}.txt"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    centres = np.array(rows, np.float64).reshape(-1, 4)
-    half = centres[:, 2:] / 2
-    corners = np.concatenate([centres[:, :2] - half, centres[:, :2] + half], axis=1)
-    return Annotated(corners, "shares")
-
-
-def _numbers(path: Path, number: int, line: str) -> list[float]:
-    words = line.split()
-    try:
-        # A sixth word is the confidence of a detector.
-        if len(words) not in (5, 6):
-            raise ValueError(f"{len(words)} words")
-        return [float(word) for word in words[1:5]]
-    except ValueError as error:
-        raise CcropError(
-            f"{path} line {number} is no box ({error}): {line[:80]!r}. Expected are class, x and y "
-            "of the centre, width and height, all as shares of the image; polygons are not read."
-        ) from error
-
-
-def read_masks(folder: Path) -> Annotations:
-    """Find the PNG files in a folder at any depth; each is decoded when its image comes.
-
-    Raises:
-        CcropError: If there is none.
-    """
-    files = sorted(folder.rglob("*.png"))
-    if not files:
-        raise CcropError(f"{folder} holds no masks *.png. Check the path.")
-    names = [path.relative_to(folder).as_posix() for path in files]
-    return Annotations("masks", names, partial(_read_mask, folder), folder_digest(folder, files))
-
-
-def _read_mask(folder: Path, name: str) -> Annotated:
-    try:
-        with Image.open(folder / name) as mask:
-            # The numbers of a palette's colours, and grey of any depth, are kept as they are.
-            pixels = np.asarray(mask)
-            transparent = mask.mode in ("LA", "RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CcropError(f"the mask {folder / name} cannot be decoded: {error}") from error
-    if transparent:
-        pixels = pixels[..., :-1]
-    content = pixels != 0 if pixels.ndim == 2 else (pixels != 0).any(axis=-1)
-    height, width = content.shape
-    return Annotated(_box(content), (width, height))
-
-
-def _box(content: np.ndarray) -> np.ndarray:
-    columns, rows = (np.flatnonzero(content.any(axis=axis)) for axis in (0, 1))
-    if not len(rows):
-        return np.empty((0, 4))
-    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    return np.array([edges], np.float64)
 
 
 def found_boxes(table: BoxTable) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -1,7 +1,7 @@
 """COCO detection JSON: `bbox` is left, top, width and height in pixels.
 
 The format is that of Lin et al., "Microsoft COCO: Common Objects in Context" (arXiv 1405.0312), as
-its data are published. Of an entry only `images` (`id`, `file_name`, `width`, `height`) and
+its data are published. Only `images` (`id`, `file_name`, `width`, `height`) and
 `annotations` (`image_id`, `bbox`, `iscrowd`) count here.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import BoxSet
@@ -23,12 +24,13 @@ from ccrop_pipeline.exchange.annotations import (
 )
 
 
-def read_coco(path: Path) -> Annotations:
+def read_coco(path: str | Path) -> Annotations:
     """Read the boxes of all images, those of crowds left out: they surround many objects.
 
     Raises:
         CcropError: If the file is no such JSON, or names two images alike.
     """
+    path = Path(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         images = {image["id"]: image for image in data["images"]}
@@ -54,7 +56,7 @@ def read_coco(path: Path) -> Annotations:
     return Annotations("coco", list(found), found.__getitem__, sha256_of(path))
 
 
-def _array(boxes: list[list[float]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _array(boxes: list[list[float]]) -> NDArray[np.float64]:
     return np.array(boxes, np.float64).reshape(-1, 4)
 
 

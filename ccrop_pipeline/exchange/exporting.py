@@ -13,12 +13,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels
 from ccrop_pipeline.exchange.coco import write_coco
 
-# `metadata.parquet`, which Hugging Face datasets read beside a folder of images.
-#
-# `load_dataset("imagefolder", data_dir=...)` joins its column `file_name` to the files and adds the
-# others: `objects` with `bbox`, left, top, width and height in pixels, and `categories`.
-
-
+FILES: Final = ("coco", "hf")
 METADATA: Final = "metadata.parquet"
 _OBJECTS: Final = pa.struct(
     [("bbox", pa.list_(pa.list_(pa.float64()))), ("categories", pa.list_(pa.int64()))]
@@ -26,8 +21,52 @@ _OBJECTS: Final = pa.struct(
 _SCHEMA: Final = pa.schema([("file_name", pa.string()), ("objects", _OBJECTS)])
 
 
+def export_file(
+    box_set: BoxSet,
+    out: str | Path,
+    form: str,
+    *,
+    suffix: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Write a box set as one file of another form.
+
+    Boxes that a sampler may draw from are all written, and not their union.
+
+    Args:
+        box_set: The boxes.
+        out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written.
+        form: `coco` or `hf`.
+        suffix: What is put behind each key to make a file name, such as `.jpg`.
+        overwrite: Whether to replace a file.
+
+    Returns:
+        The file.
+
+    Raises:
+        CcropError: If the file is there and may not be replaced, or its folder is not there.
+        ValueError: If the form is not known.
+    """
+    if form not in FILES:
+        raise ValueError(f"form must be one of {FILES}, not {form!r}")
+    path = Path(out, METADATA) if form == "hf" else Path(out)
+    if path.is_dir():
+        raise CcropError(f"{path} is a folder: name the {form} file to write.")
+    if path.exists() and not overwrite:
+        raise CcropError(f"{path} is already there. Choose another name, or set `overwrite`.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write = write_metadata if form == "hf" else write_coco
+    with written_aside(path, replace=overwrite) as aside:
+        write(box_set, aside, suffix)
+    return path
+
+
 def write_metadata(box_set: BoxSet, path: Path, suffix: str) -> None:
     """Write a row an image; its list is empty where its box is no find.
+
+    `metadata.parquet` is what Hugging Face datasets read beside a folder of images:
+    `load_dataset("imagefolder", data_dir=...)` joins its column `file_name` to the files and adds
+    the others: `objects` with `bbox`, left, top, width and height in pixels, and `categories`.
 
     Args:
         box_set: The boxes.
@@ -50,41 +89,3 @@ def _rows(table: BoxTable, suffix: str) -> Any:
     objects = pa.StructArray.from_arrays([bbox, categories], names=["bbox", "categories"])
     names = pa.array([key + suffix for key in table.keys], pa.string())
     return pa.Table.from_arrays([names, objects.cast(_OBJECTS)], schema=_SCHEMA)
-
-
-FILES: Final = ("coco", "hf")
-
-
-def export_file(
-    box_set: BoxSet, out: Path, form: str, suffix: str = "", overwrite: bool = False
-) -> Path:
-    """Write a box set as one file of another form.
-
-    Boxes that a sampler may draw from are all written, and not their union.
-
-    Args:
-        box_set: The boxes.
-        out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written.
-        form: `coco` or `hf`.
-        suffix: What is put behind each key to make a file name, such as `.jpg`.
-        overwrite: Whether to replace a file.
-
-    Returns:
-        The file.
-
-    Raises:
-        CcropError: If the file is there and may not be replaced, or its folder is not there.
-        ValueError: If the form is not known.
-    """
-    if form not in FILES:
-        raise ValueError(f"form must be one of {FILES}, not {form!r}")
-    path = out / METADATA if form == "hf" else out
-    if path.is_dir():
-        raise CcropError(f"{path} is a folder: name the {form} file to write.")
-    if path.exists() and not overwrite:
-        raise CcropError(f"{path} is already there. Choose another name, or set `overwrite`.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write = write_metadata if form == "hf" else write_coco
-    with written_aside(path, replace=overwrite) as aside:
-        write(box_set, aside, suffix)
-    return path

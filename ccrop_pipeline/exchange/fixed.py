@@ -35,13 +35,40 @@ from ccrop_pipeline.images import (
 # From key, width and height in pixels to boxes, float32 (k, 4); none for an image without content.
 Place = Callable[[str, int, int], NDArray[np.float32]]
 
+# SimCCrop: half of the height and of the width, in the middle. From the README of the code of
+# ContrastiveCrop (Peng et al., CVPR 2022, arXiv 2202.03278); the paper does not have it.
+CENTRE_BOX: Final = (0.25, 0.25, 0.75, 0.75)
+BOXES: Final = {"centre": CENTRE_BOX, "full": FULL_BOX}
 _FULL = np.array([FULL_BOX], np.float32)
 _UNREAD = ImageHeader(0, 0, 1)
+
+
+def fixed_boxes(
+    source: Source,
+    folder: str | Path,
+    name: Literal["centre", "full"],
+    *,
+    observer: Observer = SILENT,
+) -> BoxSet:
+    """Write a box set with one box for all images.
+
+    Args:
+        source: Images.
+        folder: Where the box set goes; complete shards of the same are kept.
+        name: `centre` for SimCCrop's box, `full` for the whole image.
+        observer: Hears how it goes.
+
+    Raises:
+        CcropError: If the folder holds other boxes, or the source cannot be read.
+    """
+    boxes = np.array([BOXES[name]], np.float32)
+    return write_boxes(source, folder, rule=name, place=lambda *_: boxes, observer=observer)
 
 
 def write_boxes(
     source: Source,
     folder: str | Path,
+    *,
     rule: str,
     place: Place,
     several: bool = False,
@@ -49,8 +76,8 @@ def write_boxes(
 ) -> BoxSet:
     """Write a box for every image of a source.
 
-    Complete shards of the same rule and source that already lie in the folder are kept, and
-    nothing is overwritten. Of an image only the header is decoded.
+    Complete shards of the same rule and source that are already in the folder are kept, and
+    nothing is overwritten. Only the header of an image is decoded.
 
     Args:
         source: Images.
@@ -71,17 +98,19 @@ def write_boxes(
         libraries={name: version(name) for name in ("ccrop-pipeline", "numpy", "pillow")},
     )
     for shard in source.shards:
-        # All are looked at before the first is written: of other boxes none is touched.
+        # All are looked at before the first is written: other boxes are not touched.
         shard_is_complete(folder, shard, provenance)
     for shard in source.shards:
         if not shard_is_complete(folder, shard, provenance):
-            table = _table(source.read(shard), place, several, observer)
+            table = _table(source.read(shard), place, observer, several=several)
             write_shard(folder, shard, table, provenance)
     write_manifest(folder, source.shards, provenance)
     return BoxSet.open(folder)
 
 
-def _table(samples: Iterable[Sample], place: Place, several: bool, observer: Observer) -> BoxTable:
+def _table(
+    samples: Iterable[Sample], place: Place, observer: Observer, *, several: bool
+) -> BoxTable:
     keys, headers, hashes, status, rows = [], [], [], [], []
     for sample in samples:
         header, boxes = _one(sample, place)
@@ -109,30 +138,3 @@ def _one(sample: Sample, place: Place) -> tuple[ImageHeader, NDArray[np.float32]
     except UnreadableImage:
         return _UNREAD, _FULL[:0]
     return header, place(sample.key, header.width, header.height)
-
-
-# SimCCrop: half of the height and of the width, in the middle. From the README of the code of
-# ContrastiveCrop (Peng et al., CVPR 2022, arXiv 2202.03278); the paper does not have it.
-CENTRE_BOX: Final = (0.25, 0.25, 0.75, 0.75)
-BOXES: Final = {"centre": CENTRE_BOX, "full": FULL_BOX}
-
-
-def fixed_boxes(
-    source: Source,
-    folder: str | Path,
-    name: Literal["centre", "full"],
-    observer: Observer = SILENT,
-) -> BoxSet:
-    """Write a box set with one box for all images.
-
-    Args:
-        source: Images.
-        folder: Where the box set goes; complete shards of the same are kept.
-        name: `centre` for SimCCrop's box, `full` for the whole image.
-        observer: Hears how it goes.
-
-    Raises:
-        CcropError: If the folder holds other boxes, or the source cannot be read.
-    """
-    boxes = np.array([BOXES[name]], np.float32)
-    return write_boxes(source, folder, name, lambda *_: boxes, observer=observer)

@@ -1,4 +1,4 @@
-"""Boxes of another tool, joined to a source by key, as a box set."""
+"""Boxes from another tool, joined to a source by key, as a box set."""
 
 import re
 from collections import Counter
@@ -17,70 +17,10 @@ from ccrop_pipeline.exchange.annotations import Annotated, Annotations
 from ccrop_pipeline.exchange.fixed import write_boxes
 from ccrop_pipeline.images import Source, tar_key
 
-
-def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
-    """Find for each key the name of its annotation.
-
-    A key and a name belong together if they are equal; else if they are equal without their file
-    extensions, with dots as `ccrop data pack` changes them; else if their last parts are, with
-    the extension; else without it. All but the first count only where no other key and no other
-    name could be meant.
-
-    Args:
-        names: What the images are called in the annotations; unique.
-        keys: What they are called in the source; unique.
-
-    Returns:
-        Names by key, without the keys that have none.
-    """
-    equal = set(names).intersection(keys)
-    found, taken = dict(zip(equal, equal, strict=True)), set(equal)
-    for form in (_packed, _last_part, _stem):
-        names_by_form = _unique(names, form)
-        for short, key in _unique(keys, form).items():
-            name = names_by_form.get(short)
-            if name is not None and key not in found and name not in taken:
-                found[key] = name
-                taken.add(name)
-    return found
-
-
-def refuse_no_match(names: Sequence[str], keys: Sequence[str], where: str) -> None:
-    """Raise the error for annotations of other images.
-
-    Raises:
-        CcropError: Always.
-    """
-    raise CcropError(
-        f"none of the {len(names)} annotated images is among the {len(keys)} of {where}: the "
-        f"annotations name {_some(names)}, the source {_some(keys)}. Give the images that were "
-        "annotated, or change the names; nothing was written."
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:3]) or "nothing"
-
-
-def _unique(names: Sequence[str], form: Callable[[str], str]) -> dict[str, str]:
-    count = Counter(map(form, names))
-    return {form(name): name for name in names if count[form(name)] == 1}
-
-
-def _packed(name: str) -> str:
-    # As `ccrop data pack` names members: without extension, and without other dots.
-    return tar_key(name) if _last_part(name) and "\0" not in name else name
-
-
-def _last_part(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _stem(name: str) -> str:
-    return _packed(_last_part(name))
-
-
 _FORMS = re.compile(r"union|largest|keep:([1-9]\d*)")
+
+# YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
+_BEYOND = 1e-5
 
 
 @dataclass(frozen=True)
@@ -100,7 +40,7 @@ class Several:
     def __post_init__(self) -> None:
         """Refuse what is no rule."""
         if not _FORMS.fullmatch(self.text):
-            raise ValueError(f"{self.text!r} is not union, largest or keep:K with K at least 1")
+            raise ValueError(f"{self.text!r} is not union, largest or keep:K with K at least 1.")
 
     @property
     def keeps_choices(self) -> bool:
@@ -115,7 +55,7 @@ class Several:
 
         Returns:
             float32 (j, 4): for `union` and `largest` one box, for `keep:K` at most K, the largest
-            first. Of equally large ones those go first that came first.
+            first. Equally large ones stay in their order.
         """
         if self.text == "union":
             return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
@@ -125,9 +65,6 @@ class Several:
 
 
 UNION: Final = Several()
-
-# YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
-_BEYOND = 1e-5
 
 
 @dataclass
@@ -171,7 +108,7 @@ def import_boxes(
         source: Images.
         annotations: Boxes in the frame of the stored images, without EXIF orientation.
         folder: Where the box set goes; complete shards of the same are kept.
-        several: What becomes of images with several boxes.
+        several: How images with several boxes are treated.
         observer: Hears how it goes.
 
     Returns:
@@ -187,7 +124,14 @@ def import_boxes(
         refuse_no_match(annotations.names, keys, source.location)
     placing = _Placing(annotations, name_of, several)
     rule = f"import {annotations.kind}, {several.text}, sha256 {annotations.digest}"
-    box_set = write_boxes(source, folder, rule, placing, several.keeps_choices, observer)
+    box_set = write_boxes(
+        source,
+        folder,
+        rule=rule,
+        place=placing,
+        several=several.keeps_choices,
+        observer=observer,
+    )
     placing.count_again(box_set)
     counts = placing.counts
     counts.matched = len(name_of)
@@ -213,7 +157,7 @@ class _Placing:
     seen: set[str] = field(default_factory=set)
 
     def __call__(self, key: str, width: int, height: int) -> NDArray[np.float32]:
-        """Boxes of an image, float32 (k, 4), k = 0 where there is none."""
+        """Return the boxes of an image, float32 (k, 4), k = 0 where there is none."""
         self.seen.add(key)
         nothing = np.empty((0, 4), np.float32)
         name = self.name_of.get(key)
@@ -273,3 +217,65 @@ def _same_shape(frame: tuple[int, int], stored: tuple[int, int]) -> bool:
     # Resized, both sides are rounded to pixels: each is off by less than one.
     turned = (width, height) == (h, w)
     return not turned and abs(width * h - height * w) < width + height
+
+
+def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """Find for each key the name of its annotation.
+
+    A key and a name belong together if they are equal; else if they are equal without their file
+    extensions, with dots as `ccrop data pack` changes them; else if their last parts are, with
+    the extension; else without it. All but the first count only where no other key and no other
+    name could be meant.
+
+    Args:
+        names: What the images are called in the annotations; unique.
+        keys: What they are called in the source; unique.
+
+    Returns:
+        Names by key, without the keys that have none.
+    """
+    equal = set(names).intersection(keys)
+    found, taken = dict(zip(equal, equal, strict=True)), set(equal)
+    for form in (_packed, _last_part, _stem):
+        names_by_form = _unique(names, form)
+        for short, key in _unique(keys, form).items():
+            name = names_by_form.get(short)
+            if name is not None and key not in found and name not in taken:
+                found[key] = name
+                taken.add(name)
+    return found
+
+
+def _unique(names: Sequence[str], form: Callable[[str], str]) -> dict[str, str]:
+    count = Counter(map(form, names))
+    return {form(name): name for name in names if count[form(name)] == 1}
+
+
+def _packed(name: str) -> str:
+    # As `ccrop data pack` names members: without extension, and without other dots.
+    return tar_key(name) if _last_part(name) and "\0" not in name else name
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return _packed(_last_part(name))
+
+
+def refuse_no_match(names: Sequence[str], keys: Sequence[str], where: str) -> None:
+    """Raise the error for annotations of other images.
+
+    Raises:
+        CcropError: Always.
+    """
+    raise CcropError(
+        f"none of the {len(names)} annotated images is among the {len(keys)} of {where}: the "
+        f"annotations name {_some(names)}, the source {_some(keys)}. Give the images that were "
+        "annotated, or change the names; nothing was written."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names[:3]) or "nothing"

@@ -1,4 +1,4 @@
-"""CSV: one box a line, with the key of its image."""
+"""Boxes from tables: CSV, one box a line, and NumPy archives, each with the keys of the images."""
 
 import zipfile
 from pathlib import Path
@@ -15,6 +15,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
+    Frame,
     expect_shares,
     grouped,
 )
@@ -23,7 +24,7 @@ EDGES: Final = ("x_min", "y_min", "x_max", "y_max")
 _KEYS: Final = ("key", "file_name", "filename", "image", "path")
 
 
-def read_csv(path: Path, pixels: bool) -> Annotations:
+def read_csv(path: str | Path, *, pixels: bool = False) -> Annotations:
     """Read boxes from a table with a header.
 
     Columns are `key` (or `file_name`, `filename`, `image`, `path`) and `x_min`, `y_min`, `x_max`,
@@ -37,6 +38,7 @@ def read_csv(path: Path, pixels: bool) -> Annotations:
     Raises:
         CcropError: If it is no such table, or the numbers are pixels and that was not said.
     """
+    path = Path(path)
     texts = dict.fromkeys((*_KEYS, "status"), pa.string())
     options = pc.ConvertOptions(column_types=texts | dict.fromkeys(EDGES, pa.float64()))
     try:
@@ -55,23 +57,13 @@ def read_csv(path: Path, pixels: bool) -> Annotations:
         boxes[table["status"].to_numpy() != STATUSES[OK]] = np.nan
     if not pixels:
         expect_shares(boxes, path)
-    return _annotations(table[key].to_pylist(), boxes, "csv", path, pixels)
+    return _annotations(grouped(table[key].to_pylist(), boxes), "csv", path, pixels=pixels)
 
 
-def _annotations(names: list[str], boxes: Any, kind: str, path: Path, pixels: bool) -> Annotations:
-    found = grouped(names, boxes)
-    digest = sha256_of(path)
-    if pixels:
-        return Annotations(
-            f"{kind} in pixels", list(found), lambda n: Annotated(found[n], "stored"), digest
-        )
-    return Annotations(kind, list(found), lambda n: Annotated(found[n], "shares"), digest)
-
-
-def read_npz(path: Path, pixels: bool) -> Annotations:
+def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
     """Read boxes from an archive of either layout.
 
-    Either `keys`, text (n,), and `boxes`, numbers (n, 4), with a key as often as it has boxes, and
+    Either `keys`, text (n,), and `boxes`, numbers (n, 4), a key as often as it has boxes, and
     perhaps `status`, text (n,), where anything but `ok` says that the image has no box. Or an
     array for each image, named by its key, of shape (k, 4) or (4,).
 
@@ -82,6 +74,7 @@ def read_npz(path: Path, pixels: bool) -> Annotations:
     Raises:
         CcropError: If it is no such archive, or the numbers are pixels and that was not said.
     """
+    path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -95,11 +88,16 @@ def read_npz(path: Path, pixels: bool) -> Annotations:
     if not pixels:
         for boxes in found.values():
             expect_shares(boxes, path)
-    frame: Any = "stored" if pixels else "shares"
-    kind = "npz in pixels" if pixels else "npz"
-    return Annotations(
-        kind, list(found), lambda name: Annotated(found[name], frame), sha256_of(path)
-    )
+    return _annotations(found, "npz", path, pixels=pixels)
+
+
+def _annotations(
+    found: dict[str, NDArray[np.float64]], kind: str, path: Path, *, pixels: bool
+) -> Annotations:
+    frame: Frame = "stored" if pixels else "shares"
+    if pixels:
+        kind += " in pixels"
+    return Annotations(kind, list(found), lambda n: Annotated(found[n], frame), sha256_of(path))
 
 
 def _table(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:

@@ -1,7 +1,7 @@
 """Where images come from: tars here or elsewhere, folders, Parquet, torchvision, and scenes.
 
 A source hands out encoded bytes in stored order, shard by shard, or by position through its
-index; it decodes nothing. ``open_source`` recognises what lies on disk, and ``pack`` turns any
+index; it decodes nothing. `open_source` recognises what is on disk, and `pack` turns any
 source into WebDataset tars. Importing this loads no torch.
 """
 

@@ -15,6 +15,30 @@ try:
 except ImportError:  # Pillow does it, at half the speed
     simplejpeg = None
 
+_EXIF = b"Exif\0\0"
+# What may hold the orientation of a PNG, before its pixels or after them.
+_PNG_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+# Those torchvision.datasets.ImageFolder takes, with GIF and bitmaps of one bit.
+IMAGE_EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "pbm", "tif", "tiff", "gif")
+)
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+    (b"BM", "bmp"),
+    (b"P1", "pbm"),
+    (b"P4", "pbm"),
+    (b"P2", "pgm"),
+    (b"P5", "pgm"),
+    (b"P3", "ppm"),
+    (b"P6", "ppm"),
+)
+
 
 class UnreadableImage(CcropError):  # noqa: N818 - it names what was met, as its readers say it
     """The bytes are no image, a damaged one, or one too large to be meant."""
@@ -60,11 +84,6 @@ def _open(image: bytes) -> Image.Image:
         if without_exif == image:
             raise
         return Image.open(io.BytesIO(without_exif))
-
-
-_EXIF = b"Exif\0\0"
-# What may hold the orientation of a PNG, before its pixels or after them.
-_PNG_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 class ImageHeader(NamedTuple):
@@ -141,7 +160,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
     """Decode an image, a JPEG at a fraction of its size if that is wanted.
 
     A JPEG decoder can leave out the high frequencies of its blocks and so decode straight to a
-    half or a quarter of the size, in about half the time. Pixel i then stands for the pixels
+    half or a quarter of the size, in about half the time. Pixel i then covers the pixels
     [i * reduction, (i + 1) * reduction) of the stored image.
 
     Args:
@@ -153,7 +172,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
         that was made.
 
     Raises:
-        UnreadableImage: As `decode`.
+        UnreadableImage: If the image cannot be decoded, see `decode`.
     """
     width, height = stored_size(image)
     reduced = -(-width // reduction), -(-height // reduction)
@@ -175,7 +194,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
 def _unreadable(image: bytes, error: Exception) -> UnreadableImage:
     return UnreadableImage(
         f"cannot decode {len(image)} bytes as an image: {error or type(error).__name__}; "
-        "re-create the file or leave it out"
+        "re-create the file or leave it out."
     )
 
 
@@ -191,36 +210,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-# Those torchvision.datasets.ImageFolder takes, with GIF and bitmaps of one bit.
-IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "pbm", "tif", "tiff", "gif")
-)
-
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-    (b"BM", "bmp"),
-    (b"P1", "pbm"),
-    (b"P4", "pbm"),
-    (b"P2", "pgm"),
-    (b"P5", "pgm"),
-    (b"P3", "ppm"),
-    (b"P6", "ppm"),
-)
-
-
 def extension_by_content(image: bytes) -> str | None:
-    """Return the extension that fits the first bytes, ``None`` if no known format does."""
+    """Return the extension that fits the first bytes, `None` if no known format does."""
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
     return next((extension for magic, extension in _MAGIC if image.startswith(magic)), None)
 
 
 def extension_by_name(name: str) -> str | None:
-    """Return the lower-case image extension of a file name or key, ``None`` without one."""
+    """Return the lower-case image extension of a file name or key, `None` without one."""
     extension = PurePosixPath(name).suffix[1:].lower()
     return extension if extension in IMAGE_EXTENSIONS else None

@@ -20,7 +20,7 @@ class FolderSource:
     """Image files below a folder, keyed by relative POSIX path and sorted by it.
 
     The label is the position of the first-level folder among those that hold images; images
-    that lie directly in `root` have none. Hidden files and folders are passed over.
+    directly in `root` have none. Hidden files and folders are passed over.
     `FILE.json` beside `FILE.jpg` is its annotation.
 
     Attributes:

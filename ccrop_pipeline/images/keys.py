@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.errors import CcropError
 
+IMAGES_PER_SHARD = 65_536
+
 
 class Keys(Sequence[str]):
     """An immutable list of keys in one Arrow buffer.
@@ -69,9 +71,6 @@ def refuse_duplicates(
         f"key {keys[pair[1]]!r} occurs twice: {places[0]} and {places[1]}. "
         f"Boxes meet images by key, so keys must be unique: {advice}"
     )
-
-
-IMAGES_PER_SHARD = 65_536
 
 
 def numbered_shards(name: str, count: int) -> dict[str, range]:

@@ -36,10 +36,10 @@ def open_source(
 
     Args:
         spec: A folder (tars on its first level go before Parquet files, and those before
-            images at any depth), one ``.tar`` or ``.parquet`` file, a glob pattern, or a
-            pattern with braces: ``{000..009}`` counts, ``{a,b}`` enumerates, as in a shell.
-            Or tars that are only read in order: addresses that fsspec knows (``s3://…``,
-            ``https://…``), or shell commands that write a tar (``pipe:…``), with the same
+            images at any depth), one `.tar` or `.parquet` file, a glob pattern, or a
+            pattern with braces: `{000..009}` counts, `{a,b}` enumerates, as in a shell.
+            Or tars that are only read in order: addresses that fsspec knows (`s3://…`,
+            `https://…`), or shell commands that write a tar (`pipe:…`), with the same
             patterns; commands have braces only. Or, where nothing of that name is there, the
             name of a torchvision data set in any case, such as `cifar10`.
         split: Of a torchvision data set: `train` or `test`.
@@ -82,7 +82,7 @@ def absolute_spec(spec: str | Path) -> str:
         return str(path.absolute())
     if Path(next(expand_braces(str(path)))).is_absolute():
         return str(path)
-    # A pattern: what stands before it must not be taken for a part of it.
+    # A pattern: what is before it must not be taken for a part of it.
     return f"{escape(str(Path.cwd()))}/{location}"
 
 
@@ -93,9 +93,9 @@ def _is_place(spec: str | Path) -> bool:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Return the strings a pattern with braces stands for, as in a shell.
+    """Return the strings that a pattern with braces means, as in a shell.
 
-    A pattern with a brace that has no partner stands for itself, and so does a backslash.
+    A pattern with a brace that has no partner means itself, and so does a backslash.
     """
     try:
         return braceexpand(pattern, escape=False)
@@ -122,7 +122,7 @@ def _open_files(location: str, paths: tuple[Path, ...]) -> Source:
     if kinds == {".parquet"}:
         return ParquetSource(location, paths)
     raise CcropError(
-        f"{location} stands for files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
+        f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
     )
 
 

@@ -17,7 +17,7 @@ from ccrop_pipeline.images.source import Sample, Source, write_classes
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What ``pack`` wrote.
+    """What `pack` wrote.
 
     Attributes:
         out: The folder.
@@ -41,10 +41,10 @@ def pack(
     max_bytes: int = 500_000_000,
     observer: Observer = SILENT,
 ) -> PackSummary:
-    """Write ``OUT/PREFIX-000000.tar`` and so on: images unchanged, labels, annotations.
+    """Write `OUT/PREFIX-000000.tar` and so on: images unchanged, labels, annotations.
 
-    The same samples give the same bytes. Everything is written into ``OUT.partial``, which is
-    renamed when complete; a run that was stopped leaves no ``OUT``, and the next starts anew.
+    The same samples give the same bytes. Everything is written into `OUT.partial`, which is
+    renamed when complete; a run that was stopped leaves no `OUT`, and the next starts anew.
     Images are not decoded: damaged ones are packed as they are.
 
     Args:
@@ -57,10 +57,10 @@ def pack(
         observer: Hears of each finished shard.
 
     Raises:
-        CcropError: If ``out`` is not empty, two keys become one, or there are no samples.
+        CcropError: If `out` is not empty, two keys become one, or there are no samples.
     """
     if max_images < 1 or max_bytes < 1:
-        raise ValueError(f"max_images={max_images} and max_bytes={max_bytes} must be at least 1")
+        raise ValueError(f"max_images={max_images} and max_bytes={max_bytes} must be at least 1.")
     out = Path(out)
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise CcropError(f"{out} is not empty. Choose another folder, or remove it first.")
@@ -89,7 +89,7 @@ def tar_key(key: str) -> str:
     """Turn a key into one that a tar member can carry.
 
     The image extension goes, since the member's own follows; other dots in the last part
-    become ``_``, since WebDataset ends a key at the first of them.
+    become `_`, since WebDataset ends a key at the first of them.
 
     Raises:
         CcropError: If the key has no last part or holds a NUL character.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ccrop_pipeline.errors import CcropError
 
 Part = TypeVar("Part")
+CLASSES_FILE = "classes.txt"
 FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
 
 
@@ -25,7 +26,7 @@ class Sample(NamedTuple):
         key: Stable name of the image in its source.
         image: Encoded bytes, never decoded here.
         label: Class index, `None` where unknown.
-        annotation: Raw JSON that lies beside the image, `None` where there is none.
+        annotation: Raw JSON beside the image, `None` where there is none.
     """
 
     key: str
@@ -139,11 +140,8 @@ def known_label(value: Any) -> int | None:
     return None if value is None or int(value) < 0 else int(value)
 
 
-CLASSES_FILE = "classes.txt"
-
-
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """Return the class names that lie in a folder, none where there is no such file."""
+    """Return the class names that are in a folder, none where there is no such file."""
     path = folder / CLASSES_FILE
     return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
 

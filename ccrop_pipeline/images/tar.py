@@ -22,6 +22,8 @@ from ccrop_pipeline.images.source import (
     read_classes,
 )
 
+MAX_OPEN = 256  # a quarter of the usual limit of 1024 descriptors a process
+
 
 class Extent(NamedTuple):
     """A run of bytes in a file."""
@@ -30,7 +32,7 @@ class Extent(NamedTuple):
     size: int
 
 
-# Where the content of a member lies, or the content itself where a tar is read only once.
+# Where the content of a member is, or the content itself where a tar is read only once.
 Content = TypeVar("Content", Extent, bytes)
 
 
@@ -49,125 +51,6 @@ class Member(NamedTuple, Generic[Content]):
     key: str
     extension: str
     content: Content
-
-
-def scan(path: Path) -> Iterator[Entry[Extent]]:
-    """Yield the samples of a tar in stored order, reading headers only.
-
-    Raises:
-        CcropError: If the tar is damaged, a sample has no image or two, or a key comes back.
-    """
-    return group(_members(path), str(path))
-
-
-def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
-    """Yield the samples that the members of the tar `where` make up.
-
-    Members are grouped as WebDataset does it: the members of a sample follow each other.
-
-    Raises:
-        CcropError: If a sample has no image or two, or a key comes back.
-    """
-    seen: dict[str, int] = {}
-    for position, (key, of_sample) in enumerate(groupby(members, lambda m: m.key)):
-        if key in seen:
-            raise CcropError(
-                f"key {key!r} occurs twice in {where}: samples {seen[key]} and {position}. "
-                "Files of one sample must follow each other and keys must be unique: pack again."
-            )
-        seen[key] = position
-        yield _entry(key, of_sample, where)
-
-
-def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Split the name of a file in a tar as WebDataset does it, `None` for what is no sample's.
-
-    The key is the path up to the first dot of its last part, the rest the extension.
-    """
-    folder, slash, name = info.name.rpartition("/")
-    stem, dot, extension = name.partition(".")
-    return (folder + slash + stem, extension.lower()) if info.isfile() and stem and dot else None
-
-
-def open_tar(path: Path) -> BinaryIO:
-    """Open a tar's bytes; `CcropError` where that fails."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise CcropError(
-            f"{path} cannot be opened ({error.strerror}). Check that it is there and readable."
-        ) from error
-
-
-def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
-    """Return the bytes at `extent` without moving the file's position."""
-    data = os.pread(descriptor, extent.size, extent.offset)
-    if len(data) != extent.size:
-        raise CcropError(
-            f"{path} is cut off: {extent.size} bytes expected at {extent.offset}, "
-            f"{len(data)} there. Fetch or pack it again."
-        )
-    return data
-
-
-def read_label(descriptor: int, entry: Entry[Extent], path: Path) -> int | None:
-    """Return the class index in the sample's `.cls` member, `None` without one."""
-    text = entry.label and read_extent(descriptor, entry.label, path)
-    return parse_label(text, entry.key, str(path))
-
-
-def parse_label(text: bytes | None, key: str, where: str) -> int | None:
-    """Return the class index that a `.cls` member holds, `None` for no member."""
-    try:
-        return known_label(text)
-    except ValueError:
-        raise CcropError(
-            f"label {text!r:.50} of key {key!r} in {where} is not a whole number: "
-            "a .cls member holds one class index."
-        ) from None
-
-
-def _members(path: Path) -> Iterator[Member[Extent]]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while (info := tar.next()) is not None:
-                # TarFile remembers every header it saw; a shard may have a million.
-                tar.members.clear()  # type: ignore[attr-defined]
-                if name := key_and_extension(info):
-                    yield Member(*name, Extent(info.offset_data, info.size))
-            _check_end(path, tar.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise CcropError(
-            f"{path} cannot be read as an uncompressed tar ({error}). Fetch or pack it again."
-        ) from error
-
-
-def _check_end(path: Path, offset: int) -> None:
-    # Between members tarfile takes a damaged header, or nothing at all, for the end of the
-    # archive; POSIX ends one with blocks of zeros.
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"damaged or cut off at byte {offset}")
-
-
-def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Content]:
-    parts: dict[str, Content] = {}
-    for member in members:
-        if member.extension in parts:
-            raise CcropError(f"{where} holds two files {key}.{member.extension}: remove one.")
-        parts[member.extension] = member.content
-    images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
-    if len(images) != 1:
-        raise CcropError(
-            f"sample {key!r} in {where} has {len(images)} images (members: "
-            f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
-            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."
-        )
-    return Entry(key, images[0], parts.get("cls"), parts.get("json"))
-
-
-MAX_OPEN = 256  # a quarter of the usual limit of 1024 descriptors a process
 
 
 @dataclass(frozen=True)
@@ -293,3 +176,119 @@ def _sample(descriptor: int, entry: Entry[Extent], path: Path) -> Sample:
         label=read_label(descriptor, entry, path),
         annotation=entry.annotation and read_extent(descriptor, entry.annotation, path),
     )
+
+
+def open_tar(path: Path) -> BinaryIO:
+    """Open a tar's bytes; `CcropError` where that fails."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CcropError(
+            f"{path} cannot be opened ({error.strerror}). Check that it is there and readable."
+        ) from error
+
+
+def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
+    """Return the bytes at `extent` without moving the file's position."""
+    data = os.pread(descriptor, extent.size, extent.offset)
+    if len(data) != extent.size:
+        raise CcropError(
+            f"{path} is cut off: {extent.size} bytes expected at {extent.offset}, "
+            f"{len(data)} there. Fetch or pack it again."
+        )
+    return data
+
+
+def read_label(descriptor: int, entry: Entry[Extent], path: Path) -> int | None:
+    """Return the class index in the sample's `.cls` member, `None` without one."""
+    text = entry.label and read_extent(descriptor, entry.label, path)
+    return parse_label(text, entry.key, str(path))
+
+
+def parse_label(text: bytes | None, key: str, where: str) -> int | None:
+    """Return the class index that a `.cls` member holds, `None` for no member."""
+    try:
+        return known_label(text)
+    except ValueError:
+        raise CcropError(
+            f"label {text!r:.50} of key {key!r} in {where} is not a whole number: "
+            "a .cls member holds one class index."
+        ) from None
+
+
+def scan(path: Path) -> Iterator[Entry[Extent]]:
+    """Yield the samples of a tar in stored order, reading headers only.
+
+    Raises:
+        CcropError: If the tar is damaged, a sample has no image or two, or a key comes back.
+    """
+    return group(_members(path), str(path))
+
+
+def _members(path: Path) -> Iterator[Member[Extent]]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while (info := tar.next()) is not None:
+                # TarFile remembers every header it saw; a shard may have a million.
+                tar.members.clear()  # type: ignore[attr-defined]
+                if name := key_and_extension(info):
+                    yield Member(*name, Extent(info.offset_data, info.size))
+            _check_end(path, tar.offset)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise CcropError(
+            f"{path} cannot be read as an uncompressed tar ({error}). Fetch or pack it again."
+        ) from error
+
+
+def _check_end(path: Path, offset: int) -> None:
+    # Between members tarfile takes a damaged header, or nothing at all, for the end of the
+    # archive; POSIX ends one with blocks of zeros.
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"damaged or cut off at byte {offset}")
+
+
+def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
+    """Yield the samples that the members of the tar `where` make up.
+
+    Members are grouped as WebDataset does it: the members of a sample follow each other.
+
+    Raises:
+        CcropError: If a sample has no image or two, or a key comes back.
+    """
+    seen: dict[str, int] = {}
+    for position, (key, of_sample) in enumerate(groupby(members, lambda m: m.key)):
+        if key in seen:
+            raise CcropError(
+                f"key {key!r} occurs twice in {where}: samples {seen[key]} and {position}. "
+                "Files of one sample must follow each other and keys must be unique: pack again."
+            )
+        seen[key] = position
+        yield _entry(key, of_sample, where)
+
+
+def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Split the name of a file in a tar as WebDataset does it, `None` for what is no sample's.
+
+    The key is the path up to the first dot of its last part, the rest the extension.
+    """
+    folder, slash, name = info.name.rpartition("/")
+    stem, dot, extension = name.partition(".")
+    return (folder + slash + stem, extension.lower()) if info.isfile() and stem and dot else None
+
+
+def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Content]:
+    parts: dict[str, Content] = {}
+    for member in members:
+        if member.extension in parts:
+            raise CcropError(f"{where} holds two files {key}.{member.extension}: remove one.")
+        parts[member.extension] = member.content
+    images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
+    if len(images) != 1:
+        raise CcropError(
+            f"sample {key!r} in {where} has {len(images)} images (members: "
+            f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
+            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."
+        )
+    return Entry(key, images[0], parts.get("cls"), parts.get("json"))

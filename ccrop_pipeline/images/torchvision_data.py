@@ -139,15 +139,15 @@ class TorchvisionIndex:
 
 
 def open_torchvision(
-    name: str, root: Path, split: Split, *, download: bool = False
+    name: str, root: str | Path, split: Split, *, download: bool = False
 ) -> TorchvisionSource:
     """Open a classification data set of torchvision.
 
     Args:
         name: Its class name in any case: `cifar10`, `STL10`, `eurosat` …
         root: Where torchvision keeps, or shall put, its files.
-        split: `train` or `test`; `val` stands in where a set has no labelled test
-            split. Sets that come in one piece have `train` only.
+        split: `train` or `test`; where a set has no labelled test split, `test` is its
+            `val`. Sets that come in one piece have `train` only.
         download: Let torchvision fetch what is missing.
 
     Raises:
@@ -163,6 +163,7 @@ def open_torchvision(
             f"{known} has no {split} split: it comes in one piece, as train. Keep a part of it "
             "aside for tests."
         )
+    root = Path(root)
     source = TorchvisionSource(known, root, split)
     # Opened now, not on first use, so that missing files are noticed here.
     vars(source)["dataset"] = _open_dataset(known, root, split, download=download)

@@ -120,4 +120,4 @@ def test_errors_of_workers_are_told_as_if_there_were_no_ray(cluster, source, tmp
 def test_a_worker_that_fits_nowhere_is_told_at_once(cluster, source, tmp_path, threads, gpus):
     made = tmp_path / "boxes"
     with pytest.raises(CcropError, match=f"no node of the Ray cluster has {threads} cores"):
-        compute_boxes_with_ray(source, localizer, made, threads=threads, gpus=gpus)
+        compute_boxes_with_ray(source, localizer, made, threads=threads, gpu_share=gpus)

@@ -122,9 +122,9 @@ def test_pixels_must_be_said(form, tmp_path):
         with path.open("wb") as file:
             np.savez(file, keys=["a", "b"], boxes=[[0, 0, 1, 1], [0, 5, 20, 10]])
     reader = {"csv": read_csv, "npz": read_npz}[form]
-    with pytest.raises(CcropError, match=r"as large as 20.*--pixels"):
-        reader(path, False)
-    found = reader(path, True)
+    with pytest.raises(CcropError, match=r"as large as 20.*`pixels`"):
+        reader(path, pixels=False)
+    found = reader(path, pixels=True)
     assert read(found, "b") == ([[0, 5, 20, 10]], "stored")
     assert in_shares(found.read("b"), 40, 20).tolist() == [[0, 0.25, 0.5, 0.5]]
 
@@ -140,9 +140,9 @@ def test_edges_of_two_or_more_are_pixels(form, edge, refused, tmp_path):
     reader = {"csv": read_csv, "npz": read_npz}[form]
     if refused:
         with pytest.raises(CcropError, match="as large as 2,"):
-            reader(path, False)
+            reader(path, pixels=False)
     else:
-        assert read(reader(path, False), "a") == ([[0, 0, 1, edge]], "shares")
+        assert read(reader(path, pixels=False), "a") == ([[0, 0, 1, edge]], "shares")
 
 
 @pytest.mark.parametrize(
