@@ -47,7 +47,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
 
     Raises:
         SettingError: If an argument is out of its range.
-        CcropError: If, when it is called, the sample has no box or several, or its box has no area
+        CcropError: If the sample of a call has no box or several, or its box has no area
             inside the image or another canvas than the image. There is no silent full box.
     """
 
@@ -57,7 +57,7 @@ class ContrastiveCrop(v2.Transform):  # type: ignore[misc]  # torchvision carrie
         scale: tuple[float, float] = (0.2, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: InterpolationMode | str | int = InterpolationMode.BILINEAR,
-        antialias: bool | None = True,
+        antialias: bool | None = True,  # noqa: FBT001, FBT002 - as torchvision has it
         *,
         alpha: float = 0.6,
         rule: Rule = "paper",
