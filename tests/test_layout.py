@@ -79,6 +79,12 @@ def test_imports_point_downwards(part):
         assert all(FLOORS[part] <= FLOORS[other] for other in parts(imported(file)))
 
 
+def test_a_file_name_means_one_thing_in_the_whole_package():
+    names = [path.name for path in (ROOT / "ccrop_pipeline").rglob("*.py")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice == {"__init__.py"}
+
+
 def test_click_and_rich_are_used_by_the_command_line_only():
     for file in (ROOT / "ccrop_pipeline").rglob("*.py"):
         assert not {"click", "rich"} & {name.split(".")[0] for name in imported(file)}, file

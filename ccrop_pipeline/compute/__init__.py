@@ -1,6 +1,6 @@
 """From images and an encoder to a box set, shard by shard."""
 
-from ccrop_pipeline.compute.driver import (
+from ccrop_pipeline.compute.box_sets import (
     compute_boxes,
     default_batch_size,
     default_threads,

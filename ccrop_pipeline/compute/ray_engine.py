@@ -15,7 +15,7 @@ from typing import Any
 
 from ccrop_pipeline.base import SILENT, Location, Observer, StageSeconds
 from ccrop_pipeline.boxset import BoxSet, Provenance, shard_is_complete, write_manifest
-from ccrop_pipeline.compute.driver import (
+from ccrop_pipeline.compute.box_sets import (
     check_numbers,
     default_batch_size,
     default_threads,
