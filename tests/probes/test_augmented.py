@@ -7,6 +7,7 @@ from made_probes import packed
 from PIL import Image
 from torch import nn
 
+from ccrop_pipeline.base import SILENT
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
@@ -165,7 +166,7 @@ def test_training_is_sgd_with_the_steps_of_the_papers(tmp_path):
     images = packed(tmp_path / "t", [file.getvalue() for file in files], labels)
     encoder = pixels_themselves()
     settings = AugmentedSettings(rates=(0.5, 0.02), epochs=10, batch_size=24)
-    heads = _trained(images, encoder, settings, 3, 3, 0, None)
+    heads = _trained(images, encoder, settings, 3, 3, 0, SILENT)
     pixels = torch.tensor(colours) / 255
     values = (pixels - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
     start = _head(3, 3).weight.detach()
