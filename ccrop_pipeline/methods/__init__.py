@@ -5,9 +5,18 @@ What is a method's own (momentum encoders, queues, centres) stays inside it; its
 `recipes.method_settings`.
 """
 
-from ccrop_pipeline.methods.build import METHODS, build_method
+from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.methods.barlowtwins import BarlowTwins
+from ccrop_pipeline.methods.byol import BYOL
+from ccrop_pipeline.methods.dino import DINO
 from ccrop_pipeline.methods.method import Method, StepOutput
+from ccrop_pipeline.methods.moco import MoCoV1, MoCoV2
+from ccrop_pipeline.methods.mocov3 import MoCoV3
 from ccrop_pipeline.methods.shared import embedding_std
+from ccrop_pipeline.methods.simclr import SimCLR
+from ccrop_pipeline.methods.simsiam import SimSiam
+from ccrop_pipeline.methods.vicreg import VICReg
+from ccrop_pipeline.recipes import MethodSettings
 
 __all__ = [
     "METHODS",
@@ -16,3 +25,30 @@ __all__ = [
     "build_method",
     "embedding_std",
 ]
+
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+    "mocov1": MoCoV1,
+    "mocov2": MoCoV2,
+    "mocov3": MoCoV3,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "dino": DINO,
+    "barlowtwins": BarlowTwins,
+    "vicreg": VICReg,
+}
+
+
+def build_method(settings: MethodSettings, backbone: str) -> Method:
+    """Build a method around a newly initialised backbone.
+
+    Weights come from torch's global generator: seed it first.
+
+    Args:
+        settings: Of the type `settings_type(settings.name)`.
+        backbone: A name that `build_backbone` knows.
+
+    Raises:
+        CcropError: If the backbone is unknown, or the settings are another method's.
+    """
+    return METHODS[settings.name](build_backbone(backbone), settings)
