@@ -39,7 +39,7 @@ def export(boxes: str, out: Path, form: str, suffix: str, overwrite: bool, as_js
     if form in ("parquet", "webdataset"):
         if overwrite:
             raise click.UsageError(f"--overwrite is for single files, not for --form {form}.")
-        rows, written = convert(boxes, out, form).rows, out
+        rows, written = convert(boxes, out, form=form).rows, out
     else:
         box_set = BoxSet.open(boxes)
         rows = box_set.manifest.rows

@@ -31,7 +31,7 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
             for shard in opened.shards
             for sample in opened.read(shard)
         )
-    problems = find_problems(boxes, images)
+    problems = find_problems(boxes, images=images)
     if as_json:
         click.echo(json.dumps([problem._asdict() for problem in problems]))
     else:

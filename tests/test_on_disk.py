@@ -82,7 +82,7 @@ def test_a_file_that_takes_the_place_of_another(disk, tmp_path):
 
 def test_a_box_set_in_either_form(disk, tmp_path):
     fixed_boxes(Scenes(5, size=32), tmp_path / "boxes", "centre")
-    convert(tmp_path / "boxes", tmp_path / "tars", "webdataset")
+    convert(tmp_path / "boxes", tmp_path / "tars", form="webdataset")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert sum(path.name == "manifest.json" for path in files) == 2
     assert {".parquet", ".tar"} <= {path.suffix for path in files}

@@ -12,10 +12,16 @@ import xxhash
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ccrop_pipeline.boxset import Boxes, BoxFinder, Choices, MissingBoxes
+from ccrop_pipeline.boxset import Boxes, BoxSet, Choices, MissingBoxes, opened
 from ccrop_pipeline.crops import attach_box
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import decode
+
+
+def drawn(box_set: BoxSet, keys: Sequence[str], missing: MissingBoxes) -> NDArray[np.float32]:
+    """Look up the boxes of keys, (n, 4); where images have several, draw one of each."""
+    boxes, choices = box_set.find(keys, missing=missing), box_set.choices(keys, missing=missing)
+    return chosen(boxes, choices)
 
 
 def chosen(boxes: NDArray[np.float32], choices: Choices | None) -> NDArray[np.float32]:
@@ -72,8 +78,9 @@ class BoxedDataset(Dataset[Any]):
         _refuse_what_would_not_fit(dataset)
         self.dataset = dataset
         self.transform = transform
-        finder = BoxFinder(boxes, missing)
-        self._boxes, self._choices = finder.find(keys), finder.choices(keys)
+        box_set = opened(boxes)
+        self._boxes = box_set.find(keys, missing=missing)
+        self._choices = box_set.choices(keys, missing=missing)
         self._image = image
 
     def __len__(self) -> int:
@@ -155,7 +162,8 @@ class BoxedRows:
         image: str = "image",
         missing: MissingBoxes = "error",
     ) -> None:
-        self._finder = BoxFinder(boxes, missing)
+        self._box_set, self._missing = opened(boxes), missing
+        self._box_set.find([], missing=missing)  # now, and not in each worker
         self._transform = transform
         self._image = image
 
@@ -177,7 +185,7 @@ class BoxedRows:
             name or xxhash.xxh3_64_hexdigest(data)
             for name, data in zip(names, encoded, strict=True)
         ]
-        boxes = chosen(self._finder.find(keys), self._finder.choices(keys))
+        boxes = drawn(self._box_set, keys, self._missing)
         images = [
             self._transform(attach_box(decode(data), box))
             for data, box in zip(encoded, boxes, strict=True)
@@ -217,10 +225,14 @@ def add_boxes(
     Raises:
         CcropError: If the folder holds no complete box set.
     """
-    return partial(_with_boxes, BoxFinder(boxes, missing))
+    box_set = opened(boxes)
+    box_set.find([], missing=missing)  # now, and not in each worker
+    return partial(_with_boxes, box_set, missing)
 
 
-def _with_boxes(finder: BoxFinder, samples: _Samples) -> Iterator[dict[str, Any]]:
+def _with_boxes(
+    box_set: BoxSet, missing: MissingBoxes, samples: _Samples
+) -> Iterator[dict[str, Any]]:
     for sample in samples:
         images = [value for value in sample.values() if isinstance(value, PIL.Image.Image)]
         if not images:
@@ -229,8 +241,7 @@ def _with_boxes(finder: BoxFinder, samples: _Samples) -> Iterator[dict[str, Any]
                 f"{', '.join(name for name in sample if not name.startswith('__'))}. Put "
                 'decode("pil") before add_boxes, and what makes tensors behind it.'
             )
-        keys = [sample["__key__"]]
-        (box,) = chosen(finder.find(keys), finder.choices(keys))
+        (box,) = drawn(box_set, [sample["__key__"]], missing)
         for image in images:
             attach_box(image, box)
         yield sample

@@ -8,7 +8,14 @@ from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices, iou, upright
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, strangers, write_manifest
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
-from ccrop_pipeline.boxset.reader import Boxes, BoxFinder, BoxSet, MissingBoxes, convert, opened
+from ccrop_pipeline.boxset.reader import (
+    Boxes,
+    BoxSet,
+    MissingBoxError,
+    MissingBoxes,
+    convert,
+    opened,
+)
 from ccrop_pipeline.boxset.rules import RULES, Problem
 from ccrop_pipeline.boxset.shards import (
     FORMS,
@@ -18,7 +25,7 @@ from ccrop_pipeline.boxset.shards import (
     write_shard_once,
 )
 from ccrop_pipeline.boxset.statistics import NEARLY_FULL, BoxStatistics
-from ccrop_pipeline.boxset.table import EMPTY, OK, STATUSES, UNREADABLE, BoxTable
+from ccrop_pipeline.boxset.table import EMPTY, OK, STATUSES, UNREADABLE, BoxRow, BoxTable
 from ccrop_pipeline.boxset.validation import SourceImage, validate
 
 __all__ = [
@@ -30,8 +37,8 @@ __all__ = [
     "RULES",
     "STATUSES",
     "UNREADABLE",
-    "BoxFinder",
     "BoxLookup",
+    "BoxRow",
     "BoxSet",
     "BoxStatistics",
     "BoxTable",
@@ -40,6 +47,7 @@ __all__ = [
     "EncoderInfo",
     "LocalizerInfo",
     "Manifest",
+    "MissingBoxError",
     "MissingBoxes",
     "Problem",
     "Provenance",

@@ -1,9 +1,9 @@
 """Boxes by key from a memory-mapped cache file: little memory, shared by all workers.
 
-The file is little-endian and of words of 64 bits: the salt, the hashes of all n keys in rising
-order, then the four float32 edges of the box of each. With several boxes an image, the salt has
-`_WITH_CHOICES` added and n follows it, and at the end stand n + 1 words that say where the choices
-of each key begin, then the edges of all choices.
+The file is of little-endian words of 64 bits: the salt of the hashes, the number n of keys, the
+number m of boxes to choose from or 0 for a box set without choices; then the hashes of the keys in
+rising order, the row of each in the box set, and the four float32 edges of its box; with choices
+also n + 1 words that say where those of each key begin, and the edges of all m.
 """
 
 import hashlib
@@ -23,8 +23,9 @@ from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
 
 Rows = Callable[[], Iterable[BoxTable]]
+# Of the file above. Caches outlive programs, so that another layout needs another number.
+_LAYOUT = 2
 _SALTS = 4
-_WITH_CHOICES = 1 << 32
 
 
 def key_hashes(keys: Sequence[str], salt: int) -> NDArray[np.uint64]:
@@ -43,7 +44,7 @@ def key_hashes(keys: Sequence[str], salt: int) -> NDArray[np.uint64]:
 
 
 class BoxLookup:
-    """Finds boxes by key. Pickled as a path alone, so every worker maps the same file.
+    """Finds boxes by key. Pickled as a path alone, so that every worker maps the same file.
 
     A key that is not in the box set is taken for another with a probability of n / 2**64.
 
@@ -54,12 +55,12 @@ class BoxLookup:
     def __init__(self, path: Path) -> None:
         self._path = path
         words = np.asarray(np.memmap(path, "<u8", "r"))
-        several = int(words[0]) >= _WITH_CHOICES
-        first, n = (2, int(words[1])) if several else (1, (len(words) - 1) // 3)
-        self._salt = int(words[0]) % _WITH_CHOICES
-        self._hashes = words[first : first + n]
-        self._boxes = _as_boxes(words[first + n : first + 3 * n])
-        self._choices = _as_choices(words[first + 3 * n :], n) if several else None
+        self._salt, n, m = map(int, words[:3])
+        ends = np.cumsum([3, n, n, 2 * n, n + 1])
+        self._hashes, self._rows, boxes, starts = np.split(words, ends)[1:5]
+        self._boxes = _as_boxes(boxes)
+        choices = _as_boxes(words[ends[-1] :])
+        self._choices = Choices(choices, starts.view("<i8")) if m else None
 
     def __len__(self) -> int:
         """Give the number of boxes."""
@@ -83,6 +84,17 @@ class BoxLookup:
         places, found = self._places(keys)
         boxes[found] = self._boxes[places[found]]
         return boxes, found
+
+    def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Look up the rows of keys in the box set, counted over all its shards.
+
+        Returns:
+            int64 (n,), -1 for a key that is not there.
+        """
+        places, found = self._places(keys)
+        rows = np.full(len(keys), -1, np.int64)
+        rows[found] = self._rows[places[found]]
+        return rows
 
     def choices(self, keys: Sequence[str]) -> Choices | None:
         """Look up the boxes that a sampler may draw from.
@@ -128,10 +140,6 @@ def _as_boxes(words: NDArray[np.uint64]) -> NDArray[np.float32]:
     return words.view("<f4").reshape(-1, 4)
 
 
-def _as_choices(words: NDArray[np.uint64], n: int) -> Choices:
-    return Choices(_as_boxes(words[n + 1 :]), words[: n + 1].view("<i8"))
-
-
 def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
     """Open the cache of one state of a box set, building it if it is not there.
 
@@ -142,14 +150,14 @@ def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
         rows: Gives the tables, shard by shard; called again for each salt.
 
     Raises:
-        CcropError: If a key stands twice, or there is no place for the cache.
+        CcropError: If a key occurs twice, or there is no place for the cache.
     """
     words: NDArray[np.uint64] | None = None
     failures = []
     places = () if is_address(folder) else (partial(_inside, Path(folder)),)
     for make_place in (*places, _temporary):
         try:
-            path = make_place() / f"{version}.lookup"
+            path = make_place() / f"{version}.{_LAYOUT}.lookup"
             if not path.exists():
                 words = sorted_words(rows) if words is None else words
                 with written_aside(path) as aside:
@@ -188,7 +196,7 @@ def sorted_words(
         hashed: Hash of keys under a salt.
 
     Returns:
-        uint64 (1 + 3n,), or with choices, m in all, (2 + 3n + n + 1 + 2m,).
+        uint64 (3 + 4n,), or with choices, m in all, (3 + 4n + n + 1 + 2m,).
 
     Raises:
         CcropError: If several salts in turn give equal hashes, so that keys must be equal.
@@ -201,18 +209,16 @@ def sorted_words(
         if (hashes[1:] == hashes[:-1]).any():
             continue
         boxes = np.concatenate([np.empty((0, 4), "<f4"), *(part for _, part, _ in shards)])
-        head = np.array([salt], "<u8")
+        parts = [hashes, order.astype("<u8"), _as_words(boxes[order])]
         # A shard without rows need not tell whether the box set has choices.
         choices = [part for own, _, part in shards if part is not None and len(own)]
-        if not choices:
-            return np.concatenate([head, hashes, _as_words(boxes[order])])
-        ordered = _joined(choices).take(order)
-        head = np.array([salt + _WITH_CHOICES, len(hashes)], "<u8")
-        starts = ordered.starts.astype("<u8")
-        edges = _as_words(boxes[order]), starts, _as_words(ordered.boxes)
-        return np.concatenate([head, hashes, *edges])
+        if choices:
+            ordered = _joined(choices).take(order)
+            parts += [ordered.starts.astype("<u8"), _as_words(ordered.boxes)]
+        head = [salt, len(hashes), len(ordered.boxes) if choices else 0]
+        return np.concatenate([np.array(head, "<u8"), *parts])
     raise CcropError(
-        "a key stands twice in the box set (rule B018), so its box is not certain. "
+        "a key occurs twice in the box set (rule B018), so its box is not certain. "
         "Validate the box set to see where, and compute it again."
     )
 

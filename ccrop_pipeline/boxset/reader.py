@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,25 @@ from ccrop_pipeline.boxset.shards import (
     shard_is_complete,
     write_shard,
 )
-from ccrop_pipeline.boxset.table import BoxTable
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.boxset.table import BoxRow, BoxTable
+from ccrop_pipeline.errors import CcropError, SettingError
+
+MissingBoxes = Literal["error", "full"]
+
+
+class MissingBoxError(CcropError, KeyError):
+    """An image has no box."""
+
+    def __str__(self) -> str:
+        """Return the message, which `KeyError` would put in quotes."""
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)
 class BoxSet:
     """A complete box set; `BoxSet.open` makes one.
+
+    `len(boxes)`, `key in boxes`, `boxes[key]` and iteration are of its rows, one an image.
 
     Attributes:
         folder: Where it is, as it was opened: a local path, or an address that fsspec knows.
@@ -94,25 +106,119 @@ class BoxSet:
         assert table is not None
         return table
 
-    @cached_property
-    def _names(self) -> dict[str, None]:  # a set with an order
-        return dict.fromkeys(entry.name for entry in self.manifest.shards)
-
     def tables(self, *, heatmaps: bool = True) -> Iterator[tuple[str, BoxTable]]:
         """Read all shards, one at a time, in source order, with their names."""
         for entry in self.manifest.shards:
             yield entry.name, self.read(entry.name, heatmaps=heatmaps)
 
+    def __len__(self) -> int:
+        """Return the number of rows, one an image."""
+        return self.manifest.rows
+
+    def __iter__(self) -> Iterator[BoxRow]:
+        """Yield all rows in source order; only one shard is in memory."""
+        for _, table in self.tables(heatmaps=False):
+            yield from table
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether an image of this key has a row."""
+        return isinstance(key, str) and bool(self.lookup().rows([key])[0] >= 0)
+
+    def __getitem__(self, key: str) -> BoxRow:
+        """Return the row of a key. For many keys `find` is far quicker: this reads their shards.
+
+        Raises:
+            MissingBoxError: If there is none.
+        """
+        (row,) = self.lookup().rows([key]).tolist()
+        if row < 0:
+            raise self._missing([key])
+        ends = self._ends
+        shard = int(np.searchsorted(ends, row, side="right"))
+        name = self.manifest.shards[shard].name
+        if name not in self._last:
+            self._last.clear()
+            self._last[name] = self.read(name, heatmaps=False)
+        return self._last[name].row(row - int(ends[shard]) + self.manifest.shards[shard].rows)
+
+    def find(self, keys: Sequence[str], *, missing: MissingBoxes = "error") -> NDArray[np.float32]:
+        """Return the boxes of keys, normalised `x_min, y_min, x_max, y_max`.
+
+        They come from a memory-mapped file, which is built the first time. Where an image has
+        several boxes, its box is their union.
+
+        Args:
+            keys: n keys, repeated or not.
+            missing: What to do with a key that has no box: fail, or take the full box.
+
+        Returns:
+            float32 (n, 4).
+
+        Raises:
+            MissingBoxError: If a key has no box and that is an error.
+            CcropError: If the file cannot be built.
+        """
+        if isinstance(keys, str):
+            raise SettingError(f"keys is the text {keys!r}; it must be a list, such as [{keys!r}].")
+        if missing not in get_args(MissingBoxes):
+            raise SettingError(f"missing is {missing!r}; it must be 'error' or 'full'.")
+        boxes, found = self.lookup().find(keys)
+        if missing == "error" and not found.all():
+            absent = [key for key, there in zip(keys, found, strict=True) if not there]
+            raise self._missing(absent, len(keys))
+        return boxes
+
+    def choices(self, keys: Sequence[str], *, missing: MissingBoxes = "error") -> Choices | None:
+        """Return the boxes that a sampler may draw from, n rows; None where each key has one box.
+
+        Args:
+            keys: n keys, repeated or not.
+            missing: As in `find`.
+
+        Raises:
+            MissingBoxError: If a key has no box and that is an error.
+        """
+        choices = self.lookup().choices(keys)
+        if choices is not None:
+            self.find(keys, missing=missing)
+        return choices
+
     def lookup(self) -> BoxLookup:
         """Open the boxes for finding by key, from a cache file that is built the first time.
 
         Raises:
-            CcropError: If a key stands twice, or there is no place for the cache.
+            CcropError: If a key occurs twice, or there is no place for the cache.
         """
-        return open_lookup(
-            self.folder,
-            self.manifest.sha256,
-            lambda: (table for _, table in self.tables(heatmaps=False)),
+        return self._lookup
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was cached: a worker maps the lookup for itself."""
+        return {"folder": self.folder, "manifest": self.manifest}
+
+    @cached_property
+    def _lookup(self) -> BoxLookup:
+        tables = lambda: (table for _, table in self.tables(heatmaps=False))  # noqa: E731
+        return open_lookup(self.folder, self.manifest.sha256, tables)
+
+    @cached_property
+    def _names(self) -> dict[str, None]:  # a set with an order
+        return dict.fromkeys(entry.name for entry in self.manifest.shards)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:  # of the shards, in rows of the whole set
+        return np.cumsum([entry.rows for entry in self.manifest.shards])
+
+    @cached_property
+    def _last(self) -> dict[str, BoxTable]:  # the shard that was looked into last
+        return {}
+
+    def _missing(self, absent: Sequence[str], of: int = 1) -> "MissingBoxError":
+        some = next((row.key for row in self), None)
+        return MissingBoxError(
+            f"{len(absent)} of {of} images have no box in {self.folder}, such as "
+            f"{', '.join(map(repr, absent[:3]))}; its keys look like {some!r}. Give the keys of "
+            "the source that the boxes were computed from, compute boxes for these images, or let "
+            'them keep the full box (`missing`: "full").'
         )
 
 
@@ -133,7 +239,6 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
     raise CcropError(f"{folder} is not a box set: it has no {MANIFEST}. Check the path.")
 
 
-MissingBoxes = Literal["error", "full"]
 Boxes = Location | BoxSet  # a box set, or its folder
 
 
@@ -146,61 +251,7 @@ def opened(boxes: Boxes) -> BoxSet:
     return boxes if isinstance(boxes, BoxSet) else BoxSet.open(boxes)
 
 
-class BoxFinder:
-    """Finds boxes by key in a memory-mapped file that all workers share.
-
-    Args:
-        boxes: A box set, or its folder: a local path, or an address that fsspec knows.
-        missing: What to do with a key that has no box: fail, or take the full box.
-
-    Raises:
-        CcropError: If the folder holds no complete box set.
-    """
-
-    def __init__(self, boxes: Boxes, missing: MissingBoxes = "error") -> None:
-        if missing not in ("error", "full"):
-            raise ValueError(f"missing must be 'error' or 'full', not {missing!r}")
-        self._box_set = opened(boxes)
-        self._lookup = self._box_set.lookup()
-        self._missing = missing
-
-    def find(self, keys: Sequence[str]) -> NDArray[np.float32]:
-        """Return the boxes of keys, normalised x_min, y_min, x_max, y_max, (n, 4).
-
-        Where an image has several boxes, this is their union.
-
-        Raises:
-            CcropError: If a key has no box and that is an error.
-        """
-        boxes, found = self._lookup.find(keys)
-        if self._missing == "error" and not found.all():
-            absent = [keys[i] for i in np.flatnonzero(~found)[:3]]
-            raise CcropError(
-                f"{np.count_nonzero(~found)} of {len(keys)} images have no box in "
-                f"{self._box_set.folder}, such as {', '.join(map(repr, absent))}; its keys look "
-                f"like {self._some_key()!r}. Give the keys of the source that the boxes were "
-                "computed from, compute boxes for these images, or let them keep the full box "
-                '(`missing`: "full").'
-            )
-        return boxes
-
-    def choices(self, keys: Sequence[str]) -> Choices | None:
-        """Return the boxes that a sampler may draw from, n rows; None where each key has one box.
-
-        Raises:
-            CcropError: If a key has no box and that is an error.
-        """
-        choices = self._lookup.choices(keys)
-        if choices is not None and self._missing == "error":
-            self.find(keys)
-        return choices
-
-    def _some_key(self) -> str | None:
-        tables = self._box_set.tables(heatmaps=False)
-        return next((table.keys[0] for _, table in tables if len(table.keys)), None)
-
-
-def convert(folder: Location, out: Location, form: str) -> Manifest:
+def convert(folder: Location, out: Location, *, form: str) -> Manifest:
     """Write a box set again in another form, with the same rows and the same provenance.
 
     After a kill the same call continues. Parquet to WebDataset and back gives the same bytes
@@ -223,6 +274,6 @@ def convert(folder: Location, out: Location, form: str) -> Manifest:
     provenance = boxes.manifest.provenance
     names = [entry.name for entry in boxes.manifest.shards]
     for name in names:
-        if not shard_is_complete(out, name, provenance, form):
-            write_shard(out, name, boxes.read(name), provenance, form)
-    return write_manifest(out, names, provenance, form)
+        if not shard_is_complete(out, name, provenance, form=form):
+            write_shard(out, name, boxes.read(name), provenance, form=form)
+    return write_manifest(out, names, provenance, form=form)

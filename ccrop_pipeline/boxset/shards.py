@@ -60,7 +60,7 @@ def shard_file(name: str, form: str = "parquet") -> str:
 
 
 def write_shard(
-    folder: Location, name: str, table: BoxTable, provenance: Provenance, form: str = "parquet"
+    folder: Location, name: str, table: BoxTable, provenance: Provenance, *, form: str = "parquet"
 ) -> None:
     """Write one shard, wholly or not at all; make the folder if need be.
 
@@ -85,7 +85,7 @@ def write_shard(
 
 
 def write_shard_once(
-    folder: Location, name: str, table: BoxTable, provenance: Provenance, form: str = "parquet"
+    folder: Location, name: str, table: BoxTable, provenance: Provenance, *, form: str = "parquet"
 ) -> bool:
     """Write one shard unless another process wrote it meanwhile: the first one stays.
 
@@ -106,22 +106,22 @@ def write_shard_once(
         ValueError: If the form is not known or the name is no plain file name.
     """
     try:
-        write_shard(folder, name, table, provenance, form)
+        write_shard(folder, name, table, provenance, form=form)
     except TargetTakenError:
-        if not shard_is_complete(folder, name, provenance, form):  # a folder has its name
+        if not shard_is_complete(folder, name, provenance, form=form):  # a folder has its name
             raise
         return False
     return True
 
 
-def missing_shards(folder: Location, names: Iterable[str], form: str = "parquet") -> list[str]:
+def missing_shards(folder: Location, names: Iterable[str], *, form: str = "parquet") -> list[str]:
     """Give those of the shards `names` that are not there, from one listing of the folder."""
     there = data_folder(folder).files()
     return [name for name in names if shard_file(name, form) not in there]
 
 
 def shard_is_complete(
-    folder: Location, name: str, provenance: Provenance, form: str = "parquet"
+    folder: Location, name: str, provenance: Provenance, *, form: str = "parquet"
 ) -> bool:
     """Tell whether a shard of this provenance is there and need not be computed again.
 

@@ -1,6 +1,8 @@
 """The rows of one shard in memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,30 @@ from ccrop_pipeline.boxset.boxes import Choices
 
 STATUSES = ("ok", "empty", "unreadable")
 OK, EMPTY, UNREADABLE = range(3)
+
+
+class BoxRow(NamedTuple):
+    """One row of a box set.
+
+    Attributes:
+        key: Name of the image.
+        box: `x_min, y_min, x_max, y_max`, normalised and half-open, in [0, 1].
+        status: One of `STATUSES`.
+        width: Of the stored image, in pixels; 0 where not known.
+        height: Of the stored image, in pixels; 0 where not known.
+        orientation: EXIF orientation, 1 to 8; 1 where the image has none.
+        image_hash: xxh3 of the encoded bytes of the image.
+        choices: The boxes that a sampler may draw from; None in a box set without.
+    """
+
+    key: str
+    box: tuple[float, float, float, float]
+    status: str
+    width: int
+    height: int
+    orientation: int
+    image_hash: int
+    choices: tuple[tuple[float, ...], ...] | None
 
 
 @dataclass(eq=False)
@@ -60,6 +86,25 @@ class BoxTable:
     def __len__(self) -> int:
         """Give the number of rows."""
         return len(self.keys)
+
+    def row(self, number: int) -> BoxRow:
+        """Return a row, counted from 0."""
+        width, height = self.sizes[number].tolist()
+        choices = None if self.choices is None else self.choices.of_row(number).tolist()
+        return BoxRow(
+            self.keys[number],
+            tuple(self.boxes[number].tolist()),
+            STATUSES[self.status[number]],
+            width,
+            height,
+            int(self.orientation[number]),
+            int(self.image_hash[number]),
+            None if choices is None else tuple(map(tuple, choices)),
+        )
+
+    def __iter__(self) -> Iterator[BoxRow]:
+        """Yield the rows."""
+        return map(self.row, range(len(self)))
 
     @property
     def heatmap_shape(self) -> tuple[int, int] | None:

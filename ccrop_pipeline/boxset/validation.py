@@ -27,7 +27,7 @@ class SourceImage(NamedTuple):
     image_hash: int
 
 
-def validate(folder: Location, images: Iterable[SourceImage] | None = None) -> list[Problem]:
+def validate(folder: Location, *, images: Iterable[SourceImage] | None = None) -> list[Problem]:
     """Find every breach of the rules B001 to B025, and with images of B026 and B027.
 
     Args:

@@ -81,7 +81,7 @@ def compute_boxes(
     if overwrite:
         folder = _beside(Path(folder).resolve(), provenance.fingerprint, form, heatmaps)
     mine = ranks.portion(source.shards)
-    todo = [shard for shard in mine if not shard_is_complete(folder, shard, provenance, form)]
+    todo = [shard for shard in mine if not shard_is_complete(folder, shard, provenance, form=form)]
     observer.begun(len(todo), len(mine) - len(todo))
     compute_shards(
         source,
@@ -96,9 +96,9 @@ def compute_boxes(
         max_bad=max_bad,
         observer=observer,
     )
-    if missing_shards(folder, source.shards, form):
+    if missing_shards(folder, source.shards, form=form):
         return None
-    write_manifest(folder, source.shards, provenance, form)
+    write_manifest(folder, source.shards, provenance, form=form)
     if overwrite:
         _refuse_to_replace(wanted, ranks)  # files may have come since
         _replace(Path(wanted).resolve(), Path(folder))

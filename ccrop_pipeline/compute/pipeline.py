@@ -79,7 +79,7 @@ def compute_shards(
 
     def write(shard: str, table: BoxTable) -> None:
         started = time.perf_counter()
-        write_shard_once(folder, shard, table, provenance, form)
+        write_shard_once(folder, shard, table, provenance, form=form)
         stages.write += time.perf_counter() - started
         observer.shard_written(shard, len(table), int((table.status == UNREADABLE).sum()))
 

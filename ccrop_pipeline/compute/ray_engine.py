@@ -83,12 +83,12 @@ def compute_boxes_with_ray(
         todo = [
             shard
             for shard in source.shards
-            if not shard_is_complete(folder, shard, provenance, form)
+            if not shard_is_complete(folder, shard, provenance, form=form)
         ]
         observer.begun(len(todo), len(source.shards) - len(todo))
         extra = min(workers or pool.room(), len(todo)) - 1
         pool.compute([first, *(pool.start() for _ in range(extra))], todo, provenance, observer)
-    write_manifest(folder, source.shards, provenance, form)
+    write_manifest(folder, source.shards, provenance, form=form)
     return BoxSet.open(folder)
 
 
@@ -163,7 +163,7 @@ class _Worker:
         tally = _Tally(shard)
         # Ray may run a task again that was done and of which the news was lost.
         settings, encoder = self._settings, self._localizer.encoder
-        if not shard_is_complete(self._folder, shard, provenance, settings["form"]):
+        if not shard_is_complete(self._folder, shard, provenance, form=settings["form"]):
             found = {
                 "batch_size": settings["batch_size"] or default_batch_size(encoder),
                 "threads": settings["threads"] or default_threads(encoder),

@@ -55,7 +55,7 @@ def rethreshold(
     provenance = replace(made_by, localizer=replace(made_by.localizer, **asdict(rule)))
     names = [entry.name for entry in box_set.manifest.shards]
     for name in names:
-        if not shard_is_complete(folder, name, provenance, form):
+        if not shard_is_complete(folder, name, provenance, form=form):
             table = box_set.read(name)
             if table.heatmaps is None and len(table):
                 raise CcropError(
@@ -63,9 +63,11 @@ def rethreshold(
                     "rule can be applied to it. Compute the boxes again, with the rule or with "
                     "heatmaps."
                 )
-            write_shard(folder, name, _with_rule(table, rule, made_by.localizer), provenance, form)
+            write_shard(
+                folder, name, _with_rule(table, rule, made_by.localizer), provenance, form=form
+            )
             observer.images_done(len(table), name)
-    write_manifest(folder, names, provenance, form)
+    write_manifest(folder, names, provenance, form=form)
     return BoxSet.open(folder)
 
 

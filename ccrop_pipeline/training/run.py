@@ -232,7 +232,7 @@ def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, float | N
         "share_empty": found.share(found.counts["empty"]),
         "iou_with_previous": None,
     }
-    common = previous and box_set.lookup().common(previous.lookup())
+    common = None if previous is None else box_set.lookup().common(previous.lookup())
     if common and len(common[0]):
         new, old = common
         numbers["iou_with_previous"] = float(iou(new, old.astype(np.float64)).mean())

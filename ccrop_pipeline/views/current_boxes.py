@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base import is_address
-from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxFinder, BoxSet, Choices, MissingBoxes
+from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, Choices, MissingBoxes, opened
 from ccrop_pipeline.crops import CHOICE, uniforms
 from ccrop_pipeline.errors import CcropError
 
@@ -40,8 +40,9 @@ class ImageBoxes:
         Raises:
             CcropError: If the box set cannot be read, or lacks images and that is an error.
         """
-        finder = BoxFinder(boxes, missing)
-        return cls(finder.find(keys), finder.choices(keys))
+        box_set = opened(boxes)
+        found = box_set.find(keys, missing=missing)
+        return cls(found, box_set.choices(keys, missing=missing))
 
     def of_epoch(self, seed: int, epoch: int, hashes: NDArray[np.uint64]) -> NDArray[np.float32]:
         """Draw one box of each image for all its views in an epoch; equally likely.

@@ -79,7 +79,9 @@ def test_a_row_without_a_box_is_named_from_a_worker(tmp_path):
     data = opened(table(tmp_path / "data.parquet"), tmp_path)
     data.set_transform(BoxedRows(boxes, VIEW))
     message = error_of(DataLoader(data, 4, num_workers=1))
-    assert message.startswith("CcropError: Caught CcropError in DataLoader worker process 0")
+    assert message.startswith(
+        "MissingBoxError: Caught MissingBoxError in DataLoader worker process 0"
+    )
     assert "such as '015.png'" in message
     data.set_transform(BoxedRows(boxes, VIEW, missing="full"))
     assert data[COUNT - 1]["image"].shape == (3, 16, 16)

@@ -49,7 +49,9 @@ def test_a_key_without_a_box_is_named_from_a_worker(shards, tmp_path):
     boxes = box_set(tmp_path / "boxes", KEYS[:-1])
     loader = wds.WebLoader(pipeline(shards, add_boxes(boxes)), batch_size=None, num_workers=1)
     message = error_of(loader)
-    assert message.startswith("CcropError: Caught CcropError in DataLoader worker process 0")
+    assert message.startswith(
+        "MissingBoxError: Caught MissingBoxError in DataLoader worker process 0"
+    )
     assert "such as 'some/015'" in message
     full = pipeline(shards, add_boxes(boxes, missing="full"))
     assert sum(len(labels) for _, labels in full) == COUNT

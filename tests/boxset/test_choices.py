@@ -12,10 +12,10 @@ from table_strategies import PROVENANCE, keys, make_table, tables
 
 from ccrop_pipeline.boxset import (
     FULL_BOX,
-    BoxFinder,
     BoxSet,
     BoxTable,
     Choices,
+    MissingBoxError,
     validate,
     write_manifest,
     write_shard,
@@ -48,8 +48,8 @@ def with_choices(names: list[str], seed: int = 0) -> BoxTable:
 def make_set(folder: Path, *parts: BoxTable, form: str = "parquet") -> BoxSet:
     names = [f"s-{i}" for i in range(len(parts))]
     for name, table in zip(names, parts, strict=True):
-        write_shard(folder, name, table, PROVENANCE, form)
-    write_manifest(folder, names, PROVENANCE, form)
+        write_shard(folder, name, table, PROVENANCE, form=form)
+    write_manifest(folder, names, PROVENANCE, form=form)
     return BoxSet.open(folder)
 
 
@@ -148,7 +148,7 @@ def test_all_shards_are_found_also_beside_an_empty_one(form: str, tmp_path: Path
 def test_without_choices_the_cache_has_no_word_more(tmp_path: Path) -> None:
     lookup = make_set(tmp_path, make_table(["a", "b"], heatmaps=False)).lookup()
     (cache,) = (tmp_path / ".cache").iterdir()
-    assert cache.stat().st_size == 8 + 24 * 2
+    assert cache.stat().st_size == 24 + 32 * 2
     assert lookup.choices(["a"]) is None
 
 
@@ -158,16 +158,18 @@ def test_a_shard_with_and_one_without_are_no_box_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["error", "full"])
-def test_a_finder_minds_what_is_missing(missing: str, tmp_path: Path) -> None:
+def test_a_missing_key_has_the_full_box_as_its_choice_or_is_an_error(
+    missing: str, tmp_path: Path
+) -> None:
     table = with_choices(["a"])
-    make_set(tmp_path, table)
-    finder = BoxFinder(tmp_path, missing)
-    assert listed(finder.choices(["a"])) == listed(table.choices)
+    boxes = make_set(tmp_path, table)
+    assert listed(boxes.choices(["a"], missing=missing)) == listed(table.choices)
     if missing == "full":
-        assert listed(finder.choices(["x", "a"])) == [[FULL_BOX], listed(table.choices)[0]]
+        found = boxes.choices(["x", "a"], missing=missing)
+        assert listed(found) == [[FULL_BOX], listed(table.choices)[0]]
     else:
-        with pytest.raises(CcropError, match="'x'"):
-            finder.choices(["x", "a"])
+        with pytest.raises(MissingBoxError, match="'x'"):
+            boxes.choices(["x", "a"], missing=missing)
 
 
 def test_a_folder_with_a_colon_is_no_address(tmp_path: Path, monkeypatch) -> None:

@@ -15,7 +15,6 @@ from table_strategies import PROVENANCE, assert_same, make_table
 
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.boxset import (
-    BoxFinder,
     BoxSet,
     Provenance,
     SourceInfo,
@@ -62,8 +61,8 @@ def address(request, tmp_path):
 def made(folder, form="parquet"):
     for number, keys in enumerate((["a", "b"], ["c"], [])):
         table = make_table(keys, number, heatmaps=bool(keys))
-        write_shard(folder, f"s-{number}", table, PROVENANCE, form)
-    return write_manifest(folder, ["s-0", "s-1", "s-2"], PROVENANCE, form)
+        write_shard(folder, f"s-{number}", table, PROVENANCE, form=form)
+    return write_manifest(folder, ["s-0", "s-1", "s-2"], PROVENANCE, form=form)
 
 
 def contents(folder):
@@ -89,18 +88,19 @@ def test_boxes_elsewhere_are_found_by_key_through_a_local_cache(address, tmp_pat
     (tmp_path / "cache").mkdir()
     made(address)
     before = contents(address)
-    boxes = BoxFinder(address).find(["c", "a"])
+    boxes = BoxSet.open(address).find(["c", "a"])
     assert np.array_equal(boxes[0], make_table(["c"], 1).boxes[0])
     assert np.array_equal(boxes[1], make_table(["a", "b"], 0).boxes[0])
     assert contents(address) == before
     caches = list(tmp_path.rglob("*.lookup"))
-    assert [cache.stem for cache in caches] == [BoxSet.open(address).manifest.sha256]
+    sha256 = BoxSet.open(address).manifest.sha256
+    assert [cache.name for cache in caches] == [f"{sha256}.2.lookup"]
 
 
 def test_conversion_goes_from_address_to_address(address, tmp_path):
     made(address)
-    convert(address, f"{address}-tar", "webdataset")
-    convert(f"{address}-tar", tmp_path / "back", "parquet")
+    convert(address, f"{address}-tar", form="webdataset")
+    convert(f"{address}-tar", tmp_path / "back", form="parquet")
     assert contents(tmp_path / "back") == contents(address)
 
 
@@ -109,7 +109,7 @@ def test_shards_elsewhere_are_complete_missing_or_refused(address):
     assert not shard_is_complete(address, "s", PROVENANCE)
     write_shard(address, "s", make_table(["k"]), PROVENANCE)
     assert missing_shards(address, ["s", "t"]) == ["t"]
-    assert missing_shards(address, ["s"], "webdataset") == ["s"]
+    assert missing_shards(address, ["s"], form="webdataset") == ["s"]
     assert shard_is_complete(address, "s", PROVENANCE)
     with pytest.raises(
         CcropError, match=r"boxes holds boxes that were made in another way \(s.parquet, B013\)"

@@ -23,8 +23,8 @@ from ccrop_pipeline.errors import CcropError
 def make_set(folder: Path, *tables: BoxTable, form: str = "parquet") -> BoxSet:
     names = [f"s-{i}" for i in range(len(tables))]
     for name, table in zip(names, tables, strict=True):
-        write_shard(folder, name, table, PROVENANCE, form)
-    write_manifest(folder, names, PROVENANCE, form)
+        write_shard(folder, name, table, PROVENANCE, form=form)
+    write_manifest(folder, names, PROVENANCE, form=form)
     return BoxSet.open(folder)
 
 
@@ -51,7 +51,7 @@ def test_all_shards_are_found_and_the_cache_is_built_once(form: str, tmp_path: P
     found = boxes.lookup().find(["c", "a"])[0]
     assert found.tolist() == [two.boxes[0].tolist(), one.boxes[0].tolist()]
     (cache,) = (tmp_path / "boxes/.cache").iterdir()
-    assert cache.stat().st_size == 8 + 24 * 3
+    assert cache.stat().st_size == 24 + 32 * 3
     before = cache.stat().st_mtime_ns
     assert len(boxes.lookup()) == 3
     assert cache.stat().st_mtime_ns == before

@@ -88,8 +88,8 @@ def test_hugging_face_datasets(box_set, expected, by, tmp_path):
 
 def test_hugging_face_datasets_open_the_webdataset_form(tmp_path):
     table = make_table(["a", "b"], heatmaps=False)
-    write_shard(tmp_path / "boxes", "s", table, PROVENANCE, "webdataset")
-    write_manifest(tmp_path / "boxes", ["s"], PROVENANCE, "webdataset")
+    write_shard(tmp_path / "boxes", "s", table, PROVENANCE, form="webdataset")
+    write_manifest(tmp_path / "boxes", ["s"], PROVENANCE, form="webdataset")
     data = datasets.load_dataset(
         str(tmp_path / "boxes"), split="train", cache_dir=str(tmp_path / "cache")
     )
@@ -99,8 +99,8 @@ def test_hugging_face_datasets_open_the_webdataset_form(tmp_path):
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])
 def test_the_card_says_what_it_is(form, tmp_path):
-    write_shard(tmp_path, "s", make_table(["a"]), PROVENANCE, form)
-    write_manifest(tmp_path, ["s"], PROVENANCE, form)
+    write_shard(tmp_path, "s", make_table(["a"]), PROVENANCE, form=form)
+    write_manifest(tmp_path, ["s"], PROVENANCE, form=form)
     card = (tmp_path / "README.md").read_text()
     for part in (
         "# Boxes of 1 images",

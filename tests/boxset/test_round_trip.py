@@ -38,8 +38,8 @@ few = settings(max_examples=40, deadline=None)
 def test_round_trip(table: BoxTable, form: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "boxes")
-        write_shard(folder, "train-0", table, PROVENANCE, form)
-        manifest = write_manifest(folder, ["train-0"], PROVENANCE, form)
+        write_shard(folder, "train-0", table, PROVENANCE, form=form)
+        manifest = write_manifest(folder, ["train-0"], PROVENANCE, form=form)
         assert validate(folder) == []
         boxes = BoxSet.open(folder)
         assert boxes.manifest == manifest
@@ -57,10 +57,10 @@ def test_round_trip(table: BoxTable, form: str) -> None:
 def test_bytes_repeat_and_survive_two_conversions(table: BoxTable, form: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         first, second, third = (Path(name, folder) for folder in "abc")
-        write_shard(first, "s", table, PROVENANCE, form)
-        write_manifest(first, ["s"], PROVENANCE, form)
-        convert(first, second, FORMS[1 - FORMS.index(form)])
-        convert(second, third, form)
+        write_shard(first, "s", table, PROVENANCE, form=form)
+        write_manifest(first, ["s"], PROVENANCE, form=form)
+        convert(first, second, form=FORMS[1 - FORMS.index(form)])
+        convert(second, third, form=form)
         assert validate(second) == []
         assert contents(first) == contents(third)
 
@@ -73,15 +73,15 @@ def test_every_float16_survives_its_text(tmp_path: Path) -> None:
     bits = np.array([*range(0x3C01), 0x8000], np.uint16)
     table = make_table(["k"])
     table.heatmaps = bits.view(np.float16).reshape(1, 2, -1)
-    write_shard(tmp_path, "s", table, PROVENANCE, "webdataset")
-    write_manifest(tmp_path, ["s"], PROVENANCE, "webdataset")
+    write_shard(tmp_path, "s", table, PROVENANCE, form="webdataset")
+    write_manifest(tmp_path, ["s"], PROVENANCE, form="webdataset")
     assert_same(BoxSet.open(tmp_path).read("s"), table)
 
 
 def test_heatmap_text_is_the_shortest(tmp_path: Path) -> None:
     table = make_table(["k"])
     table.heatmaps = np.array([[[0.1, 1 / 3, 1.0]]], np.float16)
-    write_shard(tmp_path, "s", table, PROVENANCE, "webdataset")
+    write_shard(tmp_path, "s", table, PROVENANCE, form="webdataset")
     with tarfile.open(tmp_path / "data/s.boxes.tar") as tar:
         text = tar.extractfile("k.box.json").read().decode()
     assert '"heatmap":[[0.1,0.3333,1.0]]' in text
@@ -131,7 +131,7 @@ def test_row_groups_are_even_and_not_too_large(
 def test_webdataset_yields_one_sample_a_key(tmp_path: Path) -> None:
     keys = ["a", "n01.x/img-1", "café 図", "long/" + "k" * 300, "__x__", "z%2E"]
     table = make_table(keys)
-    write_shard(tmp_path, "s", table, PROVENANCE, "webdataset")
+    write_shard(tmp_path, "s", table, PROVENANCE, form="webdataset")
     url = str(tmp_path / "data/s.boxes.tar")
     samples = list(wds.WebDataset(url, shardshuffle=False).decode())
     assert [sample["__key__"] for sample in samples] == keys
@@ -147,7 +147,7 @@ def test_webdataset_yields_one_sample_a_key(tmp_path: Path) -> None:
 
 def test_webdataset_reads_an_empty_shard(tmp_path: Path) -> None:
     for name, keys in (("s-0", []), ("s-1", ["a"])):
-        write_shard(tmp_path, name, make_table(keys), PROVENANCE, "webdataset")
+        write_shard(tmp_path, name, make_table(keys), PROVENANCE, form="webdataset")
     urls = [str(tmp_path / f"data/s-{i}.boxes.tar") for i in range(2)]
     samples = list(wds.WebDataset(urls, shardshuffle=False))
     assert [sample["__key__"] for sample in samples] == ["a"]
@@ -156,7 +156,7 @@ def test_webdataset_reads_an_empty_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["img.jpg", "a/b.c/img.jpg", ".hidden", "__meta__/img"])
 def test_keys_that_webdataset_would_change_are_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(CcropError, match=r"B016 s.boxes.tar row 0.*\n.*Parquet"):
-        write_shard(tmp_path, "s", make_table([key]), PROVENANCE, "webdataset")
+        write_shard(tmp_path, "s", make_table([key]), PROVENANCE, form="webdataset")
     assert list(tmp_path.iterdir()) == []
     # The oracle: written all the same, WebDataset indeed gives another key or none.
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
@@ -170,13 +170,13 @@ def test_convert_resumes_and_refuses_other_boxes(tmp_path: Path) -> None:
     for number in range(2):
         write_shard(first, f"s-{number}", make_table([f"k{number}"]), PROVENANCE)
     write_manifest(first, ["s-0", "s-1"], PROVENANCE)
-    write_shard(out, "s-0", make_table(["k0"]), PROVENANCE, "webdataset")
-    assert convert(first, out, "webdataset").rows == 2
-    assert convert(first, out, "webdataset") == BoxSet.open(out).manifest
+    write_shard(out, "s-0", make_table(["k0"]), PROVENANCE, form="webdataset")
+    assert convert(first, out, form="webdataset").rows == 2
+    assert convert(first, out, form="webdataset") == BoxSet.open(out).manifest
     with pytest.raises(CcropError, match="B010"):
-        convert(first, out, "parquet")
+        convert(first, out, form="parquet")
     with pytest.raises(ValueError, match="csv"):
-        convert(first, tmp_path / "other", "csv")
+        convert(first, tmp_path / "other", form="csv")
 
 
 def test_manifest_names_sizes_and_hashes_of_the_files(tmp_path: Path) -> None:
@@ -227,10 +227,10 @@ def test_a_box_shard_lies_beside_its_images(tmp_path: Path) -> None:
         images = wds.WebDataset(str(shard), shardshuffle=False)
         keys = [image["__key__"] for image in images]
         name = shard.stem
-        write_shard(tmp_path, name, make_table(keys, number), PROVENANCE, "webdataset")
+        write_shard(tmp_path, name, make_table(keys, number), PROVENANCE, form="webdataset")
         boxes = wds.WebDataset(
             str(tmp_path / f"data/{name}.boxes.tar"), shardshuffle=False
         ).decode()
         assert len(keys) > 10
         assert [box["box.json"]["key"] for box in boxes] == keys
-    write_manifest(tmp_path, [shard.stem for shard in shards], PROVENANCE, "webdataset")
+    write_manifest(tmp_path, [shard.stem for shard in shards], PROVENANCE, form="webdataset")

@@ -239,6 +239,9 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B001", P, manifest_text(replaced('"name": "a-0"', r'"name": "\ud800"'))),
     ("B001", P, manifest(lambda m: m.update(rows=True))),
     ("B001", P, manifest(lambda m: m.update(shards={}))),
+    ("B001", P, manifest(lambda m: m["shards"].append("a-2"))),
+    ("B001", P, manifest(lambda m: m["shards"][1].pop("sha256"))),
+    ("B001", P, manifest(lambda m: m["shards"][1].update(bytes=True))),
     ("B001", P, manifest(lambda m: m["statistics"]["counts"].pop("ok"))),
     ("B001", P, manifest(lambda m: m["statistics"].pop("full"))),
     ("B001", P, manifest(lambda m: m["statistics"].update(mean_area="0.5"))),
@@ -414,7 +417,7 @@ def found(form: str, edit: Edit, where: Path) -> list[Any]:
     edit(raw)
     raw.write(where)
     sources = None if raw.images is None else [SourceImage(*image) for image in raw.images]
-    return validate(where, sources)
+    return validate(where, images=sources)
 
 
 @pytest.mark.parametrize(("rule", "form", "edit"), cases(VALID))

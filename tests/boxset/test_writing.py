@@ -39,30 +39,30 @@ FORMS = pytest.mark.parametrize("form", ["parquet", "webdataset"])
 @FORMS
 def test_a_shard_is_complete_once_written(form: str, tmp_path: Path) -> None:
     folder = tmp_path / "new/boxes"
-    assert not shard_is_complete(folder, "s", PROVENANCE, form)
-    write_shard(folder, "s", make_table(["k"]), PROVENANCE, form)
-    assert shard_is_complete(folder, "s", PROVENANCE, form)
+    assert not shard_is_complete(folder, "s", PROVENANCE, form=form)
+    write_shard(folder, "s", make_table(["k"]), PROVENANCE, form=form)
+    assert shard_is_complete(folder, "s", PROVENANCE, form=form)
     with pytest.raises(CcropError, match=r"B013(.|\n)*choose another folder"):
-        shard_is_complete(folder, "s", OTHER, form)
+        shard_is_complete(folder, "s", OTHER, form=form)
 
 
 @FORMS
 def test_a_damaged_shard_is_not_taken_for_complete(form: str, tmp_path: Path) -> None:
-    write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE, form)
+    write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE, form=form)
     (path,) = (tmp_path / "data").iterdir()
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CcropError, match="B01"):
-        shard_is_complete(tmp_path, "s", PROVENANCE, form)
+        shard_is_complete(tmp_path, "s", PROVENANCE, form=form)
 
 
 @FORMS
 def test_nothing_is_overwritten(form: str, tmp_path: Path) -> None:
-    write_shard(tmp_path, "s", make_table(["k"], 1), PROVENANCE, form)
-    write_shard(tmp_path, "s", make_table(["k"], 1), PROVENANCE, form)
+    write_shard(tmp_path, "s", make_table(["k"], 1), PROVENANCE, form=form)
+    write_shard(tmp_path, "s", make_table(["k"], 1), PROVENANCE, form=form)
     with pytest.raises(CcropError, match="already there with other content"):
-        write_shard(tmp_path, "s", make_table(["k"], 2), PROVENANCE, form)
-    write_manifest(tmp_path, ["s"], PROVENANCE, form)
-    write_manifest(tmp_path, ["s"], PROVENANCE, form)
+        write_shard(tmp_path, "s", make_table(["k"], 2), PROVENANCE, form=form)
+    write_manifest(tmp_path, ["s"], PROVENANCE, form=form)
+    write_manifest(tmp_path, ["s"], PROVENANCE, form=form)
     assert_same(BoxSet.open(tmp_path).read("s"), make_table(["k"], 1))
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3  # and the card
 
@@ -200,8 +200,8 @@ def test_the_fingerprint_is_the_sha256_of_the_text_that_is_stored(
     form: str, tmp_path: Path
 ) -> None:
     """By plain readers alone; the same lines are in the example of pyarrow."""
-    write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE, form)
-    write_manifest(tmp_path, ["s"], PROVENANCE, form)
+    write_shard(tmp_path, "s", make_table(["k"]), PROVENANCE, form=form)
+    write_manifest(tmp_path, ["s"], PROVENANCE, form=form)
     manifest = json.loads((tmp_path / "manifest.json").read_bytes())
     (entry,) = manifest["shards"]
     if form == "parquet":
@@ -241,9 +241,9 @@ def test_fields_of_others_are_ignored_and_their_text_is_kept(form: str, tmp_path
     assert provenance.localizer.threshold == 0
     assert provenance.to_json()["made_with"] == {"precision": "bf16"}
     assert boxes.read("a-0").keys == ["one", "two"]
-    assert shard_is_complete(tmp_path / "boxes", "a-0", provenance, form)
+    assert shard_is_complete(tmp_path / "boxes", "a-0", provenance, form=form)
     other = "webdataset" if form == "parquet" else "parquet"
-    copied = convert(tmp_path / "boxes", tmp_path / "copy", other)
+    copied = convert(tmp_path / "boxes", tmp_path / "copy", form=other)
     assert copied.provenance == provenance
     assert validate(tmp_path / "copy") == []
 
@@ -303,7 +303,7 @@ from ccrop_pipeline.boxset import write_shard
 print("go", flush=True)
 for i in range(100_000):
     write_shard(Path({folder!r}), f"s-{{i}}", make_table([f"k{{i}}-{{j}}" for j in range(500)], i),
-                PROVENANCE, {form!r})
+                PROVENANCE, form={form!r})
 """
 
 
@@ -323,8 +323,8 @@ def test_after_a_kill_every_visible_shard_is_whole(form: str, tmp_path: Path) ->
     (tmp_path / ".s-7.parquet.0123.tmp").write_bytes(b"half")  # left over in any case
     names = sorted(path.name.split(".")[0] for path in tmp_path.glob("data/s-*"))
     assert len(names) >= 5
-    assert all(shard_is_complete(tmp_path, name, PROVENANCE, form) for name in names)
-    write_manifest(tmp_path, names, PROVENANCE, form)
+    assert all(shard_is_complete(tmp_path, name, PROVENANCE, form=form) for name in names)
+    write_manifest(tmp_path, names, PROVENANCE, form=form)
     assert validate(tmp_path) == []
     for name, table in BoxSet.open(tmp_path).tables():
         number = int(name[2:])

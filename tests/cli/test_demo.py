@@ -21,7 +21,7 @@ SMALL = DemoSize(
 def test_the_demo_leaves_what_it_promises_and_takes_itself_up(tmp_path):
     first = run_demo(tmp_path / "demo", SMALL)
     assert len(open_source(tmp_path / "demo/data/train").index()) == 80
-    assert validate(first.boxes, None) == []
+    assert validate(first.boxes) == []
     assert first.quality.images == 80
     assert set(first.knn) == {"boxes", "random crops"}
     assert {"make images", "run: compute boxes", "run-random: train with random crops"} <= set(

@@ -67,7 +67,7 @@ def test_rows_may_become_empty_and_come_back(computed, tmp_path):
 
 def test_the_form_stays(computed, tmp_path):
     _, box_set = computed
-    convert(box_set.folder, tmp_path / "first", "webdataset")
+    convert(box_set.folder, tmp_path / "first", form="webdataset")
     other = rethreshold(BoxSet.open(tmp_path / "first"), tmp_path / "tar", BoxRule(0.6))
     same = rethreshold(box_set, tmp_path / "parquet", BoxRule(0.6))
     assert (other.manifest.form, same.manifest.form) == ("webdataset", "parquet")

@@ -44,7 +44,7 @@ def problems(folder: Path, source) -> list:
         for shard in source.shards
         for sample in source.read(shard)
     ]
-    return validate(folder, images)
+    return validate(folder, images=images)
 
 
 def test_every_image_gets_a_row_and_everything_met_is_counted(tmp_path):

@@ -84,8 +84,8 @@ def write_boxes(folder: Path, samples, seed=0, form="parquet", without=""):
             np.zeros(n, np.uint64),
             random.random((n, 3, 3)).astype(np.float16),
         )
-        write_shard(folder, shard, table, provenance, form)
-    write_manifest(folder, [shard for shard in samples if shard != without], provenance, form)
+        write_shard(folder, shard, table, provenance, form=form)
+    write_manifest(folder, [shard for shard in samples if shard != without], provenance, form=form)
     return folder, by_key
 
 
