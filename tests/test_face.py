@@ -23,11 +23,13 @@ def told_by(code):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_it_shows_its_names_and_nothing_else():
     shown = told_by("import ccrop_pipeline as ccrop, ccrop_pipeline.views; print(*dir(ccrop))")
     assert set(shown) == {*NAMES, "__version__"} == {*ccrop.__all__, "__version__"}
 
 
+@pytest.mark.slow
 def test_each_name_resolves_whatever_was_imported_before():
     modules = {getattr(ccrop, name).__module__ for name in NAMES}
     assert all(getattr(ccrop, name).__name__ == name for name in NAMES)

@@ -98,6 +98,7 @@ def test_packed_images(disk, tmp_path):
     assert {(path.stat().st_ino, path.stat().st_size) for path in tars} <= before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_checkpoint_and_what_is_exported_of_it(disk, tmp_path, suffix):
     recipe = load_recipe("demo", ["backbone=resnet18"])

@@ -42,6 +42,7 @@ def test_shapes(name: str, size: int, cells: int, feature_dim: int) -> None:
 # Without the classifier. ResNets: torchvision's published totals less fc (for the CIFAR form
 # also 7x7 -> 3x3 in conv1: 3 * 64 * 40 fewer); small: nine times the width products, plus two
 # parameters of batch normalisation a channel.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

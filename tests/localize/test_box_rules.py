@@ -102,6 +102,7 @@ def test_mirrored_and_transposed_maps_have_such_boxes(rule: BoxRule, grid: tuple
     assert torch.equal(transposed, boxes[:, [1, 0, 3, 2]])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(any_heatmap, any_mass)
 def test_mirrored_mass_boxes_are_exact_where_one_box_is_best(

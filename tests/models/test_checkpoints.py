@@ -99,6 +99,7 @@ def test_the_architecture_is_told_by_the_shapes(name, tmp_path) -> None:
     assert_equal(encoder.features(images), trunk_of(resnet, images))
 
 
+@pytest.mark.slow
 def test_lightlys_own_resnet(tmp_path) -> None:
     from lightly.models import ResNetGenerator
 
@@ -184,6 +185,7 @@ def test_torchvisions_vit_is_told_by_its_shapes(tmp_path) -> None:
     assert_equal(encoder.features(images), expected)
 
 
+@pytest.mark.slow
 def test_every_weight_is_accounted_for(plain_resnet, tmp_path) -> None:
     content = moco(plain_resnet.state_dict())
     content["state_dict"]["module.surprise"] = torch.zeros(1)
