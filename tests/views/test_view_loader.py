@@ -112,6 +112,7 @@ def test_the_way_is_chosen_by_the_source_and_the_memory_allowed(folder):
     assert "in 2 processes" in opened(folder, "streamed", workers=2).note
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "workers"), WITH_WORKERS)
 def test_a_restart_in_mid_epoch_gives_the_rest_bit_for_bit(folder, boxes, way, workers):
     def loader():
