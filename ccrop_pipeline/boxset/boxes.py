@@ -76,7 +76,7 @@ class Choices:
         return cls(boxes, np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
     def __len__(self) -> int:
-        """Give the number of rows."""
+        """Return the number of rows."""
         return len(self.starts) - 1
 
     @property
@@ -85,11 +85,11 @@ class Choices:
         return np.diff(self.starts)
 
     def of_row(self, row: int) -> NDArray[np.float32]:
-        """Boxes of one row, float32 (k, 4)."""
+        """Return the boxes of one row, float32 (k, 4)."""
         return self.boxes[self.starts[row] : self.starts[row + 1]]
 
     def take(self, rows: NDArray[np.integer]) -> "Choices":
-        """Give the boxes of some rows, in the order asked for."""
+        """Return the boxes of some rows, in the order asked for."""
         # Not `counts`: few rows of a large file are asked for at a time.
         first = self.starts[rows]
         counts = self.starts[rows + 1] - first
@@ -98,7 +98,7 @@ class Choices:
         return Choices(self.boxes[np.repeat(first, counts) + within], starts)
 
     def union(self) -> NDArray[np.float32]:
-        """Give the smallest box around the boxes of each row, float32 (n, 4).
+        """Return the smallest box around the boxes of each row, float32 (n, 4).
 
         Every row must have at least one.
         """

@@ -36,7 +36,7 @@ class Inspection:
         self.tally = BoxTally()
 
     def shard(self, path: Path) -> BoxTable | None:
-        """Judge one shard and give its rows, or None where they cannot be read.
+        """Judge one shard and return its rows, or None where they cannot be read.
 
         Args:
             path: A local path, of the name that the file has in the box set.
@@ -44,7 +44,7 @@ class Inspection:
         found: list[Problem] = []
         check_provenance(path, self._form, self._fingerprint, found)
         readable = all(problem.rule != "B011" for problem in found)
-        table = FORMS[self._form].load(path, found, True) if readable else None
+        table = FORMS[self._form].load(path, found) if readable else None
         if table is not None:
             found += check_rows(table, path.name)
             self._files.append(path.name)
@@ -60,7 +60,7 @@ class Inspection:
         return table
 
     def problems(self) -> list[Problem]:
-        """Judge what needs all shards, and give all breaches found."""
+        """Judge what needs all shards, and return all breaches found."""
         hashes = np.frombuffer(self._hashes, np.int64)
         hashes.sort()
         twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
@@ -71,11 +71,11 @@ class Inspection:
         problems, file_of_key = [], dict[str, str]()
         for file in self._files:
             with self._folder.local(file) as path:
-                table = FORMS[self._form].load(path, [], False)
+                table = FORMS[self._form].load(path, [], heatmaps=False)
             for row, key in enumerate(table.keys if table else ()):
                 first = file_of_key.setdefault(key, file) if hash(key) in hashes else file
                 if first != file:
-                    message = f"the key {key!r} stands in {first} as well"
+                    message = f"the key {key!r} occurs in {first} as well"
                     problems.append(Problem("B018", f"{file} row {row}", message))
         return problems
 

@@ -22,6 +22,7 @@ from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices
 from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
 
+CACHE = ".cache"
 Rows = Callable[[], Iterable[BoxTable]]
 # Of the file above. Caches outlive programs, so that another layout needs another number.
 _LAYOUT = 2
@@ -63,7 +64,7 @@ class BoxLookup:
         self._choices = Choices(choices, starts.view("<i8")) if m else None
 
     def __len__(self) -> int:
-        """Give the number of boxes."""
+        """Return the number of boxes."""
         return len(self._hashes)
 
     def __reduce__(self) -> tuple[type["BoxLookup"], tuple[Path]]:
@@ -147,7 +148,7 @@ def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
         folder: The box set; the cache goes into it, or where it is read-only or remote into a
             folder of the user's own for temporary files.
         version: Changes whenever the box set changes.
-        rows: Gives the tables, shard by shard; called again for each salt.
+        rows: Yields the tables, shard by shard; called again for each salt.
 
     Raises:
         CcropError: If a key occurs twice, or there is no place for the cache.
@@ -172,7 +173,7 @@ def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
 
 
 def _inside(folder: Path) -> Path:
-    place = folder / ".cache"
+    place = folder / CACHE
     place.mkdir(exist_ok=True)
     return place
 
@@ -192,7 +193,7 @@ def sorted_words(
     """Build the content of the cache file with the first salt that tells all keys apart.
 
     Args:
-        rows: Gives the tables, shard by shard; called again for each salt.
+        rows: Yields the tables, shard by shard; called again for each salt.
         hashed: Hash of keys under a salt.
 
     Returns:

@@ -12,6 +12,7 @@ from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError, sha256_of
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.inspection import Inspection
+from ccrop_pipeline.boxset.lookup import CACHE
 from ccrop_pipeline.boxset.provenance import (
     FORMAT,
     Provenance,
@@ -57,11 +58,11 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text of the manifest, so of every shard as well; lower-case hex."""
+        """SHA-256 of the text of the manifest, so of every shard as well; lower-case hex."""
         return hashlib.sha256(self.to_text().encode()).hexdigest()
 
     def to_text(self) -> str:
-        """Give the text of `manifest.json`; equal manifests give equal texts."""
+        """Return the text of `manifest.json`; equal manifests have equal texts."""
         data = FORMAT | {
             "form": self.form,
             "fingerprint": self.provenance.fingerprint,
@@ -79,8 +80,8 @@ def write_manifest(
 ) -> Manifest:
     """Check all shards against the rules and declare the box set complete.
 
-    Whoever finds all shards there may call this, and several at once may: the first one writes
-    the manifest, and those who find it there do not read the shards again.
+    Any process that finds all shards there may call this, several at once as well: the first one
+    writes the manifest, and those that find it there do not read the shards again.
 
     Args:
         folder: The box set: a local path, or an address that fsspec knows.
@@ -119,11 +120,9 @@ def write_manifest(
     except TargetTakenError:
         # Another process may have been as far with other versions of the libraries.
         found = read_manifest(place, [])
-        if (
-            not found
-            or not _says(found, names, provenance, form)
-            or (found.shards != manifest.shards)
-        ):
+        if not found or not _says(found, names, provenance, form):
+            raise
+        if found.shards != manifest.shards:
             raise
         return found
     return manifest
@@ -305,10 +304,10 @@ def strays(there: Iterable[str], files: Iterable[str]) -> list[Problem]:
 
 
 def strangers(folder: Path) -> list[str]:
-    """Find what is in a local folder and is no part of a box set, nor left from writing one."""
+    """Find what is in a local folder and no part of a box set, its cache or left from writing."""
     suffixes = tuple(form.suffix for form in FORMS.values())
     data = folder / DATA
     shards = data.iterdir() if data.is_dir() else ()
-    found = {path for path in folder.iterdir() if path.name not in (MANIFEST, CARD, DATA)}
+    found = {path for path in folder.iterdir() if path.name not in (MANIFEST, CARD, DATA, CACHE)}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
     return sorted(str(path.relative_to(folder)) for path in found if path.suffix != ".tmp")

@@ -85,7 +85,7 @@ def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
     return None
 
 
-def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
+def load(path: Path, problems: list[Problem], *, heatmaps: bool = True) -> BoxTable | None:
     """Read a table; rules B011, B014, B015, B019 and, within the shard, B024."""
     known = {*_COLUMNS, *_OPTIONAL} if heatmaps else {*_COLUMNS, "choices"}
     try:

@@ -101,7 +101,7 @@ class BoxSet:
         with data_folder(self.folder).local(shard_file(name, form)) as path:
             check_provenance(path, form, self.manifest.provenance.fingerprint, problems)
             refuse(problems, _damaged(self.folder))
-            table = FORMS[form].load(path, problems, heatmaps)
+            table = FORMS[form].load(path, problems, heatmaps=heatmaps)
         refuse(problems, _damaged(self.folder))
         assert table is not None
         return table

@@ -38,7 +38,7 @@ RULES = {
     "and no first folder like `__this__`.",
     "B017": "A key is Unicode text, not empty and without control characters (U+0000 to U+001F, "
     "U+007F to U+009F).",
-    "B018": "A key stands once in the whole box set.",
+    "B018": "A key occurs once in the whole box set.",
     "B019": "`status` is `ok`, `empty` or `unreadable`.",
     "B020": "Box edges are finite and in [0, 1].",
     "B021": "`x_min` < `x_max` and `y_min` < `y_max`.",
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return f"{self.rule} {self.where}: {self.message}"
 
 
@@ -108,7 +108,7 @@ def _keys(table: BoxTable) -> Iterator[tuple[str, int, str]]:
         if not key or _NOT_IN_KEYS.search(key):
             yield "B017", row, f"the key {key!r} is empty or holds a control character"
         elif key in seen:
-            yield "B018", row, f"the key {key!r} stands twice in this shard"
+            yield "B018", row, f"the key {key!r} occurs twice in this shard"
         seen.add(key)
 
 

@@ -8,12 +8,7 @@ from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
-from ccrop_pipeline.boxset.provenance import (
-    LIBRARIES,
-    TEXT,
-    Provenance,
-    provenance_from_text,
-)
+from ccrop_pipeline.boxset.provenance import LIBRARIES, TEXT, Provenance, provenance_from_text
 from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
 from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
@@ -26,7 +21,7 @@ class Form:
     suffix: str
     write: Callable[[Path, BoxTable, Provenance], None]
     entries: Callable[[Path, list[Problem]], dict[str, str] | None]
-    load: Callable[[Path, list[Problem], bool], BoxTable | None]
+    load: Callable[..., BoxTable | None]
 
 
 FORMS = {
@@ -115,7 +110,7 @@ def write_shard_once(
 
 
 def missing_shards(folder: Location, names: Iterable[str], *, form: str = "parquet") -> list[str]:
-    """Give those of the shards `names` that are not there, from one listing of the folder."""
+    """Return those of the shards `names` that are not there, from one listing of the folder."""
     there = data_folder(folder).files()
     return [name for name in names if shard_file(name, form) not in there]
 

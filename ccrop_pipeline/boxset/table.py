@@ -84,7 +84,7 @@ class BoxTable:
             raise ValueError(f"status must be below {len(STATUSES)}, not {self.status.max()}")
 
     def __len__(self) -> int:
-        """Give the number of rows."""
+        """Return the number of rows."""
         return len(self.keys)
 
     def row(self, number: int) -> BoxRow:

@@ -8,12 +8,7 @@ from typing import NamedTuple
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset.inspection import Inspection
-from ccrop_pipeline.boxset.manifest import (
-    Manifest,
-    ShardEntry,
-    read_manifest,
-    strays,
-)
+from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, read_manifest, strays
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.shards import DATA, FORMS
 from ccrop_pipeline.boxset.table import BoxTable
@@ -28,7 +23,7 @@ class SourceImage(NamedTuple):
 
 
 def validate(folder: Location, *, images: Iterable[SourceImage] | None = None) -> list[Problem]:
-    """Find every breach of the rules B001 to B025, and with images of B026 and B027.
+    """Find every breach of the rules, of B026 and B027 only with the images.
 
     Args:
         folder: The box set: a local path, or an address that fsspec knows.
@@ -94,7 +89,7 @@ def _check_images(
         seen[name] = None
         # What cannot be read was reported before.
         with data.local(files[name]) as path:
-            table = FORMS[manifest.form].load(path, [], False)
+            table = FORMS[manifest.form].load(path, [], heatmaps=False)
         if table is not None:
             problems += _compare(table, list(group), files[name])
     problems += [

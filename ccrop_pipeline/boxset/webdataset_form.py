@@ -73,7 +73,7 @@ def _samples(table: BoxTable) -> Iterator[dict[str, Any]]:
 
 @cache
 def _shortest() -> NDArray[np.float64]:
-    """For every float16, by its bits, the double with the shortest text that rounds to it."""
+    """Return, by the bits of a float16, the double whose shortest text rounds to it."""
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     return every.astype(str).astype(np.float64)
 
@@ -88,7 +88,7 @@ def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
         return None
 
 
-def load(path: Path, problems: list[Problem], heatmaps: bool = True) -> BoxTable | None:
+def load(path: Path, problems: list[Problem], *, heatmaps: bool = True) -> BoxTable | None:
     """Read a table; rules B011, B014, B016, B019 and, within the shard, B024 and B028."""
     samples: list[dict[str, Any]] = []
     count = len(problems)

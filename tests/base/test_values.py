@@ -15,6 +15,7 @@ from ccrop_pipeline.base.values import (
     did_you_mean,
     differences,
     from_plain,
+    parse_json,
     ranged,
     to_plain,
 )
@@ -163,3 +164,48 @@ def test_near_names_are_offered():
     assert did_you_mean("xyz", ["seed", "epochs"]) == ""
     known = ["resnet18", "resnet34", "vgg"]
     assert did_you_mean("resnet81", known, most=2) == " (did you mean resnet18 or resnet34?)"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)  # fmt: skip
+
+
+@given(json_values, st.booleans())
+def test_json_that_all_understand_is_parsed_as_the_standard_library_does(value, ascii_only):
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert repr(parse_json(text)) == repr(value)
+    assert parse_json('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "b": 2, "a": 1}', "an object has 'a' twice"),
+        ('[{"a": {"b": 1, "b": 1}}]', "an object has 'b' twice"),
+        ("[NaN]", "NaN is not JSON"),
+        ("[-Infinity]", "-Infinity is not JSON"),
+        ("[" * 99_999, "nested too deeply"),
+        ("1" * 5000, "digits"),
+        ('["\\udc80"]', "surrogates"),
+        ('{"\\uD800": 1}', "surrogates"),
+        ("{", "property name"),
+        ("", "value"),
+    ],
+)
+def test_json_that_readers_understand_in_different_ways_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+def test_a_whole_number_that_no_float_holds_is_no_number():
+    @dataclass(frozen=True)
+    class Length:
+        metres: float
+
+    assert from_plain(Length, {"metres": 2**53 - 1}).metres == 2.0**53 - 1
+    for number in (2**53, 10**400, -(10**400)):
+        with pytest.raises(SettingError, match="must be a number"):
+            from_plain(Length, {"metres": number})

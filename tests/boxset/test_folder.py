@@ -21,6 +21,7 @@ from ccrop_pipeline.boxset import (
     convert,
     missing_shards,
     shard_is_complete,
+    strangers,
     validate,
     write_manifest,
     write_shard,
@@ -169,6 +170,17 @@ def test_an_unknown_file_system_sees_whole_files_only_by_moving_them():
 def test_addresses_without_a_file_system_are_refused(address, message):
     with pytest.raises(CcropError, match=message):
         write_shard(address, "s", make_table(["k"]), PROVENANCE)
+
+
+def test_what_is_no_part_of_a_box_set_is_named_and_its_cache_is_one(tmp_path):
+    made(tmp_path)
+    BoxSet.open(tmp_path).find(["a"])
+    (tmp_path / ".manifest.json.0123.tmp").touch()
+    assert (tmp_path / ".cache").is_dir()
+    assert strangers(tmp_path) == []
+    for name in ("notes.txt", "data/notes.txt", ".hidden"):
+        (tmp_path / name).touch()
+    assert strangers(tmp_path) == [".hidden", "data/notes.txt", "notes.txt"]
 
 
 def test_errors_of_a_file_system_are_told_in_words(monkeypatch):
