@@ -7,7 +7,7 @@ import numpy as np
 
 from ccrop_pipeline.base import BoxFolder
 from ccrop_pipeline.boxset.rules import Problem, check_rows
-from ccrop_pipeline.boxset.shards import FORMS, check_provenance
+from ccrop_pipeline.boxset.shards import FORMS, load_shard
 from ccrop_pipeline.boxset.statistics import BoxTally
 from ccrop_pipeline.boxset.table import BoxTable
 
@@ -42,9 +42,7 @@ class Inspection:
             path: A local path, of the name that the file has in the box set.
         """
         found: list[Problem] = []
-        check_provenance(path, self._form, self._fingerprint, found)
-        readable = all(problem.rule != "B011" for problem in found)
-        table = FORMS[self._form].load(path, found) if readable else None
+        table = load_shard(path, self._form, self._fingerprint, found)
         if table is not None:
             found += check_rows(table, path.name)
             self._files.append(path.name)
@@ -71,7 +69,7 @@ class Inspection:
         problems, file_of_key = [], dict[str, str]()
         for file in self._files:
             with self._folder.local(file) as path:
-                table = FORMS[self._form].load(path, [], heatmaps=False)
+                _, table = FORMS[self._form].load(path, [], heatmaps=False)
             for row, key in enumerate(table.keys if table else ()):
                 first = file_of_key.setdefault(key, file) if hash(key) in hashes else file
                 if first != file:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset.boxes import Choices
-from ccrop_pipeline.boxset.provenance import Provenance
+from ccrop_pipeline.boxset.provenance import Entries, Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
 
@@ -75,34 +75,41 @@ def _arrays(table: BoxTable) -> Iterator[tuple[str, Any]]:
         yield "choices", pa.ListArray.from_arrays(starts, boxes)
 
 
-def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
+def entries(path: Path, problems: list[Problem]) -> Entries | None:
     """Read the texts of the footer by name; rule B011."""
     try:
-        found = pq.read_metadata(path.absolute()).metadata or {}
-        return {str(name, "utf-8"): str(text, "utf-8") for name, text in found.items()}
+        return _texts(pq.read_metadata(path.absolute()))
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
     return None
 
 
-def load(path: Path, problems: list[Problem], *, heatmaps: bool = True) -> BoxTable | None:
-    """Read a table; rules B011, B014, B015, B019 and, within the shard, B024."""
+def _texts(footer: Any) -> Entries:
+    found = footer.metadata or {}
+    return {str(name, "utf-8"): str(text, "utf-8") for name, text in found.items()}
+
+
+def load(
+    path: Path, problems: list[Problem], *, heatmaps: bool = True
+) -> tuple[Entries | None, BoxTable | None]:
+    """Read entries and table; rules B011, B014, B015, B019 and, within the shard, B024."""
     known = {*_COLUMNS, *_OPTIONAL} if heatmaps else {*_COLUMNS, "choices"}
     try:
         # One thread: shards are small, and readers run one a worker.
         with pq.ParquetFile(path.absolute()) as file:
+            texts = _texts(file.metadata)
             wanted = [name for name in file.schema_arrow.names if name in known]
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             data = file.read(columns=wanted, use_threads=False)
             data.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
-        return None
+        return None, None
     if max(groups, default=0) > MAX_ROW_GROUP:
         problems.append(Problem("B015", path.name, f"a row group has {max(groups)} rows"))
     wrong = list(_wrong_columns(data))
     problems += [Problem("B014", path.name, message) for message in wrong]
-    return None if wrong else _table(data, path.name, problems)
+    return texts, None if wrong else _table(data, path.name, problems)
 
 
 def _wrong_columns(data: Any) -> Iterator[str]:

@@ -16,7 +16,8 @@ _FIXED = FORMAT | {
     "frame": "stored pixels, EXIF orientation not applied, origin top left",
     "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
 }
-# Names of the texts in a shard.
+# The texts in the head of a shard, by name.
+Entries = dict[str, str]
 TEXT, LIBRARIES = "ccrop", "ccrop_libraries"
 
 
@@ -149,7 +150,7 @@ class Provenance:
         found = differences(json.loads(self.text), json.loads(other.text))
         return found or ["the same values in another text, as of another program"]
 
-    def entries(self) -> dict[str, str]:
+    def entries(self) -> Entries:
         """Return the texts that a shard carries, by name."""
         return {TEXT: self.text, LIBRARIES: json.dumps(dict(sorted(self.libraries.items())))}
 

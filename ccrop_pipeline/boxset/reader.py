@@ -23,9 +23,8 @@ from ccrop_pipeline.boxset.manifest import (
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.shards import (
     DATA,
-    FORMS,
-    check_provenance,
     data_folder,
+    load_shard,
     shard_file,
     shard_is_complete,
     write_shard,
@@ -98,10 +97,9 @@ class BoxSet:
                 "source."
             )
         form, problems = self.manifest.form, list[Problem]()
+        fingerprint = self.manifest.provenance.fingerprint
         with data_folder(self.folder).local(shard_file(name, form)) as path:
-            check_provenance(path, form, self.manifest.provenance.fingerprint, problems)
-            refuse(problems, _damaged(self.folder))
-            table = FORMS[form].load(path, problems, heatmaps=heatmaps)
+            table = load_shard(path, form, fingerprint, problems, heatmaps=heatmaps)
         refuse(problems, _damaged(self.folder))
         assert table is not None
         return table

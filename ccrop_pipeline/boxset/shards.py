@@ -8,7 +8,13 @@ from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
-from ccrop_pipeline.boxset.provenance import LIBRARIES, TEXT, Provenance, provenance_from_text
+from ccrop_pipeline.boxset.provenance import (
+    LIBRARIES,
+    TEXT,
+    Entries,
+    Provenance,
+    provenance_from_text,
+)
 from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
 from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import CcropError
@@ -16,12 +22,12 @@ from ccrop_pipeline.errors import CcropError
 
 @dataclass(frozen=True)
 class Form:
-    """A file form: suffix, and functions that write, read the texts of its head, read the rows."""
+    """A file form: suffix, and functions that write, read the texts of its head, or all of it."""
 
     suffix: str
     write: Callable[[Path, BoxTable, Provenance], None]
-    entries: Callable[[Path, list[Problem]], dict[str, str] | None]
-    load: Callable[..., BoxTable | None]
+    entries: Callable[[Path, list[Problem]], Entries | None]
+    load: Callable[..., tuple[Entries | None, BoxTable | None]]
 
 
 FORMS = {
@@ -129,7 +135,8 @@ def shard_is_complete(
         return False
     problems: list[Problem] = []
     with data.local(file) as path:
-        found = read_provenance(path, form, problems)
+        entries = FORMS[form].entries(path, problems)
+    found = None if entries is None else _provenance(entries, file, problems)
     refuse(problems, f"{data}/{file} is damaged: delete it, or choose another folder.")
     changed = found.differences(provenance) if found else []
     if changed:
@@ -141,26 +148,38 @@ def shard_is_complete(
     return True
 
 
-def read_provenance(path: Path, form: str, problems: list[Problem]) -> Provenance | None:
-    """Read what made a shard, adding to `problems` what breaks rules B002, B003, B011 and B012."""
-    entries = FORMS[form].entries(path, problems)
-    if entries is None:
-        return None
+def load_shard(
+    path: Path, form: str, fingerprint: str, problems: list[Problem], *, heatmaps: bool = True
+) -> BoxTable | None:
+    """Read a shard, adding to `problems` what breaks a rule of its file or B013.
+
+    Args:
+        path: A local path, of the name that the file has in the box set.
+        form: `parquet` or `webdataset`.
+        fingerprint: The one that it must have.
+        problems: Where breaches are added.
+        heatmaps: Read the heatmaps as well, if there are any.
+
+    Returns:
+        Its rows, or None where they cannot be read.
+    """
+    entries, table = FORMS[form].load(path, problems, heatmaps=heatmaps)
+    found = None if entries is None else _provenance(entries, path.name, problems)
+    if found is not None and found.fingerprint != fingerprint:
+        message = f"the fingerprint is {found.fingerprint}, not {fingerprint}"
+        problems.append(Problem("B013", path.name, message))
+    return table
+
+
+def _provenance(entries: Entries, where: str, problems: list[Problem]) -> Provenance | None:
+    """Read what made a shard; rules B002, B003 and B012."""
     if missing := [name for name in (TEXT, LIBRARIES) if name not in entries]:
         message = f"there is no entry {' or '.join(missing)} in its head"
-        problems.append(Problem("B012", path.name, message))
+        problems.append(Problem("B012", where, message))
         return None
     try:
         libraries = parse_json(entries[LIBRARIES])
     except ValueError as error:
-        problems.append(Problem("B003", path.name, f"{LIBRARIES}: {error}"))
+        problems.append(Problem("B003", where, f"{LIBRARIES}: {error}"))
         return None
-    return provenance_from_text(entries[TEXT], libraries, path.name, problems)
-
-
-def check_provenance(path: Path, form: str, fingerprint: str, problems: list[Problem]) -> None:
-    """Compare a shard's fingerprint with the one expected; rule B013 and those of reading."""
-    found = read_provenance(path, form, problems)
-    if found is not None and found.fingerprint != fingerprint:
-        message = f"the fingerprint is {found.fingerprint}, not {fingerprint}"
-        problems.append(Problem("B013", path.name, message))
+    return provenance_from_text(entries[TEXT], libraries, where, problems)

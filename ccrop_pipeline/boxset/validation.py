@@ -89,7 +89,7 @@ def _check_images(
         seen[name] = None
         # What cannot be read was reported before.
         with data.local(files[name]) as path:
-            table = FORMS[manifest.form].load(path, [], heatmaps=False)
+            _, table = FORMS[manifest.form].load(path, [], heatmaps=False)
         if table is not None:
             problems += _compare(table, list(group), files[name])
     problems += [

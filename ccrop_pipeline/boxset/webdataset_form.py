@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset.boxes import Choices
-from ccrop_pipeline.boxset.provenance import Provenance
+from ccrop_pipeline.boxset.provenance import Entries, Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
 
@@ -78,7 +78,7 @@ def _shortest() -> NDArray[np.float64]:
     return every.astype(str).astype(np.float64)
 
 
-def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
+def entries(path: Path, problems: list[Problem]) -> Entries | None:
     """Read the texts of the global PAX header by name; rule B011."""
     try:
         with tarfile.open(path, "r:", encoding="utf-8") as tar:
@@ -88,15 +88,20 @@ def entries(path: Path, problems: list[Problem]) -> dict[str, str] | None:
         return None
 
 
-def load(path: Path, problems: list[Problem], *, heatmaps: bool = True) -> BoxTable | None:
-    """Read a table; rules B011, B014, B016, B019 and, within the shard, B024 and B028."""
+def load(
+    path: Path, problems: list[Problem], *, heatmaps: bool = True
+) -> tuple[Entries | None, BoxTable | None]:
+    """Read entries and table; rules B011, B014, B016, B019; within the shard B024 and B028."""
     samples: list[dict[str, Any]] = []
-    count = len(problems)
+    texts, count = None, len(problems)
     try:
-        for row, (name, content) in enumerate(_members(path)):
-            sample = _sample(name, content, f"{path.name} row {row}", problems)
-            if sample is not None:
-                samples.append(sample)
+        _expect_end(path)
+        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+            texts = dict(tar.pax_headers)
+            for row, (name, content) in enumerate(_members(tar)):
+                sample = _sample(name, content, f"{path.name} row {row}", problems)
+                if sample is not None:
+                    samples.append(sample)
     except (OSError, tarfile.TarError) as error:
         problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
     maps = [sample["heatmap"] for sample in samples if "heatmap" in sample]
@@ -109,23 +114,25 @@ def load(path: Path, problems: list[Problem], *, heatmaps: bool = True) -> BoxTa
     if with_choices not in (0, len(samples)):
         problems.append(Problem("B028", path.name, f"only {with_choices} rows have choices"))
     fatal = any(problem.rule in ("B011", "B014") for problem in problems[count:])
-    return None if fatal else _table(samples, bool(grids) and heatmaps)
+    return texts, None if fatal else _table(samples, bool(grids) and heatmaps)
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+def _expect_end(path: Path) -> None:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - len(_END_OF_TAR)))
         # tarfile takes a file cut between two members for a whole one.
         if file.read() != _END_OF_TAR or size % _BLOCK:
             raise tarfile.ReadError("the end of the archive is missing")
-    with tarfile.open(path, "r:", encoding="utf-8") as tar:
-        for member in tar:
-            content = tar.extractfile(member)
-            if member.name != _EMPTY:
-                yield member.name, content.read() if content else b""
-            # tarfile keeps every member it has met, a kilobyte each.
-            tar.members.clear()  # type: ignore[attr-defined]
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    for member in tar:
+        content = tar.extractfile(member)
+        if member.name != _EMPTY:
+            yield member.name, content.read() if content else b""
+        # tarfile keeps every member it has met, a kilobyte each.
+        tar.members.clear()  # type: ignore[attr-defined]
 
 
 def _sample(
