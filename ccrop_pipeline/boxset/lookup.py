@@ -20,7 +20,7 @@ from ccrop_pipeline.base import Location, is_address
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices
 from ccrop_pipeline.boxset.table import BoxTable
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError, CcropError
 
 CACHE = ".cache"
 Rows = Callable[[], Iterable[BoxTable]]
@@ -218,7 +218,7 @@ def sorted_words(
             parts += [ordered.starts.astype("<u8"), _as_words(ordered.boxes)]
         head = [salt, len(hashes), len(ordered.boxes) if choices else 0]
         return np.concatenate([np.array(head, "<u8"), *parts])
-    raise CcropError(
+    raise BoxSetError(
         "a key occurs twice in the box set (rule B018), so its box is not certain. "
         "Validate the box set to see where, and compute it again."
     )

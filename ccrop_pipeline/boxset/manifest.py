@@ -22,7 +22,7 @@ from ccrop_pipeline.boxset.provenance import (
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file
 from ccrop_pipeline.boxset.statistics import BoxStatistics
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError, CcropError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -93,16 +93,16 @@ def write_manifest(
         The manifest as it is there.
 
     Raises:
-        CcropError: If a shard is missing or a rule is broken, naming the places, or another
+        BoxSetError: If a shard is missing or a rule is broken, naming the places, or another
             manifest is there already. Nothing is written then.
-        ValueError: If the form is not known or a name is no plain file name.
+        SettingError: If the form is not known or a name is no plain file name.
     """
     place, names = open_folder(folder), list(shard_names)
     files = {name: shard_file(name, form) for name in names}
     there = place.inside(DATA).files()
     missing = [file for file in files.values() if file not in there]
     if missing:
-        raise CcropError(
+        raise BoxSetError(
             f"{place} lacks {len(missing)} of {len(names)} shards, such as {missing[0]}. "
             "Run the same command again: it computes what is missing."
         )

@@ -30,12 +30,12 @@ from ccrop_pipeline.boxset.shards import (
     write_shard,
 )
 from ccrop_pipeline.boxset.table import BoxRow, BoxTable
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import BoxSetError, SettingError
 
 MissingBoxes = Literal["error", "full"]
 
 
-class MissingBoxError(CcropError, KeyError):
+class MissingBoxError(BoxSetError, KeyError):
     """An image has no box."""
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class BoxSet:
             folder: A local path, or an address that fsspec knows.
 
         Raises:
-            CcropError: If the folder holds no complete box set that this version can read.
+            BoxSetError: If the folder holds no complete box set that this version can read.
         """
         place = open_folder(folder)
         there = place.inside(DATA).files()
@@ -88,10 +88,10 @@ class BoxSet:
             heatmaps: Read the heatmaps as well, if there are any.
 
         Raises:
-            CcropError: If there is no such shard, it is damaged, or not of this box set.
+            BoxSetError: If there is no such shard, it is damaged, or not of this box set.
         """
         if name not in self._names:
-            raise CcropError(
+            raise BoxSetError(
                 f"{self.folder} has no shard {name!r}; it has {len(self._names)}, such as "
                 f"{next(iter(self._names), None)!r}. Use the boxes that were computed for this "
                 "source."
@@ -228,13 +228,13 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
     if folder.has(MANIFEST):
         return
     if not folder.exists():
-        raise CcropError(f"there is no folder {folder}. Compute boxes into it, or check the path.")
+        raise BoxSetError(f"there is no folder {folder}. Compute boxes into it, or check the path.")
     if found := strays(there, ()):
-        raise CcropError(
+        raise BoxSetError(
             f"the box set {folder} is not complete: it has {len(found)} shards and no {MANIFEST}. "
             "Resume by running the same command that was computing it."
         )
-    raise CcropError(f"{folder} is not a box set: it has no {MANIFEST}. Check the path.")
+    raise BoxSetError(f"{folder} is not a box set: it has no {MANIFEST}. Check the path.")
 
 
 Boxes = Location | BoxSet  # a box set, or its folder
@@ -244,7 +244,7 @@ def opened(boxes: Boxes) -> BoxSet:
     """Return a box set that may be open already.
 
     Raises:
-        CcropError: If the folder holds no complete box set.
+        BoxSetError: If the folder holds no complete box set.
     """
     return boxes if isinstance(boxes, BoxSet) else BoxSet.open(boxes)
 
@@ -264,9 +264,9 @@ def convert(folder: Location, out: Location, *, form: str) -> Manifest:
         The new manifest.
 
     Raises:
-        CcropError: If `folder` holds no complete box set, `out` holds something else, or
+        BoxSetError: If `folder` holds no complete box set, `out` holds something else, or
             a key cannot be kept by WebDataset.
-        ValueError: If the form is not known.
+        SettingError: If the form is not known.
     """
     boxes = BoxSet.open(folder)
     provenance = boxes.manifest.provenance

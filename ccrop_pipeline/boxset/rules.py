@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset.boxes import FULL_BOX
 from ccrop_pipeline.boxset.table import OK, STATUSES, UNREADABLE, BoxTable
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError
 
 RULES = {
     "B001": "`manifest.json` is one JSON object in UTF-8 with the fields of section 3, each of its "
@@ -79,14 +79,14 @@ def refuse(problems: Sequence[Problem], remedy: str) -> None:
     """Raise the problems, if there are any, as one error that ends with what to do.
 
     Raises:
-        CcropError: If `problems` is not empty.
+        BoxSetError: If `problems` is not empty.
     """
     if not problems:
         return
     lines = [str(problem) for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"and {len(problems) - _SHOWN} more")
-    raise CcropError("\n".join([*lines, remedy]))
+    raise BoxSetError("\n".join([*lines, remedy]))
 
 
 # Unicode's control characters (Cc), and halves of surrogate pairs, which UTF-8 cannot hold.

@@ -17,7 +17,7 @@ from ccrop_pipeline.boxset.provenance import (
 )
 from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
 from ccrop_pipeline.boxset.table import BoxTable
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError, SettingError
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def shard_file(name: str, form: str = "parquet") -> str:
     """Return the file name of a shard: `train-000042` is in `train-000042.parquet`.
 
     Raises:
-        ValueError: If the form is not known or the name is no plain, visible file name.
+        SettingError: If the form is not known or the name is no plain, visible file name.
     """
     if form not in FORMS:
-        raise ValueError(f"form must be one of {list(FORMS)}, not {form!r}")
+        raise SettingError(f"form is {form!r}; it must be one of {list(FORMS)}.")
     if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-        raise ValueError(f"a shard name must be a plain file name, not {name!r}")
+        raise SettingError(f"a shard is named {name!r}; it must be a plain file name.")
     return name + FORMS[form].suffix
 
 
@@ -73,8 +73,8 @@ def write_shard(
         form: `parquet` or `webdataset`.
 
     Raises:
-        CcropError: If rows break a rule, or the shard is there already with other content.
-        ValueError: If the form is not known or the name is no plain file name.
+        BoxSetError: If rows break a rule, or the shard is there already with other content.
+        SettingError: If the form is not known or the name is no plain file name.
     """
     file = shard_file(name, form)
     refuse(check_rows(table, file), "The shard was not written: put these rows right.")
@@ -103,8 +103,8 @@ def write_shard_once(
         Whether the shard has these rows now, to the bit; if not, it has those of the other.
 
     Raises:
-        CcropError: If rows break a rule, or the shard there is damaged or of another provenance.
-        ValueError: If the form is not known or the name is no plain file name.
+        BoxSetError: If rows break a rule, or the shard there is damaged or of another provenance.
+        SettingError: If the form is not known or the name is no plain file name.
     """
     try:
         write_shard(folder, name, table, provenance, form=form)
@@ -127,8 +127,8 @@ def shard_is_complete(
     """Tell whether a shard of this provenance is there and need not be computed again.
 
     Raises:
-        CcropError: If the file is damaged or of another provenance.
-        ValueError: If the form is not known or the name is no plain file name.
+        BoxSetError: If the file is damaged or of another provenance.
+        SettingError: If the form is not known or the name is no plain file name.
     """
     data, file = data_folder(folder), shard_file(name, form)
     if not data.has(file):
@@ -140,7 +140,7 @@ def shard_is_complete(
     refuse(problems, f"{data}/{file} is damaged: delete it, or choose another folder.")
     changed = found.differences(provenance) if found else []
     if changed:
-        raise CcropError(
+        raise BoxSetError(
             f"{folder} holds boxes that were made in another way ({file}, B013):\n  "
             + "\n  ".join(changed)
             + "\nRepeat what made them to go on with them, choose another folder, or delete it."

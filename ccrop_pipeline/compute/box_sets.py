@@ -26,7 +26,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
 )
 from ccrop_pipeline.compute.pipeline import compute_shards
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import Source
 from ccrop_pipeline.localize import Encoder, Localizer
 
@@ -72,7 +72,7 @@ def compute_boxes(
     Raises:
         CcropError: If `folder` holds boxes of something else, or the source cannot be read, names
             two images with one key or has too many unreadable images.
-        ValueError: If a number is out of its range.
+        SettingError: If a number is out of its range.
     """
     check_numbers(batch_size, threads, max_bad)
     if overwrite:
@@ -109,13 +109,13 @@ def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -
     """Refuse numbers of `compute_boxes` that are out of their range.
 
     Raises:
-        ValueError: If one is.
+        SettingError: If one is.
     """
     for name, number in (("batch_size", batch_size), ("threads", threads)):
         if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, not {number}")
+            raise SettingError(f"{name} is {number}; it must be 1 or more.")
     if not 0 <= max_bad <= 1:
-        raise ValueError(f"max_bad must be in [0, 1], not {max_bad}")
+        raise SettingError(f"max_bad is {max_bad}; it must be in [0, 1].")
 
 
 def default_threads(encoder: Encoder) -> int:

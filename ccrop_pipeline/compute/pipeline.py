@@ -30,7 +30,7 @@ from ccrop_pipeline.boxset import (
     Provenance,
     write_shard_once,
 )
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.squares import ResizedImages, begin_resizing
 from ccrop_pipeline.localize import Localizer
@@ -323,7 +323,7 @@ def _refuse_unreadable(shard: str, table: BoxTable, max_bad: float) -> None:
     allowed = max(1, math.floor(round(max_bad * len(table), 6)))
     if len(bad) > allowed:
         names = ", ".join(repr(table.keys[row]) for row in bad[:_NAMED])
-        raise CcropError(
+        raise SourceError(
             f"{len(bad)} of the {len(table)} images of the shard {shard!r} cannot be decoded, such "
             f"as {names}; at most {allowed} may be (max_bad={max_bad:g}). The shard was not "
             "written: mend the images, or allow more."
@@ -342,7 +342,7 @@ def refuse_repeated(shard: str, keys: Sequence[str], seen: dict[str, str]) -> No
     repeated = seen.keys() & keys
     if repeated:
         key = min(repeated)
-        raise CcropError(
+        raise SourceError(
             f"the key {key!r} is in the shards {seen[key]!r} and {shard!r}: keys must be unique, "
             "since boxes are found by them (rule B018). Pack the images again, `ccrop data pack`, "
             "with keys of their own."

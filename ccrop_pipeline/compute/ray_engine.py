@@ -68,7 +68,7 @@ def compute_boxes_with_ray(
     Raises:
         CcropError: If Ray is not installed, no node has room for a worker, a worker ended again
             and again, or for any reason of `compute_boxes`.
-        ValueError: If a number is out of its range.
+        SettingError: If a number is out of its range.
     """
     check_numbers(batch_size, threads, max_bad)
     ray = _imported()

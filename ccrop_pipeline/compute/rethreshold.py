@@ -19,7 +19,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError
 from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
 
 _CHUNK = 4096  # heatmaps at a time
@@ -44,11 +44,11 @@ def rethreshold(
         observer: Hears how it goes.
 
     Raises:
-        CcropError: If the set has no heatmaps, or the folder holds boxes of something else.
+        BoxSetError: If the set has no heatmaps, or the folder holds boxes of something else.
     """
     made_by, form = box_set.manifest.provenance, box_set.manifest.form
     if made_by.localizer is None:
-        raise CcropError(
+        raise BoxSetError(
             f"the boxes in {box_set.folder} come from no model ({made_by.rule}), so there are no "
             "heatmaps to apply another rule to. Compute boxes with `ccrop boxes compute`."
         )
@@ -58,7 +58,7 @@ def rethreshold(
         if not shard_is_complete(folder, name, provenance, form=form):
             table = box_set.read(name)
             if table.heatmaps is None and len(table):
-                raise CcropError(
+                raise BoxSetError(
                     f"the box set {box_set.folder} was written without heatmaps, so that no other "
                     "rule can be applied to it. Compute the boxes again, with the rule or with "
                     "heatmaps."

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.boxset import BoxSet, BoxTable
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels
 from ccrop_pipeline.exchange.coco import write_coco
 
@@ -45,10 +45,10 @@ def export_file(
 
     Raises:
         CcropError: If the file is there and may not be replaced, or its folder is not there.
-        ValueError: If the form is not known.
+        SettingError: If the form is not known.
     """
     if form not in FILES:
-        raise ValueError(f"form must be one of {FILES}, not {form!r}")
+        raise SettingError(f"form is {form!r}; it must be one of {FILES}.")
     path = Path(out, METADATA) if form == "hf" else Path(out)
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import UNREADABLE, BoxSet
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange.annotations import Annotated, Annotations
 from ccrop_pipeline.exchange.fixed import write_boxes
 from ccrop_pipeline.images import Source, tar_key
@@ -32,7 +32,7 @@ class Several:
             `keep:K` keeps the K largest for a sampler to draw from.
 
     Raises:
-        ValueError: If the text is another.
+        SettingError: If the text is another.
     """
 
     text: str = "union"
@@ -40,7 +40,7 @@ class Several:
     def __post_init__(self) -> None:
         """Refuse what is no rule."""
         if not _FORMS.fullmatch(self.text):
-            raise ValueError(f"{self.text!r} is not union, largest or keep:K with K at least 1.")
+            raise SettingError(f"{self.text!r} is not union, largest or keep:K with K at least 1.")
 
     @property
     def keeps_choices(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base.files import appear, hidden_name
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.export.detectron2 import (
     detectron2_file,
     detectron2_name,
@@ -147,7 +147,7 @@ def export_backbone(
     out = Path(out)
     form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
     if form not in get_args(ExportForm):
-        raise ValueError(f"form must be one of {get_args(ExportForm)}, not {form!r}")
+        raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
     _check_target(out, form, overwrite=overwrite)
     checkpoint = load_checkpoint(Path(run))
     backbone = checkpoint.backbone(encoder).eval()
@@ -169,9 +169,9 @@ def export_backbone(
 
 def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
     if form == "safetensors" and out.suffix != ".safetensors":
-        raise CcropError(f"{out} is to be of the form safetensors; let its name end in it.")
+        raise SettingError(f"{out} is to be of the form safetensors; let its name end in it.")
     if form == "detectron2" and out.suffix != ".pth":
-        raise CcropError(f"detectron2 tells files by their ending: {out} must end in .pth.")
+        raise SettingError(f"detectron2 tells files by their ending: {out} must end in .pth.")
     if out.is_dir():
         raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth.")
     if out.exists() and not overwrite:
@@ -180,7 +180,7 @@ def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
 
 def _check_form(backbone: Backbone, form: str) -> None:
     if backbone.name == "small" and form in ("torchvision", "timm"):
-        raise CcropError(
+        raise SettingError(
             f"{form} has no network like the backbone 'small', which is our own. Give OUT the "
             "ending .safetensors and no other form: it is then loaded into `build_backbone`."
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone
 
 _STAGE = re.compile(r"^layer(\d)\.")
@@ -38,10 +38,10 @@ def detectron2_state(backbone: Backbone) -> dict[str, Tensor]:
     """Return the weights of a ResNet under detectron2's names, without counters of batches.
 
     Raises:
-        CcropError: If the backbone is no ResNet as detectron2 builds it.
+        ModelError: If the backbone is no ResNet as detectron2 builds it.
     """
     if not re.fullmatch(r"(wide_)?resne(x)?t\d+(_\d+(x\d+d)?)?", backbone.name):
-        raise CcropError(
+        raise ModelError(
             f"detectron2 has no network with the layers of {backbone.name!r}: its ResNets start "
             "with a 7x7 convolution. Train a backbone such as resnet50 for detection."
         )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 
 try:
     import simplejpeg
@@ -40,7 +40,7 @@ _MAGIC = (
 )
 
 
-class UnreadableImage(CcropError):  # noqa: N818 - it names what was met, as its readers say it
+class UnreadableImage(SourceError):  # noqa: N818 - it names what was met, as its readers say it
     """The bytes are no image, a damaged one, or one too large to be meant."""
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import extension_by_name
 from ccrop_pipeline.images.keys import Keys, numbered_shards
 from ccrop_pipeline.images.source import Sample, digest, part_of
@@ -56,7 +56,7 @@ class FolderSource:
         """Yield the samples of one shard in the order of their keys.
 
         Raises:
-            CcropError: If a file has gone since the folder was walked.
+            SourceError: If a file has gone since the folder was walked.
         """
         label_of = {name: label for label, name in enumerate(self.classes)}
         for i in part_of(self._rows, shard):
@@ -108,7 +108,7 @@ def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CcropError(
+        raise SourceError(
             f"{path} cannot be read ({error.strerror}); it was there when its folder was opened. "
             "Put it back, or open the folder again."
         ) from error

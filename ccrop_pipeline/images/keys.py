@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 
 IMAGES_PER_SHARD = 65_536
 
@@ -67,7 +67,7 @@ def refuse_duplicates(
         f"image {i - int(np.searchsorted(shard_of, shard_of[i]))} of {shards[shard_of[i]]}"
         for i in pair
     ]
-    raise CcropError(
+    raise SourceError(
         f"key {keys[pair[1]]!r} occurs twice: {places[0]} and {places[1]}. "
         f"Boxes meet images by key, so keys must be unique: {advice}"
     )

@@ -9,7 +9,7 @@ from typing import Final
 from braceexpand import braceexpand
 
 from ccrop_pipeline.base.addresses import explained, is_address, is_pipe
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images.folder import FolderSource
 from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.remote import RemoteTarSource, located
@@ -47,7 +47,7 @@ def open_source(
         download: Whether torchvision may fetch what is missing.
 
     Raises:
-        CcropError: If there is nothing of the kind, files of several kinds, or two files of
+        SourceError: If there is nothing of the kind, files of several kinds, or two files of
             the same stem.
     """
     location = str(spec)
@@ -55,7 +55,7 @@ def open_source(
         try:
             return open_torchvision(location, Path(root).expanduser(), split, download=download)
         except CcropError as error:
-            raise CcropError(
+            raise SourceError(
                 f"there is no file or folder {location!r}, and as a name: {error}"
             ) from None
     if is_address(location) or is_pipe(location):
@@ -110,7 +110,7 @@ def _open_folder(location: str, folder: Path) -> Source:
             return _open_files(location, tuple(paths))
     source = FolderSource(location, folder)
     if len(source.keys) == 0:
-        raise CcropError(f"{folder} holds no images: found {_contents(folder)}. {ACCEPTED}")
+        raise SourceError(f"{folder} holds no images: found {_contents(folder)}. {ACCEPTED}")
     return source
 
 
@@ -121,7 +121,7 @@ def _open_files(location: str, paths: tuple[Path, ...]) -> Source:
         return TarSource(location, paths)
     if kinds == {".parquet"}:
         return ParquetSource(location, paths)
-    raise CcropError(
+    raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
     )
 
@@ -132,7 +132,7 @@ def _matching(pattern: str) -> tuple[Path, ...]:
         found = sorted(glob(name)) if has_magic(name) else [name]  # noqa: PTH207 absolute patterns
         missing = [path for path in found or [name] if not Path(path).is_file()]
         if missing:
-            raise CcropError(f"there is no file {missing[0]}. {ACCEPTED}")
+            raise SourceError(f"there is no file {missing[0]}. {ACCEPTED}")
         paths.extend(Path(path) for path in found)
     return tuple(paths)
 
@@ -153,7 +153,7 @@ def _matching_remote(pattern: str) -> list[str]:
     with explained(pattern):
         found = sorted(files.glob(path))
     if not found:
-        raise CcropError(f"nothing is found at {pattern}. {ACCEPTED}")
+        raise SourceError(f"nothing is found at {pattern}. {ACCEPTED}")
     return [files.unstrip_protocol(name) for name in found]
 
 
@@ -161,7 +161,7 @@ def _refuse_equal_stems(shards: Iterable[tuple[str, str]]) -> None:
     first: dict[str, str] = {}
     for stem, place in shards:
         if stem in first:
-            raise CcropError(
+            raise SourceError(
                 f"two files give the shard name {stem!r}: {first[stem]} and {place}. "
                 "A box set has one file a shard: rename one of them, or open them one by one."
             )

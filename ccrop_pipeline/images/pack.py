@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.base.files import sync
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.source import Sample, Source, write_classes
 
@@ -60,7 +60,9 @@ def pack(
         CcropError: If `out` is not empty, two keys become one, or there are no samples.
     """
     if max_images < 1 or max_bytes < 1:
-        raise ValueError(f"max_images={max_images} and max_bytes={max_bytes} must be at least 1.")
+        raise SettingError(
+            f"max_images is {max_images} and max_bytes {max_bytes}; both must be 1 or more."
+        )
     out = Path(out)
     if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
         raise CcropError(f"{out} is not empty. Choose another folder, or remove it first.")
@@ -76,7 +78,7 @@ def pack(
         observer.images_done(shard.images, shard.path.stem)
         observer.shard_written(shard.path.stem, shard.images)
     if not images:
-        raise CcropError(f"there are no images to pack into {out}.")
+        raise SourceError(f"there are no images to pack into {out}.")
     if isinstance(samples, Source) and samples.classes:
         write_classes(partial, samples.classes)
     sync(partial)
@@ -96,7 +98,7 @@ def tar_key(key: str) -> str:
     """
     folder, slash, name = key.lstrip("/").rpartition("/")
     if not name or "\0" in key:
-        raise CcropError(f"key {key!r} cannot name a file in a tar; rename the image.")
+        raise SourceError(f"key {key!r} cannot name a file in a tar; rename the image.")
     if extension_by_name(name):
         name = name.rpartition(".")[0]
     return folder + slash + name.replace(".", "_")
@@ -137,7 +139,7 @@ def _renamed(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
     for sample in samples:
         key = tar_key(sample.key)
         if key in taken:
-            raise CcropError(
+            raise SourceError(
                 f"keys {taken[key]!r} and {sample.key!r} would both be {key!r} in the tars: "
                 "rename one of the images."
             )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.keys import Keys, numbered_shards, refuse_duplicates
 from ccrop_pipeline.images.source import Sample, digest_files, known_label, part_of, read_classes
 
@@ -83,7 +83,7 @@ class ParquetSource:
         """Yield the samples of one shard in row order.
 
         Raises:
-            CcropError: If the file is damaged, lacks an image column, or a row has no bytes.
+            SourceError: If the file is damaged, lacks an image column, or a row has no bytes.
         """
         piece = part_of(self._piece_of, shard)
         with open_parquet(piece.path) as file:
@@ -102,7 +102,7 @@ class ParquetSource:
         """Load all encoded images into memory and return random access to them.
 
         Raises:
-            CcropError: If as `read`, and if a key occurs twice.
+            SourceError: If as `read`, and if a key occurs twice.
         """
         index = ParquetIndex(self)
         refuse_duplicates(
@@ -164,7 +164,7 @@ def open_parquet(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise CcropError(
+        raise SourceError(
             f"{path} cannot be read as Parquet ({error}). Fetch or write it again."
         ) from error
 
@@ -195,27 +195,27 @@ def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:
             if kept.num_rows:
                 yield kept
     except (pa.ArrowException, OSError) as error:
-        raise CcropError(f"{piece.path} is damaged ({error}). Fetch or write it again.") from error
+        raise SourceError(f"{piece.path} is damaged ({error}). Fetch or write it again.") from error
 
 
 def find_columns(schema: Any, path: Path) -> Columns:
     """Choose the columns: by name, and the image by type where it has another name.
 
     Raises:
-        CcropError: If no column or several could be the image, or the label is no integer.
+        SourceError: If no column or several could be the image, or the label is no integer.
     """
     found = [field.name for field in schema if _holds_images(field.type)]
     if "image" in found:
         found = ["image"]
     if len(found) != 1:
-        raise CcropError(
+        raise SourceError(
             f"{path} has {len(found)} columns that could hold images"
             f"{' (' + ', '.join(found) + ')' if found else ''}; its columns are "
             f"{', '.join(f'{field.name}: {field.type}' for field in schema)}. Name one `image`, "
             "of type struct<bytes, path> or binary."
         )
     if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
-        raise CcropError(
+        raise SourceError(
             f"column `label` of {path} is {schema.field('label').type}; a label is a whole number."
         )
     return Columns(
@@ -242,7 +242,7 @@ def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
     xxh3 of the bytes in hexadecimal: never the position, which moves when rows are filtered.
 
     Raises:
-        CcropError: If a row has no image bytes or an empty key.
+        SourceError: If a row has no image bytes or an empty key.
     """
     column = batch.column(columns.image)
     struct = pa.types.is_struct(column.type)
@@ -254,7 +254,7 @@ def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
         names = pc.struct_field(column, "path").to_pylist()
     if images.null_count:
         row = pc.index(pc.is_null(images), True).as_py()
-        raise CcropError(
+        raise SourceError(
             f"{path} holds a row without image bytes (named {names[row]!r}): images must be in "
             "the table, not beside it."
         )

@@ -15,7 +15,7 @@ from typing import IO, Any, ClassVar, NoReturn
 import xxhash
 
 from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest, part_of
 from ccrop_pipeline.images.tar import Member, group, key_and_extension, parse_label
@@ -103,7 +103,7 @@ class RemoteTarSource:
         Raises:
             CcropError: Always.
         """
-        raise CcropError(
+        raise SourceError(
             f"{self.location} can only be read in order, and this needs random access. "
             "Use a streaming loader, or copy the tars to a local folder and open that."
         )
@@ -113,7 +113,7 @@ def tar_name(url: str) -> str:
     """Return the file name of the tar at an address, or of the last one a command names.
 
     Raises:
-        CcropError: If there is none.
+        SourceError: If there is none.
     """
     if is_pipe(url):
         found = _TAR_IN_COMMAND.findall(url)
@@ -121,7 +121,7 @@ def tar_name(url: str) -> str:
     else:
         name = url.partition("?")[0].rpartition("/")[2]
     if not name.endswith(".tar") or name.startswith("."):
-        raise CcropError(
+        raise SourceError(
             f"{url} names no .tar file, and shards are called by their files. Write the address "
             "of a tar, such as s3://bucket/train-{000000..000099}.tar, or a command that has "
             "its name, such as 'pipe:curl -sf https://host/train-000000.tar'."
@@ -139,7 +139,7 @@ def located(urls: Sequence[str]) -> tuple[Any, list[str]]:
     files = found[0][0]
     for url, (other, _) in zip(urls, found, strict=True):
         if other is not files:
-            raise CcropError(f"{urls[0]} and {url} are on two servers: open them one by one.")
+            raise SourceError(f"{urls[0]} and {url} are on two servers: open them one by one.")
     return files, [path for _, path in found]
 
 
@@ -175,7 +175,7 @@ def _to_its_end(url: str) -> Iterator[None]:
         try:
             yield
         except (tarfile.TarError, EOFError) as error:
-            raise CcropError(
+            raise SourceError(
                 f"{url} cannot be read to its end as an uncompressed tar ({error}). Run again; if "
                 "that does not help, upload or pack it again."
             ) from error
@@ -220,7 +220,7 @@ def _output(url: str) -> Iterator[IO[bytes]]:
 
 def _expect_success(process: "subprocess.Popen[bytes]", url: str) -> None:
     if status := process.wait():
-        raise CcropError(
+        raise SourceError(
             f"the command of {url} failed with exit status {status}, so images may be missing. "
             "Run it by itself to see why."
         )
@@ -230,7 +230,7 @@ def _ends(files: Any, paths: list[str]) -> Iterator[tuple[int, str]]:
     """Yield size and hash of the first and last 64 KiB, as `digest_files` takes them."""
     sizes = files.sizes(paths)
     if None in sizes:
-        raise CcropError(
+        raise SourceError(
             f"the server does not tell the size of {paths[sizes.index(None)]}. Read it through a "
             "command (pipe:curl …), or copy it to a local folder."
         )
@@ -241,7 +241,7 @@ def _ends(files: Any, paths: list[str]) -> Iterator[tuple[int, str]]:
     for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         head, tail = parts[i], parts[i + len(paths)]
         if (len(head), len(tail)) != (heads[i], heads[i]):
-            raise CcropError(
+            raise SourceError(
                 f"the server does not give parts of {path}, of which the fingerprint is made. "
                 "Read it through a command (pipe:curl …), or copy it to a local folder."
             )

@@ -12,6 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.images.keys import Keys, numbered_shards
 from ccrop_pipeline.images.source import Sample, digest, part_of
 
@@ -68,7 +69,9 @@ class Scenes:
     def __post_init__(self) -> None:
         """Refuse sizes too small to show a texture."""
         if self.count < 1 or self.size < 16 or self.seed < 0:
-            raise ValueError(f"need count >= 1, size >= 16 and seed >= 0, not {self}")
+            raise SettingError(
+                f"{self} needs a count of 1 or more, a size of 16 or more and a seed of 0 or more."
+            )
 
     @property
     def location(self) -> str:

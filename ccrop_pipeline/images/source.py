@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 
 Part = TypeVar("Part")
 CLASSES_FILE = "classes.txt"
@@ -90,7 +90,7 @@ class Source(Protocol):
         """Return random access to all images.
 
         Raises:
-            CcropError: If two images have one key, or there is no random access.
+            SourceError: If two images have one key, or there is no random access.
         """
 
 
@@ -163,20 +163,20 @@ def true_boxes(annotation: bytes) -> NDArray[np.float64]:
         Boxes `x_min, y_min, x_max, y_max`, shape `(m, 4)`, values in [0, 1].
 
     Raises:
-        CcropError: If there is no such list, or one of its boxes is none.
+        SourceError: If there is no such list, or one of its boxes is none.
     """
     try:
         rows = json.loads(annotation)["boxes"]
         edges = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
     except (ValueError, KeyError, TypeError) as error:
-        raise CcropError(
+        raise SourceError(
             f"annotation {annotation[:60]!r} holds no boxes ({type(error).__name__}: {error}); "
             'expected {"boxes": [[h0, w0, h1, w1], …]} with normalised edges.'
         ) from error
     boxes = edges[:, [1, 0, 3, 2]]
     proper = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & ((boxes >= 0) & (boxes <= 1)).all(axis=1)
     if not proper.all():
-        raise CcropError(
+        raise SourceError(
             f"true box {edges[~proper][0].tolist()} is not [h0, w0, h1, w1] with "
             "0 <= h0 < h1 <= 1 and 0 <= w0 < w1 <= 1."
         )

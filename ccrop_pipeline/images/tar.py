@@ -11,7 +11,7 @@ from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
 from ccrop_pipeline.images.source import (
@@ -85,7 +85,7 @@ class TarSource:
         """Yield the samples of one tar in stored order.
 
         Raises:
-            CcropError: If the tar is damaged, a sample has no image, or a key comes twice.
+            SourceError: If the tar is damaged, a sample has no image, or a key comes twice.
         """
         path = part_of(self._path_of, shard)
         with open_tar(path) as file:
@@ -100,7 +100,7 @@ class TarSource:
         """Scan all headers and return random access by offset.
 
         Raises:
-            CcropError: If as `read`, and if two tars hold the same key.
+            SourceError: If as `read`, and if two tars hold the same key.
         """
         keys: list[str] = []
         extents: list[Extent] = []
@@ -183,7 +183,7 @@ def open_tar(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise CcropError(
+        raise SourceError(
             f"{path} cannot be opened ({error.strerror}). Check that it is there and readable."
         ) from error
 
@@ -192,7 +192,7 @@ def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
     """Return the bytes at `extent` without moving the file's position."""
     data = os.pread(descriptor, extent.size, extent.offset)
     if len(data) != extent.size:
-        raise CcropError(
+        raise SourceError(
             f"{path} is cut off: {extent.size} bytes expected at {extent.offset}, "
             f"{len(data)} there. Fetch or pack it again."
         )
@@ -210,7 +210,7 @@ def parse_label(text: bytes | None, key: str, where: str) -> int | None:
     try:
         return known_label(text)
     except ValueError:
-        raise CcropError(
+        raise SourceError(
             f"label {text!r:.50} of key {key!r} in {where} is not a whole number: "
             "a .cls member holds one class index."
         ) from None
@@ -220,7 +220,7 @@ def scan(path: Path) -> Iterator[Entry[Extent]]:
     """Yield the samples of a tar in stored order, reading headers only.
 
     Raises:
-        CcropError: If the tar is damaged, a sample has no image or two, or a key comes back.
+        SourceError: If the tar is damaged, a sample has no image or two, or a key comes back.
     """
     return group(_members(path), str(path))
 
@@ -235,7 +235,7 @@ def _members(path: Path) -> Iterator[Member[Extent]]:
                     yield Member(*name, Extent(info.offset_data, info.size))
             _check_end(path, tar.offset)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise CcropError(
+        raise SourceError(
             f"{path} cannot be read as an uncompressed tar ({error}). Fetch or pack it again."
         ) from error
 
@@ -255,12 +255,12 @@ def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Cont
     Members are grouped as WebDataset does it: the members of a sample follow each other.
 
     Raises:
-        CcropError: If a sample has no image or two, or a key comes back.
+        SourceError: If a sample has no image or two, or a key comes back.
     """
     seen: dict[str, int] = {}
     for position, (key, of_sample) in enumerate(groupby(members, lambda m: m.key)):
         if key in seen:
-            raise CcropError(
+            raise SourceError(
                 f"key {key!r} occurs twice in {where}: samples {seen[key]} and {position}. "
                 "Files of one sample must follow each other and keys must be unique: pack again."
             )
@@ -282,11 +282,11 @@ def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Co
     parts: dict[str, Content] = {}
     for member in members:
         if member.extension in parts:
-            raise CcropError(f"{where} holds two files {key}.{member.extension}: remove one.")
+            raise SourceError(f"{where} holds two files {key}.{member.extension}: remove one.")
         parts[member.extension] = member.content
     images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
-        raise CcropError(
+        raise SourceError(
             f"sample {key!r} in {where} has {len(images)} images (members: "
             f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
             f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ccrop_pipeline.base.values import did_you_mean
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.keys import Keys, numbered_shards
 from ccrop_pipeline.images.source import Sample, digest, known_label, part_of
 
@@ -151,15 +151,15 @@ def open_torchvision(
         download: Let torchvision fetch what is missing.
 
     Raises:
-        CcropError: If the name is unknown, the split does not exist, or files are missing.
+        SourceError: If the name is unknown, the split does not exist, or files are missing.
     """
     by_name = {known.lower(): known for known in DATASETS}
     known = by_name.get(name.lower())
     if known is None:
         close = did_you_mean(name.lower(), by_name, cutoff=0.5)
-        raise CcropError(f"there is no data set {name!r}{close}. Known are: {', '.join(by_name)}.")
+        raise SourceError(f"there is no data set {name!r}{close}. Known are: {', '.join(by_name)}.")
     if split not in DATASETS[known]:
-        raise CcropError(
+        raise SourceError(
             f"{known} has no {split} split: it comes in one piece, as train. Keep a part of it "
             "aside for tests."
         )
@@ -181,7 +181,7 @@ def _open_dataset(name: str, root: Path, split: Split, *, download: bool) -> Any
     try:
         dataset = dataset_class(str(root), **options)
     except (RuntimeError, OSError, ImportError) as error:
-        raise CcropError(
+        raise SourceError(
             f"{name} ({split}) cannot be opened in {root}: {error} Check the folder, or let "
             "torchvision download the data."
         ) from error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 
 # What may be in a self-attention whose weights are softmax(scale * queries keys^T) and nothing
 # else. A table of relative positions or a temperature, for instance, is more than that.
@@ -128,7 +128,7 @@ def _rotated(attention: Any, vectors: Tensor, rope: Tensor) -> Tensor:
     try:
         from timm.layers import apply_rot_embed_cat
     except ImportError:
-        raise CcropError(
+        raise ModelError(
             "the rotary position embedding of this transformer is read with timm: "
             "pip install timm, or choose a map that needs no attention."
         ) from None
@@ -154,10 +154,10 @@ def class_attention(attention: Attention, heads: Literal["mean", "max"]) -> Tens
         float32 `(B, h, w)`, each value in [0, 1].
 
     Raises:
-        CcropError: If the transformer has no class token.
+        ModelError: If the transformer has no class token.
     """
     if not attention.prefix_tokens:
-        raise CcropError(
+        raise ModelError(
             "this transformer has no class token, so there is no attention to make a map "
             "from. Choose the map `keys` or `l2`."
         )

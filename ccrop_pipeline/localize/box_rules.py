@@ -9,12 +9,15 @@ float64 element by element.
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import lru_cache
-from math import ceil, floor, inf
+from math import ceil, floor
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ccrop_pipeline.base.values import check_ranges, ranged
+from ccrop_pipeline.errors import SettingError
 
 MAX_MAP_SIZE = 11_585  # the greatest S with 4 S^2 _RASTER <= 2^53
 _RASTER = 2**24  # every float16 number in [0, 1] is a multiple of 1 / _RASTER
@@ -41,37 +44,29 @@ class BoxRule:
             its centre and moved into the image. Comes after the margin.
 
     Raises:
-        ValueError: If a value is out of its range, or two exclude each other.
+        SettingError: If a value is out of its range, or two exclude each other.
     """
 
-    threshold: float | None = 0.1
-    mass: float | None = None
+    threshold: float | None = ranged(0.1, "[0, 1)")
+    mass: float | None = ranged(None, "(0, 1]")
     _: KW_ONLY
     component: Component = "all"
-    margin: float = 0.0
-    min_size: float = 0.0
+    margin: float = ranged(0.0, "[0, inf)")
+    min_size: float = ranged(0.0, "[0, 1]")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if (self.threshold is None) == (self.mass is None):
-            raise ValueError(
-                "exactly one of threshold and mass must be given, "
-                f"not {self.threshold} and {self.mass}"
+            raise SettingError(
+                f"threshold is {self.threshold} and mass {self.mass}; give exactly one of them."
             )
-        if self.threshold is not None and not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must be in [0, 1), not {self.threshold}")
-        if self.mass is not None and not 0 < self.mass <= 1:
-            raise ValueError(f"mass must be in (0, 1], not {self.mass}")
+        check_ranges(self)
         if self.component not in get_args(Component):
-            raise ValueError(
-                f"component must be one of {get_args(Component)}, not {self.component!r}"
+            raise SettingError(
+                f"component is {self.component!r}; it must be one of {get_args(Component)}."
             )
         if self.component == "largest" and self.mass is not None:
-            raise ValueError("the largest component is of what a threshold leaves: give no mass.")
-        if not 0 <= self.margin < inf:
-            raise ValueError(f"margin must be at least 0 and finite, not {self.margin}")
-        if not 0 <= self.min_size <= 1:
-            raise ValueError(f"min_size must be in [0, 1], not {self.min_size}")
+            raise SettingError("the largest component is of what a threshold leaves: give no mass.")
 
 
 def boxes_from_heatmaps(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.boxset import EncoderInfo
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
 from ccrop_pipeline.localize.heatmaps import Layout, as_feature_map, token_grid
 
@@ -51,8 +51,8 @@ class Encoder:
         compile: Whether `torch.compile` compiles the network, once for each encoder.
 
     Raises:
-        CcropError: If `module` has no such layer, or the device no such precision.
-        ValueError: If another field makes no sense.
+        ModelError: If `module` has no such layer, or the device no such precision.
+        SettingError: If another field makes no sense.
     """
 
     module: nn.Module = field(repr=False)
@@ -73,19 +73,21 @@ class Encoder:
     def __post_init__(self) -> None:
         """Check the fields and move the module."""
         if self.input_size < 1:
-            raise ValueError(f"input_size must be at least 1, not {self.input_size}")
+            raise SettingError(f"input_size is {self.input_size}; it must be 1 or more.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                f"mean and std must have 3 numbers, std above 0, not {self.mean}, {self.std}"
+            raise SettingError(
+                f"mean and std must have 3 numbers, std above 0, not {self.mean}, {self.std}."
             )
         for name, kind in (("precision", Precision), ("layout", Layout)):
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(map(repr, get_args(kind)))
-                raise ValueError(f"{name} must be one of {allowed}, not {getattr(self, name)!r}")
+                raise SettingError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {allowed}."
+                )
         if self.prefix_tokens < 0:
-            raise ValueError(f"prefix_tokens must be at least 0, not {self.prefix_tokens}")
+            raise SettingError(f"prefix_tokens is {self.prefix_tokens}; it must be 0 or more.")
         if self.precision == "fp16" and torch.device(self.device).type != "cuda":
-            raise CcropError(
+            raise SettingError(
                 f"precision fp16 needs a CUDA device, and this is {self.device}. "
                 "Use bf16 or fp32 here."
             )
@@ -112,7 +114,7 @@ class Encoder:
             float32 `(B, C, h, w)` on the encoder's device.
 
         Raises:
-            CcropError: If the layer took no part in the forward pass, or gave no feature maps.
+            ModelError: If the layer took no part in the forward pass, or gave no feature maps.
             ValueError: If `images` has another shape or dtype.
         """
         tap = self._tap
@@ -132,14 +134,14 @@ class Encoder:
             images: As for `features`.
 
         Raises:
-            CcropError: If the layer is no block of a transformer with one self-attention that is
+            ModelError: If the layer is no block of a transformer with one self-attention that is
                 understood, or its tokens fill no square.
             ValueError: If `images` has another shape or dtype.
         """
         block = self._hooked()
         inside = attention_in(block) if self.layout == "tokens" else None
         if inside is None:
-            raise CcropError(
+            raise ModelError(
                 f"the layer {self.layer!r} of {self.name or type(self.module).__name__} is not a "
                 "block of a vision transformer whose attention can be read. Name such a block "
                 "(`ccrop boxes layers` lists the layers), or choose a map that needs none."
@@ -156,7 +158,7 @@ class Encoder:
         finally:
             handle.remove()
         if not found:
-            raise CcropError(self._no_part())
+            raise ModelError(self._no_part())
         queries, keys, scale = found[-1]
         grid = token_grid(queries.shape[2], self.prefix_tokens)
         return Attention(queries, keys, self.prefix_tokens, grid, scale)
@@ -206,7 +208,7 @@ class Encoder:
         except AttributeError:
             names = [name for name, _ in self.module.named_modules() if name]
             close = did_you_mean(self.layer, names, most=5)
-            raise CcropError(
+            raise ModelError(
                 f"the encoder {self.name or type(self.module).__name__} has no layer "
                 f"{self.layer!r}{close}. Name one of its layers, such as {', '.join(names[:5])}."
             ) from None
@@ -214,7 +216,7 @@ class Encoder:
     def _normalised(self, images: Tensor) -> Tensor:
         size = (3, self.input_size, self.input_size)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != size:
-            raise ValueError(
+            raise SettingError(
                 f"images must be uint8 (B, 3, {self.input_size}, {self.input_size}), "
                 f"not {images.dtype} {tuple(images.shape)}"
             )
@@ -225,7 +227,7 @@ class Encoder:
 
     def _feature_map(self, output: object, batch: int) -> Tensor:
         if output is None:
-            raise CcropError(self._no_part())
+            raise ModelError(self._no_part())
         features = as_feature_map(output, self.layout, self.prefix_tokens, batch)
         if features is not None:
             return features.float()
@@ -240,7 +242,7 @@ class Encoder:
             if self.layout == "bchw" and isinstance(output, Tensor) and output.ndim == 3
             else "Name a layer before the pooling."
         )
-        raise CcropError(
+        raise ModelError(
             f"the layer {self.layer!r} gives {found}, which is not a batch of feature maps "
             f"{expected}. {advice}"
         )

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 
 Layout = Literal["bchw", "bhwc", "tokens"]
 
@@ -32,7 +32,7 @@ def as_feature_map(output: object, layout: Layout, prefix_tokens: int, batch: in
         A view `(B, C, h, w)`; None if the output has not the shape that `layout` says.
 
     Raises:
-        CcropError: If the tokens of the patches fill no square.
+        ModelError: If the tokens of the patches fill no square.
     """
     axes = 3 if layout == "tokens" else 4
     if not isinstance(output, Tensor) or output.ndim != axes or len(output) != batch:
@@ -50,13 +50,13 @@ def token_grid(tokens: int, prefix_tokens: int) -> tuple[int, int]:
     """Return the square of `tokens` tokens without their prefix, as (rows, columns).
 
     Raises:
-        CcropError: If they fill no square.
+        ModelError: If they fill no square.
     """
     patches = tokens - prefix_tokens
     side = isqrt(max(patches, 0))
     if side < 1 or side * side != patches:
         likely = tokens - isqrt(tokens) ** 2
-        raise CcropError(
+        raise ModelError(
             f"{tokens} tokens without {prefix_tokens} before the patches fill no square. "
             f"Give the encoder the number of its class, distillation and register tokens as "
             f"prefix_tokens (perhaps {likely}), or name a layer that keeps all patches."

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from ccrop_pipeline.boxset import LocalizerInfo
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, class_attention, key_similarity
 from ccrop_pipeline.localize.box_rules import BoxRule, located
 from ccrop_pipeline.localize.encoder import Encoder, probe_images
@@ -63,8 +63,8 @@ class Localizer:
         rule: What of a heatmap its box is drawn around.
 
     Raises:
-        CcropError: If the map needs attention, and the encoder's layer has none that can be read.
-        ValueError: If there is no such map.
+        ModelError: If the map needs attention, and the encoder's layer has none that can be read.
+        SettingError: If there is no such map.
     """
 
     encoder: Encoder
@@ -74,18 +74,18 @@ class Localizer:
     def __post_init__(self) -> None:
         """Refuse a map that cannot be made, before any image is read."""
         if self.map not in MAPS:
-            raise ValueError(f"map must be one of {', '.join(MAPS)}, not {self.map!r}")
+            raise SettingError(f"map is {self.map!r}; it must be one of {', '.join(MAPS)}.")
         if self.map in _FROM_FEATURES:
             return
         what = f"layer {self.encoder.layer!r} of {self.encoder.name or 'this encoder'}"
         if not self.encoder.has_attention:
-            raise CcropError(
+            raise ModelError(
                 f"the map {self.map!r} needs the attention of a transformer, and {what} has none "
                 f"that can be read. Choose one of {', '.join(_FROM_FEATURES)}, or name the last "
                 "block of a transformer as the layer."
             )
         if self.map != "keys" and not self.encoder.prefix_tokens:
-            raise CcropError(
+            raise ModelError(
                 f"the map {self.map!r} is the attention of a class token, and {what} has none. "
                 f"Choose one of {', '.join(_FROM_FEATURES)} or keys."
             )

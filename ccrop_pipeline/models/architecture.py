@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import backbone_names, build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import best_match, shapes_of
@@ -30,7 +30,7 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
         input_size: Side of the images if it is to be another than the usual one.
 
     Raises:
-        CcropError: If the weights are of no network that is known here.
+        ModelError: If the weights are of no network that is known here.
     """
     keys = checkpoint.state
     if any(re.search(r"(^|\.)layer1\.0\.conv1\.weight$", key) for key in keys):
@@ -39,7 +39,7 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
         return _torchvision_vit(checkpoint, input_size)
     if any(re.search(r"(^|\.)patch_embed\.proj\.weight$", key) for key in keys):
         return _vit(checkpoint, input_size)
-    raise CcropError(
+    raise ModelError(
         f"the architecture of {checkpoint.path} cannot be told from its {len(keys)} weights "
         f"({', '.join(list(keys)[:3])}, ...)"
         + (f"; it calls itself {checkpoint.arch!r}" if checkpoint.arch else "")
@@ -87,7 +87,7 @@ def _closest(
 
     best = max(names, key=fits)
     if fits(best)[0] == 0:
-        raise CcropError(
+        raise ModelError(
             f"the weights of {checkpoint.path} have the names of a known network but other "
             "shapes. Name the architecture: timm:NAME with `weights`, or module.py:factory."
         )
@@ -117,7 +117,7 @@ def _vit(checkpoint: Checkpoint, input_size: int | None) -> Network:
     ]
     convolutional = "patch_embed.proj.weight" not in state
     if convolutional or unknown or "pos_embed" not in state or "dist_token" in state:
-        raise CcropError(
+        raise ModelError(
             f"{checkpoint.path} holds a transformer that is no plain ViT"
             + (f" ({', '.join(unknown)})" if unknown else "")
             + ". Name it: timm:NAME with `weights`, or module.py:factory."

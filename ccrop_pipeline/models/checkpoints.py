@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 
 # The way to the state dict, and who saves it so. The first that is there counts: DINO's teacher
 # before its student, for the teacher is what the paper evaluates (arXiv:2104.14294, section 3).
@@ -89,7 +89,7 @@ def find_weights(content: Any, path: Path) -> Checkpoint:
     """Find the state dict in the content of a checkpoint file.
 
     Raises:
-        CcropError: If there is none.
+        ModelError: If there is none.
     """
     for keys, name in ((), ""), *_PLACES:
         state = _tensors(_entry(content, keys))
@@ -109,7 +109,7 @@ def find_weights(content: Any, path: Path) -> Checkpoint:
                 any(re.search(r"(^|\.)2\.0\.conv1\.weight$", name) for name in state),
             )
     found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-    raise CcropError(
+    raise ModelError(
         f"{path} holds no weights where any known format has them; it has: {found}. "
         "Save the state dict of the network alone, or write a factory (module.py:function)."
     )
@@ -202,10 +202,10 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
         unsafe: Whether the file may run code of its own while it is read.
 
     Raises:
-        CcropError: If there is no such file, it cannot be read, or not without running code.
+        ModelError: If there is no such file, it cannot be read, or not without running code.
     """
     if not path.is_file():
-        raise CcropError(f"there is no file of weights at {path}.")
+        raise ModelError(f"there is no file of weights at {path}.")
     if kind_of_file(path) == "safetensors":
         return _read_safetensors(path)
     try:
@@ -213,22 +213,22 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=not unsafe)
     except ModuleNotFoundError as error:
-        raise CcropError(
+        raise ModelError(
             f"{path} holds objects of the package {error.name!r}, which is not installed here. "
             f"Install it, or save the file again with the state dict alone."
         ) from error
     except UnpicklingError as error:
         needed = _needed_globals(path, str(error))
         if not needed or unsafe:
-            raise CcropError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
-        raise CcropError(
+            raise ModelError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
+        raise ModelError(
             f"{path} holds more than weights: to read it, Python would have to build "
             f"{', '.join(needed)}, and a file that may build objects can run any code with your "
             "rights. If you trust where it comes from, set `unsafe`; or save it again with the "
             "state dict alone."
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for files it cannot read
-        raise CcropError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
+        raise ModelError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
 
 
 def _needed_globals(path: Path, message: str) -> list[str]:
@@ -246,7 +246,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CcropError(f"{path} cannot be read as safetensors: {_first(error)}") from error
+        raise ModelError(f"{path} cannot be read as safetensors: {_first(error)}") from error
 
 
 def _first(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.network import import_timm
 
@@ -89,12 +89,12 @@ def fit(
         say: Called with a line for people.
 
     Raises:
-        CcropError: If the file has not all weights of the network, or more of them.
+        ModelError: If the file has not all weights of the network, or more of them.
     """
     own = shapes_of(module)
     match = best_match(checkpoint.state, own)
     if match is None:
-        raise CcropError(
+        raise ModelError(
             f"{checkpoint.path} has none of the {len(own)} weights of the network, under any "
             f"prefix. The file has {_few(checkpoint.state)}; the network {_few(own)}. "
             "Name the architecture that the file was saved from."
@@ -103,7 +103,7 @@ def fit(
         say(line)
     faults = len(match.missing) + len(match.reshaped) + len(match.unexpected)
     if faults and not partial:
-        raise CcropError(_refusal(match, checkpoint, len(own)))
+        raise ModelError(_refusal(match, checkpoint, len(own)))
     found = {name: checkpoint.state[match.prefix + name] for name in match.fitting}
     module.load_state_dict(found, strict=False)
     return match

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import probe_images
 from ccrop_pipeline.localize.heatmaps import Layout
@@ -47,7 +47,7 @@ def layers_of(encoder: Encoder) -> list[LayerInfo]:
         deeper than the default one are left out, for there are hundreds of them.
 
     Raises:
-        CcropError: If the network cannot take images of its input size.
+        ModelError: If the network cannot take images of its input size.
     """
     seen = _watched(encoder)
     default = _default(seen)
@@ -124,7 +124,7 @@ def _watched(encoder: Encoder) -> list[_Run]:
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CcropError(
+        raise ModelError(
             f"{encoder.name or 'The network'} fails on images of {encoder.input_size} pixels: "
             f"{lines[0]} Give the size it was built for with `input_size`."
         ) from error

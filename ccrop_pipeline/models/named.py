@@ -9,7 +9,7 @@ from urllib.error import URLError
 from torch import nn
 
 from ccrop_pipeline.base.values import did_you_mean
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import fit, with_positions_for
@@ -37,18 +37,18 @@ def torchvision_network(
         say: Called with lines for people.
 
     Raises:
-        CcropError: If there is no such network, or its weights cannot be had or do not fit.
+        ModelError: If there is no such network, or its weights cannot be had or do not fit.
     """
     from torchvision import models
 
     if name.endswith(_OURS):
         if weights == "pretrained":
-            raise CcropError(f"torchvision has no weights for {name}: give `weights` a file.")
+            raise ModelError(f"torchvision has no weights for {name}: give `weights` a file.")
         network = Network(build_backbone(name), f"torchvision:{name}", input_size or 32)
         return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
     known = models.list_models(module=models)
     if name not in known:
-        raise CcropError(_unknown("torchvision", name, known))
+        raise ModelError(_unknown("torchvision", name, known))
     default = models.get_model_weights(name).DEFAULT
     preset = default.transforms()
     size = input_size or preset.crop_size[0]
@@ -76,13 +76,13 @@ def timm_network(
     """Build a network of timm; the arguments are those of `torchvision_network`.
 
     Raises:
-        CcropError: If timm is missing, has no such network, or its weights cannot be had or do not
+        ModelError: If timm is missing, has no such network, or its weights cannot be had or do not
             fit.
     """
     timm = import_timm()
     label = f"timm:{name}"
     if "/" not in name and not timm.is_model(name):
-        raise CcropError(_unknown("timm", name, timm.list_models(pretrained=True)))
+        raise ModelError(_unknown("timm", name, timm.list_models(pretrained=True)))
 
     def build() -> nn.Module:
         options: dict[str, Any] = {"pretrained": weights == "pretrained", "num_classes": 0}
@@ -126,7 +126,7 @@ def _fetched(label: str, get: Callable[[], Any]) -> Any:
         return get()
     except (OSError, URLError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CcropError(
+        raise ModelError(
             f"the pretrained weights of {label} cannot be had: {lines[0].rstrip('.')}. They come "
             "over the network or from the library's cache on this machine. Give "
             "`weights` a file, or fetch them once where there is a network."

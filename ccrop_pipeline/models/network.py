@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -34,12 +34,12 @@ def import_timm() -> Any:
     """Import timm.
 
     Raises:
-        CcropError: If it is not installed.
+        ModelError: If it is not installed.
     """
     try:
         import timm
     except ImportError:
-        raise CcropError(
+        raise ModelError(
             "this model is built by timm, which is missing: pip install timm."
         ) from None
     return timm

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import Precision
 from ccrop_pipeline.models.architecture import infer_network
@@ -59,7 +59,7 @@ def open_encoder(
         say: Called with lines for people: what was found in a file, what is missing from it.
 
     Raises:
-        CcropError: If it cannot be opened as asked.
+        ModelError: If it cannot be opened as asked.
     """
     say = say or _silent
     # Weights that nothing sets are the same in every process: ranks that start apart must agree.
@@ -72,7 +72,7 @@ def open_encoder(
                 name, known, input_size=input_size, partial=partial, say=say
             )
         elif weights is not None:
-            raise CcropError(
+            raise SettingError(
                 f"`weights` goes with torchvision:NAME and timm:NAME; {spec} brings its own."
             )
         elif ".py:" in str(spec):
@@ -121,19 +121,19 @@ def _from_path(
     if path.is_dir():
         path = path / NEWEST
         if not path.exists():
-            raise CcropError(
+            raise ModelError(
                 f"no checkpoint at {path}. Give the folder of a run that `ccrop train` has trained "
                 "for at least one epoch, or one of its checkpoints."
             )
     if not path.exists():
-        raise CcropError(
+        raise ModelError(
             f"there is no model {path}: no such file or folder, and it starts with neither "
             "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
         )
     kind = kind_of_file(path)
     if kind == "torchscript":
         if layer:
-            raise CcropError(
+            raise ModelError(
                 f"{path} is TorchScript, whose inner layers cannot be read: only what the program "
                 "gives. Leave `layer` out, or save it with torch.export."
             )
@@ -167,7 +167,7 @@ def _at_layer(encoder: Encoder, name: str | None) -> Encoder:
     if name is None:
         layer = next((info for info in layers_of(encoder) if info.is_default), None)
         if layer is None:
-            raise CcropError(
+            raise ModelError(
                 f"{encoder.name} has no layer that gives feature maps of more than one cell at "
                 f"{encoder.input_size} pixels. Give a larger `input_size`."
             )
@@ -175,7 +175,7 @@ def _at_layer(encoder: Encoder, name: str | None) -> Encoder:
         chosen = replace(encoder, layer=name)  # a wrong name is refused here
         layer = layer_named(encoder, name)
         if layer is None:
-            raise CcropError(
+            raise ModelError(
                 f"the layer {name!r} of {chosen.name} gives no feature map of more than one "
                 "cell. `ccrop boxes layers` lists the layers that do."
             )

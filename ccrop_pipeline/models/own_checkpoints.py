@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
 from ccrop_pipeline.models.checkpoints import kind_of_file, read_weights
 
@@ -26,14 +26,14 @@ def own_backbone(name: str, method: Mapping[str, Any], which: Which = "online") 
         which: The online encoder, or its momentum copy.
 
     Raises:
-        CcropError: If the method has no such encoder.
+        ModelError: If the method has no such encoder.
     """
     prefix = _PREFIX[which]
     weights = {
         key.removeprefix(prefix): value for key, value in method.items() if key.startswith(prefix)
     }
     if not weights:
-        raise CcropError(f"the method of this checkpoint has no {which} encoder.")
+        raise ModelError(f"the method of this checkpoint has no {which} encoder.")
     backbone = build_backbone(name)
     backbone.load_state_dict(weights)
     return backbone
@@ -50,7 +50,7 @@ def own_encoder(
         which: The online encoder, or its momentum copy.
 
     Raises:
-        CcropError: If the method has no such encoder.
+        ModelError: If the method has no such encoder.
     """
     recipe = content["recipe"]
     backbone = own_backbone(recipe["backbone"], content["method"], which)
@@ -71,7 +71,7 @@ def read_own(path: str | Path) -> dict[str, Any] | None:
         Its content; None where `path` is anything else.
 
     Raises:
-        CcropError: If the file cannot be read.
+        ModelError: If the file cannot be read.
     """
     file = Path(path)
     file = file / NEWEST if file.is_dir() else file

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.models.network import Network
 
@@ -20,7 +20,7 @@ def torchscript_network(path: Path, input_size: int | None) -> Network:
     """Load a module saved by `torch.jit.save`. Only its own output can be read, no layer inside.
 
     Raises:
-        CcropError: If the file cannot be loaded.
+        ModelError: If the file cannot be loaded.
     """
     try:
         with warnings.catch_warnings():  # it is deprecated, and the files are there all the same
@@ -55,10 +55,10 @@ def exported_network(
             inputs, constants and weights, and evaluates expressions of the program.
 
     Raises:
-        CcropError: If the file is not trusted, cannot be loaded, or takes one batch size only.
+        ModelError: If the file is not trusted, cannot be loaded, or takes one batch size only.
     """
     if not unsafe:
-        raise CcropError(
+        raise ModelError(
             f"{path} is a program of torch.export, which torch reads by unpickling: the file can "
             "run any code with your rights. If you trust where it comes from, set `unsafe`; or "
             "save the state dict alone, and name the network."
@@ -69,14 +69,14 @@ def exported_network(
         raise _unreadable(path, "torch.export", error) from error
     shape = _input_shape(program, path)
     if isinstance(shape[0], int):
-        raise CcropError(
+        raise ModelError(
             f"{path} takes batches of {shape[0]} images only. Export it again with the first "
             "dimension free: torch.export.export(model, (images,), dynamic_shapes=({0: "
             "torch.export.Dim.AUTO},)), with an example of two images or more."
         )
     side = shape[2]
     if input_size is not None and isinstance(side, int) and input_size != side:
-        raise CcropError(f"{path} takes images of {side} pixels only, not {input_size}.")
+        raise ModelError(f"{path} takes images of {side} pixels only, not {input_size}.")
     if torch.device(device).type != "cpu":
         from torch.export.passes import move_to_device_pass
 
@@ -93,12 +93,12 @@ def factory_network(spec: str, input_size: int | None) -> Network | Encoder:
         input_size: Side of the images for a module; 224 by default.
 
     Raises:
-        CcropError: If there is no such file or function, or it returns something else.
+        ModelError: If there is no such file or function, or it returns something else.
     """
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise CcropError(f"there is no Python file {path} to take {name!r} from.")
+        raise ModelError(f"there is no Python file {path} to take {name!r} from.")
     module_spec = importlib.util.spec_from_file_location(f"_ccrop_model_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -112,13 +112,13 @@ def factory_network(spec: str, input_size: int | None) -> Network | Encoder:
     factory = getattr(module, name, None)
     if not callable(factory):
         known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise CcropError(f"{path} has no function {name!r}. It has {', '.join(known) or 'none'}.")
+        raise ModelError(f"{path} has no function {name!r}. It has {', '.join(known) or 'none'}.")
     made = factory()
     if isinstance(made, Encoder):
         return made
     if isinstance(made, nn.Module):
         return Network(made, f"{path.name}:{name}", input_size or _USUAL_SIZE)
-    raise CcropError(
+    raise ModelError(
         f"{spec} returned {type(made).__name__}; it must return a torch.nn.Module or a "
         "ccrop_pipeline.localize.Encoder."
     )
@@ -129,7 +129,7 @@ def _input_shape(program: torch.export.ExportedProgram, path: Path) -> list[Any]
     nodes = {node.name: node for node in program.graph.nodes}
     shapes = [list(nodes[str(name)].meta["val"].shape) for name in inputs if str(name) in nodes]
     if len(shapes) != 1 or len(shapes[0]) != 4:
-        raise CcropError(f"{path} must take one batch of images (B, 3, H, W), not {shapes}.")
+        raise ModelError(f"{path} must take one batch of images (B, 3, H, W), not {shapes}.")
     return shapes[0]
 
 

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccrop_pipeline.base import SILENT, Observer
+from ccrop_pipeline.base.values import check_ranges, ranged
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed
 from ccrop_pipeline.probes.linear import LinearResult, classes_of
@@ -36,19 +37,17 @@ class AugmentedSettings:
         batch_size: Images a step.
 
     Raises:
-        CcropError: If a number is out of its range.
+        SettingError: If a number is out of its range.
     """
 
-    rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-    epochs: int = 100
-    batch_size: int = 512
+    rates: tuple[float, ...] = ranged((0.1, 0.3, 1.0, 3.0, 10.0, 30.0), "(0, inf)")
+    epochs: int = ranged(100, "[1, inf)")
+    batch_size: int = ranged(512, "[1, inf)")
 
     def __post_init__(self) -> None:
-        if not self.rates or min(self.rates) <= 0 or self.epochs < 1 or self.batch_size < 1:
-            raise CcropError(
-                f"rates are {self.rates}, epochs {self.epochs}, batch_size {self.batch_size}: "
-                "rates must be above 0, the others at least 1."
-            )
+        check_ranges(self)
+        if not self.rates:
+            raise SettingError("rates is empty; it must have one or more.")
 
 
 def augmented_probe(

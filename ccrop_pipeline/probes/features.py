@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base import SILENT, Observer
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import Encoder
@@ -40,11 +40,11 @@ def labelled(index: ImageIndex, location: str) -> LabelledImages:
         location: Where they come from, for people.
 
     Raises:
-        CcropError: If there is none.
+        SourceError: If there is none.
     """
     rows = np.flatnonzero(index.labels >= 0)
     if not len(rows):
-        raise CcropError(f"no image of {location} has a label, so there is nothing to probe with.")
+        raise SourceError(f"no image of {location} has a label, so there is nothing to probe with.")
     return LabelledImages(index, rows)
 
 
@@ -62,7 +62,7 @@ def bank_and_queries(
         test: Where those that are asked about come from.
 
     Raises:
-        CcropError: If one of the two has no labels, when they have other classes, or when there
+        SourceError: If one of the two has no labels, when they have other classes, or when there
             are too few images to hold some out.
     """
     bank = labelled(index, train.location)
@@ -76,12 +76,12 @@ def expect_same_classes(train: Source, test: Source) -> None:
     """Check that a label means the same class in two sources that name their classes.
 
     Raises:
-        CcropError: If it does not: in a folder without images of one class, for example, the
+        SourceError: If it does not: in a folder without images of one class, for example, the
             classes after it have other labels.
     """
     for label, (ours, theirs) in enumerate(zip(train.classes, test.classes, strict=False)):
         if ours != theirs:
-            raise CcropError(
+            raise SourceError(
                 f"label {label} is {ours!r} in {train.location} and {theirs!r} in "
                 f"{test.location}, so that an accuracy would mean nothing. Give both images of "
                 "the same classes."
@@ -92,11 +92,11 @@ def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
     """Split images by key into a bank and about a sixth of them as queries.
 
     Raises:
-        CcropError: If a part would be empty.
+        SourceError: If a part would be empty.
     """
     bank, queries = _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
     if not len(bank.rows) or not len(queries.rows):
-        raise CcropError(
+        raise SourceError(
             f"{len(images.rows)} labelled images are too few to hold out a sixth of them for a "
             "test. Give other images for the test, or take no probe (probe.every=0 in a run)."
         )
@@ -118,12 +118,12 @@ def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledIm
     split again.
 
     Raises:
-        CcropError: If a part would be empty.
+        SourceError: If a part would be empty.
     """
     chosen = _hashes(images) // np.uint64(_HELD_OUT) % np.uint64(_VALIDATION) == 0
     fitted, validation = _without(images, chosen)
     if not len(fitted.rows) or not len(validation.rows):
-        raise CcropError(
+        raise SourceError(
             f"{len(images.rows)} labelled images are too few to choose the settings of a linear "
             "probe on a tenth of them. Use the kNN probe."
         )
@@ -178,7 +178,7 @@ def embed(
         observer: Hears how it goes.
 
     Raises:
-        CcropError: If none of the images can be read.
+        SourceError: If none of the images can be read.
     """
     encoded: Iterable[bytes] = (images.index.read(row) for row in images.rows.tolist())
     values, readable = [], []
@@ -188,7 +188,7 @@ def embed(
         observer.images_done(len(batch.readable))
     kept = np.concatenate([np.zeros(0, bool), *readable])
     if not kept.any():
-        raise CcropError(f"none of {len(images.rows)} labelled images can be read.")
+        raise SourceError(f"none of {len(images.rows)} labelled images can be read.")
     return Features(
         torch.cat(values)[torch.from_numpy(kept)],
         torch.from_numpy(images.index.labels[images.rows[kept]]),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.probes.features import Features
 
 _ITERATIONS = 500  # at most; the problems here mostly need less
@@ -138,7 +138,7 @@ def linear_probe(
         device: Where the regression runs.
 
     Raises:
-        CcropError: If the training images are all of one class.
+        SourceError: If the training images are all of one class.
     """
     classes = classes_of(fitted, validation, test)
     device = torch.device(device)
@@ -158,10 +158,10 @@ def classes_of(fitted: Features, *others: Features) -> int:
     """Return the number of classes, by the greatest label.
 
     Raises:
-        CcropError: If all of `fitted` are of one class.
+        SourceError: If all of `fitted` are of one class.
     """
     if bool((fitted.labels == fitted.labels[0]).all()):
-        raise CcropError(
+        raise SourceError(
             "all training images are of one class, which leaves a linear probe nothing to learn."
         )
     return max(int(part.labels.max()) for part in (fitted, *others)) + 1

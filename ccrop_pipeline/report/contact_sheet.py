@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images import Sample, Source, UnreadableImage, decode, true_boxes
 
 _CELL, _GAP, _HEADER = 144, 6, 44
@@ -32,7 +32,7 @@ def contact_sheet(
         across: Images side by side.
 
     Raises:
-        CcropError: If the source has no readable image.
+        SourceError: If the source has no readable image.
     """
     shard = source.shards[0]
     table = box_set.read(shard)
@@ -40,7 +40,7 @@ def contact_sheet(
     readable = (sample for sample in source.read(shard) if _is_readable(sample))
     samples = list(islice(readable, count))
     if not samples:
-        raise CcropError(f"no image of {source.location} can be shown.")
+        raise SourceError(f"no image of {source.location} can be shown.")
     sheet = _empty_sheet(len(samples), across)
     for place, sample in enumerate(samples):
         row = row_of[sample.key]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet, iou
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError, SourceError
 from ccrop_pipeline.images import Source, true_boxes
 
 CENTRE_70 = (0.15, 0.15, 0.85, 0.85)
@@ -45,7 +45,7 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
         alphabetical order.
 
     Raises:
-        CcropError: If no image of the source has a true box, or one has no box in the set.
+        SourceError: If no image of the source has a true box, or one has no box in the set.
     """
     rows = defaultdict(list)
     for shard in source.shards:
@@ -56,12 +56,12 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
             if not len(truth):
                 continue
             if sample.key not in by_key:
-                raise CcropError(f"image {sample.key!r} has no box in {box_set.folder}")
+                raise BoxSetError(f"image {sample.key!r} has no box in {box_set.folder}")
             group = str(json.loads(sample.annotation or b"{}").get("source", "all"))
             candidates = (by_key[sample.key], FULL_BOX, CENTRE_70)
             rows[group].append([iou(box, truth).max() for box in candidates])
     if not rows:
-        raise CcropError(f"no image of {source.location} comes with true boxes.")
+        raise SourceError(f"no image of {source.location} comes with true boxes.")
     return {group: _summary(np.array(best)) for group, best in sorted(rows.items())}
 
 

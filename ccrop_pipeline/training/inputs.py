@@ -8,7 +8,7 @@ import torch
 
 from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import MissingBoxes
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
@@ -100,7 +100,7 @@ def open_loader(
         shard_sizes=sizes,
     )
     if len(loader) < recipe.accumulate:
-        raise CcropError(
+        raise SettingError(
             f"an epoch has {len(loader)} of the {recipe.accumulate} parts (accumulate) of one "
             "step. Lower batch_size or accumulate."
         )

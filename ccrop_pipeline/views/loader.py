@@ -244,10 +244,10 @@ def _expect_a_batch(images: int, batch_size: int, processes: int = 1) -> None:
     if images >= batch_size:
         return
     if processes == 1:
-        raise CcropError(
+        raise SettingError(
             f"there are {images} images, less than one batch of {batch_size}. Lower `batch_size`."
         )
-    raise CcropError(
+    raise SettingError(
         f"of the shards, one of {processes} processes may have no more than {images} images, less "
         f"than its {batch_size} of a batch. Lower `batch_size`, start fewer processes, or pack "
         "the images into more shards of equal size."

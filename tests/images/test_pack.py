@@ -202,5 +202,5 @@ def test_nothing_to_pack_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("limits", [{"max_images": 0}, {"max_bytes": 0}])
 def test_limits_below_one_are_the_programmers_error(tmp_path, limits):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="both must be 1 or more"):
         pack(samples_of("a"), tmp_path / "out", **limits)

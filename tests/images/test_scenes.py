@@ -226,5 +226,5 @@ def test_fingerprints_tell_parameters_apart():
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 1, "size": 8}, {"count": 1, "seed": -1}])
 def test_wrong_parameters_are_the_programmers_error(wrong):
-    with pytest.raises(ValueError, match="need count"):
+    with pytest.raises(ValueError, match="needs a count of 1 or more"):
         Scenes(**wrong)

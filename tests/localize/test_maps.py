@@ -236,7 +236,7 @@ def test_attention_of_a_class_token_that_is_not_there_is_refused() -> None:
 
 
 def test_an_unknown_map_is_refused() -> None:
-    with pytest.raises(ValueError, match="not 'auto'"):
+    with pytest.raises(ValueError, match="map is 'auto'"):
         Localizer(small(), "auto")
 
 

@@ -1,0 +1,38 @@
+"""Everything that a user can put right is a `CcropError`; its leaves say what it is about."""
+
+import pytest
+
+import ccrop_pipeline as ccrop
+from ccrop_pipeline.errors import BoxSetError, ModelError, SettingError, SourceError
+from ccrop_pipeline.images import Scenes
+
+SCENES = Scenes(4, size=16)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "mistake"),
+    [
+        (SourceError, lambda: ccrop.open_source("nowhere")),
+        (SourceError, lambda: ccrop.open_source("nowhere/images-*.tar")),
+        (BoxSetError, lambda: ccrop.BoxSet.open("nowhere")),
+        (ModelError, lambda: ccrop.open_encoder("nowhere.pth")),
+        (SettingError, lambda: ccrop.load_recipe("nowhere")),
+        (SettingError, lambda: ccrop.load_recipe("demo", ["epochs=0"])),
+        (SettingError, lambda: ccrop.BoxRule(2.0)),
+        (SettingError, lambda: ccrop.ViewGroup(0)),
+        (
+            SettingError,
+            lambda: ccrop.ViewLoader(Scenes(4, size=16), ccrop.ViewGroup(), batch_size=0),
+        ),
+    ],
+)
+def test_a_mistake_has_the_leaf_of_what_it_is_about(leaf, mistake):
+    with pytest.raises(leaf) as found:
+        mistake()
+    assert type(found.value) is leaf
+    assert isinstance(found.value, ccrop.CcropError)
+
+
+def test_a_wrong_setting_is_also_what_python_has_for_wrong_arguments():
+    with pytest.raises(ValueError, match=r"threshold is 2\.0"):
+        ccrop.BoxRule(2.0)
