@@ -86,7 +86,7 @@ MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "k
 def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
     """Compute the box of every image of SOURCE into the box set OUT.
 
-    A run that was stopped is taken up by the same command: complete shards are kept. Several
+    A run that was stopped is resumed by the same command: complete shards are kept. Several
     processes, started by torchrun, SLURM or with --rank and --world-size, share the shards out;
     the last one completes the set. OUT may be an address that fsspec knows.
 

@@ -54,7 +54,7 @@ def demo(out: Path) -> None:
     """Run the whole pipeline on generated images, in the folder OUT (default: demo).
 
     Trains twice for the same number of epochs, once with boxes and once with random crops only.
-    A few minutes on two cores. A demo that was stopped is taken up by the same command.
+    A few minutes on two cores. A demo that was stopped is resumed by the same command.
 
     \b
     Example:
