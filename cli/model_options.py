@@ -95,7 +95,7 @@ def open_model(
     """
     import torch
 
-    from ccrop_pipeline.base.ranks import open_device
+    from ccrop_pipeline.localize import open_device
     from ccrop_pipeline.models import open_encoder
 
     place = open_device(device)

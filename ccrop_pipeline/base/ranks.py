@@ -3,12 +3,9 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ccrop_pipeline.errors import CcropError
-
-if TYPE_CHECKING:
-    import torch
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 # srun sets the last two for the tasks of a step. A batch script alone has a rank of 0, and whatever
@@ -122,27 +119,6 @@ def own_gpu(gpus: int, environment: Mapping[str, str] = os.environ) -> int:
     """
     places = (_number(environment, name) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
     return next((place for place in places if place is not None), 0) % gpus
-
-
-def open_device(name: "str | torch.device") -> "torch.device":
-    """Return a torch device by name; "auto" is the GPU of this process where there is one.
-
-    Raises:
-        CcropError: If the device cannot be used here.
-    """
-    import torch
-
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", own_gpu(torch.cuda.device_count()))
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise CcropError(f"device {str(name)!r} cannot be used here: {reason}.") from error
-    return device
 
 
 def _both(numbers: Mapping[str, int | None]) -> tuple[int, int]:

@@ -114,7 +114,7 @@ def load(
     if with_choices not in (0, len(samples)):
         problems.append(Problem("B028", path.name, f"only {with_choices} rows have choices"))
     fatal = any(problem.rule in ("B011", "B014") for problem in problems[count:])
-    return texts, None if fatal else _table(samples, bool(grids) and heatmaps)
+    return texts, None if fatal else _table(samples, heatmaps=bool(grids) and heatmaps)
 
 
 def _expect_end(path: Path) -> None:
@@ -200,7 +200,7 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < 1 << 53)
 
 
-def _table(samples: list[dict[str, Any]], heatmaps: bool) -> BoxTable:
+def _table(samples: list[dict[str, Any]], *, heatmaps: bool) -> BoxTable:
     n = len(samples)
     with np.errstate(over="ignore"):  # what overflows is infinite then, and breaks B020 or B025
         boxes = np.array([[s[edge] for edge in _EDGES] for s in samples], np.float32)

@@ -22,7 +22,7 @@ from ccrop_pipeline.localize.encoder import (
     weights_sha256,
 )
 from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
-from ccrop_pipeline.localize.localizer import MAPS, Localizer, choose_map, rule_of
+from ccrop_pipeline.localize.localizer import MAPS, Localizer, choose_map, open_device, rule_of
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -39,6 +39,7 @@ __all__ = [
     "channel_sum",
     "choose_map",
     "min_max",
+    "open_device",
     "rule_of",
     "state_sha256",
     "weights_sha256",

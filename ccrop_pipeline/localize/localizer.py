@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 
+import torch
 from torch import Tensor
 
+from ccrop_pipeline.base.ranks import own_gpu
 from ccrop_pipeline.boxset import LocalizerInfo
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, class_attention, key_similarity
@@ -37,8 +39,8 @@ def choose_map(encoder: Encoder) -> str:
     """Return the map for an encoder of which nothing else is known.
 
     The paper's channel sum where no feature of the probe images is negative. Otherwise a sum
-    cancels: the similarity of keys where there are any, else the L2 norm. docs/maps.md has the
-    measurements behind this.
+    cancels: the similarity of keys where there are any, else the L2 norm. lab/map-quality.md has
+    the measurements behind this.
 
     Returns:
         One of `MAPS`; for the same encoder always the same.
@@ -158,3 +160,22 @@ def rule_of(info: LocalizerInfo) -> BoxRule:
         margin=info.margin,
         min_size=info.min_size,
     )
+
+
+def open_device(name: str | torch.device) -> torch.device:
+    """Return a torch device by name; "auto" is the GPU of this process where there is one.
+
+    Raises:
+        SettingError: If the device cannot be used here.
+    """
+    if name == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", own_gpu(torch.cuda.device_count()))
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"device {str(name)!r} cannot be used here: {reason}.") from error
+    return device

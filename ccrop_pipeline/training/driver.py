@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks
-from ccrop_pipeline.base.ranks import open_device
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex, Source, absolute_spec, open_source
+from ccrop_pipeline.localize import open_device
 from ccrop_pipeline.models.own_checkpoints import NEWEST
 from ccrop_pipeline.recipes import (
     FixedStage,
