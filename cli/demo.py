@@ -70,6 +70,7 @@ def demo(out: Path) -> None:
 
 def run_demo(out: Path, size: DemoSize) -> DemoResult:
     """Make scenes, train with boxes and without, and draw the contact sheet."""
+    from ccrop_pipeline.base.files import written_aside
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.recipes import RefreshStage, load_recipe, make_plan
     from ccrop_pipeline.report import box_quality, contact_sheet
@@ -87,7 +88,8 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
     refreshes = [stage for stage in make_plan(recipe) if isinstance(stage, RefreshStage)]
     boxes = out / "run" / refreshes[-1].boxes
     box_set = BoxSet.open(boxes)
-    contact_sheet(box_set, train, recipe.crop).save(out / "contact_sheet.png")
+    with written_aside(out / "contact_sheet.png", replace=True) as aside:
+        contact_sheet(box_set, train, recipe.crop).save(aside, "PNG")
     return DemoResult(boxes, box_quality(box_set, train)["scenes"], seconds, knn)
 
 

@@ -43,12 +43,22 @@ class _Root(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:  # as in `ccrop recipes | head`; click ends quietly
             raise
-        except (CcropError, OSError) as error:
+        except CcropError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(_of_system(error)) from error
         except KeyboardInterrupt:
             again = "The same command, for `ccrop train` without --overwrite, goes on from there."
             click.echo(f"\nStopped. {again}", err=True)
             raise SystemExit(130) from None
+
+
+def _of_system(error: OSError) -> str:
+    """Say what the system says, with the file first."""
+    if not error.filename or not error.errno:
+        return str(error)
+    cause = os.strerror(error.errno)
+    return f"{os.fspath(error.filename)}: {cause[0].lower()}{cause[1:]}."
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})

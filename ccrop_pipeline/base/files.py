@@ -1,11 +1,16 @@
 """Files that are either wholly there or not at all."""
 
+import errno
+import fcntl
 import filecmp
 import hashlib
 import os
+import re
 import secrets
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,35 +23,90 @@ from ccrop_pipeline.errors import CcropError
 class TargetTakenError(CcropError):
     """A file that was to be written is there already, with other content."""
 
-    def __init__(self, target: object) -> None:
-        super().__init__(
-            f"{target} is already there with other content. "
-            "It is never overwritten: move or delete it, or choose another folder."
+    def __init__(self, target: object, *, replaceable: bool = False) -> None:
+        remedy = (
+            "Choose another name, or set `overwrite`."
+            if replaceable
+            else "It is never overwritten: move or delete it, or choose another folder."
         )
+        super().__init__(f"{target} is already there with other content. {remedy}")
+
+
+class WriteError(CcropError, OSError):
+    """A file that the system does not let us write, such as on a full disk.
+
+    An `OSError` as well, for those who then try another place.
+    """
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EIO: "Check the disk",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`)",
+}
+
+
+def write_error(path: object, error: OSError) -> WriteError:
+    """Return the error that says which file could not be written, why and what to do."""
+    cause = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    remedy = _REMEDIES.get(error.errno or 0, "Check its folder and your rights there")
+    found = WriteError(
+        f"{path} cannot be written: {cause[0].lower()}{cause[1:]}. "
+        f"{remedy}, then run again: what is finished is kept."
+    )
+    found.errno = error.errno
+    return found
+
+
+@contextmanager
+def writing(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """Name the file in what the system says of it while it is written.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        ours = {None, str(path), str(aside), str(path.parent)}
+        if isinstance(error, CcropError) or error.filename not in ours:
+            raise
+        raise write_error(path, error) from error
 
 
 @contextmanager
 def written_aside(
     target: Path, *, replace: bool = False, folder: Path | None = None
 ) -> Iterator[Path]:
-    """Yield a hidden path to write to; on leaving, sync it and move it to `target`.
+    """Yield the hidden path of an empty file; on leaving, sync it and move it to `target`.
 
     Where writing fails, as on a full disk, `target` stays as it was, and nothing is left behind.
+    What was left beside `target` by a process that was killed while writing it is removed.
 
     Args:
         target: The file to write.
         replace: As in `appear`.
-        folder: Where the hidden path is, on the same disk; None: beside `target`.
+        folder: Where the hidden path is, on the same disk, and where whoever writes there removes
+            what was left; None: beside `target`.
 
     Raises:
         TargetTakenError: If `target` may not be replaced and is there with other bytes.
+        WriteError: If it cannot be written.
     """
+    if folder is None:
+        remove_leftovers(target.parent, target.name)
     aside = (folder or target.parent) / hidden_name(target.name)
     try:
-        yield aside
-        appear(aside, target, replace=replace)
+        with writing(target, aside), aside.open("xb") as file:
+            # Tells those who remove leftovers that the writer lives; the system lets go of it.
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield aside
+            appear(aside, target, replace=replace)
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def appear(aside: Path, target: Path, *, replace: bool = False) -> None:
@@ -75,8 +135,45 @@ def appear(aside: Path, target: Path, *, replace: bool = False) -> None:
 
 
 def hidden_name(name: str) -> str:
-    """Return a name of its own for a file that is being written."""
-    return f".{name}.{secrets.token_hex(8)}.tmp"
+    """Return a name of its own for a file that is being written; it tells the host as well."""
+    return f".{name}.{_host()}{secrets.token_hex(4)}.tmp"
+
+
+def _host() -> str:
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+
+
+_DAY = 86400
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what writers that were killed left hidden in a folder.
+
+    A writer that lives holds a lock on its file. Locks may not reach other hosts, so that what one
+    of those left is removed only when it is a day old.
+
+    Args:
+        folder: Where they wrote; it need not be there.
+        name: Name of the file that was written; None: of any.
+    """
+    hidden = re.compile(
+        rf"\.{'.+' if name is None else re.escape(name)}\.([0-9a-f]{{8}})[0-9a-f]{{8}}\.tmp"
+    )
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if path.name.startswith(".")]:
+            found = hidden.fullmatch(path.name)
+            if found and (found[1] == _host() or time.time() - path.stat().st_mtime > _DAY):
+                _remove_unless_locked(path)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _link(aside: Path, target: Path) -> bool:
@@ -95,13 +192,22 @@ def _link(aside: Path, target: Path) -> bool:
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk.
 
-    Without the folder's, a new name can be lost with the power.
+    Without the folder's, a new name can be lost with the power. Some file systems (gocryptfs, NFS
+    and SMB mounts) cannot sync folders, and some folders may be written and not read: their names
+    are then as safe as the system makes them.
     """
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC or not path.is_dir():
+            raise
+
+
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES}
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
-from ccrop_pipeline.base.files import TargetTakenError, sha256_of
+from ccrop_pipeline.base.files import (
+    LocalFolder,
+    TargetTakenError,
+    remove_leftovers,
+    sha256_of,
+)
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.lookup import CACHE
@@ -98,6 +103,8 @@ def write_manifest(
         SettingError: If the form is not known or a name is no plain file name.
     """
     place, names = open_folder(folder), list(shard_names)
+    if isinstance(place, LocalFolder):
+        remove_leftovers(place.path)
     files = {name: shard_file(name, form) for name in names}
     there = place.inside(DATA).files()
     missing = [file for file in files.values() if file not in there]

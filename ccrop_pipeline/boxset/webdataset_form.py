@@ -43,7 +43,7 @@ def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
     """Write a table; equal tables give equal bytes."""
     pax = provenance.entries()
     with tarfile.open(
-        path, "x", format=tarfile.PAX_FORMAT, encoding="utf-8", pax_headers=pax
+        path, "w", format=tarfile.PAX_FORMAT, encoding="utf-8", pax_headers=pax
     ) as tar:
         for sample in _samples(table):
             content = json.dumps(sample, ensure_ascii=False, separators=(",", ":")).encode()

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.base.files import TargetTakenError, written_aside
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels
@@ -31,7 +31,8 @@ def export_file(
 ) -> Path:
     """Write a box set as one file of another form.
 
-    Boxes that a sampler may draw from are all written, and not their union.
+    Boxes that a sampler may draw from are all written, and not their union. A file that is there
+    with the very same content is left as it is.
 
     Args:
         box_set: The boxes.
@@ -44,7 +45,8 @@ def export_file(
         The file.
 
     Raises:
-        CcropError: If the file is there and may not be replaced, or its folder is not there.
+        CcropError: If the file is there with other content and may not be replaced, or cannot be
+            written.
         SettingError: If the form is not known.
     """
     if form not in FILES:
@@ -52,12 +54,13 @@ def export_file(
     path = Path(out, METADATA) if form == "hf" else Path(out)
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")
-    if path.exists() and not overwrite:
-        raise CcropError(f"{path} is already there. Choose another name, or set `overwrite`.")
     path.parent.mkdir(parents=True, exist_ok=True)
     write = write_metadata if form == "hf" else write_coco
-    with written_aside(path, replace=overwrite) as aside:
-        write(box_set, aside, suffix)
+    try:
+        with written_aside(path, replace=overwrite) as aside:
+            write(box_set, aside, suffix)
+    except TargetTakenError:
+        raise TargetTakenError(path, replaceable=True) from None
     return path
 
 

@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.base.files import appear, hidden_name
+from ccrop_pipeline.base.files import TargetTakenError, written_aside
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.export.detectron2 import (
     detectron2_file,
@@ -127,7 +128,8 @@ def export_backbone(
 ) -> Exported:
     """Write a backbone as a state dict, load it into the network of its form and compare.
 
-    The file appears at `out` only when what was read from it gives the same outputs.
+    The file appears at `out` only when what was read from it gives the same outputs. One that is
+    there with the very same content is left as it is.
 
     Args:
         run: A run of `ccrop train` or one of its checkpoints.
@@ -148,34 +150,32 @@ def export_backbone(
     form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
     if form not in get_args(ExportForm):
         raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
-    _check_target(out, form, overwrite=overwrite)
+    _check_target(out, form)
     checkpoint = load_checkpoint(Path(run))
     backbone = checkpoint.backbone(encoder).eval()
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
     state = {name: value.contiguous() for name, value in state.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(hidden_name(out.name) + out.suffix)
+    content = detectron2_file(state) if form == "detectron2" else state
+    about = {"backbone": backbone.name, "epoch": str(checkpoint.epoch)}
     try:
-        content = detectron2_file(state) if form == "detectron2" else state
-        _write(content, aside, {"backbone": backbone.name, "epoch": str(checkpoint.epoch)})
-        difference = _check(aside, backbone, form)
-        appear(aside, out, replace=True)
-    finally:
-        aside.unlink(missing_ok=True)
+        with written_aside(out, replace=overwrite) as aside:
+            aside.write_bytes(_bytes_of(content, out.suffix, about))
+            difference = _check(aside, out.suffix, backbone, form)
+    except TargetTakenError:
+        raise TargetTakenError(out, replaceable=True) from None
     lines = tuple(lines_for(backbone, form, out))
     return Exported(out, form, backbone.name, checkpoint.epoch, len(state), difference, lines)
 
 
-def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
+def _check_target(out: Path, form: str) -> None:
     if form == "safetensors" and out.suffix != ".safetensors":
         raise SettingError(f"{out} is to be of the form safetensors; let its name end in it.")
     if form == "detectron2" and out.suffix != ".pth":
         raise SettingError(f"detectron2 tells files by their ending: {out} must end in .pth.")
     if out.is_dir():
         raise CcropError(f"{out} is a folder. Name the file to write, such as {out}/backbone.pth.")
-    if out.exists() and not overwrite:
-        raise CcropError(f"{out} is already there. Choose another name, or set `overwrite`.")
 
 
 def _check_form(backbone: Backbone, form: str) -> None:
@@ -186,13 +186,14 @@ def _check_form(backbone: Backbone, form: str) -> None:
         )
 
 
-def _write(content: dict[str, Any], path: Path, about: dict[str, str]) -> None:
-    if path.suffix == ".safetensors":
+def _bytes_of(content: dict[str, Any], suffix: str, about: dict[str, str]) -> bytes:
+    if suffix == ".safetensors":
         from safetensors.torch import save
 
-        path.write_bytes(_sorted_metadata(save(content, metadata={"format": "pt", **about})))
-    else:
-        torch.save(content, path)
+        return _sorted_metadata(save(content, metadata={"format": "pt", **about}))
+    file = BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
 
 
 def _sorted_metadata(file: bytes) -> bytes:
@@ -208,9 +209,11 @@ def _sorted_metadata(file: bytes) -> bytes:
     return file[:8] + text.ljust(size) + file[8 + size :]
 
 
-def _check(path: Path, backbone: Backbone, form: str) -> float | None:
+def _check(path: Path, suffix: str, backbone: Backbone, form: str) -> float | None:
     """Read the file back and compare; return the difference of outputs where there are any."""
-    state = read_weights(path, unsafe=False)
+    from safetensors.torch import load_file
+
+    state: Any = load_file(path) if suffix == ".safetensors" else read_weights(path, unsafe=False)
     if form == "detectron2":
         own = backbone.state_dict()
         names = {detectron2_name(name): name for name in own}

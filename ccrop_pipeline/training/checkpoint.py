@@ -58,8 +58,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint aside, sync it and move it to `path`, replacing an older one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"kind": OWN_KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
-    with written_aside(path, replace=True) as aside:
-        torch.save(content, aside)
+    # Into an open file: torch writes the name of a path into it, and tells no cause of a failure.
+    with written_aside(path, replace=True) as aside, aside.open("wb") as file:
+        torch.save(content, file)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

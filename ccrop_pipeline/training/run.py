@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ccrop_pipeline.base.files import hidden_name, written_aside
+from ccrop_pipeline.base.files import hidden_name, remove_leftovers, writing, written_aside
 from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.boxset import BoxSet, iou
 from ccrop_pipeline.errors import CcropError
@@ -77,6 +77,7 @@ class Run:
         Raises:
             CcropError: If the folder holds a run of another identity, or something else.
         """
+        remove_leftovers(self.folder)
         if self.exists and not overwrite:
             self._check_same(identity)
             return
@@ -203,7 +204,7 @@ class Metrics:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append one record."""
-        with self._file.open("a") as file:
+        with writing(self._file), self._file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self._writer:
             for name, value in record.items():

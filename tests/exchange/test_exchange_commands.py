@@ -108,7 +108,9 @@ def test_export_and_import_give_the_same_box_set(place):
     assert ccrop(*export) == "2 images in out.json (coco)\n"
     ccrop("import", "photos", "again", "--coco", "out.json", "--several", "keep:3")
     assert boxes_by_key(BoxSet.open(place / "again")) == first
-    assert "already there" in ccrop(*export, code=1)
+    assert ccrop(*export) == "2 images in out.json (coco)\n"  # complete already
+    (place / "out.json").write_text("{}")
+    assert "already there with other content" in ccrop(*export, code=1)
     assert json.loads(ccrop(*export, "--overwrite", "--json"))["images"] == 2
 
 

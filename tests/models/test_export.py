@@ -138,6 +138,8 @@ def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
         export_backbone(run, out)
     assert out.read_text() == "precious"
     assert_same(used(export_backbone(run, out, overwrite=True).lines), online)
+    # As after a kill in its very last steps: the file is complete, and nothing is left to do.
+    assert export_backbone(run, out).path.read_bytes() == out.read_bytes()
 
 
 def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):

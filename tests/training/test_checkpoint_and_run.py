@@ -56,7 +56,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_nothing_besi
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"checkpoint\.pt cannot be written: no space left"):
         save_checkpoint(tmp_path / "checkpoint.pt", checkpoint(1)[1])
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     loaded = load_checkpoint(tmp_path)
