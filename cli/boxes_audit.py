@@ -1,11 +1,12 @@
 """`ccrop boxes audit`, and the same at the end of commands that make boxes."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+
+from .printing import print_json, print_line, warn
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
@@ -31,7 +32,7 @@ def audit(boxes: str, as_json: bool) -> None:
 
     box_set = BoxSet.open(boxes)
     if as_json:
-        click.echo(json.dumps(asdict(judge(box_set))))
+        print_json(asdict(judge(box_set)))
     else:
         show_audit(box_set)
 
@@ -80,17 +81,17 @@ def bars(counts: Iterable[int], label: str) -> list[str]:
 
 def _show(found: "Audit") -> None:
     if not found.images:
-        click.echo("no boxes")
+        print_line("no boxes")
         return
-    click.echo(
+    print_line(
         f"areas       mean {found.mean_area:.1%}, full {found.full:.1%}, over 90 % of the "
         f"image {found.nearly_full:.1%}, empty {found.empty:.1%}, "
         f"unreadable {found.unreadable:.1%}"
     )
     for line in bars(found.area_histogram, "area"):
-        click.echo(line.rstrip())
+        print_line(line.rstrip())
 
 
 def _warn(found: "Audit") -> None:
     if found.warning:
-        click.echo(f"Warning: {found.warning}", err=True)
+        warn(found.warning)

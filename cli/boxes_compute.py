@@ -1,6 +1,5 @@
 """`ccrop boxes compute`."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .model_options import MODEL_HELP, MODEL_OPTIONS, model_options
+from .printing import note, print_json, warn
 from .rank_options import rank_options
 from .rule_options import RULE_OPTIONS, rule_options
 
@@ -105,7 +105,7 @@ def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
     if box_set is not None:
         show_result(box_set, as_json)
     elif as_json:
-        click.echo(json.dumps({"folder": out, "complete": False}))
+        print_json({"folder": out, "complete": False})
 
 
 def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
@@ -117,9 +117,9 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
 
     ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
     opened = open_source(source)
-    localizer = _localizer(options, lambda line: click.echo(line, err=True))
+    localizer = _localizer(options, note)
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
-        click.echo(f"Warning: {localizer.warning}", err=True)
+        warn(localizer.warning)
     prefix = f"rank {ranks.rank}: " if ranks.world_size > 1 else ""
     progress = ComputeProgress(_count(opened, ranks), prefix)
     with progress:
@@ -134,7 +134,7 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
         )
     progress.summary()
     if box_set is None:
-        click.echo(f"{prefix}this portion is done; others are still at work on {out}", err=True)
+        note(f"{prefix}this portion is done; others are still at work on {out}")
     return box_set
 
 

@@ -1,12 +1,12 @@
 """`ccrop boxes diff`."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from .boxes_audit import bars
+from .printing import print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.report import BoxDiff
@@ -39,10 +39,10 @@ def diff(before: str, after: str, movers: int, as_json: bool) -> None:
 
     found = compare(BoxSet.open(before), BoxSet.open(after), movers)
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        print_json(asdict(found))
         return
     for line in _lines(found):
-        click.echo(line.rstrip())
+        print_line(line.rstrip())
 
 
 def _lines(found: "BoxDiff") -> list[str]:

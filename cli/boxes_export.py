@@ -1,9 +1,10 @@
 """`ccrop boxes export`."""
 
-import json
 from pathlib import Path
 
 import click
+
+from .printing import print_json, print_line
 
 
 @click.command("export")
@@ -45,6 +46,6 @@ def export(boxes: str, out: Path, form: str, suffix: str, overwrite: bool, as_js
         rows = box_set.manifest.rows
         written = export_file(box_set, out, form, suffix=suffix, overwrite=overwrite)
     if as_json:
-        click.echo(json.dumps({"images": rows, "form": form, "path": str(written)}))
+        print_json({"images": rows, "form": form, "path": str(written)})
     else:
-        click.echo(f"{rows:,} images in {written} ({form})")
+        print_line(f"{rows:,} images in {written} ({form})")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .printing import print_line
 from .rank_options import rank_options
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def follow(
         poll_seconds=poll,
         ranks=Ranks.from_environment(rank, world_size),
     )
-    click.echo(f"{run}: {done} box sets completed")
+    print_line(f"{run}: {done} box sets completed")
 
 
 def _observer() -> "Observer":
@@ -67,16 +68,16 @@ def _observer() -> "Observer":
     from ccrop_pipeline.boxset import BoxSet
 
     from .boxes_audit import warn_if_useless
-    from .progress import console
+    from .progress import say
 
     class FollowLog(Observer):
         """A line for everything that happens: this runs beside something else, unattended."""
 
         def waiting(self, what: str) -> None:
-            console.print(f"waiting for {what}")
+            say(f"waiting for {what}")
 
         def refreshing(self, epoch: int) -> None:
-            console.print(f"computing boxes from the checkpoint after epoch {epoch}")
+            say(f"computing boxes from the checkpoint after epoch {epoch}")
             self._images = 0
 
         def images_done(
@@ -89,7 +90,7 @@ def _observer() -> "Observer":
             box_set = BoxSet.open(boxes)
             rate, area = self._images / seconds, box_set.manifest.statistics.mean_area
             speed = f"{seconds:.1f} s, {rate:,.0f} images/s"
-            console.print(f"{boxes} after {speed}, mean area {area:.0%}")
+            say(f"{boxes} after {speed}, mean area {area:.0%}")
             warn_if_useless(box_set)
 
     return FollowLog()

@@ -1,10 +1,11 @@
 """`ccrop boxes import`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from .printing import print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.exchange import Annotations, ImportCounts, Several
@@ -86,11 +87,11 @@ def import_(
     with Counter("boxes", total) as observer:
         box_set, counts = import_boxes(opened, annotations, out, several=several, observer=observer)
     if as_json:
-        click.echo(json.dumps(summary(box_set) | {"import": vars(counts)}))
+        print_json(summary(box_set) | {"import": vars(counts)})
         return
     show(box_set, as_json)
     for name, value in _lines(counts):
-        click.echo(f"{name:<12}{value}")
+        print_line(f"{name:<12}{value}")
 
 
 def _read(form: str, path: Path, pixels: bool) -> "Annotations":

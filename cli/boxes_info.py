@@ -1,10 +1,11 @@
 """`ccrop boxes info`."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .printing import print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
@@ -29,10 +30,10 @@ def show(box_set: "BoxSet", as_json: bool) -> None:
     """Print a summary of a box set on stdout."""
     found = summary(box_set)
     if as_json:
-        click.echo(json.dumps(found))
+        print_json(found)
         return
     for name, value in _lines(found):
-        click.echo(f"{name:<12}{value}")
+        print_line(f"{name:<12}{value}")
 
 
 def summary(box_set: "BoxSet") -> dict[str, Any]:

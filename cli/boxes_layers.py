@@ -1,11 +1,11 @@
 """`ccrop boxes layers`."""
 
-import json
 from typing import Any
 
 import click
 
 from .model_options import model_options, open_model
+from .printing import note, print_json, print_line
 
 
 @click.command("layers")
@@ -27,24 +27,17 @@ def layers(model: str, as_json: bool, **options: Any) -> None:
 
     from ccrop_pipeline.models import layers_of
 
-    encoder = open_model(model, **options, say=lambda line: click.echo(line, err=True))
+    encoder = open_model(model, **options, say=note)
     found = layers_of(encoder)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "model": encoder.name,
-                    "input_size": encoder.input_size,
-                    "layers": [asdict(layer) for layer in found],
-                }
-            )
-        )
+        layers = [asdict(layer) for layer in found]
+        print_json({"model": encoder.name, "input_size": encoder.input_size, "layers": layers})
         return
-    click.echo(f"{encoder.name}, {encoder.input_size} px")
+    print_line(f"{encoder.name}, {encoder.input_size} px")
     width = max([len(layer.name) for layer in found] + [5])
-    click.echo(f"  {'layer':<{width}}  channels  grid     features")
+    print_line(f"  {'layer':<{width}}  channels  grid     features")
     for layer in found:
         mark = "*" if layer.name == encoder.layer else " "
         grid = f"{layer.grid[0]}x{layer.grid[1]}"
         sign = "signed" if layer.signed else "not negative"
-        click.echo(f"{mark} {layer.name:<{width}}  {layer.channels:>8}  {grid:<7}  {sign}")
+        print_line(f"{mark} {layer.name:<{width}}  {layer.channels:>8}  {grid:<7}  {sign}")

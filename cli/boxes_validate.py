@@ -1,8 +1,8 @@
 """`ccrop boxes validate`."""
 
-import json
-
 import click
+
+from .printing import print_json, print_line
 
 
 @click.command("validate")
@@ -33,9 +33,9 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
         )
     problems = find_problems(boxes, images=images)
     if as_json:
-        click.echo(json.dumps([problem._asdict() for problem in problems]))
+        print_json([problem._asdict() for problem in problems])
     else:
         for problem in problems:
-            click.echo(f"{problem.rule}  {problem.where}: {problem.message}")
-        click.echo(f"{boxes}: {len(problems)} problems" if problems else f"{boxes}: valid")
+            print_line(f"{problem.rule}  {problem.where}: {problem.message}")
+        print_line(f"{boxes}: {len(problems)} problems" if problems else f"{boxes}: valid")
     raise SystemExit(bool(problems))

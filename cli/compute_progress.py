@@ -4,7 +4,7 @@ import time
 
 from ccrop_pipeline.base import Observer, StageSeconds
 
-from .progress import Display, console
+from .progress import Display, console, say
 
 _QUIET_SECONDS = 30.0  # between two lines of a log
 
@@ -27,11 +27,11 @@ class ComputeProgress(Display, Observer):
     def begun(self, shards: int, kept: int) -> None:
         """Say how much there is to do."""
         before = f", {kept} were complete" if kept else ""
-        console.print(f"{self._prefix}{shards} shards to compute{before}")
+        say(f"{self._prefix}{shards} shards to compute{before}")
         self._started = self._said = time.perf_counter()
         self._shards = shards
         total = None if kept else self._total
-        self._task = self._bar.add_task(f"{self._prefix}boxes", total=total, note="")
+        self._task = self._add(f"{self._prefix}boxes", total)
 
     def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
         """Move the bar; where nobody sees one, print a line from time to time."""
@@ -40,27 +40,27 @@ class ComputeProgress(Display, Observer):
         self._last = stages or self._last
         figures = self._figures(self._last, now)
         note = f"shard {self._written + 1}/{self._shards} {shard}  {figures}"
-        self._bar.update(self._task, advance=images, total=self._expected(), note=note)
+        self._advance(self._task, images, note, total=self._expected())
         if not console.is_terminal and now - self._said >= _QUIET_SECONDS:
-            console.print(f"{self._prefix}{self._done:,} images  {note}")
+            say(f"{self._prefix}{self._done:,} images  {note}")
             self._said = now
 
     def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
         """Count the shard, and name it when some of its images could not be decoded."""
         self._written += 1
         if unreadable:
-            console.print(f"{self._prefix}{shard}: {unreadable} of {images} images are unreadable")
+            say(f"{self._prefix}{shard}: {unreadable} of {images} images are unreadable")
 
     def batch_halved(self, batch_size: int) -> None:
         """Say that the GPU has less memory than was hoped for."""
-        console.print(f"{self._prefix}out of GPU memory: {batch_size} images at a time from now on")
+        say(f"{self._prefix}out of GPU memory: {batch_size} images at a time from now on")
 
     def summary(self) -> None:
         """Print how fast it was, and which stage was the busiest."""
         if self._done:
             seconds = time.perf_counter() - self._started
             figures = self._figures(self._last, time.perf_counter())
-            console.print(f"{self._prefix}{self._done:,} images in {seconds:.1f} s  {figures}")
+            say(f"{self._prefix}{self._done:,} images in {seconds:.1f} s  {figures}")
 
     def _figures(self, stages: StageSeconds, now: float) -> str:
         seconds = max(now - self._started, 1e-9)

@@ -1,10 +1,11 @@
 """`ccrop data pack`."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
 import click
+
+from .printing import print_json, print_line
 
 
 @click.command("pack")
@@ -70,6 +71,6 @@ def pack(
         )
     if as_json:
         result = {"out": str(out), "shards": list(summary.shards), "images": summary.images}
-        click.echo(json.dumps(result))
+        print_json(result)
     else:
-        click.echo(f"{summary.images:,} images in {len(summary.shards)} shards in {out}")
+        print_line(f"{summary.images:,} images in {len(summary.shards)} shards in {out}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .printing import print_line, results
+
 if TYPE_CHECKING:
     from ccrop_pipeline.images import Source
     from ccrop_pipeline.recipes import Recipe
@@ -62,10 +64,12 @@ def demo(out: Path) -> None:
     """
     result = run_demo(out, DemoSize())
     _print_tables(result)
-    click.echo(f"\ncontact sheet  {out / 'contact_sheet.png'}")
-    click.echo(f"run            {out / 'run'}")
-    click.echo(f"box set        {result.boxes}")
-    click.echo(f"\nnext: ccrop boxes info {result.boxes}")
+    print_line()
+    print_line(f"contact sheet  {out / 'contact_sheet.png'}")
+    print_line(f"run            {out / 'run'}")
+    print_line(f"box set        {result.boxes}")
+    print_line()
+    print_line(f"next: ccrop boxes info {result.boxes}")
 
 
 def run_demo(out: Path, size: DemoSize) -> DemoResult:
@@ -128,7 +132,7 @@ def _print_tables(result: DemoResult) -> None:
     from rich.table import Table
 
     quality = result.quality
-    boxes = Table(f"boxes of {quality.images:,} images", "IoU with the true box ≥ 0.5")
+    boxes = Table(f"boxes of {quality.images:,} images", "IoU with the true box at least 0.5")
     boxes.add_row("found", f"{quality.found:.1%}")
     boxes.add_row("whole image", f"{quality.whole_image:.1%}")
     boxes.add_row("central 70 %", f"{quality.centre:.1%}")
@@ -139,6 +143,6 @@ def _print_tables(result: DemoResult) -> None:
     for name, taken in result.seconds.items():
         times.add_row(name, f"{taken:.1f}")
     times.add_row("total", f"{sum(result.seconds.values()):.1f}", style="bold")
-    console = Console()
+    console = Console(file=results(), markup=False, emoji=False)
     for table in (boxes, runs, times):
         console.print(table)

@@ -1,10 +1,11 @@
 """`ccrop export`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.export.backbone import ExportForm
@@ -55,12 +56,12 @@ def export(
         if done.difference is None
         else f"outputs of the loaded network differ by {done.difference:.1g} of the greatest"
     )
-    click.echo(
+    note(
         f"{done.path}: {encoder} encoder {done.backbone} after epoch {done.epoch}, "
-        f"{done.weights} tensors, form {done.form}; checked: {checked}",
-        err=True,
+        f"{done.weights} tensors, form {done.form}; checked: {checked}"
     )
     if as_json:
-        click.echo(json.dumps({**vars(done), "path": str(done.path), "encoder": encoder}))
-    else:
-        click.echo("\n".join(done.lines))
+        print_json({**vars(done), "path": str(done.path), "encoder": encoder})
+        return
+    for line in done.lines:
+        print_line(line)

@@ -26,6 +26,12 @@ from .boxes_validate import validate
 from .data_pack import pack
 from .demo import demo
 from .export import export as export_backbone
+from .printing import (
+    escape_what_streams_cannot_encode,
+    escaped_messages,
+    note,
+    results_alone_on_stdout,
+)
 from .probe import probe
 from .recipes import recipes
 from .train import train
@@ -38,6 +44,15 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 class _Root(click.Group):
     """A group that shows errors meant for people as one message, with exit status 1."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        escape_what_streams_cannot_encode()
+        return super().main(*args, **kwargs)
+
+    @escaped_messages()
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        return super().make_context(*args, **kwargs)
+
+    @escaped_messages()
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -49,7 +64,8 @@ class _Root(click.Group):
             raise click.ClickException(_of_system(error)) from error
         except KeyboardInterrupt:
             again = "The same command, for `ccrop train` without --overwrite, goes on from there."
-            click.echo(f"\nStopped. {again}", err=True)
+            note("")
+            note(f"Stopped. {again}")
             raise SystemExit(130) from None
 
 
@@ -123,8 +139,11 @@ def _leaves(group: click.Group) -> Iterator[click.Command]:
             yield command
 
 
-def _naming_flags(command: click.Command) -> Callable[..., Any]:
-    """Let the messages of the library, which name `parameters`, name the --flags of a command."""
+def _for_people(command: click.Command) -> Callable[..., Any]:
+    """Let messages of the library, which name `parameters`, name the --flags of a command.
+
+    What libraries print goes to stderr.
+    """
     flags: dict[str, str] = {}
     for option in (each for each in command.params if isinstance(each, click.Option)):
         flag = max(option.opts, key=len)
@@ -135,7 +154,8 @@ def _naming_flags(command: click.Command) -> Callable[..., Any]:
     @wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return run(*args, **kwargs)
+            with results_alone_on_stdout():
+                return run(*args, **kwargs)
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))
             raise CcropError(message) from error
@@ -144,4 +164,4 @@ def _naming_flags(command: click.Command) -> Callable[..., Any]:
 
 
 for leaf in _leaves(cli):
-    leaf.callback = _naming_flags(leaf)
+    leaf.callback = _for_people(leaf)

@@ -1,12 +1,12 @@
 """`ccrop probe`."""
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .model_options import model_options, open_model
+from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from ccrop_pipeline.images import Source
@@ -100,9 +100,9 @@ def probe(
     counts = {"train": len(images[0].rows), "test": len(images[1].rows)}
     if as_json:
         result = {"model": encoder.name, "epoch": encoder.epoch, "layer": encoder.layer}
-        click.echo(json.dumps({**found, **counts, **result}))
+        print_json({**found, **counts, **result})
     else:
-        click.echo(_sentence(way, found, counts, encoder))
+        print_line(_sentence(way, found, counts, encoder))
 
 
 def _way(context: click.Context, linear: bool, augmented: bool) -> str:
@@ -125,7 +125,7 @@ def _encoder(model: str, options: dict[str, Any]) -> "Encoder":
     """
     from dataclasses import replace
 
-    encoder = open_model(model, **options, say=lambda line: click.echo(line, err=True))
+    encoder = open_model(model, **options, say=note)
     if options["layer"] is not None or options["input_size"] is None:
         return encoder
     usual = open_model(model, **{**options, "input_size": None}, say=lambda _line: None)
@@ -140,10 +140,9 @@ def _labelled(train: "Source", test: "Source | None") -> "tuple[LabelledImages, 
     bank, queries = bank_and_queries(train, train.index(), test)
     if queries.index is bank.index:
         asked, all_images = len(queries.rows), len(bank.rows) + len(queries.rows)
-        click.echo(
+        note(
             f"{asked:,} of the {all_images:,} images of {train.location} take the test, the "
-            "others answer",
-            err=True,
+            "others answer"
         )
     return bank, queries
 
@@ -201,10 +200,9 @@ def _augmented(
 
 def _record(way: str, result: "LinearResult", validation_images: int) -> dict[str, Any]:
     if result.at_the_end:
-        click.echo(
-            f"Warning: the {result.setting} that was chosen, {result.chosen:g}, is at the end of "
-            "those tried: another may be better.",
-            err=True,
+        warn(
+            f"the {result.setting} that was chosen, {result.chosen:g}, is at the end of "
+            "those tried: another may be better."
         )
     return {
         way: result.accuracy,

@@ -5,21 +5,36 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from ccrop_pipeline.base import Observer, StageSeconds
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from .printing import printable
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def say(text: object, style: str = "") -> None:
+    """Print a line for people on stderr, above the live line if there is one."""
+    console.print(Text(printable(text), style=style))
 
 
 def bar() -> Progress:
     """Return a bar with counts, time left and a free text; it vanishes when it is done."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -44,6 +59,12 @@ class Display:
     ) -> None:
         self._bar.stop()
 
+    def _add(self, description: str, total: int | None) -> TaskID:
+        return self._bar.add_task(printable(description), total=total, note="")
+
+    def _advance(self, task: TaskID, steps: int, note: str, *, total: float | None = None) -> None:
+        self._bar.update(task, advance=steps, total=total, note=printable(note))
+
 
 class Counter(Display, Observer):
     """Shows a count of images and images/s.
@@ -55,7 +76,7 @@ class Counter(Display, Observer):
 
     def __init__(self, description: str, total: int | None = None) -> None:
         super().__init__()
-        self._task = self._bar.add_task(description, total=total, note="")
+        self._task = self._add(description, total)
         self._started, self._done = time.perf_counter(), 0
 
     def images_done(
@@ -64,4 +85,4 @@ class Counter(Display, Observer):
         """Move the bar."""
         self._done += images
         rate = self._done / (time.perf_counter() - self._started)
-        self._bar.update(self._task, advance=images, note=f"{rate:,.0f} images/s")
+        self._advance(self._task, images, f"{rate:,.0f} images/s")

@@ -1,10 +1,12 @@
 """`ccrop recipes`."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
+
+from .printing import print_json, print_line
 
 # What the first part of a recipe's name says; the others are named like a method.
 _DATA = {
@@ -41,10 +43,18 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
             raise click.UsageError("--resolved needs the NAME of a recipe")
         _print_list(texts, as_json)
     elif name in texts and not (resolved or as_json):
-        click.echo(texts[name], nl=False)
+        _print_lines(texts[name].splitlines())
     else:
         settings = load_recipe(name).to_dict()
-        click.echo(json.dumps(settings) if as_json else "\n".join(toml_lines(settings)))
+        if as_json:
+            print_json(settings)
+        else:
+            _print_lines(toml_lines(settings))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print_line(line)
 
 
 def toml_lines(settings: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -55,7 +65,7 @@ def toml_lines(settings: Mapping[str, Any], path: str = "") -> Iterator[str]:
             # JSON writes text, numbers, truth values and lists as TOML does.
             yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
     for name, value in tables.items():
-        yield f"\n[{path}{name}]"
+        yield from ("", f"[{path}{name}]")
         yield from toml_lines(value, f"{path}{name}.")
 
 
@@ -65,19 +75,18 @@ def _print_list(texts: Mapping[str, str], as_json: bool) -> None:
         for name, text in texts.items()
     ]
     if as_json:
-        click.echo(json.dumps(entries))
+        print_json(entries)
         return
     width = max(len(name) for name in texts)
     groups = {_group(name): None for name in ("any", *_DATA, "demo")}
     for group in groups:
-        click.echo(f"{group}")
+        print_line(group)
         for entry in entries:
             if entry["group"] == group:
-                click.echo(f"  {entry['name']:<{width}}  {entry['purpose']}")
-    click.echo(
-        "\nTo compare, train the same recipe with --set boxes.kind=none (random crops), centre (a "
-        "fixed\ncentral box) or full (the whole image)."
-    )
+                print_line(f"  {entry['name']:<{width}}  {entry['purpose']}")
+    print_line()
+    print_line("To compare, train the same recipe with --set boxes.kind=none (random crops),")
+    print_line("centre (a fixed central box) or full (the whole image).")
 
 
 def _group(name: str) -> str:

@@ -1,10 +1,11 @@
 """`ccrop train`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .printing import print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
@@ -130,17 +131,17 @@ def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:
 
     if as_json:
         stages = [as_record(stage) for stage in plan]
-        click.echo(json.dumps({"plan": stages, "recipe": recipe.to_dict()}))
+        print_json({"plan": stages, "recipe": recipe.to_dict()})
     else:
         for number, stage in enumerate(plan, 1):
-            click.echo(f"{number}. {describe(stage)}")
+            print_line(f"{number}. {describe(stage)}")
 
 
 def _print_result(run: Path, record: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"run": str(run), **record}))
+        print_json({"run": str(run), **record})
     else:
         from .train_progress import knn_of
 
         knn = f", {knn_of(record)}" if "knn" in record else ""
-        click.echo(f"{run}: {record['epoch']} epochs, loss {record['loss']:.4f}{knn}")
+        print_line(f"{run}: {record['epoch']} epochs, loss {record['loss']:.4f}{knn}")

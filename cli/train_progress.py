@@ -11,7 +11,7 @@ from ccrop_pipeline.base import Observer, StageSeconds, StepReport
 from ccrop_pipeline.boxset import BoxSet
 
 from .boxes_audit import warn_if_useless
-from .progress import Display, console
+from .progress import Display, say
 
 _COLLAPSED = 0.05  # of 1, when embeddings spread evenly over the sphere
 
@@ -35,20 +35,20 @@ class TrainProgress(Display, Observer):
     def loading(self, images: int | None, note: str) -> None:
         """Say how images are loaded."""
         self._images = images or 0
-        console.print(f"{self._prefix}{note}")
+        say(f"{self._prefix}{note}")
 
     def warning(self, note: str) -> None:
         """Say what is wrong."""
-        console.print(f"{self._prefix}Warning: {note}")
+        say(f"{self._prefix}Warning: {note}")
 
     def loaded(self, note: str) -> None:
         """Say what the weights start from."""
-        console.print(f"{self._prefix}begins with {note}")
+        say(f"{self._prefix}begins with {note}")
 
     def stage(self, stage: Mapping[str, Any]) -> None:
         """Name the stage."""
         self._drop_task()
-        console.print(f"[bold]{self._prefix}{stage['text']}[/bold]")
+        say(f"{self._prefix}{stage['text']}", style="bold")
         if stage["stage"] == "refresh" and not stage["overlapped"]:
             self._begin("boxes", self._images)
             self._started, self._located = time.perf_counter(), 0
@@ -65,7 +65,7 @@ class TrainProgress(Display, Observer):
         self._drop_task()
         knn = f"  {knn_of(record)}" if "knn" in record else ""
         grey = f"  {record['unreadable']} unreadable" if record["unreadable"] else ""
-        console.print(
+        say(
             f"{self._prefix}epoch {record['epoch']}/{self._epochs}  loss {record['loss']:.4f}  "
             f"lr {record['lr']:.4f}  {record['images_per_s']:,.0f} images/s  "
             f"data wait {record['data_wait']:.0%}{grey}{knn}"
@@ -91,15 +91,15 @@ class TrainProgress(Display, Observer):
         box_set = BoxSet.open(boxes)
         area = box_set.manifest.statistics.mean_area
         what = "new boxes are there" if seconds is None else f"boxes after {seconds:.1f} s"
-        console.print(f"{self._prefix}{what}, mean area {area:.0%}")
+        say(f"{self._prefix}{what}, mean area {area:.0%}")
         warn_if_useless(box_set)
 
     def _begin(self, description: str, total: int | None) -> None:
-        self._task = self._bar.add_task(self._prefix + description, total=total, note="")
+        self._task = self._add(self._prefix + description, total)
 
     def _move(self, steps: int, note: str) -> None:
         assert self._task is not None
-        self._bar.update(self._task, advance=steps, note=note)
+        self._advance(self._task, steps, note)
 
     def _drop_task(self) -> None:
         if self._task is not None:

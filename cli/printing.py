@@ -1,0 +1,95 @@
+"""How text reaches a terminal: results on stdout, all else on stderr, nothing that it would obey.
+
+Names of files, keys and rules come from data that others made. All text is printed from here, or
+by `progress.say` where there may be a live line, and both escape it.
+"""
+
+import io
+import json
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+import click
+
+# Control characters (a terminal obeys ESC, CSI and OSC), lone surrogates, which cannot be encoded,
+# line and paragraph separators, and what turns the direction of writing (CVE-2021-42574).
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
+
+
+def printable(text: object) -> str:
+    """Return text as one line, with what a terminal would obey as an escape such as `\\u001b`."""
+    return _OBEYED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", str(text))
+
+
+def results() -> TextIO:
+    """Return the stream of results: stdout, whatever libraries find in its place."""
+    return _results.get() or sys.stdout
+
+
+def print_line(text: object = "") -> None:
+    """Print a line of the result on stdout."""
+    _print(text, results())
+
+
+def print_json(value: object) -> None:
+    """Print the result as JSON on stdout."""
+    print_line(json.dumps(value))
+
+
+def note(text: object) -> None:
+    """Print a line for people on stderr."""
+    _print(text, sys.stderr)
+
+
+def warn(text: object) -> None:
+    """Print a warning on stderr."""
+    note(f"Warning: {text}")
+
+
+def _print(text: object, stream: TextIO | None) -> None:
+    if stream is not None:  # closed from the start, as by `>&-`
+        print(printable(text), file=stream, flush=True)
+
+
+@contextmanager
+def results_alone_on_stdout() -> Iterator[None]:
+    """Send to stderr what libraries print, such as downloads, and their warnings in one line."""
+    token = _results.set(sys.stdout)
+    shown_before = warnings.showwarning
+    warnings.showwarning = _warning
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        warnings.showwarning = shown_before
+        _results.reset(token)
+
+
+def _warning(message: Warning | str, *_where: Any, **_more: Any) -> None:
+    warn(message)
+
+
+def escape_what_streams_cannot_encode() -> None:
+    """Let no character end a command, whatever the encoding of the terminal or the pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def escaped_messages() -> Iterator[None]:
+    """Escape the message of an error that click is to print."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise

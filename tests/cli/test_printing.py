@@ -1,0 +1,185 @@
+"""Names from data reach a terminal as text: neither as markup, nor as what it would obey."""
+
+import ast
+import io
+import json
+import re
+import unicodedata
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ccrop_cli import demo, progress
+from ccrop_cli.compute_progress import ComputeProgress
+from ccrop_cli.main import cli
+from ccrop_cli.printing import printable
+from ccrop_cli.train_progress import TrainProgress
+from click.testing import CliRunner
+from rich.console import Console
+
+from ccrop_pipeline.boxset import (
+    BoxTable,
+    Provenance,
+    SourceInfo,
+    write_manifest,
+    write_shard,
+)
+
+CLI = sorted((Path(__file__).parents[2] / "cli").glob("*.py"))
+# A title for the window, a colour, a jump up, the 8-bit form of the same, writing turned around,
+# half a character; and what rich takes for markup.
+HOSTILE = (
+    "a[/red][red]b\x1b]0;title\x07\x1b[31m\x1b[2A\x9b2J\x7f\u202egnp\u2066\ndone\r\udce9:smile:"
+)
+SHOWN = (
+    "a[/red][red]b\\u001b]0;title\\u0007\\u001b[31m\\u001b[2A\\u009b2J\\u007f\\u202egnp\\u2066"
+    "\\ndone\\r\\udce9:smile:"
+)
+
+
+def ccrop(*arguments, charset="utf-8"):
+    result = CliRunner(charset=charset).invoke(cli, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def is_obeyed(text):
+    """An oracle of its own: categories of Unicode, line ends left out."""
+    turning = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    return [
+        character
+        for character in text
+        if (unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") and character != "\n")
+        or unicodedata.bidirectional(character) in turning
+    ]
+
+
+def box_set_of(folder, rule):
+    table = BoxTable(
+        keys=["a"],
+        boxes=np.array([[0, 0, 1, 1]], np.float32),
+        sizes=np.array([[4, 4]], np.uint32),
+        orientation=np.ones(1, np.uint8),
+        status=np.zeros(1, np.uint8),
+        image_hash=np.zeros(1, np.uint64),
+    )
+    provenance = Provenance(None, None, SourceInfo("folder", "00"), rule=rule)
+    write_shard(folder, "s", table, provenance)
+    write_manifest(folder, ["s"], provenance)
+    return folder
+
+
+def test_every_character_is_escaped_or_harmless():
+    everything = "".join(map(chr, range(0x11000)))
+    assert is_obeyed(printable(everything)) == []
+    assert printable(HOSTILE) == SHOWN
+    assert printable("café ☕ 猫 👩\u200d🚀 [bold]") == "café ☕ 猫 👩\u200d🚀 [bold]"
+
+
+@pytest.mark.parametrize("file", CLI, ids=lambda file: file.name)
+def test_text_is_printed_in_one_place(file):
+    calls = {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+    }
+    allowed = {
+        "printing.py": {"print"},
+        "progress.py": {"console.print"},
+        "demo.py": {"console.print"},
+    }
+    found = calls & {"click.echo", "click.secho", "print", "console.print", "console.log"}
+    assert found <= allowed.get(file.name, set())
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "ascii", "latin-1"])
+def test_a_rule_and_a_path_are_shown_and_not_obeyed(tmp_path, charset):
+    rule = HOSTILE.replace("\udce9", "")  # no rule can hold one
+    folder = box_set_of(tmp_path / "[red]b\x1b[31m", rule)
+    said = ccrop("boxes", "info", folder, charset=charset).stdout
+    assert f"rule        {SHOWN.replace(chr(92) + 'udce9', '')}\n" in said
+    assert "[red]b\\u001b[31m (parquet)" in said
+    assert is_obeyed(said) == []
+    lost = ccrop("boxes", "info", tmp_path / "lost[/red]\x1b]0;t\x07", charset=charset)
+    assert "lost[/red]\\u001b]0;t\\u0007" in lost.stderr
+    assert is_obeyed(lost.stderr) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["boxes", "info", HOSTILE],
+        ["boxes", "export", HOSTILE, "out", "--form", HOSTILE],
+        ["boxes", HOSTILE],
+        [f"--{HOSTILE}"],
+        ["boxes", "compute", HOSTILE, "out", "--model", HOSTILE],
+        ["boxes", "import", HOSTILE, "out", "--coco", HOSTILE],
+        ["train", HOSTILE, "out", "--recipe", HOSTILE],
+        ["train", "x", "out", "--recipe", "demo", "--set", HOSTILE],
+        ["data", "pack", HOSTILE, "out"],
+        ["recipes", HOSTILE],
+    ],
+    ids=lambda arguments: " ".join(each for each in arguments if each.isascii())[:40],
+)
+def test_errors_name_what_was_given_and_the_terminal_obeys_nothing(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = ccrop(*arguments)
+    assert result.exit_code in (1, 2)
+    assert "a[/red][red]b" in result.stderr
+    assert is_obeyed(result.output) == []
+
+
+def test_live_lines_show_names_as_they_are(monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, color_system=None, width=1000)
+    monkeypatch.setattr(progress, "console", terminal)
+    computing, training = ComputeProgress(10, HOSTILE), TrainProgress(1, HOSTILE)
+    with computing:
+        computing.begun(1, 0)
+        computing.images_done(5, HOSTILE)
+        computing.shard_written(HOSTILE, 5, unreadable=1)
+        computing.summary()
+    with training:
+        training.loading(5, HOSTILE)
+        training.warning(HOSTILE)
+        training.stage({"stage": "refresh", "text": HOSTILE, "overlapped": False})
+        training.images_done(1, HOSTILE)
+    said = screen.getvalue()
+    assert f"{SHOWN}: 1 of 5 images are unreadable" in said
+    assert f"shard 1/1 {SHOWN}" in said
+    assert f"Warning: {SHOWN}" in said
+    own = re.compile(r"\x1b\[[?\d]*[hlKA]|\r")  # rich's: cursor off and on, up, erase the line
+    assert is_obeyed(own.sub("", said)) == []
+
+
+def test_tables_of_the_demo_need_no_unicode(tmp_path, monkeypatch):
+    from ccrop_pipeline.report import Quality
+
+    quality = Quality(images=2, found=0.5, whole_image=0.5, centre=0.5, mean_iou=0.5)
+    monkeypatch.setattr(
+        demo, "run_demo", lambda out, size: demo.DemoResult(out / "b", quality, {"x": 1.0})
+    )
+    said = ccrop("demo", tmp_path / "café", charset="ascii")
+    assert said.exit_code == 0
+    assert "whole image" in said.stdout
+    assert "caf\\xe9" in said.stdout
+
+
+def test_stdout_has_json_alone_whatever_a_library_prints(tmp_path):
+    model = tmp_path / "loud.py"
+    model.write_text(
+        "import sys, warnings, torch\n"
+        "print('downloading...')\n"
+        "def make():\n"
+        "    print('by file', file=sys.stdout)\n"
+        "    warnings.warn('old\\x1b[31m weights')\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU())\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = ccrop("boxes", "layers", f"{model}:make", "--device", "cpu", "--json")
+    assert json.loads(result.stdout)["model"] == "loud.py:make"
+    assert "downloading...\nby file\nWarning: old\\u001b[31m weights\n" in result.stderr
