@@ -145,6 +145,7 @@ class Series:
         trainer = self._trainer(self._folder(name), recipe, boxes)
         newest = self._folder(name) / "checkpoint.pt"
         if warm and not newest.exists():
+            trainer.start()
             shutil.copy(warm / f"checkpoints/epoch-{self.study.warmup:04d}.pt", newest)
         trainer.train()
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks
+from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import fixed_boxes
@@ -50,8 +52,8 @@ class Trainer:
         overwrite: Whether to delete a run that is in `folder`.
 
     Raises:
-        CcropError: If the folder holds another run, the box set or the source cannot be used
-            or a setting makes no sense for them.
+        CcropError: If the box set or the source cannot be used, or a setting makes no sense for
+            them.
     """
 
     def __init__(
@@ -82,9 +84,7 @@ class Trainer:
             weights=inputs.weights,
             compiled=machine.compile,
         )
-        identity, spec = identity_of(inputs, recipe), inputs.spec or inputs.source.location
-        # Started last, when nothing more can refuse it: `overwrite` deletes what is there.
-        self.processes.once(lambda: self.run.start(identity, spec, overwrite=overwrite))
+        self._overwrite = overwrite
         self.epoch = 0
         self._boxes: str | None = None  # in use, or last used before the run was stopped
         self._loaded = self.plan[0].boxes if inputs.boxes else None  # those that the loader has
@@ -93,8 +93,30 @@ class Trainer:
             self.observer.warning(slow)
 
     def train(self) -> None:
-        """Execute what is left of the plan."""
-        self._resume()
+        """Execute what is left of the plan.
+
+        Raises:
+            CcropError: If the folder holds another run, or another process trains in it.
+        """
+        with ExitStack() as held:
+            self.processes.once(lambda: held.enter_context(only_writer(self.run.folder)))
+            self.start()
+            self._resume()
+            self._execute()
+
+    def start(self) -> None:
+        """Make the folder of the run, or check what is there, as `train` does at first.
+
+        Raises:
+            CcropError: If the folder holds another run.
+        """
+        # When nothing more can refuse it: `overwrite` deletes what is there.
+        identity = identity_of(self.inputs, self.recipe)
+        spec, overwrite = self.inputs.spec or self.inputs.source.location, self._overwrite
+        self.processes.once(lambda: self.run.start(identity, spec, overwrite=overwrite))
+        self._overwrite = False
+
+    def _execute(self) -> None:
         for stage in self.plan:
             if isinstance(stage, TrainStage):
                 if stage.stop > self.epoch:

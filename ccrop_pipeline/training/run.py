@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ccrop_pipeline.base.files import hidden_name, remove_leftovers, writing, written_aside
+from ccrop_pipeline.base.lock import LOCK
 from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.boxset import BoxSet, iou
 from ccrop_pipeline.errors import CcropError
@@ -93,7 +94,7 @@ class Run:
             shutil.rmtree(old, ignore_errors=True)
 
     def _others(self) -> list[Path]:
-        return [entry for entry in self.folder.iterdir() if entry.name != _STARTED]
+        return [entry for entry in self.folder.iterdir() if entry.name not in (_STARTED, LOCK)]
 
     def _set_aside(self) -> Path:
         # The newest checkpoint first and run.json never: whenever this ends early, there is a run,

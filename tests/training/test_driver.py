@@ -242,3 +242,51 @@ def test_given_boxes_may_have_moved_when_a_run_is_resumed(
     assert len(refreshes[0]) == (not overlapped)
     for one, other in zip(*refreshes, strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+class Pause(Observer):
+    """Stops at the first step until it is told to go on."""
+
+    def __init__(self, reached, go):
+        self.reached, self.go = reached, go
+
+    def step(self, report):
+        self.reached.set()
+        self.go.wait(60)
+
+
+@pytest.mark.slow
+def test_a_run_has_one_writer_at_a_time(source, undisturbed, tmp_path):
+    context, folder = multiprocessing.get_context("fork"), tmp_path / "run"
+    reached, go = context.Event(), context.Event()
+    first = context.Process(
+        target=trained, args=(source, folder), kwargs={"observer": Pause(reached, go), "workers": 2}
+    )
+    first.start()
+    assert reached.wait(60)
+    for overwrite in (False, True):
+        with pytest.raises(CcropError, match=f"being written by process {first.pid} on "):
+            trained(source, folder, overwrite=overwrite)
+    go.set()
+    first.join(120)
+    assert first.exitcode == 0
+    assert_same(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_at_once_though_its_loaders_still_live(
+    source, undisturbed, tmp_path
+):
+    context, folder = multiprocessing.get_context("fork"), tmp_path / "run"
+    reached = context.Event()
+    first = context.Process(
+        target=trained,
+        args=(source, folder),
+        kwargs={"observer": Pause(reached, context.Event()), "workers": 2},
+    )
+    first.start()
+    assert reached.wait(60)
+    first.kill()
+    first.join()
+    trained(source, folder)
+    assert_same(folder, undisturbed)

@@ -105,7 +105,7 @@ def test_a_loaded_run_resumes_as_itself_and_not_with_other_weights(source, first
     again.train()
     assert again.epoch == 1
     with pytest.raises(CcropError, match=r"weights: \w+ -> None"):
-        trainer(source, tmp_path / "run")
+        trainer(source, tmp_path / "run").train()
 
 
 def test_weights_of_another_backbone_or_shape_are_refused(source, first, tmp_path):
@@ -238,7 +238,7 @@ def test_a_run_has_an_id_until_it_is_overwritten(source, tmp_path):
     first = Run(folder).id
     trainer(source, folder).train()
     assert Run(folder).id == first
-    trainer(source, folder, overwrite=True)
+    trainer(source, folder, overwrite=True).start()
     assert Run(folder).id not in (None, first)
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
@@ -255,7 +255,7 @@ def test_deleting_that_was_stopped_leaves_a_run_that_begins_anew(source, run, mo
     settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
     monkeypatch.setattr(Path, "rename", one_only)
     with pytest.raises(KeyboardInterrupt):
-        trainer(source, run, *settings, overwrite=True)
+        trainer(source, run, *settings, overwrite=True).train()
     monkeypatch.undo()
     listener = Listener()
     trainer(source, run, *settings, observer=listener).train()
