@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test test-quick check format dist release bench evidence gpu-check clean
+.PHONY: help setup demo test test-quick torture check format audit-dependencies dist release bench \
+	evidence gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +28,9 @@ test: setup ## Run the tests
 test-quick: setup ## Run the tests that are not slow, in under a minute
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m 'not slow'
 
+torture: setup ## Kill, tear and fail every file operation of every command (hours; goes on where it was)
+	nice -n 10 $(BIN)/python tests/faults/torture.py build/torture.jsonl --page docs/reliability.md
+
 check: setup ## Lint, check formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,6 +39,10 @@ check: setup ## Lint, check formatting and types
 format: setup ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+audit-dependencies: setup ## Look the installed packages up among known vulnerabilities
+	$(BIN)/pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 dist: setup ## Build wheel and source distribution into dist/
 	rm -rf dist

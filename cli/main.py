@@ -62,11 +62,24 @@ class _Root(click.Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(_of_system(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+                raise
+            raise click.ClickException(
+                "there is not enough memory. Free some or raise the limit (`ulimit -v`), use "
+                "smaller batches or fewer workers, and run again: what is finished is kept."
+            ) from error
         except KeyboardInterrupt:
             again = "The same command, for `ccrop train` without --overwrite, goes on from there."
             note("")
             note(f"Stopped. {again}")
             raise SystemExit(130) from None
+
+
+# What torch and oneDNN say; they have no class for it.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|could not create a (primitive|memory)"
+)
 
 
 def _of_system(error: OSError) -> str:

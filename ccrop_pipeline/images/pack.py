@@ -5,14 +5,15 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ccrop_pipeline.base import SILENT, Observer
-from ccrop_pipeline.base.files import sync
+from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
-from ccrop_pipeline.images.source import Sample, Source, write_classes
+from ccrop_pipeline.images.source import CLASSES_FILE, Sample, Source, write_classes
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,13 @@ def pack(
     if not images:
         raise SourceError(f"there are no images to pack into {out}.")
     if isinstance(samples, Source) and samples.classes:
-        write_classes(partial, samples.classes)
-    sync(partial)
-    partial.rename(out)
-    sync(out.parent)
+        with writing(partial / CLASSES_FILE):
+            write_classes(partial, samples.classes)
+            sync(partial / CLASSES_FILE)
+    with writing(out):
+        sync(partial)
+        partial.rename(out)
+        sync(out.parent)
     return PackSummary(out, tuple(shards), images, size)
 
 
@@ -162,7 +166,8 @@ class _TarWriter:
             # TarInfo's defaults are fixed: mode 0644, owner, group and time 0.
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size = len(data)
-            self._tar.addfile(info, io.BytesIO(data))
+            with writing(self.path):
+                self._tar.addfile(info, io.BytesIO(data))
         # TarFile remembers every header it wrote.
         self._tar.members.clear()  # type: ignore[attr-defined]
         self.images += 1
@@ -173,14 +178,16 @@ class _TarWriter:
 
     def finish(self) -> None:
         """Complete the tar on disk."""
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(self.path):
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def close(self) -> None:
         """Let go of the file, complete or not."""
-        self._file.close()
+        with suppress(OSError):  # of a disk that failed, which was said already
+            self._file.close()
 
 
 def _payload(sample: Sample) -> int:

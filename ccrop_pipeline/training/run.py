@@ -1,6 +1,7 @@
 """The folder of a run: what it was started with, and what it has measured."""
 
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -204,9 +205,11 @@ class Metrics:
             self._writer = SummaryWriter(str(self._folder), purge_step=epoch + 1)
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append one record."""
+        """Append one record; it is on the disk before the checkpoint that it goes with."""
         with writing(self._file), self._file.open("a") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         if self._writer:
             for name, value in record.items():
                 if isinstance(value, int | float) and name != "epoch":
