@@ -38,8 +38,8 @@ METHODS = (
 )
 @click.option(
     "--boxes",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Use this box set from the first epoch on, without warm-up.",
+    metavar="PLACE",
+    help="Use this box set, a folder or an address, from the first epoch on, without warm-up.",
 )
 @click.option(
     "--refresh-every",

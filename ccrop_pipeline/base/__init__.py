@@ -3,7 +3,7 @@
 Needs the standard library and fsspec only.
 """
 
-from ccrop_pipeline.base.addresses import Location, is_address
+from ccrop_pipeline.base.addresses import Location, absolute, is_address
 from ccrop_pipeline.base.files import BoxFolder, open_folder
 from ccrop_pipeline.base.progress import SILENT, Observer, StageSeconds, StepReport
 from ccrop_pipeline.base.ranks import ALONE, Ranks
@@ -17,6 +17,7 @@ __all__ = [
     "Ranks",
     "StageSeconds",
     "StepReport",
+    "absolute",
     "is_address",
     "open_folder",
 ]

@@ -20,6 +20,11 @@ def is_address(location: Location) -> bool:
     return isinstance(location, str) and _ADDRESS.match(location) is not None
 
 
+def absolute(location: Location) -> str:
+    """Return an address as it is, or the absolute path without symbolic links."""
+    return str(location) if is_address(location) else str(Path(location).resolve())
+
+
 def is_pipe(location: Location) -> bool:
     """Tell whether a location is a command that writes a tar, `pipe:...`."""
     return isinstance(location, str) and location.startswith(PIPE)

@@ -1,32 +1,40 @@
 """Boxes by key from a memory-mapped cache file: little memory, shared by all workers.
 
-The file is of little-endian words of 64 bits: the salt of the hashes, the number n of keys, the
-number m of boxes to choose from or 0 for a box set without choices; then the hashes of the keys in
-rising order, the row of each in the box set, and the four float32 edges of its box; with choices
-also n + 1 words that say where those of each key begin, and the edges of all m.
+The file is of little-endian words of 64 bits: four with the SHA-256 of its name and all that
+follows; the salt of the hashes, the number n of keys, the number m of boxes to choose from or 0 for
+a box set without choices; then the hashes of the keys in rising order, the row of each in the box
+set, and the four float32 edges of its box; with choices also n + 1 words that say where those of
+each key begin, and the edges of all m.
+
+It is named by the hash of the manifest and lies in a folder of the user's own, never in the box
+set: a set may come from anybody, and a cache in it could give other boxes than its shards.
 """
 
 import hashlib
 import os
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.base import Location, is_address
+from ccrop_pipeline.base import Location
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices
+from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import BoxSetError, CcropError
 
-CACHE = ".cache"
 Rows = Callable[[], Iterable[BoxTable]]
 # Of the file above. Caches outlive programs, so that another layout needs another number.
-_LAYOUT = 2
+_LAYOUT = 3
+_DIGEST = 4  # words
 _SALTS = 4
+_UNUSED_SECONDS = 30 * 86400  # after which a cache is removed when another one is built
 
 
 def key_hashes(keys: Sequence[str], salt: int) -> NDArray[np.uint64]:
@@ -51,11 +59,20 @@ class BoxLookup:
 
     Args:
         path: The cache file.
+
+    Raises:
+        BoxSetError: If the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        words = np.asarray(np.memmap(path, "<u8", "r"))
+        self.path = path
+        try:
+            words = np.asarray(np.memmap(path, "<u8", "r"))
+        except ValueError:  # no whole number of words
+            words = np.empty(0, "<u8")
+        if len(words) <= _DIGEST or words[:_DIGEST].tobytes() != _digest(path, words[_DIGEST:]):
+            raise BoxSetError(f"the lookup cache {path} is damaged. Delete it: it is built again.")
+        words = words[_DIGEST:]
         self._salt, n, m = map(int, words[:3])
         ends = np.cumsum([3, n, n, 2 * n, n + 1])
         self._hashes, self._rows, boxes, starts = np.split(words, ends)[1:5]
@@ -69,7 +86,7 @@ class BoxLookup:
 
     def __reduce__(self) -> tuple[type["BoxLookup"], tuple[Path]]:
         """Pickle the path."""
-        return BoxLookup, (self._path,)
+        return BoxLookup, (self.path,)
 
     def find(self, keys: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Look up the boxes of keys.
@@ -117,6 +134,24 @@ class BoxLookup:
         boxes[np.repeat(found, counts)] = known.boxes
         return Choices(boxes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
+    def agrees_with(self, table: BoxTable, first: int) -> bool:
+        """Tell whether the rows of a table are here as they are there.
+
+        Args:
+            table: Rows of the box set.
+            first: Number of the first one in the box set.
+        """
+        boxes, _ = self.find(table.keys)
+        choices = self.choices(table.keys)
+        same = bool((boxes == table.boxes).all())
+        same &= self.rows(table.keys).tolist() == list(range(first, first + len(table)))
+        if choices is None or table.choices is None:
+            return same and choices is table.choices
+        return same and all(
+            np.array_equal(getattr(choices, name), getattr(table.choices, name))
+            for name in ("boxes", "starts")
+        )
+
     def common(self, other: "BoxLookup") -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
         """Return the boxes of all keys that two lookups share: those here and those there, (n, 4).
 
@@ -141,12 +176,31 @@ def _as_boxes(words: NDArray[np.uint64]) -> NDArray[np.float32]:
     return words.view("<f4").reshape(-1, 4)
 
 
+def _digest(path: Path, words: NDArray[np.uint64]) -> bytes:
+    digest = hashlib.sha256(path.name.encode())
+    digest.update(np.ascontiguousarray(words).data)
+    return digest.digest()
+
+
+def write_cache(path: Path, words: NDArray[np.uint64]) -> None:
+    """Write a cache file of what `sorted_words` gives, in the place of a damaged one as well."""
+    head = np.frombuffer(_digest(path, words), "<u8")
+    with written_aside(path, replace=True) as aside, aside.open("wb") as file:
+        head.tofile(file)
+        words.tofile(file)
+
+
+def cache_file(place: Path, version: str) -> Path:
+    """Return the path of the cache of one state of a box set in a folder."""
+    return place / f"{version}.{_LAYOUT}.lookup"
+
+
 def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
-    """Open the cache of one state of a box set, building it if it is not there.
+    """Open the cache of one state of a box set; build it where it is missing or damaged.
 
     Args:
-        folder: The box set; the cache goes into it, or where it is read-only or remote into a
-            folder of the user's own for temporary files.
+        folder: The box set. The cache goes into the user's own folder for caches, or where that is
+            read-only into one for temporary files.
         version: Changes whenever the box set changes.
         rows: Yields the tables, shard by shard; called again for each salt.
 
@@ -155,35 +209,72 @@ def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
     """
     words: NDArray[np.uint64] | None = None
     failures = []
-    places = () if is_address(folder) else (partial(_inside, Path(folder)),)
-    for make_place in (*places, _temporary):
+    for make_place in PLACES:
         try:
-            path = make_place() / f"{version}.{_LAYOUT}.lookup"
-            if not path.exists():
-                words = sorted_words(rows) if words is None else words
-                with written_aside(path) as aside:
-                    words.tofile(aside)
+            path = cache_file(make_place(), version)
+            with suppress(FileNotFoundError, BoxSetError):
+                found = BoxLookup(path)
+                with suppress(OSError):
+                    os.utime(path)  # it is in use
+                return found
+            words = sorted_words(rows) if words is None else words
+            _remove_unused(path.parent)
+            write_cache(path, words)
             return BoxLookup(path)
         except OSError as error:
             failures.append(str(error))
     raise CcropError(
         f"the boxes of {folder} cannot be cached: {'; '.join(failures)}. "
-        "Make room, or set TMPDIR to a folder that can be written to."
+        "Make room, or set XDG_CACHE_HOME or TMPDIR to a folder that can be written to."
     )
 
 
-def _inside(folder: Path) -> Path:
-    place = folder / CACHE
-    place.mkdir(exist_ok=True)
-    return place
+def kept_lookups(version: str, problems: list[Problem]) -> list[BoxLookup]:
+    """Open the caches that this machine keeps of one state of a box set; rule B032."""
+    found = []
+    for make_place in PLACES:
+        with suppress(OSError):
+            try:
+                found.append(BoxLookup(cache_file(make_place(), version)))
+            except BoxSetError as error:
+                problems.append(Problem("B032", version, str(error)))
+    return found
+
+
+def _remove_unused(place: Path) -> None:
+    for path in place.glob("*.lookup"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _UNUSED_SECONDS:
+                path.unlink()
+
+
+def _of_user() -> Path:
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise FileNotFoundError(f"there is no home folder: {error}") from error
+    if not home.is_absolute():
+        raise FileNotFoundError(f"XDG_CACHE_HOME is {home}; it must be an absolute path")
+    place = home / "ccrop" / "boxes"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return _private(place)
 
 
 def _temporary() -> Path:
-    place = Path(tempfile.gettempdir()) / f"ccrop-{os.getuid()}"
+    return _private(Path(tempfile.gettempdir()) / f"ccrop-{os.getuid()}")
+
+
+PLACES = (_of_user, _temporary)
+
+
+def _private(place: Path) -> Path:
     place.mkdir(mode=0o700, exist_ok=True)
-    # Anyone may make this folder first, and could then hand us boxes of theirs.
-    if place.stat().st_uid != os.getuid():
+    found = place.lstat()
+    # Anyone may make a folder for temporary files first, and could then hand us boxes of theirs.
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
         raise PermissionError(f"{place} belongs to another user")
+    if found.st_mode & 0o022:
+        raise PermissionError(f"{place} can be written to by other users")
     return place
 
 
@@ -213,6 +304,11 @@ def sorted_words(
         parts = [hashes, order.astype("<u8"), _as_words(boxes[order])]
         # A shard without rows need not tell whether the box set has choices.
         choices = [part for own, _, part in shards if part is not None and len(own)]
+        if sum(map(len, choices)) not in (0, len(hashes)):
+            raise BoxSetError(
+                "only some shards of the box set have choices (rule B028), so what is to be drawn "
+                "is not certain. Compute the box set again."
+            )
         if choices:
             ordered = _joined(choices).take(order)
             parts += [ordered.starts.astype("<u8"), _as_words(ordered.boxes)]

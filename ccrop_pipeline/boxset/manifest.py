@@ -17,7 +17,6 @@ from ccrop_pipeline.base.files import (
 )
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.inspection import Inspection
-from ccrop_pipeline.boxset.lookup import CACHE
 from ccrop_pipeline.boxset.provenance import (
     FORMAT,
     Provenance,
@@ -27,6 +26,7 @@ from ccrop_pipeline.boxset.provenance import (
 from ccrop_pipeline.boxset.rules import Problem, refuse
 from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file
 from ccrop_pipeline.boxset.statistics import BoxStatistics
+from ccrop_pipeline.boxset.table import BoxTable
 from ccrop_pipeline.errors import BoxSetError, CcropError
 
 MANIFEST = "manifest.json"
@@ -172,6 +172,23 @@ def wrong_sizes(manifest: Manifest, there: Mapping[str, int]) -> list[Problem]:
     ]
 
 
+def check_file(path: Path, entry: ShardEntry) -> list[Problem]:
+    """Compare size and hash of the file of a shard with those listed; rule B007."""
+    found = path.stat().st_size, sha256_of(path)
+    if found == (entry.bytes, entry.sha256):
+        return []
+    message = f"bytes and sha256 are {found}, not {(entry.bytes, entry.sha256)}"
+    return [Problem("B007", entry.file, message)]
+
+
+def check_row_count(table: BoxTable, entry: ShardEntry) -> list[Problem]:
+    """Compare the number of rows of a shard with that listed; rule B008."""
+    if len(table) == entry.rows:
+        return []
+    message = f"{len(table)} rows, and {entry.rows} in the manifest"
+    return [Problem("B008", entry.file, message)]
+
+
 _CARD = """---
 configs:
 - config_name: default
@@ -311,10 +328,12 @@ def strays(there: Iterable[str], files: Iterable[str]) -> list[Problem]:
 
 
 def strangers(folder: Path) -> list[str]:
-    """Find what is in a local folder and no part of a box set, its cache or left from writing."""
+    """Find what is in a local folder and no part of a box set or left from writing."""
     suffixes = tuple(form.suffix for form in FORMS.values())
     data = folder / DATA
     shards = data.iterdir() if data.is_dir() else ()
-    found = {path for path in folder.iterdir() if path.name not in (MANIFEST, CARD, DATA, CACHE)}
+    # Clients of the Hugging Face hub leave a `.cache` in what they download.
+    known = (MANIFEST, CARD, DATA, ".cache")
+    found = {path for path in folder.iterdir() if path.name not in known}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
     return sorted(str(path.relative_to(folder)) for path in found if path.suffix != ".tmp")

@@ -15,12 +15,15 @@ from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
 from ccrop_pipeline.boxset.manifest import (
     MANIFEST,
     Manifest,
+    ShardEntry,
+    check_file,
+    check_row_count,
     read_manifest,
     strays,
     write_manifest,
     wrong_sizes,
 )
-from ccrop_pipeline.boxset.rules import Problem, refuse
+from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
 from ccrop_pipeline.boxset.shards import (
     DATA,
     data_folder,
@@ -61,7 +64,7 @@ class BoxSet:
     def open(cls, folder: Location) -> "BoxSet":
         """Open a box set after a quick check: the manifest, and the sizes of the shards.
 
-        No shard is opened: that a shard has the provenance of the manifest is checked when it
+        No shard is opened: a shard is checked against the manifest and the rules for rows when it
         is read. `validate` checks everything.
 
         Args:
@@ -90,16 +93,20 @@ class BoxSet:
         Raises:
             BoxSetError: If there is no such shard, it is damaged, or not of this box set.
         """
-        if name not in self._names:
+        if name not in self._entries:
             raise BoxSetError(
-                f"{self.folder} has no shard {name!r}; it has {len(self._names)}, such as "
-                f"{next(iter(self._names), None)!r}. Use the boxes that were computed for this "
+                f"{self.folder} has no shard {name!r}; it has {len(self._entries)}, such as "
+                f"{next(iter(self._entries), None)!r}. Use the boxes that were computed for this "
                 "source."
             )
-        form, problems = self.manifest.form, list[Problem]()
+        form, entry, problems = self.manifest.form, self._entries[name], list[Problem]()
         fingerprint = self.manifest.provenance.fingerprint
         with data_folder(self.folder).local(shard_file(name, form)) as path:
+            # Before it is parsed: these may be anybody's bytes.
+            refuse(check_file(path, entry), _damaged(self.folder))
             table = load_shard(path, form, fingerprint, problems, heatmaps=heatmaps)
+        if table is not None:
+            problems += [*check_row_count(table, entry), *check_rows(table, path.name)]
         refuse(problems, _damaged(self.folder))
         assert table is not None
         return table
@@ -199,8 +206,8 @@ class BoxSet:
         return open_lookup(self.folder, self.manifest.sha256, tables)
 
     @cached_property
-    def _names(self) -> dict[str, None]:  # a set with an order
-        return dict.fromkeys(entry.name for entry in self.manifest.shards)
+    def _entries(self) -> dict[str, ShardEntry]:
+        return {entry.name: entry for entry in self.manifest.shards}
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:  # of the shards, in rows of the whole set
@@ -221,7 +228,10 @@ class BoxSet:
 
 
 def _damaged(folder: Location) -> str:
-    return f"{folder} is damaged: copy it again, or compute these boxes again."
+    return (
+        f"{folder} is damaged: copy it again, or compute these boxes again. "
+        "`ccrop boxes validate` names all that is wrong."
+    )
 
 
 def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:

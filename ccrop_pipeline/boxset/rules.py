@@ -52,6 +52,8 @@ RULES = {
     "B029": "The `choices` of a row are one or more boxes, each of which keeps B020 and B021.",
     "B030": "The box of a row with `choices` is their union.",
     "B031": "`orientation` is from 1 to 8, and 1 in `unreadable` rows.",
+    "B032": "The lookup cache that a machine keeps of a box set, if any, has the rows of its "
+    "shards.",
 }
 
 _SHOWN = 5

@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
-from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset.inspection import Inspection
-from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, read_manifest, strays
+from ccrop_pipeline.boxset.lookup import BoxLookup, kept_lookups
+from ccrop_pipeline.boxset.manifest import (
+    Manifest,
+    ShardEntry,
+    check_file,
+    check_row_count,
+    read_manifest,
+    strays,
+)
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.shards import DATA, FORMS
 from ccrop_pipeline.boxset.table import BoxTable
@@ -41,7 +48,7 @@ def validate(folder: Location, *, images: Iterable[SourceImage] | None = None) -
     files = {entry.file.removeprefix(f"{DATA}/"): entry for entry in manifest.shards}
     problems += strays(there, files)
     inspection = Inspection(data, manifest.form, manifest.provenance.fingerprint)
-    seen_all = True
+    lookups, first, seen_all = kept_lookups(manifest.sha256, problems), 0, True
     for file, entry in files.items():
         if file not in there:
             seen_all = False
@@ -49,7 +56,12 @@ def validate(folder: Location, *, images: Iterable[SourceImage] | None = None) -
                 problems.append(Problem("B007", entry.file, "the file is missing"))
             continue
         with data.local(file) as path:
-            _check_entry(path, entry, inspection, problems)
+            problems += check_file(path, entry)
+            table = inspection.shard(path)
+        if table is not None:
+            problems += check_row_count(table, entry)
+            problems += _check_lookups(lookups, table, first, entry)
+        first += entry.rows
     found, statistics = inspection.problems(), inspection.tally.statistics()
     problems += found
     # Of rows that break rules, statistics would only show the same fault twice.
@@ -61,17 +73,14 @@ def validate(folder: Location, *, images: Iterable[SourceImage] | None = None) -
     return problems
 
 
-def _check_entry(
-    path: Path, entry: ShardEntry, inspection: Inspection, problems: list[Problem]
-) -> None:
-    found = path.stat().st_size, sha256_of(path)
-    if found != (entry.bytes, entry.sha256):
-        message = f"bytes and sha256 are {found}, not {(entry.bytes, entry.sha256)}"
-        problems.append(Problem("B007", entry.file, message))
-    table = inspection.shard(path)
-    if table is not None and len(table) != entry.rows:
-        message = f"{len(table)} rows, and {entry.rows} in the manifest"
-        problems.append(Problem("B008", entry.file, message))
+def _check_lookups(
+    lookups: list[BoxLookup], table: BoxTable, first: int, entry: ShardEntry
+) -> list[Problem]:
+    return [
+        Problem("B032", entry.file, f"the lookup cache {lookup.path} has other rows: delete it")
+        for lookup in lookups
+        if not lookup.agrees_with(table, first)
+    ]
 
 
 def _check_images(

@@ -5,9 +5,9 @@ the middle.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from ccrop_pipeline.base import Location, absolute
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.settings import PAPER_REFRESHES, BoxSettings, OptimizerSettings
@@ -21,7 +21,7 @@ class TrainStage:
         first: First epoch, counted from 0.
         stop: One past the last epoch.
         boxes: Box set that windows are drawn from: a path relative to the run, or an absolute
-            one that was given; None for random crops.
+            one or an address that was given; None for random crops.
         newest: Whether each epoch takes the newest complete box set of the run instead, if there
             is one: those of a refresh that goes on beside training.
     """
@@ -63,13 +63,13 @@ class FixedStage:
 Stage = TrainStage | RefreshStage | FixedStage
 
 
-def make_plan(recipe: Recipe, boxes: Path | None = None) -> list[Stage]:
+def make_plan(recipe: Recipe, boxes: Location | None = None) -> list[Stage]:
     """Lay out a run.
 
     Args:
         recipe: Epochs and refreshes.
-        boxes: A box set to use from the first epoch on. There is no warm-up then, and boxes are
-            computed again only when the recipe says `boxes.refresh_every`.
+        boxes: A box set to use from the first epoch on, a path or an address. There is no warm-up
+            then, and boxes are computed again only when the recipe says `boxes.refresh_every`.
 
     Returns:
         Stages in order; the training stages cover every epoch once.
@@ -83,7 +83,7 @@ def make_plan(recipe: Recipe, boxes: Path | None = None) -> list[Stage]:
     settings = recipe.boxes
     if settings.kind != "encoder":
         return _without_refreshes(recipe, boxes)
-    current = str(boxes.resolve()) if boxes else None
+    current = absolute(boxes) if boxes else None
     stages: list[Stage] = []
     first = 0
     for epoch in _refresh_epochs(settings, recipe.epochs, given=boxes is not None):
@@ -106,7 +106,7 @@ def checkpoint_file(epoch: int) -> str:
     return f"checkpoints/epoch-{epoch:04d}.pt"
 
 
-def _without_refreshes(recipe: Recipe, boxes: Path | None) -> list[Stage]:
+def _without_refreshes(recipe: Recipe, boxes: Location | None) -> list[Stage]:
     kind = recipe.boxes.kind
     if boxes:
         raise SettingError(

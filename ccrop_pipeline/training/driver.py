@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks
+from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks, is_address
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
@@ -139,8 +139,13 @@ class Trainer:
     def _last_boxes(self) -> str | None:
         records = self.metrics.records("train")
         boxes: str | None = records[-1]["boxes"] if records else None
-        # An absolute path is of boxes that were given, which may be elsewhere by now.
-        return self.plan[0].boxes if boxes and Path(boxes).is_absolute() else boxes
+        # Boxes that were given may be elsewhere by now.
+        given = boxes and (is_address(boxes) or Path(boxes).is_absolute())
+        return self.plan[0].boxes if given else boxes
+
+    def _place(self, boxes: str) -> str:
+        """Return where a box set is that the plan names: in the run unless it was given."""
+        return boxes if is_address(boxes) else str(self.run.folder / boxes)
 
     def _write_fixed(self, stage: FixedStage) -> None:
         self.observer.stage(as_record(stage))
@@ -177,7 +182,7 @@ class Trainer:
     def _note_boxes(self, boxes: str, epoch: int, seconds: float | None) -> None:
         box_set = BoxSet.open(self.run.folder / boxes)
         if not any(record["boxes"] == boxes for record in self.metrics.records("refresh")):
-            previous = BoxSet.open(self.run.folder / self._boxes) if self._boxes else None
+            previous = BoxSet.open(self._place(self._boxes)) if self._boxes else None
             record = {"stage": "refresh", "epoch": epoch, "boxes": boxes}
             if seconds is not None:
                 record["seconds"] = round(seconds, 3)
@@ -195,7 +200,7 @@ class Trainer:
     def _use(self, boxes: str | None) -> None:
         self._boxes = boxes
         if boxes != self._loaded:
-            self.loader.use_boxes(self.run.folder / boxes if boxes else None)
+            self.loader.use_boxes(self._place(boxes) if boxes else None)
             self._loaded = boxes
 
     def _newest(self, stage: TrainStage) -> str | None:
@@ -269,7 +274,7 @@ def train(
         source: Images to train on, or what `open_source` opens.
         run: Folder of the run.
         recipe: All settings, or the name or TOML file of a recipe; see `load_recipe`.
-        boxes: Folder of a box set to use from the first epoch on, without warm-up.
+        boxes: Folder of a box set, or its address, to use from the first epoch on, without warm-up.
         missing: What to do with an image that has no box: "error", or "full" for the full box.
         test: Labelled images to probe on, or what `open_source` opens, of whose splits it is the
             test; None: a sixth of the images that are trained on.
@@ -298,7 +303,7 @@ def train(
         workers = 0 if device.type == "cpu" else cores
     inputs = Inputs(
         open_source(source) if isinstance(source, str | Path) else source,
-        boxes=Path(boxes) if boxes else None,
+        boxes=boxes or None,
         missing_boxes=missing,
         test_source=open_source(test, split="test") if isinstance(test, str | Path) else test,
         weights=StartingWeights(Path(load)) if load else None,

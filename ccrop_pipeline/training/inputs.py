@@ -1,12 +1,11 @@
 """What a run is made from, the machine it runs on, and how its images reach it."""
 
 from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ccrop_pipeline.base import ALONE, Ranks
+from ccrop_pipeline.base import ALONE, Location, Ranks
 from ccrop_pipeline.boxset import MissingBoxes
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.images import ImageIndex, Source
@@ -29,7 +28,7 @@ class Inputs:
 
     Attributes:
         source: Images to train on.
-        boxes: A box set to use from the first epoch on, without warm-up.
+        boxes: A box set to use from the first epoch on, without warm-up: a path or an address.
         missing_boxes: What to do with an image that has no box.
         test_source: Labelled images that the probe asks about; None: about a sixth of `source`.
         weights: What the weights start from; None: fresh random ones.
@@ -38,7 +37,7 @@ class Inputs:
 
     source: Source
     _: KW_ONLY
-    boxes: Path | None = None
+    boxes: Location | None = None
     missing_boxes: MissingBoxes = "error"
     test_source: Source | None = None
     weights: StartingWeights | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ccrop_pipeline.base import is_address
 from ccrop_pipeline.base.files import hidden_name, remove_leftovers, writing, written_aside
 from ccrop_pipeline.base.lock import LOCK
 from ccrop_pipeline.base.values import differences
@@ -130,7 +131,7 @@ def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": recipe.to_dict(),
         "source": {"kind": source.kind, "fingerprint": source.fingerprint()},
-        "boxes": BoxSet.open(boxes).manifest.provenance.fingerprint if boxes else None,
+        "boxes": BoxSet.open(boxes).manifest.sha256 if boxes else None,
         "missing_boxes": inputs.missing_boxes,
         "weights": inputs.weights.fingerprint if inputs.weights else None,
     }
@@ -142,10 +143,11 @@ def expect_outside(folder: Path, inputs: Inputs) -> None:
     Raises:
         CcropError: If images, boxes or weights lie in it.
     """
+    boxes = inputs.boxes
     needed = {
         "the images": _places(inputs.source),
         "the images to probe on": _places(inputs.test_source) if inputs.test_source else (),
-        "the boxes (`boxes`)": (inputs.boxes,) if inputs.boxes else (),
+        "the boxes (`boxes`)": (Path(boxes),) if boxes and not is_address(boxes) else (),
         "the weights (`load`)": (inputs.weights.path,) if inputs.weights else (),
     }
     whole = folder.resolve()

@@ -7,7 +7,6 @@ memory and is written in place reaches them.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Self, overload
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccrop_pipeline.base import is_address
+from ccrop_pipeline.base import absolute
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, Choices, MissingBoxes, opened
 from ccrop_pipeline.crops import CHOICE, uniforms
 from ccrop_pipeline.errors import CcropError
@@ -134,9 +133,7 @@ class CurrentBoxSet:
         Raises:
             CcropError: If its path is too long.
         """
-        place = "" if boxes is None else str(boxes.folder)
-        if place and not is_address(place):
-            place = str(Path(place).resolve())
+        place = "" if boxes is None else absolute(boxes.folder)
         encoded = os.fsencode(place)
         if len(encoded) > self._MAX_BYTES:
             raise CcropError(

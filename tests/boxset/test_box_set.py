@@ -74,7 +74,7 @@ def test_only_the_shard_of_a_key_is_read(tmp_path: Path) -> None:
     shard.write_bytes(b"?" * shard.stat().st_size)
     assert boxes["a"].key == "a"
     assert boxes.find(["b"]).shape == (1, 4)
-    with pytest.raises(CcropError, match="B011"):
+    with pytest.raises(CcropError, match="B007 data/s-1"):
         boxes["b"]
 
 

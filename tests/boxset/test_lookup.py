@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -15,9 +15,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from table_strategies import PROVENANCE, keys, make_table, tables
 
-from ccrop_pipeline.boxset import FULL_BOX, BoxLookup, BoxSet, BoxTable, write_manifest, write_shard
-from ccrop_pipeline.boxset.lookup import key_hashes, sorted_words
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.boxset import (
+    FULL_BOX,
+    BoxLookup,
+    BoxSet,
+    BoxTable,
+    Choices,
+    validate,
+    write_manifest,
+    write_shard,
+)
+from ccrop_pipeline.boxset.lookup import key_hashes, sorted_words, write_cache
+from ccrop_pipeline.errors import BoxSetError, CcropError
 
 
 def make_set(folder: Path, *tables: BoxTable, form: str = "parquet") -> BoxSet:
@@ -50,11 +59,12 @@ def test_all_shards_are_found_and_the_cache_is_built_once(form: str, tmp_path: P
     boxes = make_set(tmp_path / "boxes", one, two, form=form)
     found = boxes.lookup().find(["c", "a"])[0]
     assert found.tolist() == [two.boxes[0].tolist(), one.boxes[0].tolist()]
-    (cache,) = (tmp_path / "boxes/.cache").iterdir()
-    assert cache.stat().st_size == 24 + 32 * 3
-    before = cache.stat().st_mtime_ns
-    assert len(boxes.lookup()) == 3
-    assert cache.stat().st_mtime_ns == before
+    cache = boxes.lookup().path
+    assert not list((tmp_path / "boxes").rglob("*.lookup"))
+    assert cache.stat().st_size == 32 + 24 + 32 * 3
+    before = cache.stat().st_ino
+    assert len(BoxSet.open(tmp_path / "boxes").lookup()) == 3
+    assert cache.stat().st_ino == before
 
 
 def test_no_key_is_found_in_an_empty_box_set(tmp_path: Path) -> None:
@@ -73,56 +83,139 @@ def test_a_changed_box_set_never_reads_the_old_cache(tmp_path: Path) -> None:
     boxes = make_set(tmp_path, make_table(["a"], 1))
     old = boxes.lookup().find(["a"])[0]
     for path in tmp_path.rglob("*.*"):
-        path.unlink() if path.suffix != ".lookup" and path.is_file() else None
+        path.unlink()
     new_table = make_table(["a"], 2)
     new = make_set(tmp_path, new_table).lookup().find(["a"])[0]
     assert new.tolist() == new_table.boxes.tolist()
     assert new.tolist() != old.tolist()
 
 
-def test_where_the_folder_cannot_hold_the_cache_it_is_built_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = make_table(["a"])
-    boxes = make_set(tmp_path / "boxes", table)
-    # A file in the place of the cache folder refuses even a superuser.
-    (tmp_path / "boxes/.cache").touch()
+@pytest.fixture
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave only a folder for temporary files; a file in the way refuses even a superuser."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     (tmp_path / "temp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    return tmp_path / "temp" / f"ccrop-{os.getuid()}"
+
+
+def test_where_there_is_no_home_the_cache_is_built_elsewhere(tmp_path: Path, no_home: Path) -> None:
+    table = make_table(["a"])
+    boxes = make_set(tmp_path / "boxes", table)
     assert boxes.lookup().find(["a"])[0].tolist() == table.boxes.tolist()
-    (private,) = (tmp_path / "temp").iterdir()
-    assert private.stat().st_mode & 0o777 == 0o700
-    assert [path.suffix for path in private.iterdir()] == [".lookup"]
+    assert no_home.stat().st_mode & 0o777 == 0o700
+    assert [path.suffix for path in no_home.iterdir()] == [".lookup"]
 
 
+@pytest.mark.parametrize("way", ["owner", "mode", "link"])
 def test_a_cache_in_a_folder_of_another_user_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, tmp_path: Path, no_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes = make_set(tmp_path / "boxes", make_table(["a"], 1))
-    make_set(tmp_path / "theirs", make_table(["a"], 2)).lookup()
-    (tmp_path / "boxes/.cache").touch()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    # What is ours on disk is another user's to the user that we claim to be.
-    us = os.getuid() + 1
-    monkeypatch.setattr(os, "getuid", lambda: us)
-    place = tmp_path / f"ccrop-{us}"
-    place.mkdir(mode=0o700)
-    (theirs,) = (tmp_path / "theirs/.cache").iterdir()
-    planted = theirs.rename(place / f"{boxes.manifest.sha256}.lookup")
-    with pytest.raises(CcropError, match=f"ccrop-{us} belongs to another user"):
+    no_home.mkdir(mode=0o700)
+    if way == "owner":
+        # What is ours on disk is another user's to the user that we claim to be.
+        us = os.getuid() + 1
+        no_home.rename(no_home.with_name(f"ccrop-{us}"))
+        monkeypatch.setattr(os, "getuid", lambda: us)
+    elif way == "mode":
+        no_home.chmod(0o777)
+    else:
+        no_home.rename(tmp_path / "temp/elsewhere")
+        no_home.symlink_to(tmp_path / "temp/elsewhere")
+    with pytest.raises(CcropError, match=r"belongs to another user|by other users"):
         boxes.lookup()
-    planted.unlink()
-    with pytest.raises(CcropError, match=f"ccrop-{us} belongs to another user"):
-        boxes.lookup()
-    assert not list(place.iterdir())
+    assert not list((tmp_path / "temp").rglob("*.lookup"))
 
 
-def test_no_place_for_the_cache_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_for_the_cache_is_told(
+    tmp_path: Path, no_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     boxes = make_set(tmp_path / "boxes", make_table(["a"]))
-    (tmp_path / "boxes/.cache").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(CcropError, match="TMPDIR"):
         boxes.lookup()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """Yield a file cut, lengthened, emptied, of zeros, and with a bit of each part flipped."""
+    yield from (b"", content[:-1], content[:-8], content[:31], content + bytes(8), bytes(200))
+    for place in range(0, len(content), 5):
+        yield content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("with_choices", [False, True])
+def test_a_damaged_cache_is_built_again(with_choices: bool, tmp_path: Path) -> None:
+    table = make_table(["a", "b"], heatmaps=False)
+    if with_choices:
+        table.choices = Choices.of([table.boxes[:1], table.boxes[1:]])
+    boxes = make_set(tmp_path, table)
+    cache = boxes.lookup().path
+    content, expected = cache.read_bytes(), table.boxes.tolist()
+    for damaged in damages(content):
+        cache.write_bytes(damaged)
+        assert [problem.rule for problem in validate(tmp_path)] == ["B032"]
+        with pytest.raises(BoxSetError, match="is damaged"):
+            BoxLookup(cache)
+        assert BoxSet.open(tmp_path).find(["a", "b"]).tolist() == expected
+        assert cache.read_bytes() == content
+    assert validate(tmp_path) == []
+
+
+def test_a_cache_that_came_with_the_box_set_is_not_read(tmp_path: Path) -> None:
+    table = make_table(["a"], 1)
+    boxes = make_set(tmp_path / "boxes", table)
+    forged = sorted_words(lambda: [make_table(["a"], 2)])
+    for layout in (2, 3):
+        write_cache(
+            tmp_path / f"boxes/{boxes.manifest.sha256}.{layout}.lookup",
+            forged,
+        )
+        (tmp_path / "boxes/.cache").mkdir(exist_ok=True)
+        path = tmp_path / f"boxes/.cache/{boxes.manifest.sha256}.{layout}.lookup"
+        write_cache(path, forged)
+    assert boxes.find(["a"]).tolist() == table.boxes.tolist()
+
+
+def test_validate_compares_the_cache_with_the_shards(tmp_path: Path) -> None:
+    tables = [make_table(["a", "b"], 1, heatmaps=False), make_table(["c"], 2, heatmaps=False)]
+    boxes = make_set(tmp_path, *tables)
+    path, others = boxes.lookup().path, [tables[0], make_table(["c"], 3, heatmaps=False)]
+    assert validate(tmp_path) == []
+    # Whole, and of this manifest by its name: only the rows can tell.
+    for wrong in (others, tables[::-1], tables[:1]):
+        write_cache(path, sorted_words(lambda of=wrong: of))  # type: ignore[misc]
+        assert {problem.rule for problem in validate(tmp_path)} == {"B032"}
+
+
+def test_a_shard_that_changed_is_not_cached(tmp_path: Path) -> None:
+    boxes = make_set(tmp_path, make_table(["in no other test"]))
+    shard = tmp_path / "data/s-0.parquet"
+    content = bytearray(shard.read_bytes())
+    content[40] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(BoxSetError, match=r"B007 data/s-0.parquet(?s:.*)boxes validate"):
+        boxes.lookup()
+
+
+def test_a_cache_that_nobody_used_for_long_is_removed(tmp_path: Path) -> None:
+    old, kept = (make_set(tmp_path / name, make_table([name])).lookup().path for name in "ab")
+    os.utime(old, (0, 0))
+    os.utime(kept, (0, 0))
+    BoxSet.open(tmp_path / "b").lookup()
+    make_set(tmp_path / "c", make_table(["c"])).lookup()
+    assert not old.exists()
+    assert kept.exists()
+
+
+def test_choices_in_some_shards_only_are_refused(tmp_path: Path) -> None:
+    one, two = make_table(["a"], 1, heatmaps=False), make_table(["b"], 2, heatmaps=False)
+    two.choices = Choices.of([two.boxes])
+    for order in ([one, two], [two, one]):
+        with pytest.raises(BoxSetError, match="B028"):
+            sorted_words(lambda of=order: of)  # type: ignore[misc]
 
 
 def test_pickle_is_small_and_maps_the_same_file(tmp_path: Path) -> None:
@@ -148,7 +241,7 @@ def test_several_processes_may_build_at_once(tmp_path: Path) -> None:
     assert [results.get(timeout=20) for _ in builders] == [table.boxes[9].tolist()] * 6
     for builder in builders:
         builder.join()
-    assert len(list((tmp_path / ".cache").iterdir())) == 1
+    assert not list(tmp_path.rglob("*.lookup"))
 
 
 def test_hashes_that_collide_lead_to_another_salt(tmp_path: Path) -> None:
@@ -158,7 +251,7 @@ def test_hashes_that_collide_lead_to_another_salt(tmp_path: Path) -> None:
     table = make_table([f"k{i}" for i in range(20)])
     words = sorted_words(lambda: [table], weak)
     assert words[0] == 2
-    words.tofile(tmp_path / "cache")
+    write_cache(tmp_path / "cache", words)
     boxes, found = BoxLookup(tmp_path / "cache").find([*table.keys, "other"])
     assert boxes[:20].tolist() == table.boxes.tolist()
     assert found.tolist() == [True] * 20 + [False]

@@ -1,15 +1,20 @@
 import multiprocessing
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
+import numpy as np
 import pytest
 import torch
 
 from ccrop_pipeline.base import Observer
-from ccrop_pipeline.boxset import BoxSet, validate
+from ccrop_pipeline.boxset import BoxSet, validate, write_manifest, write_shard
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
@@ -212,6 +217,33 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     assert (
         BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.statistics.counts["unreadable"] == 1
     )
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_with_the_very_same_boxes_only(source, tmp_path):
+    """Box sets of one provenance may still differ, by a bug or on purpose."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    fixed_boxes(source, first, "centre")
+    manifest = BoxSet.open(first).manifest
+    for shard, table in BoxSet.open(first).tables():
+        boxes = table.boxes * np.float32(0.9)
+        write_shard(other, shard, replace(table, boxes=boxes), manifest.provenance)
+    write_manifest(other, source.shards, manifest.provenance)
+    assert BoxSet.open(other).manifest.provenance == manifest.provenance
+    short = ("epochs=1", "boxes.refresh_at=[]")
+    run = trained(source, tmp_path / "run", *short, boxes=first).run
+    with pytest.raises(CcropError, match=r"boxes: [0-9a-f]{64} -> [0-9a-f]{64}"):
+        trained(source, tmp_path / "run", *short, boxes=other)
+    shutil.copytree(first, tmp_path / "copy")
+    assert trained(source, tmp_path / "run", *short, boxes=tmp_path / "copy").epoch == 1
+    address = f"memory://{tmp_path.name}/boxes"
+    fsspec.filesystem("memory").put(f"{first}/", f"{address}/", recursive=True)
+    remote = trained(source, tmp_path / "remote", *short, boxes=address).run
+    assert [record["loss"] for record in remote.metrics()] == [
+        record["loss"] for record in run.metrics()
+    ]
+    assert remote.metrics()[0]["boxes"] == address
+    assert trained(source, tmp_path / "remote", *short, boxes=first).epoch == 1
 
 
 @pytest.mark.slow
