@@ -53,7 +53,7 @@ def follow(
 
     done = follow_run(
         Run(run),
-        lambda spec: open_source(source or spec),
+        lambda spec: open_source(source or _no_command(run, spec)),
         device=open_device(device),
         threads=os.cpu_count() or 1,
         observer=_observer(),
@@ -61,6 +61,19 @@ def follow(
         ranks=Ranks.from_environment(rank, world_size),
     )
     print_line(f"{run}: {done} box sets completed")
+
+
+def _no_command(run: Path, spec: str) -> str:
+    """Refuse a command that a run names as its images: whoever made the run wrote it."""
+    from ccrop_pipeline.base.addresses import is_pipe
+    from ccrop_pipeline.errors import SourceError
+
+    if is_pipe(spec):
+        raise SourceError(
+            f"{run} reads its images from the command {spec!r}, which could be anything. If you "
+            "trust it, give it as `source`."
+        )
+    return spec
 
 
 def _observer() -> "Observer":

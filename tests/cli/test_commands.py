@@ -107,6 +107,22 @@ def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
     assert "`ccrop train` without --overwrite, goes on" in result.stderr
 
 
+def test_a_run_that_came_from_elsewhere_starts_no_command(tmp_path):
+    """Its run.json says where the images are, which may be a command that writes a tar."""
+    started = {
+        "recipe": {"boxes": {"overlapped": True}, "epochs": 1},
+        "source": {"fingerprint": ""},
+        "places": {"source": f"pipe:touch {tmp_path / 'ran'}; cat a.tar"},
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(started))
+    result = ccrop("boxes", "follow", tmp_path / "run", "--device", "cpu")
+    assert result.exit_code == 1
+    assert not (tmp_path / "ran").exists()
+    assert "which could be anything" in result.stderr
+    assert "give it as --source" in result.stderr
+
+
 def test_a_mistyped_folder_is_said_to_be_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = ccrop("train", "fotos", "runs/first", "--recipe", "demo")

@@ -110,6 +110,11 @@ _TRAIN = ("train", "{inputs}/tars", "{out}/run", "--recipe", "demo", *_SET, "--d
 _EXPORT = _boxes("export", "{inputs}/boxes")
 COMMANDS = (
     Command("data pack", ("data", "pack", "{inputs}/photos", "{out}/tars", "--max-images", "10")),
+    Command("export .safetensors", ("export", "{inputs}/run", "{out}/new/backbone.safetensors")),
+    Command("export .pth", ("export", "{inputs}/resnet", "{out}/new/backbone.pth")),
+    Command("boxes export --form coco", (*_EXPORT, "{out}/new/boxes.json", "--form", "coco")),
+    Command("boxes export --form hf", (*_EXPORT, "{out}/images", "--form", "hf")),
+    Command("boxes export --form webdataset", (*_EXPORT, "{out}/boxes", "--form", "webdataset")),
     Command("boxes compute", _COMPUTE),
     Command("boxes compute --form webdataset", (*_COMPUTE, "--form", "webdataset")),
     Command(
@@ -126,12 +131,7 @@ COMMANDS = (
         "boxes rethreshold",
         _boxes("rethreshold", "{inputs}/boxes", "{out}/boxes", "--threshold", "0.4"),
     ),
-    Command("boxes export --form coco", (*_EXPORT, "{out}/new/boxes.json", "--form", "coco")),
-    Command("boxes export --form hf", (*_EXPORT, "{out}/images", "--form", "hf")),
-    Command("boxes export --form webdataset", (*_EXPORT, "{out}/boxes", "--form", "webdataset")),
     Command("train", _TRAIN),
-    Command("export .safetensors", ("export", "{inputs}/run", "{out}/new/backbone.safetensors")),
-    Command("export .pth", ("export", "{inputs}/resnet", "{out}/new/backbone.pth")),
     Command("demo", ("demo", "{out}/demo")),
 )
 

@@ -65,8 +65,8 @@ class Torture:
         out = self.fresh(command)
         done = self.run(command, out, (n, fault.mode, fault.error, fault.kinds))
         wrong = judge_fault(fault, done, out)
-        again = self.run(command, out) if done["status"] != 0 else done
-        wrong = wrong or judge_end(again, expected, out)
+        whole = done["status"] == 0 and snapshot(out) == expected
+        wrong = wrong or (None if whole else judge_end(self.run(command, out), expected, out))
         return self._record(command, fault.name, n, [done], wrong)
 
     def strait(self, command: Command, strait: Strait, n: int) -> dict[str, Any]:
