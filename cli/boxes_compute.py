@@ -55,7 +55,7 @@ MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "k
     type=click.FloatRange(0, 1),
     default=1.0,
     show_default=True,
-    help="Greatest share of unreadable images in any shard.",
+    help="Greatest share of unreadable images in any shard; 0: none, else at least one image.",
 )
 @click.option(
     "--overwrite", is_flag=True, help="Replace a box set in OUT once the new one is complete."

@@ -6,16 +6,9 @@ Needs numpy and pyarrow and nothing else of this project, so that any program ca
 
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices, iou, upright
 from ccrop_pipeline.boxset.lookup import BoxLookup
-from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry, strangers, write_manifest
+from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry
 from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
-from ccrop_pipeline.boxset.reader import (
-    Boxes,
-    BoxSet,
-    MissingBoxError,
-    MissingBoxes,
-    convert,
-    opened,
-)
+from ccrop_pipeline.boxset.reader import Boxes, BoxSet, MissingBoxError, MissingBoxes, opened
 from ccrop_pipeline.boxset.rules import RULES, Problem
 from ccrop_pipeline.boxset.shards import (
     FORMS,
@@ -27,6 +20,7 @@ from ccrop_pipeline.boxset.shards import (
 from ccrop_pipeline.boxset.statistics import NEARLY_FULL, BoxStatistics
 from ccrop_pipeline.boxset.table import EMPTY, OK, STATUSES, UNREADABLE, BoxRow, BoxTable
 from ccrop_pipeline.boxset.validation import SourceImage, validate
+from ccrop_pipeline.boxset.writing import convert, left_to_write, strangers, write_manifest
 
 __all__ = [
     "EMPTY",
@@ -56,6 +50,7 @@ __all__ = [
     "SourceInfo",
     "convert",
     "iou",
+    "left_to_write",
     "missing_shards",
     "opened",
     "shard_is_complete",

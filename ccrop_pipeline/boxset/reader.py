@@ -20,7 +20,6 @@ from ccrop_pipeline.boxset.manifest import (
     check_row_count,
     read_manifest,
     strays,
-    write_manifest,
     wrong_sizes,
 )
 from ccrop_pipeline.boxset.rules import Problem, check_rows, refuse
@@ -29,8 +28,6 @@ from ccrop_pipeline.boxset.shards import (
     data_folder,
     load_shard,
     shard_file,
-    shard_is_complete,
-    write_shard,
 )
 from ccrop_pipeline.boxset.table import BoxRow, BoxTable
 from ccrop_pipeline.errors import BoxSetError, SettingError
@@ -257,31 +254,3 @@ def opened(boxes: Boxes) -> BoxSet:
         BoxSetError: If the folder holds no complete box set.
     """
     return boxes if isinstance(boxes, BoxSet) else BoxSet.open(boxes)
-
-
-def convert(folder: Location, out: Location, *, form: str) -> Manifest:
-    """Write a box set again in another form, with the same rows and the same provenance.
-
-    After a kill the same call continues. Parquet to WebDataset and back gives the same bytes
-    with the same version of pyarrow.
-
-    Args:
-        folder: The box set: a local path, or an address that fsspec knows.
-        out: Folder of the new one, either as well.
-        form: `parquet` or `webdataset`.
-
-    Returns:
-        The new manifest.
-
-    Raises:
-        BoxSetError: If `folder` holds no complete box set, `out` holds something else, or
-            a key cannot be kept by WebDataset.
-        SettingError: If the form is not known.
-    """
-    boxes = BoxSet.open(folder)
-    provenance = boxes.manifest.provenance
-    names = [entry.name for entry in boxes.manifest.shards]
-    for name in names:
-        if not shard_is_complete(out, name, provenance, form=form):
-            write_shard(out, name, boxes.read(name), provenance, form=form)
-    return write_manifest(out, names, provenance, form=form)

@@ -20,8 +20,8 @@ from ccrop_pipeline.boxset import (
     BoxSet,
     Provenance,
     SourceInfo,
+    left_to_write,
     missing_shards,
-    shard_is_complete,
     strangers,
     write_manifest,
 )
@@ -57,8 +57,9 @@ def compute_boxes(
         threads: Decoding threads; None: see `default_threads`.
         heatmaps: Whether heatmaps are kept beside the boxes.
         form: `parquet` or `webdataset`.
-        max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1], at
-            least one image; a shard with more is not written and ends the computation.
+        max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1]: none
+            where it is 0, else at least one image; a shard with more is not written and ends the
+            computation.
         overwrite: Whether to replace a box set that is in `folder`. The new one is computed in a
             hidden folder beside it, which the same call goes on with, and takes its place when it
             is complete.
@@ -81,7 +82,9 @@ def compute_boxes(
     if overwrite:
         folder = _beside(Path(folder).resolve(), provenance.fingerprint, form, heatmaps)
     mine = ranks.portion(source.shards)
-    todo = [shard for shard in mine if not shard_is_complete(folder, shard, provenance, form=form)]
+    todo = left_to_write(
+        folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
+    )
     observer.begun(len(todo), len(mine) - len(todo))
     compute_shards(
         source,

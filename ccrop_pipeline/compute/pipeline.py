@@ -320,7 +320,7 @@ def _whole_shards(
 def _refuse_unreadable(shard: str, table: BoxTable, max_bad: float) -> None:
     bad = np.flatnonzero(table.status == UNREADABLE)
     # Rounded first: 0.58 * 50 is 28.999999999999996, and 29 of 50 images are meant.
-    allowed = max(1, math.floor(round(max_bad * len(table), 6)))
+    allowed = max(1, math.floor(round(max_bad * len(table), 6))) if max_bad else 0
     if len(bad) > allowed:
         names = ", ".join(repr(table.keys[row]) for row in bad[:_NAMED])
         raise SourceError(

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base import SILENT, Location, Observer, StageSeconds
-from ccrop_pipeline.boxset import BoxSet, Provenance, shard_is_complete, write_manifest
+from ccrop_pipeline.boxset import (
+    BoxSet,
+    Provenance,
+    left_to_write,
+    shard_is_complete,
+    write_manifest,
+)
 from ccrop_pipeline.compute.box_sets import (
     check_numbers,
     default_batch_size,
@@ -80,11 +86,7 @@ def compute_boxes_with_ray(
         pool = _Pool(ray, cores, gpu_share, (source, open_localizer, folder, settings))
         first = pool.start()
         provenance = pool.result(first.provenance.remote())
-        todo = [
-            shard
-            for shard in source.shards
-            if not shard_is_complete(folder, shard, provenance, form=form)
-        ]
+        todo = left_to_write(folder, source.shards, provenance, form=form, heatmaps=heatmaps)
         observer.begun(len(todo), len(source.shards) - len(todo))
         extra = min(workers or pool.room(), len(todo)) - 1
         pool.compute([first, *(pool.start() for _ in range(extra))], todo, provenance, observer)

@@ -15,7 +15,7 @@ from ccrop_pipeline.boxset import (
     BoxSet,
     BoxTable,
     LocalizerInfo,
-    shard_is_complete,
+    left_to_write,
     write_manifest,
     write_shard,
 )
@@ -54,19 +54,17 @@ def rethreshold(
         )
     provenance = replace(made_by, localizer=replace(made_by.localizer, **asdict(rule)))
     names = [entry.name for entry in box_set.manifest.shards]
-    for name in names:
-        if not shard_is_complete(folder, name, provenance, form=form):
-            table = box_set.read(name)
-            if table.heatmaps is None and len(table):
-                raise BoxSetError(
-                    f"the box set {box_set.folder} was written without heatmaps, so that no other "
-                    "rule can be applied to it. Compute the boxes again, with the rule or with "
-                    "heatmaps."
-                )
-            write_shard(
-                folder, name, _with_rule(table, rule, made_by.localizer), provenance, form=form
+    for name in left_to_write(folder, names, provenance, form=form):
+        table = box_set.read(name)
+        if table.heatmaps is None and len(table):
+            raise BoxSetError(
+                f"the box set {box_set.folder} was written without heatmaps, so that no other "
+                "rule can be applied to it. Compute the boxes again, with the rule or with "
+                "heatmaps."
             )
-            observer.images_done(len(table), name)
+        changed = _with_rule(table, rule, made_by.localizer)
+        write_shard(folder, name, changed, provenance, form=form)
+        observer.images_done(len(table), name)
     write_manifest(folder, names, provenance, form=form)
     return BoxSet.open(folder)
 

@@ -19,7 +19,7 @@ from ccrop_pipeline.boxset import (
     Choices,
     Provenance,
     SourceInfo,
-    shard_is_complete,
+    left_to_write,
     write_manifest,
     write_shard,
 )
@@ -97,13 +97,9 @@ def write_boxes(
         rule=rule,
         libraries={name: version(name) for name in ("ccrop-pipeline", "numpy", "pillow")},
     )
-    for shard in source.shards:
-        # All are looked at before the first is written: other boxes are not touched.
-        shard_is_complete(folder, shard, provenance)
-    for shard in source.shards:
-        if not shard_is_complete(folder, shard, provenance):
-            table = _table(source.read(shard), place, observer, several=several)
-            write_shard(folder, shard, table, provenance)
+    for shard in left_to_write(folder, source.shards, provenance):
+        table = _table(source.read(shard), place, observer, several=several)
+        write_shard(folder, shard, table, provenance)
     write_manifest(folder, source.shards, provenance)
     return BoxSet.open(folder)
 

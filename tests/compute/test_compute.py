@@ -13,7 +13,7 @@ from PIL import Image
 from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import BoxSetError, CcropError
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.localize import (
     IMAGENET_MEAN,
@@ -338,8 +338,10 @@ def test_several_processes_do_not_overwrite(source, tmp_path):
         (4, 10, 0.3, 3),
         (2, 10, 0.29, 2),
         (3, 10, 0.29, 2),  # 2.9 images are 2
-        (1, 10, 0.0, 1),
-        (2, 10, 0.0, 1),
+        (1, 10, 0.01, 1),  # one of a small shard may always be bad
+        (2, 10, 0.01, 1),
+        (0, 10, 0.0, 0),
+        (1, 10, 0.0, 0),  # but none is none
         (29, 50, 0.58, 29),  # to a computer, 0.58 * 50 is less than 29
         (30, 50, 0.58, 29),
     ],
@@ -357,6 +359,49 @@ def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad
     with pytest.raises(CcropError, match=told):
         compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, **settings)
     assert [path.name for path in folder.rglob("*.*")] == ["data-000000.parquet"]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("ranks", [Ranks(0, 1), Ranks(1, 2)])
+@pytest.mark.parametrize("other", ["renamed", "fewer", "more", "form"])
+def test_nothing_is_computed_beside_the_boxes_of_other_images(
+    source, tmp_path, other, ranks, complete
+):
+    folder = tmp_path / "boxes"
+    compute_boxes(source, localizer(), folder, **SETTINGS)
+    if not complete:
+        (folder / "manifest.json").unlink()
+        (folder / f"data/{source.shards[1]}.parquet").unlink()
+    before, settings = contents(folder), dict(SETTINGS)
+    if other == "form":
+        settings["form"] = "webdataset"
+    else:
+        shutil.copytree(tmp_path / "tars", tmp_path / "more")
+        tars = sorted((tmp_path / "more").glob("*.tar"))
+        if other == "renamed":
+            for tar in tars:
+                tar.rename(tar.with_name(f"of-{tar.name}"))
+        elif other == "fewer":
+            tars[0].unlink()
+        else:
+            shutil.copy(tars[0], tars[0].with_name("zzz.tar"))
+        source = open_source(tmp_path / "more")
+    with pytest.raises(BoxSetError, match=r"made in another way|B010") as caught:
+        compute_boxes(source, localizer(), folder, ranks=ranks, **settings)
+    assert "choose another folder" in str(caught.value)
+    assert contents(folder) == before
+
+
+def test_a_set_begun_without_heatmaps_is_not_gone_on_with_them(source, tmp_path):
+    folder = tmp_path / "boxes"
+    compute_boxes(source, localizer(), folder, **SETTINGS, heatmaps=False)
+    (folder / "manifest.json").unlink()
+    (folder / f"data/{source.shards[1]}.parquet").unlink()
+    before = contents(folder)
+    with pytest.raises(BoxSetError, match=r"shards without heatmaps.*would be with"):
+        compute_boxes(source, localizer(), folder, **SETTINGS)
+    assert contents(folder) == before
+    assert compute_boxes(source, localizer(), folder, **SETTINGS, heatmaps=False)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
