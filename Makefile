@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help setup demo test test-quick torture check format audit-dependencies dist release bench \
-	evidence gpu-check clean
+	hostile evidence gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -51,6 +51,9 @@ dist: setup ## Build wheel and source distribution into dist/
 
 release: dist ## Build both, install each in an environment of its own, and follow README there
 	$(BIN)/python .ci/distributions.py dist/*
+
+hostile: setup ## Read thousands of damaged annotations, masks, recipes and lists; count by verdict
+	$(BIN)/python tests/hostile/hostile_texts.py 3500
 
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json

@@ -3,6 +3,12 @@
 Catch `CcropError` for everything that a user can put right; its leaves say what it is about.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MOST = 200  # characters of anything that comes from a file, or from a library about it
+
 
 class CcropError(Exception):
     """Something the user can put right: bad input, a damaged file, options that disagree.
@@ -26,3 +32,53 @@ class BoxSetError(CcropError):
 
 class ModelError(CcropError):
     """A model or checkpoint that cannot be opened, or that lacks what is asked of it."""
+
+
+@contextmanager
+def reading(
+    path: str | Path, problem: str, needed: str, kind: type[CcropError] = CcropError
+) -> Iterator[None]:
+    """Turn whatever a damaged file makes a parser raise into an error that names the file.
+
+    Args:
+        path: The file.
+        problem: What it then is, such as `is no COCO detection file`.
+        needed: What it should be, in a sentence.
+        kind: The error to raise.
+    """
+    try:
+        yield
+    except CcropError:
+        raise
+    # A parser raises nearly anything: KeyError, OverflowError, struct.error, TokenError, ...
+    except Exception as error:
+        raise kind(f"{path} {problem} ({cause(error)}). {needed}".rstrip()) from error
+
+
+def cause(error: BaseException) -> str:
+    """Say in a few words what an error of Python or of a library is about."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    if isinstance(error, KeyError):
+        return f"{shown(error.args[0]) if error.args else 'something'} is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[0].lower() + error.strerror[1:]
+    if type(error).__name__ == "UnidentifiedImageError":  # Pillow's; its message is a path
+        return "it is no such image"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(lines[0].rstrip("."))
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: `repr`, of any number and length."""
+    try:
+        return shortened(repr(value))
+    except ValueError:  # whole numbers of more digits than Python turns into text
+        return "a number of thousands of digits"
+
+
+def shortened(text: str) -> str:
+    """Return a text, cut where it is too long for a message."""
+    return text if len(text) <= _MOST else f"{text[:_MOST]}..."

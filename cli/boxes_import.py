@@ -118,6 +118,8 @@ def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:
             f"{counts.dropped:,} without area dropped",
         ),
     ]
+    if counts.unlisted:
+        lines.append(("unlisted", f"{counts.unlisted:,} annotations of images not in the file"))
     if counts.misfits:
         lines.append(
             (

@@ -103,6 +103,9 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     recipe = _recipe(**own)
     plan = make_plan(recipe, options["boxes"])
     if dry_run:
+        from ccrop_pipeline.localize import expect_backbone
+
+        expect_backbone(recipe.backbone)
         _print_plan(plan, recipe, as_json)
         return
     with TrainProgress(recipe.epochs) as progress:

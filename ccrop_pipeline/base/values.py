@@ -10,7 +10,7 @@ from dataclasses import MISSING, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, shortened, shown
 
 T = TypeVar("T")
 
@@ -38,9 +38,9 @@ def check_ranges(settings: Any) -> None:
         for number in value if isinstance(value, list | tuple) else [value]:
             # NaN passes most comparisons with the ends of a range.
             if isinstance(number, float) and not math.isfinite(number):
-                raise SettingError(f"{each.name} is {value}; it must be finite.")
+                raise SettingError(f"{each.name} is {shown(value)}; it must be finite.")
             if interval and number is not None and not _within(number, interval):
-                raise SettingError(f"{each.name} is {value}; it must be {_range(interval)}.")
+                raise SettingError(f"{each.name} is {shown(value)}; it must be {_range(interval)}.")
 
 
 def from_plain(
@@ -72,7 +72,9 @@ def from_plain(
     for name in values:
         if name not in names and not ignore_unknown:
             close = did_you_mean(name, names)
-            raise SettingError(f"{path}{name} is unknown{close}. Known are: {', '.join(names)}.")
+            raise SettingError(
+                f"{path}{shortened(name)} is unknown{close}. Known are: {', '.join(names)}."
+            )
     for name in names:
         if name not in values and (complete or _is_required(kind, name)):
             raise SettingError(f"{path}{name} is missing.")
@@ -197,12 +199,12 @@ class _Converter(NamedTuple):
         # Not isinstance alone: to Python, true is a whole number.
         if type(value) is origin or (is_dataclass(origin) and isinstance(value, kind)):
             return value
-        raise SettingError(f"{path} is {value!r}; it must be {_in_words(kind)}.")
+        raise SettingError(f"{path} is {shown(value)}; it must be {_in_words(kind)}.")
 
     def _items(self, kind: Any, values: Sequence[Any], path: str) -> tuple[Any, ...]:
         item, *rest = get_args(kind)
         if rest != [Ellipsis] and len(values) != 1 + len(rest):
-            raise SettingError(f"{path} is {list(values)}; it must be {_in_words(kind)}.")
+            raise SettingError(f"{path} is {shown(list(values))}; it must be {_in_words(kind)}.")
         return tuple(self(item, each, f"{path}[{at}]") for at, each in enumerate(values))
 
 

@@ -86,7 +86,7 @@ class CropParams:
     rule: Rule = "paper"
     alpha: float = ranged(0.6, "[0.01, 100]")
     scale: tuple[float, float] = ranged((0.2, 1.0), "(0, 1]")
-    ratio: tuple[float, float] = ranged((3 / 4, 4 / 3), "(0, inf)")
+    ratio: tuple[float, float] = ranged((3 / 4, 4 / 3), "[0.01, 100]")
     min_overlap: float = ranged(0.5, "(0, 1]")
 
     def __post_init__(self) -> None:

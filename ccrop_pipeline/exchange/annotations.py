@@ -1,6 +1,7 @@
 """Boxes as other tools keep them, whatever the files look like."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from PIL import Image
 
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, BoxTable, Choices
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, cause, reading, shown
 
 # What edges are measured in: shares of the sides of the image, pixels of the stored image, or
 # pixels of an image with this width and height: the stored one may have another size.
@@ -42,12 +43,14 @@ class Annotations:
         names: What the images are called there; unique.
         read: Gives the boxes of a name.
         digest: Sha256 of the files, lower-case hex.
+        unlisted: Annotations that were passed over, of images that the file does not list.
     """
 
     kind: str
     names: Sequence[str]
     read: Callable[[str], Annotated]
     digest: str
+    unlisted: int = 0
 
 
 def read_yolo(folder: str | Path) -> Annotations:
@@ -59,7 +62,7 @@ def read_yolo(folder: str | Path) -> Annotations:
         CcropError: If there is none.
     """
     folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*.txt") if path.name not in _LISTS)
+    files = [path for path in _files(folder, "*.txt") if path.name not in _LISTS]
     if not files:
         raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
@@ -68,10 +71,11 @@ def read_yolo(folder: str | Path) -> Annotations:
 
 def _read_labels(folder: Path, name: str) -> Annotated:
     path = folder / f"{name}.txt"
-    lines = path.read_text(encoding="utf-8").splitlines()
+    with reading(path, "is no label file", "Expected is text in UTF-8, a box a line."):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     centres = np.array(rows, np.float64).reshape(-1, 4)
-    half = centres[:, 2:] / 2
+    half = centres[:, 2:] / 2  # what is not finite is left out later
     corners = np.concatenate([centres[:, :2] - half, centres[:, :2] + half], axis=1)
     return Annotated(corners, "shares")
 
@@ -85,8 +89,9 @@ def _numbers(path: Path, number: int, line: str) -> list[float]:
         return [float(word) for word in words[1:5]]
     except ValueError as error:
         raise CcropError(
-            f"{path} line {number} is no box ({error}): {line[:80]!r}. Expected are class, x and y "
-            "of the centre, width and height, all as shares of the image; polygons are not read."
+            f"{path} line {number} is no box ({cause(error)}): {shown(line)}. Expected are class, "
+            "x and y of the centre, width and height, all as shares of the image; polygons are "
+            "not read."
         ) from error
 
 
@@ -97,7 +102,7 @@ def read_masks(folder: str | Path) -> Annotations:
         CcropError: If there is none.
     """
     folder = Path(folder)
-    files = sorted(folder.rglob("*.png"))
+    files = _files(folder, "*.png")
     if not files:
         raise CcropError(f"{folder} holds no masks *.png. Check the path.")
     names = [path.relative_to(folder).as_posix() for path in files]
@@ -105,18 +110,26 @@ def read_masks(folder: str | Path) -> Annotations:
 
 
 def _read_mask(folder: Path, name: str) -> Annotated:
-    try:
-        with Image.open(folder / name) as mask:
+    with (
+        reading(folder / name, "cannot be decoded as a mask", "A mask is a PNG."),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # Whatever a file says that it is: some formats start other programs.
+        with Image.open(folder / name, formats=("PNG",)) as mask:
             # The numbers of a palette's colours, and grey of any depth, are kept as they are.
             pixels = np.asarray(mask)
             transparent = mask.mode in ("LA", "RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CcropError(f"the mask {folder / name} cannot be decoded: {error}") from error
     if transparent:
         pixels = pixels[..., :-1]
     content = pixels != 0 if pixels.ndim == 2 else (pixels != 0).any(axis=-1)
     height, width = content.shape
     return Annotated(_box(content), (width, height))
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    # No pipes or devices, which have no end.
+    return sorted(path for path in folder.rglob(pattern) if path.is_file())
 
 
 def _box(content: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -131,7 +144,8 @@ def folder_digest(root: Path, files: Iterable[Path]) -> str:
     """Hash files with their paths below a folder; lower-case hex."""
     whole = hashlib.sha256()
     for path in files:
-        whole.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
+        line = f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n"
+        whole.update(line.encode(errors="surrogateescape"))  # names need not be UTF-8
     return whole.hexdigest()
 
 

@@ -8,14 +8,14 @@ its data are published. Only `images` (`id`, `file_name`, `width`, `height`) and
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, reading, shown
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
@@ -23,37 +23,71 @@ from ccrop_pipeline.exchange.annotations import (
     in_pixels,
 )
 
+_NEEDED: Final = (
+    "It needs images with id and file_name, and annotations with image_id and bbox [x, y, width, "
+    "height]."
+)
+
 
 def read_coco(path: str | Path) -> Annotations:
     """Read the boxes of all images, those of crowds left out: they surround many objects.
+
+    Annotations of images that the file does not list, as where it was cut down to some of them,
+    are counted and passed over.
 
     Raises:
         CcropError: If the file is no such JSON, or names two images alike.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        images = {image["id"]: image for image in data["images"]}
-        boxes: dict[Any, list[list[float]]] = {number: [] for number in images}
+    with reading(path, "is no COCO detection file", _NEEDED):
+        data = json.loads(path.read_bytes())  # in any UTF, with a byte order mark or without
+        images = {_id(image["id"]): image for image in data["images"]}
+        if len(images) < len(data["images"]):
+            raise ValueError("two images have the same id")
+        boxes: dict[str, list[list[float]]] = {number: [] for number in images}
+        unlisted = 0
         for annotation in data["annotations"]:
-            if not annotation.get("iscrowd"):
-                x, y, width, height = map(float, annotation["bbox"])
-                boxes[annotation["image_id"]].append([x, y, x + width, y + height])
+            number = _id(annotation["image_id"])
+            if number not in boxes:
+                unlisted += 1
+            elif not annotation.get("iscrowd"):
+                boxes[number].append(_corners(annotation["bbox"]))
         found = {
-            str(image["file_name"]): Annotated(_array(boxes[number]), _frame(image))
+            _name(image): Annotated(_array(boxes[number]), _frame(image))
             for number, image in images.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    if unlisted and unlisted == len(data["annotations"]):
         raise CcropError(
-            f"{path} is no COCO detection file ({type(error).__name__}: {error}). It needs images "
-            "with id and file_name, and annotations with image_id and bbox [x, y, width, height]."
-        ) from error
+            f"{path}: none of its {unlisted} annotations has the id of an image that it lists. "
+            "Give the file whose images were annotated."
+        )
     if len(found) < len(images):
         raise CcropError(
             f"{path} gives {len(images)} images only {len(found)} different names. Give each "
             "file_name its folder, or import the parts one by one."
         )
-    return Annotations("coco", list(found), found.__getitem__, sha256_of(path))
+    return Annotations("coco", list(found), found.__getitem__, sha256_of(path), unlisted)
+
+
+def _id(value: Any) -> str:
+    """Return an id as text: files name the same image 7, 7.0 and "7"."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f"an id is {shown(value)}")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _corners(bbox: Any) -> list[float]:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise TypeError(f"a bbox is {shown(bbox)}")
+    x, y, width, height = map(float, bbox)
+    return [x, y, x + width, y + height]
+
+
+def _name(image: dict[str, Any]) -> str:
+    name = image["file_name"]
+    if not isinstance(name, str | int):
+        raise TypeError(f"a file_name is {shown(name)}")
+    return str(name)
 
 
 def _array(boxes: list[list[float]]) -> NDArray[np.float64]:
@@ -62,7 +96,11 @@ def _array(boxes: list[list[float]]) -> NDArray[np.float64]:
 
 def _frame(image: dict[str, Any]) -> Any:
     width, height = image.get("width"), image.get("height")
-    return (int(width), int(height)) if width and height else "stored"
+    if not width or not height:
+        return "stored"
+    if int(width) < 1 or int(height) < 1:
+        raise ValueError(f"an image has the sides {shown(width)} and {shown(height)}")
+    return int(width), int(height)
 
 
 def write_coco(box_set: BoxSet, path: Path, suffix: str) -> None:

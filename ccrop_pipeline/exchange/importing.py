@@ -80,6 +80,7 @@ class ImportCounts:
         dropped: Boxes that were left out since they have no area within their image.
         misfits: Images whose annotation is for an image of another shape, such as one that was
             turned by its EXIF orientation; they count as images without a box.
+        unlisted: Annotations of images that their own file does not list.
     """
 
     matched: int = 0
@@ -89,6 +90,7 @@ class ImportCounts:
     clipped: int = 0
     dropped: int = 0
     misfits: int = 0
+    unlisted: int = 0
 
 
 def import_boxes(
@@ -136,6 +138,7 @@ def import_boxes(
     counts = placing.counts
     counts.matched = len(name_of)
     counts.unannotated = len(keys) - len(name_of)
+    counts.unlisted = annotations.unlisted
     counts.without_image = len(annotations.names) - len(name_of)
     return box_set, counts
 
@@ -163,7 +166,8 @@ class _Placing:
         name = self.name_of.get(key)
         if name is None:
             return nothing
-        shares = in_shares(self.annotations.read(name), width, height)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers near the end of all floats
+            shares = in_shares(self.annotations.read(name), width, height)
         if shares is None:
             self.counts.misfits += 1
             return nothing

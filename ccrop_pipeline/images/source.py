@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ccrop_pipeline.errors import SourceError
+from ccrop_pipeline.errors import SourceError, reading
 
 Part = TypeVar("Part")
 CLASSES_FILE = "classes.txt"
@@ -143,7 +143,10 @@ def known_label(value: Any) -> int | None:
 def read_classes(folder: Path) -> tuple[str, ...]:
     """Return the class names that are in a folder, none where there is no such file."""
     path = folder / CLASSES_FILE
-    return tuple(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    if not path.is_file():
+        return ()
+    with reading(path, "is no list of class names", "Write a name a line, in UTF-8.", SourceError):
+        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
 
 
 def write_classes(folder: Path, classes: Sequence[str]) -> None:

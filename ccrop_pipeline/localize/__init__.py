@@ -12,7 +12,12 @@ This folder needs torch and touches no files.
 """
 
 from ccrop_pipeline.localize.attention import Attention
-from ccrop_pipeline.localize.backbones import Backbone, backbone_names, build_backbone
+from ccrop_pipeline.localize.backbones import (
+    Backbone,
+    backbone_names,
+    build_backbone,
+    expect_backbone,
+)
 from ccrop_pipeline.localize.box_rules import BoxRule, boxes_from_heatmaps
 from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
@@ -38,6 +43,7 @@ __all__ = [
     "build_backbone",
     "channel_sum",
     "choose_map",
+    "expect_backbone",
     "min_max",
     "open_device",
     "rule_of",

@@ -54,13 +54,22 @@ def build_backbone(name: str) -> Backbone:
     Raises:
         SettingError: If there is no backbone of that name.
     """
+    expect_backbone(name)
+    return _small() if name == "small" else _resnet(name)
+
+
+def expect_backbone(name: str) -> None:
+    """Refuse a name that `build_backbone` does not know.
+
+    Raises:
+        SettingError: If there is no backbone of that name.
+    """
     if name == "small":
-        return _small()
+        return
     names = backbone_names()
     if name not in names:
         close = did_you_mean(name, names, most=3)
         raise SettingError(f"there is no backbone {name!r}{close}. Known are: {', '.join(names)}.")
-    return _resnet(name)
 
 
 def backbone_names() -> list[str]:

@@ -51,7 +51,7 @@ class BoxRule:
     mass: float | None = ranged(None, "(0, 1]")
     _: KW_ONLY
     component: Component = "all"
-    margin: float = ranged(0.0, "[0, inf)")
+    margin: float = ranged(0.0, "[0, 100]")
     min_size: float = ranged(0.0, "[0, 1]")
 
     def __post_init__(self) -> None:

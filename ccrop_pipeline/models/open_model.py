@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ccrop_pipeline.errors import ModelError, SettingError
+from ccrop_pipeline.errors import ModelError, SettingError, shown
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import Precision
 from ccrop_pipeline.models.architecture import infer_network
@@ -24,6 +24,9 @@ from ccrop_pipeline.models.programs import (
 )
 
 _LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
+
+# More than any network was trained at; a batch of one such image is 200 MB.
+_LARGEST = 4096
 
 Say = Callable[[str], None]
 
@@ -50,7 +53,7 @@ def open_encoder(
         weights: File of weights for a network that is named; `random` for trials; None for the
             library's own pretrained ones.
         layer: Layer to read; None for the default.
-        input_size: Side of the images in pixels; None for what the model expects.
+        input_size: Side of the images in pixels, 8 to 4096; None for what the model expects.
         unsafe: Whether files may run code of their own while they are read.
         partial: Whether weights that fit the network only in part are accepted.
         device: Where it runs.
@@ -61,6 +64,10 @@ def open_encoder(
     Raises:
         ModelError: If it cannot be opened as asked.
     """
+    if input_size is not None and not 8 <= input_size <= _LARGEST:
+        raise SettingError(
+            f"`input_size` is {shown(input_size)}; it must be from 8 to {_LARGEST} pixels."
+        )
     say = say or _silent
     # Weights that nothing sets are the same in every process: ranks that start apart must agree.
     with torch.random.fork_rng(devices=[]):

@@ -35,8 +35,8 @@ class SimCLRSettings(MethodSettings):
     """
 
     name: str = "simclr"
-    temperature: float = ranged(0.1, "(0, inf)")
-    projection_dim: int = ranged(128, "[1, inf)")
+    temperature: float = ranged(0.1, "(0, 1000]")
+    projection_dim: int = ranged(128, "[1, 1048576]")
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class MoCoV2Settings(MethodSettings):
     """
 
     name: str = "mocov2"
-    temperature: float = ranged(0.2, "(0, inf)")
-    projection_dim: int = ranged(128, "[1, inf)")
-    queue_size: int = ranged(65536, "[1, inf)")
+    temperature: float = ranged(0.2, "(0, 1000]")
+    projection_dim: int = ranged(128, "[1, 1048576]")
+    queue_size: int = ranged(65536, "[1, 16777216]")
     encoder_momentum: float = ranged(0.999, "[0, 1)")
-    bn_groups: int = ranged(8, "[1, inf)")
+    bn_groups: int = ranged(8, "[1, 1048576]")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class MoCoV1Settings(MoCoV2Settings):
     """Numbers of MoCo v1; those of v2 but for the temperature, which is that of section 3.3."""
 
     name: str = "mocov1"
-    temperature: float = ranged(0.07, "(0, inf)")
+    temperature: float = ranged(0.07, "(0, 1000]")
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class MoCoV3Settings(MethodSettings):
     """
 
     name: str = "mocov3"
-    temperature: float = ranged(1.0, "(0, inf)")
-    hidden_dim: int = ranged(4096, "[1, inf)")
-    projection_dim: int = ranged(256, "[1, inf)")
+    temperature: float = ranged(1.0, "(0, 1000]")
+    hidden_dim: int = ranged(4096, "[1, 1048576]")
+    projection_dim: int = ranged(256, "[1, 1048576]")
     encoder_momentum: float = ranged(0.99, "[0, 1)")
 
 
@@ -100,8 +100,8 @@ class BYOLSettings(MethodSettings):
     """
 
     name: str = "byol"
-    hidden_dim: int = ranged(4096, "[1, inf)")
-    projection_dim: int = ranged(256, "[1, inf)")
+    hidden_dim: int = ranged(4096, "[1, 1048576]")
+    projection_dim: int = ranged(256, "[1, 1048576]")
     encoder_momentum: float = ranged(0.996, "[0, 1)")
 
 
@@ -118,9 +118,9 @@ class SimSiamSettings(MethodSettings):
     """
 
     name: str = "simsiam"
-    hidden_dim: int = ranged(2048, "[1, inf)")
-    projection_dim: int = ranged(2048, "[1, inf)")
-    prediction_hidden_dim: int = ranged(512, "[1, inf)")
+    hidden_dim: int = ranged(2048, "[1, 1048576]")
+    projection_dim: int = ranged(2048, "[1, 1048576]")
+    prediction_hidden_dim: int = ranged(512, "[1, 1048576]")
     fixed_predictor_rate: bool = True
 
 
@@ -143,16 +143,16 @@ class DINOSettings(MethodSettings):
     """
 
     name: str = "dino"
-    student_temperature: float = ranged(0.1, "(0, inf)")
-    teacher_temperature: float = ranged(0.07, "(0, inf)")
-    warmup_teacher_temperature: float = ranged(0.04, "(0, inf)")
-    temperature_warmup_epochs: int = ranged(30, "[0, inf)")
+    student_temperature: float = ranged(0.1, "(0, 1000]")
+    teacher_temperature: float = ranged(0.07, "(0, 1000]")
+    warmup_teacher_temperature: float = ranged(0.04, "(0, 1000]")
+    temperature_warmup_epochs: int = ranged(30, "[0, 100000]")
     center_momentum: float = ranged(0.9, "[0, 1)")
     encoder_momentum: float = ranged(0.996, "[0, 1)")
-    frozen_last_layer_epochs: int = ranged(1, "[0, inf)")
-    hidden_dim: int = ranged(2048, "[1, inf)")
-    bottleneck_dim: int = ranged(256, "[1, inf)")
-    projection_dim: int = ranged(65536, "[1, inf)")
+    frozen_last_layer_epochs: int = ranged(1, "[0, 100000]")
+    hidden_dim: int = ranged(2048, "[1, 1048576]")
+    bottleneck_dim: int = ranged(256, "[1, 1048576]")
+    projection_dim: int = ranged(65536, "[1, 1048576]")
 
     def teacher_temperature_in(self, epoch: int) -> float:
         """Return the teacher's temperature after `epoch` epochs."""
@@ -173,9 +173,9 @@ class BarlowTwinsSettings(MethodSettings):
     """
 
     name: str = "barlowtwins"
-    off_diagonal_weight: float = ranged(5e-3, "[0, inf)")
-    hidden_dim: int = ranged(8192, "[1, inf)")
-    projection_dim: int = ranged(8192, "[1, inf)")
+    off_diagonal_weight: float = ranged(5e-3, "[0, 1000000]")
+    hidden_dim: int = ranged(8192, "[1, 1048576]")
+    projection_dim: int = ranged(8192, "[1, 1048576]")
 
 
 @dataclass(frozen=True)
@@ -195,11 +195,11 @@ class VICRegSettings(MethodSettings):
     """
 
     name: str = "vicreg"
-    invariance_weight: float = ranged(25.0, "[0, inf)")
-    variance_weight: float = ranged(25.0, "[0, inf)")
-    covariance_weight: float = ranged(1.0, "[0, inf)")
-    hidden_dim: int = ranged(8192, "[1, inf)")
-    projection_dim: int = ranged(8192, "[1, inf)")
+    invariance_weight: float = ranged(25.0, "[0, 1000000]")
+    variance_weight: float = ranged(25.0, "[0, 1000000]")
+    covariance_weight: float = ranged(1.0, "[0, 1000000]")
+    hidden_dim: int = ranged(8192, "[1, 1048576]")
+    projection_dim: int = ranged(8192, "[1, 1048576]")
 
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {

@@ -51,10 +51,10 @@ class Recipe:
     """
 
     backbone: str = "resnet50"
-    image_size: int = ranged(224, "[8, inf)")
-    eval_size: int = ranged(0, "[0, inf)")
-    epochs: int = ranged(200, "[1, inf)")
-    batch_size: int = ranged(256, "[2, inf)")
+    image_size: int = ranged(224, "[8, 4096]")
+    eval_size: int = ranged(0, "[0, 4096]")
+    epochs: int = ranged(200, "[1, 100000]")
+    batch_size: int = ranged(256, "[2, 1048576]")
     accumulate: int = ranged(1, "[1, inf)")
     seed: int = ranged(0, "[0, 4294967295]")
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"

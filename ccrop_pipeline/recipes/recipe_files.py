@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base.values import did_you_mean
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, reading, shortened, shown
 from ccrop_pipeline.recipes.recipe import Recipe
 
+_MOST_BASES = 20
 _SCHEDULES = ("refresh_at", "refresh_every", "refresh_epochs")
 
 
@@ -54,30 +55,38 @@ def _read(name: str, folder: Path, readers: tuple[str, ...]) -> dict[str, Any]:
     """
     bundled = bundled_recipes()
     path = folder / name
-    identity = name if name in bundled else str(path.resolve())
+    with reading(f"recipe {shortened(name)}", "cannot be found", "", SettingError):
+        identity = name if name in bundled else str(path.resolve())
+        exists = name in bundled or path.is_file()
     if identity in readers:
         circle = " -> ".join([*readers[readers.index(identity) :], identity])
         raise SettingError(f"recipes extend each other in a circle: {circle}. Break it somewhere.")
-    if name not in bundled and not path.is_file():
+    if not exists:
         raise SettingError(_no_recipe(name, path, readers, list(bundled)))
-    try:
-        own = tomllib.loads(bundled[name] if name in bundled else path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"recipe {name} is not TOML: {error}.") from error
+    with reading(f"recipe {shortened(name)}", "is not TOML", "", SettingError):
+        text = bundled[name] if name in bundled else path.read_text("utf-8-sig")
+        own = tomllib.loads(text)
     base = own.pop("extends", None)
     if base is None:
         return own
     if not isinstance(base, str):
-        raise SettingError(f"recipe {name}: extends is {base!r}; it must be the name of a recipe.")
+        raise SettingError(
+            f"recipe {name}: extends is {shown(base)}; it must be the name of a recipe."
+        )
+    if len(readers) == _MOST_BASES:
+        raise SettingError(
+            f"recipe {readers[0]} extends another, which extends another, {_MOST_BASES} times and "
+            "more. Write what it needs into fewer files."
+        )
     below = _read(base, path.parent, (*readers, identity))
     return _merge(_without_another_method(below, own), own)
 
 
 def _no_recipe(name: str, path: Path, readers: tuple[str, ...], bundled: list[str]) -> str:
-    who = f"recipe {readers[-1]} extends {name!r}: " if readers else ""
-    where = f" ({path})" if readers else ""
+    who = f"recipe {readers[-1]} extends {shown(name)}: " if readers else ""
+    where = f" ({shortened(str(path))})" if readers else ""
     return (
-        f"{who}no recipe {name!r}: neither a file{where} nor one that comes with ccrop"
+        f"{who}no recipe {shown(name)}: neither a file{where} nor one that comes with ccrop"
         f"{did_you_mean(name, bundled)}. `ccrop recipes` lists them."
     )
 
@@ -87,12 +96,12 @@ def _parse(override: str) -> dict[str, Any]:
     name, equals, text = override.partition("=")
     parts = [part.strip() for part in name.split(".")]
     if not equals or not all(parts):
-        raise SettingError(f"setting {override!r} is not of the form NAME=VALUE.")
+        raise SettingError(f"setting {shown(override)} is not of the form NAME=VALUE.")
     if parts == ["extends"]:
         raise SettingError("extends belongs in a recipe's file; name that recipe instead.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     for part in reversed(parts):
         value = {part: value}
@@ -108,7 +117,7 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any], path: str = "") -> d
                 below = _without_another_schedule(below, value)
             merged[name] = _merge(below, value, f"{path}{name}.")
         elif isinstance(value, Mapping) and below is not None:
-            raise SettingError(f"{path}{name} is no table of the recipe, but {below!r}.")
+            raise SettingError(f"{path}{name} is no table of the recipe, but {shown(below)}.")
         else:
             merged[name] = value
     return merged

@@ -39,9 +39,9 @@ class BoxSettings:
 
     kind: Literal["encoder", "none", "centre", "full"] = "encoder"
     refresh_at: tuple[float, ...] = ranged((), "(0, 1)")
-    refresh_every: int = ranged(0, "[0, inf)")
-    warmup_epochs: int = ranged(0, "[0, inf)")
-    refresh_epochs: tuple[int, ...] = ranged((), "[1, inf)")
+    refresh_every: int = ranged(0, "[0, 100000]")
+    warmup_epochs: int = ranged(0, "[0, 100000]")
+    refresh_epochs: tuple[int, ...] = ranged((), "[1, 100000]")
     refresh_from: Literal["online", "momentum"] = "online"
     overlapped: bool = False
     threshold: float = ranged(0.1, "[0, 1)")
@@ -89,16 +89,16 @@ class OptimizerSettings:
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
-    lr: float = ranged(0.03, "[0, inf)")
-    lr_warmup_epochs: int = ranged(0, "[0, inf)")
+    lr: float = ranged(0.03, "[0, 10000]")
+    lr_warmup_epochs: int = ranged(0, "[0, 100000]")
     momentum: float = ranged(0.9, "[0, 1)")
-    weight_decay: float = ranged(1e-4, "[0, inf)")
-    final_weight_decay: float = -1.0
+    weight_decay: float = ranged(1e-4, "[0, 100]")
+    final_weight_decay: float = ranged(-1.0, "[-1, 100]")
     decay_norms_and_biases: bool = True
-    clip_norm: float = ranged(0.0, "[0, inf)")
+    clip_norm: float = ranged(0.0, "[0, 1000000]")
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     final_lr_share: float = ranged(0.0, "[0, 1]")
-    milestones: tuple[int, ...] = ranged((), "[1, inf)")
+    milestones: tuple[int, ...] = ranged((), "[1, 100000]")
     factor: float = ranged(0.1, "(0, 1)")
 
     def __post_init__(self) -> None:
@@ -159,10 +159,10 @@ class KnnSettings:
         SettingError: If a number is out of its range.
     """
 
-    every: int = ranged(10, "[0, inf)")
-    k: int = ranged(200, "[1, inf)")
-    temperature: float = ranged(0.1, "(0, inf)")
-    max_images: int = ranged(50_000, "[1, inf)")
+    every: int = ranged(10, "[0, 100000]")
+    k: int = ranged(200, "[1, 100000]")
+    temperature: float = ranged(0.1, "(0, 1000]")
+    max_images: int = ranged(50_000, "[1, 10000000]")
 
     def __post_init__(self) -> None:
         """Check the ranges."""

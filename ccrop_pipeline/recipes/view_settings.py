@@ -31,14 +31,14 @@ class AugmentSettings:
         SettingError: If a number is out of its range.
     """
 
-    brightness: float = ranged(0.4, "[0, inf)")
-    contrast: float = ranged(0.4, "[0, inf)")
-    saturation: float = ranged(0.4, "[0, inf)")
+    brightness: float = ranged(0.4, "[0, 100]")
+    contrast: float = ranged(0.4, "[0, 100]")
+    saturation: float = ranged(0.4, "[0, 100]")
     hue: float = ranged(0.1, "[0, 0.5]")
     jitter_p: float = ranged(0.8, "[0, 1]")
     grayscale_p: float = ranged(0.2, "[0, 1]")
     blur_p: float = ranged(0.0, "[0, 1]")
-    blur_sigma: tuple[float, float] = ranged((0.1, 2.0), "(0, inf)")
+    blur_sigma: tuple[float, float] = ranged((0.1, 2.0), "(0, 100]")
     solarize_p: float = ranged(0.0, "[0, 1]")
     solarize_threshold: float = ranged(0.5, "[0, 1]")
     flip_p: float = ranged(0.5, "[0, 1]")
@@ -66,8 +66,8 @@ class LocalViews:
         SettingError: If a number is out of its range.
     """
 
-    count: int = ranged(0, "[0, inf)")
-    size: int = ranged(96, "[8, inf)")
+    count: int = ranged(0, "[0, 64]")
+    size: int = ranged(96, "[8, 4096]")
     scale: tuple[float, float] = (0.05, 0.4)
 
     def __post_init__(self) -> None:
@@ -94,8 +94,8 @@ class ViewGroup:
         SettingError: If a number is out of its range.
     """
 
-    count: int = ranged(2, "[1, inf)")
-    size: int = ranged(224, "[8, inf)")
+    count: int = ranged(2, "[1, 64]")
+    size: int = ranged(224, "[8, 4096]")
     _: KW_ONLY
     scale: tuple[float, float] = CropParams.scale
     ratio: tuple[float, float] = CropParams.ratio

@@ -159,6 +159,11 @@ def test_help_is_quick_to_load_and_prints_the_commands():
             "did you mean epochs",
         ),
         (["train", "nowhere/x", "run", "--recipe", "demo"], 1, "nowhere/x"),
+        (
+            ["train", "x", "run", "--recipe", "demo", "--set", "backbone=resnet19", "--dry-run"],
+            1,
+            "did you mean resnet18",
+        ),
         (["train", "cifar11", "run", "--recipe", "demo"], 1, "cifar10"),
         (["train", "photos", "run", "--method", "mocov9"], 2, "mocov9"),
         (["train", "photos", "run", "--recipe", "demo", "--device", "gpu"], 1, "device 'gpu'"),

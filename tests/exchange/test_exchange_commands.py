@@ -65,7 +65,7 @@ def test_import_prints_json_for_scripts(place):
     assert found["counts"] == {"ok": 1, "empty": 1, "unreadable": 0}
     assert found["import"] == {
         "matched": 1, "unannotated": 1, "without_image": 0,
-        "boxes": 1, "clipped": 0, "dropped": 0, "misfits": 0,
+        "boxes": 1, "clipped": 0, "dropped": 0, "misfits": 0, "unlisted": 0,
     }  # fmt: skip
     assert found["provenance"]["rule"].startswith("import coco, keep:2, sha256 ")
 

@@ -47,6 +47,23 @@ def problems(folder: Path, source) -> list:
     return validate(folder, images=images)
 
 
+def test_annotations_of_images_that_a_file_does_not_list_are_counted(tmp_path):
+    source = open_source(folder_of(tmp_path / "images", ["a.jpg", "b.jpg"]))
+    content = {
+        "images": [{"id": "7", "file_name": "a.jpg"}],  # text here, numbers below
+        "annotations": [
+            {"image_id": 7, "bbox": [4, 2, 20, 10]},
+            {"image_id": 8, "bbox": [0, 0, 4, 4]},
+            {"image_id": 9.0, "bbox": "whatever"},
+        ],
+    }
+    file = tmp_path / "boxes.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    box_set, counts = import_boxes(source, read_coco(file), tmp_path / "out")
+    assert boxes_by_key(box_set)["a.jpg"][:2] == ("ok", f32(0.1, 0.1, 0.6, 0.6))
+    assert (counts.matched, counts.boxes, counts.unlisted) == (1, 1, 2)
+
+
 def test_every_image_gets_a_row_and_everything_met_is_counted(tmp_path):
     root = folder_of(tmp_path / "photos", ["x/a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"])
     (root / "broken.jpg").write_bytes(b"no image")
@@ -71,7 +88,7 @@ def test_every_image_gets_a_row_and_everything_met_is_counted(tmp_path):
     }
     assert asdict(counts) == {
         "matched": 5, "unannotated": 1, "without_image": 2,
-        "boxes": 3, "clipped": 1, "dropped": 3, "misfits": 0,
+        "boxes": 3, "clipped": 1, "dropped": 3, "misfits": 0, "unlisted": 0,
     }  # fmt: skip
     assert problems(tmp_path / "out", source) == []
     provenance = box_set.manifest.provenance

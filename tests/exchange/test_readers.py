@@ -52,9 +52,9 @@ IMAGE = {"id": 1, "file_name": "a.jpg"}
 @pytest.mark.parametrize(
     ("images", "annotations", "said"),
     [
-        ([IMAGE], [{"image_id": 2, "bbox": [1, 2, 3, 4]}], "KeyError: 2"),
-        ([IMAGE], [{"image_id": 1, "bbox": [1, 2, 3]}], "ValueError"),
-        ([IMAGE], [{"image_id": 1, "segmentation": []}], "KeyError: 'bbox'"),
+        ([IMAGE], [{"image_id": 2, "bbox": [1, 2, 3, 4]}], "none of its 1 annotations"),
+        ([IMAGE], [{"image_id": 1, "bbox": [1, 2, 3]}], r"a bbox is \[1, 2, 3\]"),
+        ([IMAGE], [{"image_id": 1, "segmentation": []}], "'bbox' is missing"),
         ([{"id": 1}], [], "file_name"),
         ([IMAGE, {"id": 2, "file_name": "a.jpg"}], [], "2 images only 1 different names"),
         ({"a": 1}, [], "no COCO detection file"),

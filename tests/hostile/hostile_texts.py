@@ -1,0 +1,415 @@
+"""Hostile annotations, masks, recipes and class lists, by seed; counted by verdict.
+
+The long run: `python tests/hostile/hostile_texts.py 3000`.
+"""
+
+import io
+import json
+import signal
+import struct
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.exchange import (
+    import_boxes,
+    read_coco,
+    read_csv,
+    read_masks,
+    read_npz,
+    read_yolo,
+)
+from ccrop_pipeline.images import open_source
+from ccrop_pipeline.recipes import load_recipe, make_plan
+
+SECONDS = 10  # more for so small a file is a hang
+IMAGES = ("a.jpg", "c/b.jpg")
+
+
+def _texts(rng: Random) -> str:
+    texts = ["", "\0", "\ufeff", "a.jpg", "\ud800", "../" * 300, "x" * 70_000, "\n\n", "\r", "nan"]
+    texts += ["[/red]\x1b]0;t\x07", "1e999", "-0", "٣", "1_0", "0x10", "\u0301" * 99]
+    return rng.choice(texts)
+
+
+def _numbers(rng: Random) -> Any:
+    huge = [10**400, -(10**400), 10**4000, 1 << 63, -(1 << 63) - 1, 1 << 64, 10**18, -1, 0, 7]
+    return rng.choice([*huge, 1e308, -1e308, 5e-324, float("nan"), float("inf"), -float("inf")])
+
+
+def _oddity(rng: Random) -> Any:
+    kinds: list[Callable[[], Any]] = [
+        lambda: _numbers(rng),
+        lambda: _texts(rng),
+        lambda: rng.choice([None, True, False, [], {}, [[]], {"": {}}, [None] * 5, [1, 2, 3, 4]]),
+        lambda: [_numbers(rng) for _ in range(rng.choice([1, 3, 4, 5]))],
+    ]
+    return rng.choice(kinds)()
+
+
+def _changed(rng: Random, value: Any) -> Any:
+    """Nested values with one part replaced, dropped, doubled or renamed."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        name = rng.choice(list(value))
+        what = rng.random()
+        if what < 0.1:
+            return {k: v for k, v in value.items() if k != name}
+        if what < 0.2:
+            return {**value, _texts(rng): value[name]}
+        return {**value, name: _changed(rng, value[name])}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        at = rng.randrange(len(value))
+        if rng.random() < 0.15:
+            return value[:at] + value[at:] * 2
+        return [*value[:at], _changed(rng, value[at]), *value[at + 1 :]]
+    return _oddity(rng)
+
+
+def _garbled(rng: Random, content: bytes) -> bytes:
+    """Bytes with some flipped, cut, repeated or put in; or something else altogether."""
+    data = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5, 30])):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(6):
+            case 0 if data:
+                data[at % len(data)] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[at:]
+            case 2:
+                del data[at : at + rng.randrange(1, 30)]
+            case 3:
+                data[at:at] = data[at : at + rng.randrange(1, 300)]
+            case 4:
+                data[at:at] = rng.choice(_INSERTED)
+            case _ if data:
+                data[at % len(data)] = rng.randrange(256)
+    whole = rng.random()
+    return rng.choice(_WHOLES) if whole < 0.05 else bytes(data)
+
+
+# fmt: off
+_INSERTED = (
+    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3", b"\xed\xa0\x80", b"[" * 100_000,
+    b"{\"a\":" * 9_999, b"9" * 5_000, b"-", b"1e400", b"NaN", b"\"", b",,,", b"\r\n",
+    b"\x1b]0;t\x07", b"[[a]]\n", b"'''", b"a=" + b"[" * 5_000, b"a." * 5_000, b"inf",
+    b"2026-99-99", b"\\ud800",
+)
+_WHOLES = (
+    b"", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"GIF89a",
+    b"<!doctype html><html>", b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
+    b"PK\x05\x06" + b"\0" * 18, b"PK\x03\x04", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY\x01\x00",
+    b"\xff\xd8\xff", b"[" * 1_000_000,
+)
+# fmt: on
+
+
+def _coco(rng: Random, folder: Path) -> Path:
+    images = [
+        {"id": n, "file_name": name, "width": 40, "height": 20} for n, name in enumerate(IMAGES)
+    ]
+    boxes = [{"id": n, "image_id": n % 2, "bbox": [1, 2.5, 8, 9], "iscrowd": 0} for n in range(4)]
+    value: Any = {"images": images, "annotations": boxes, "categories": []}
+    for _ in range(rng.randrange(3)):
+        value = _changed(rng, value)
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    text = json.dumps(value, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+    sys.set_int_max_str_digits(limit)
+    return _written(folder / "boxes.json", _garbled(rng, text) if rng.random() < 0.5 else text)
+
+
+def _csv(rng: Random, folder: Path) -> Path:
+    lines = [["key", "x_min", "y_min", "x_max", "y_max", "status"]]
+    lines += [[name, "0.1", "0.2", "0.5", "0.75", "ok"] for name in IMAGES * 2]
+    for _ in range(rng.randrange(3)):
+        line = rng.choice(lines)
+        line[rng.randrange(len(line))] = str(
+            _texts(rng) if rng.random() < 0.7 else _number_text(rng)
+        )
+    text = "\n".join(",".join(line) for line in lines).encode("utf-8", "surrogatepass")
+    return _written(folder / "boxes.csv", _garbled(rng, text) if rng.random() < 0.6 else text)
+
+
+def _number_text(rng: Random) -> str:
+    return rng.choice(
+        ["1e308", "-1e308", "1e999", "inf", "nan", "-1", "9" * 400, "5e-324", "", " 1 "]
+    )
+
+
+def _yolo(rng: Random, folder: Path) -> Path:
+    labels = folder / "labels"
+    for name in IMAGES:
+        words = [["0", ".5", ".5", ".2", ".3"] for _ in range(2)]
+        for _ in range(rng.randrange(3)):
+            line = rng.choice(words)
+            line[rng.randrange(5)] = _texts(rng) if rng.random() < 0.5 else _number_text(rng)
+        text = "\n".join(map(" ".join, words)).encode("utf-8", "surrogatepass")
+        path = labels / Path(name).with_suffix(".txt")
+        _written(path, _garbled(rng, text) if rng.random() < 0.5 else text)
+    _written(labels / "classes.txt", b"\xff\xfe")
+    return labels
+
+
+def _npy(rng: Random, array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    data = file.getvalue()
+    if rng.random() < 0.5:
+        shapes = ["(10**9, 4)", "(1000000000000, 4)", "(-1, 4)", "(4.0, 4)", "(" + "(" * 200, "()"]
+        kinds = [
+            "'|O'",
+            "'<U4000000000'",
+            "'<f16'",
+            "'|V8'",
+            "'<M8[s]'",
+            "[('a', '<f8')]",
+            "'<c16'",
+        ]
+        old = data[data.index(b"{") : data.index(b"}") + 1]
+        new = b"{'descr': %s, 'fortran_order': False, 'shape': %s, }" % (
+            rng.choice([*kinds, str(array.dtype.descr[0][1]).join("''")]).encode(),
+            rng.choice([*shapes, str(array.shape)]).encode(),
+        )
+        data = data[:8] + struct.pack("<H", len(new) + 1) + new + b"\n" + data[10 + len(old) :]
+    return _garbled(rng, data) if rng.random() < 0.3 else data
+
+
+def _npz(rng: Random, folder: Path) -> Path:
+    keys, boxes = np.array(IMAGES), np.tile([[0.1, 0.2, 0.5, 0.75]], (2, 1))
+    arrays = (
+        {"keys": keys, "boxes": boxes}
+        if rng.random() < 0.5
+        else dict(zip(IMAGES, boxes, strict=True))
+    )
+    for _ in range(rng.randrange(2)):
+        name = rng.choice(list(arrays))
+        odd = [np.array([{"a": 1}], object), np.zeros((0, 4)), np.zeros((3, 5)), np.array(5.0)]
+        odd += [np.array(["x"]), np.array([b"a", b"b"]), np.zeros((2, 4), "M8[s]")]
+        odd += [np.full((2, 4), value) for value in (np.nan, 1j, 1e308, -np.inf)]
+        arrays[name] = rng.choice(odd)
+    if rng.random() < 0.3:
+        arrays["status"] = rng.choice(
+            [np.array(["ok"]), np.array(["ok", "x"]), np.zeros((2, 2)), np.array(3)]
+        )
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", rng.choice([0, 8])) as archive:
+        warnings.simplefilter("ignore")  # names twice
+        for name, array in arrays.items():
+            member = name + rng.choice([".npy", ".npy", ".npy", "", "/"])
+            archive.writestr(member, _npy(rng, array))
+            if rng.random() < 0.05:
+                archive.writestr(member, b"twice")
+        if rng.random() < 0.02:  # a bomb
+            archive.writestr("more.npy", bytes(300_000_000), 8)
+    data = file.getvalue()
+    return _written(folder / "boxes.npz", _garbled(rng, data) if rng.random() < 0.3 else data)
+
+
+def _mask(rng: Random, width: int, height: int) -> bytes:
+    mode = rng.choice(["1", "L", "P", "RGB", "RGBA", "LA", "I;16", "F"])
+    image = Image.new("L", (width, height))
+    image.putpixel((0, 0), 255)
+    file = io.BytesIO()
+    kind = "PNG" if mode != "F" else rng.choice(["TIFF", "JPEG", "GIF", "BMP"])
+    image.convert("L" if kind != "PNG" else mode).save(file, kind)
+    return file.getvalue()
+
+
+def _masks(rng: Random, folder: Path) -> Path:
+    masks = folder / "masks"
+    for name in IMAGES:
+        data = _mask(rng, *rng.choice([(40, 20), (20, 40), (400, 200), (1, 1)]))
+        if data.startswith(b"\x89PNG") and rng.random() < 0.5:  # a header that lies, its sum right
+            head = bytearray(data[12:29])
+            size = rng.choice([0, 1, 9_000, 13_000, 60_000, 2**31 - 1, 2**32 - 1])
+            head[4:12] = struct.pack(">II", size, rng.choice([size, 1, 20]))
+            if rng.random() < 0.3:
+                head[12 + rng.randrange(5)] = rng.randrange(256)
+            data = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+        path = masks / Path(name).with_suffix(".png")
+        _written(path, _garbled(rng, data) if rng.random() < 0.6 else data)
+    return masks
+
+
+def _recipe(rng: Random, folder: Path) -> Path:
+    value: Any = {
+        "extends": "demo",
+        "epochs": 5,
+        "image_size": 32,
+        "crop": {"alpha": 0.5, "scale": [0.2, 1.0]},
+        "boxes": {"refresh_every": 2},
+        "optimizer": {"lr": 0.1, "weight_decay": 0.01},
+        "method": {"temperature": 0.2},
+    }
+    for _ in range(rng.randrange(3)):
+        value = _changed(rng, value)
+    text = "\n".join(_toml(value)) if isinstance(value, dict) else str(value)
+    if rng.random() < 0.1:
+        for number in range(rng.choice([3, 1_500])):
+            (folder / f"r{number}.toml").write_text(f'extends = "r{number + 1}.toml"')
+        text = 'extends = "r0.toml"'
+    if rng.random() < 0.05:
+        (folder / "loop").mkdir()
+        (folder / "loop" / "self").symlink_to("self")
+        text = 'extends = "loop/self"'
+    data = text.encode("utf-8", "surrogatepass")
+    return _written(folder / "own.toml", _garbled(rng, data) if rng.random() < 0.4 else data)
+
+
+def _toml(value: dict[str, Any], path: str = "") -> list[str]:
+    lines = []
+    for name, part in value.items():
+        if not isinstance(part, dict):
+            lines.append(f"{name or 'x'} = {_toml_value(part)}")
+    for name, part in value.items():
+        if isinstance(part, dict):
+            lines += [f"[{path}{name or 'x'}]", *_toml(part, f"{path}{name or 'x'}.")]
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (
+            hex(value)
+            if value > 10**300
+            else f"-{'9' * 4500}"
+            if value < -(10**300)
+            else str(value)
+        )
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, default=str)
+
+
+def _classes(rng: Random, folder: Path) -> Path:
+    source = folder / "classed"
+    _written(source / "s.tar", _TAR)
+    text = "\n".join(["cat", "dog", _texts(rng)]).encode("utf-8", "surrogatepass")
+    return _written(source / "classes.txt", _garbled(rng, text)).parent
+
+
+def _tar() -> bytes:
+    import tarfile
+
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in (("a.jpg", _jpeg()), ("a.cls", b"1")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def _jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(file, "JPEG")
+    return file.getvalue()
+
+
+_TAR = _tar()
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def _importing(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    def use(path: Path) -> None:
+        source = path.parent / "images"
+        for name in IMAGES:
+            _written(source / name, _jpeg())
+        import_boxes(open_source(source), read(path), path.parent / "out")
+
+    return use
+
+
+def _list_classes(path: Path) -> None:
+    source = open_source(path)
+    names = source.classes
+    for sample in source.read(source.shards[0]):
+        assert sample.label == 1 or names
+
+
+KINDS: dict[str, tuple[Callable[[Random, Path], Path], Callable[[Path], Any]]] = {
+    "coco": (_coco, _importing(read_coco)),
+    "csv": (_csv, _importing(read_csv)),
+    "yolo": (_yolo, _importing(read_yolo)),
+    "npz": (_npz, _importing(read_npz)),
+    "masks": (_masks, _importing(read_masks)),
+    "recipe": (_recipe, lambda path: make_plan(load_recipe(str(path)))),
+    "classes": (_classes, _list_classes),
+}
+
+
+class HangError(Exception):
+    """It took too long."""
+
+
+def _hang(*_: Any) -> None:
+    raise HangError
+
+
+def verdict(kind: str, seed: int, folder: Path) -> str:
+    """`taken`, `refused` by a message that names the file; else what went wrong."""
+    make, use = KINDS[kind]
+    path = make(Random(f"{kind} {seed}"), folder)
+    signal.signal(signal.SIGALRM, _hang)
+    signal.alarm(SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            use(path)
+    except CcropError as error:
+        named = path.name in str(error) or any(Path(name).stem in str(error) for name in IMAGES)
+        lines = len(str(error)) > 2_000
+        return "too long" if lines else "refused" if named else f"unnamed: {str(error)[:80]}"
+    except HangError:
+        return "hang"
+    except BaseException as error:
+        return f"{type(error).__name__}: {str(error)[:80]}"
+    finally:
+        signal.alarm(0)
+    return "taken"
+
+
+def verdicts(kind: str, seeds: range) -> Counter[str]:
+    """Count the verdicts of a kind; each input has a folder of its own."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            said = verdict(kind, seed, Path(folder))
+        if said not in ("taken", "refused"):
+            print(f"{kind} {seed}: {said}", flush=True)
+        found[said] += 1
+    return found
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
+    started, total = time.perf_counter(), Counter[str]()
+    for kind in KINDS:
+        found = verdicts(kind, range(count // len(KINDS) + 1))
+        total += found
+        print(
+            f"| {kind} | {sum(found.values())} | {found['taken']} | {found['refused']} |",
+            flush=True,
+        )
+    others = {said: n for said, n in total.items() if said not in ("taken", "refused")}
+    print(
+        f"{sum(total.values())} inputs in {time.perf_counter() - started:.0f} s; others: {others}"
+    )
+    sys.exit(bool(others))
