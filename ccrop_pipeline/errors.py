@@ -3,6 +3,7 @@
 Catch `CcropError` for everything that a user can put right; its leaves say what it is about.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,25 @@ def reading(
         raise
     # A parser raises nearly anything: KeyError, OverflowError, struct.error, TokenError, ...
     except Exception as error:
-        raise kind(f"{path} {problem} ({cause(error)}). {needed}".rstrip()) from error
+        why = stand_in(path) or cause(error)
+        raise kind(f"{path} {problem} ({why}). {needed}".rstrip()) from error
+
+
+def stand_in(path: str | Path) -> str | None:
+    """Say what lies in the place of a file that was never fetched; None where nothing of the kind.
+
+    The first is specified at https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except (OSError, ValueError):
+        return None
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "it is a git-lfs pointer, which stands for the file: fetch it with `git lfs pull`"
+    if re.match(rb"(<\?xml[^>]*>\s*)?<(!doctype html|html)", head):
+        return "it is HTML, a page that was saved in place of the file: download it again"
+    return None
 
 
 def cause(error: BaseException) -> str:

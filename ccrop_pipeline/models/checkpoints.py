@@ -16,7 +16,8 @@ from zipfile import BadZipFile, ZipFile, is_zipfile
 import torch
 from torch import Tensor
 
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.base.values import parse_json
+from ccrop_pipeline.errors import ModelError, reading, shortened, shown, stand_in
 
 # The way to the state dict, and who saves it so. The first that is there counts: DINO's teacher
 # before its student, for the teacher is what the paper evaluates (arXiv:2104.14294, section 3).
@@ -45,6 +46,13 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
     (r"_feature_blocks\.$", "VISSL"),
     (r"(student|teacher)[\w.]*\.$", "DINO"),
     (r"online_(encoder|network|backbone)[\w.]*\.$", "BYOL"),
+)
+
+
+_INDEX = ".safetensors.index.json"
+_DAMAGED = (
+    "cannot be read as a checkpoint: it is damaged, cut short, or no file of torch.save. Copy or "
+    "download it again."
 )
 
 
@@ -179,7 +187,13 @@ def _renamed(name: str) -> str:
 
 
 def kind_of_file(path: Path) -> str:
-    """Tell `torchscript`, `export`, `safetensors` or `pickle`, by content where it can."""
+    """Tell `torchscript`, `export`, `safetensors` or `pickle`, by content where it can.
+
+    Raises:
+        ModelError: If another thing lies in the place of the file.
+    """
+    if instead := stand_in(path):
+        raise ModelError(f"{path} holds no weights: {instead}.")
     if path.suffix == ".safetensors":
         return "safetensors"
     if is_zipfile(path):
@@ -198,12 +212,14 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
     """Read the content of a checkpoint, on the CPU.
 
     Args:
-        path: A file of `torch.save`, or of safetensors.
+        path: A file of `torch.save`, or of safetensors; a folder with one or with its shards.
         unsafe: Whether the file may run code of its own while it is read.
 
     Raises:
         ModelError: If there is no such file, it cannot be read, or not without running code.
     """
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise ModelError(f"there is no file of weights at {path}.")
     if kind_of_file(path) == "safetensors":
@@ -220,7 +236,7 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
     except UnpicklingError as error:
         needed = _needed_globals(path, str(error))
         if not needed or unsafe:
-            raise ModelError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
+            raise ModelError(f"{path} {_DAMAGED}") from error
         raise ModelError(
             f"{path} holds more than weights: to read it, Python would have to build "
             f"{', '.join(needed)}, and a file that may build objects can run any code with your "
@@ -228,7 +244,7 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
             "state dict alone."
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for files it cannot read
-        raise ModelError(f"{path} cannot be read as a checkpoint: {_first(error)}") from error
+        raise ModelError(f"{path} {_DAMAGED}") from error
 
 
 def _needed_globals(path: Path, message: str) -> list[str]:
@@ -239,16 +255,37 @@ def _needed_globals(path: Path, message: str) -> list[str]:
         return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
 
 
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    try:
+    with reading(path, "cannot be read as safetensors", "Copy or download it again.", ModelError):
         return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {_first(error)}") from error
 
 
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a folder, in one safetensors file or in shards with their index."""
+    files = sorted(folder.glob("*.safetensors"))
+    indices = sorted(folder.glob(f"*{_INDEX}"))
+    if len(indices) == 1:
+        files = _listed(indices[0])
+    elif len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise ModelError(
+            f"{folder} is no folder of weights: it needs one file *.safetensors, or shards and "
+            f"their index *{_INDEX}. It has {shortened(found)}. Name the file that is meant."
+        )
+    state: dict[str, Tensor] = {}
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{indices[0]} lists {file.name}, which is not there: fetch it.")
+        state |= _read_safetensors(file)
+    return state
+
+
+def _listed(index: Path) -> list[Path]:
+    with reading(index, "is no index of safetensors", "Download it again.", ModelError):
+        names = sorted(set(parse_json(index.read_text("utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside or not names:
+            raise ValueError(f"its files are {shown(outside)}, not beside it")
+        return [index.parent / name for name in names]

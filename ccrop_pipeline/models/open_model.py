@@ -125,19 +125,19 @@ def _from_path(
     device: torch.device | str,
     say: Say,
 ) -> Network | Encoder:
-    if path.is_dir():
+    if path.is_dir() and not any(path.glob("*.safetensors*")):
         path = path / NEWEST
         if not path.exists():
             raise ModelError(
                 f"no checkpoint at {path}. Give the folder of a run that `ccrop train` has trained "
-                "for at least one epoch, or one of its checkpoints."
+                "for at least one epoch, one of its checkpoints, or a folder of safetensors."
             )
     if not path.exists():
         raise ModelError(
             f"there is no model {path}: no such file or folder, and it starts with neither "
             "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
         )
-    kind = kind_of_file(path)
+    kind = "safetensors" if path.is_dir() else kind_of_file(path)
     if kind == "torchscript":
         if layer:
             raise ModelError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import CcropError, ModelError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.models.network import Network
 
@@ -27,7 +27,7 @@ def torchscript_network(path: Path, input_size: int | None) -> Network:
             warnings.simplefilter("ignore", FutureWarning)
             program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:  # RuntimeError, ValueError and others, by what is damaged
-        raise _unreadable(path, "TorchScript", error) from error
+        raise _unreadable(path, "TorchScript") from error
     return Network(_Whole(program), f"torchscript:{path.name}", input_size or _USUAL_SIZE)
 
 
@@ -66,7 +66,7 @@ def exported_network(
     try:
         program = torch.export.load(path)
     except Exception as error:
-        raise _unreadable(path, "torch.export", error) from error
+        raise _unreadable(path, "torch.export") from error
     shape = _input_shape(program, path)
     if isinstance(shape[0], int):
         raise ModelError(
@@ -133,6 +133,8 @@ def _input_shape(program: torch.export.ExportedProgram, path: Path) -> list[Any]
     return shapes[0]
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> CcropError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return CcropError(f"{path} cannot be read as a {kind} program: {lines[0]}")
+def _unreadable(path: Path, kind: str) -> ModelError:
+    return ModelError(
+        f"{path} cannot be read as a {kind} program: it is damaged, cut short, or of another "
+        "version of torch. Save it again with the one that is installed here."
+    )

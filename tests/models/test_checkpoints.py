@@ -1,5 +1,7 @@
 """Checkpoints of other training codes; the oracle is the plain network with the same weights."""
 
+import json
+import pickle
 import re
 
 import pytest
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms import functional as vision
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, weights_sha256
 from ccrop_pipeline.models import open_encoder
 
@@ -239,3 +241,81 @@ def test_a_file_of_safetensors(plain_resnet, tmp_path) -> None:
     encoder = open_encoder(str(tmp_path / "model.safetensors"), input_size=64)
     images = made_images(64)
     assert_equal(encoder.features(images), trunk_of(plain_resnet, images))
+
+
+def test_a_folder_of_sharded_safetensors_is_one_model(plain_resnet, tmp_path) -> None:
+    state = dict(plain_resnet.state_dict())
+    names = sorted(state)
+    shards = {"model-1-of-2.safetensors": names[:50], "model-2-of-2.safetensors": names[50:]}
+    for file, own in shards.items():
+        safetensors.torch.save_file({name: state[name] for name in own}, tmp_path / file)
+    with pytest.raises(ModelError, match=r"one file \*\.safetensors, or shards and their index"):
+        open_encoder(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    files = {name: file for file, own in shards.items() for name in own}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    images = made_images(64)
+    encoder = open_encoder(tmp_path, input_size=64)
+    assert_equal(encoder.features(images), trunk_of(plain_resnet, images))
+    named = open_encoder("torchvision:resnet18", weights=tmp_path, input_size=64)
+    assert_equal(named.features(images), trunk_of(plain_resnet, images))
+    (tmp_path / "model-2-of-2.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lists model-2-of-2\.safetensors, which is not there"):
+        open_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, "{}", '{"weight_map": {"a": "../a.safetensors"}}', '{"weight_map": {"a": 3}}'],
+    ids=range(4),
+)
+def test_an_index_names_files_beside_it_or_is_refused(content, tmp_path) -> None:
+    (tmp_path / "a.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"index\.json is no index of safetensors"):
+        open_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.safetensors", "a.pt2"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n",
+            "a git-lfs pointer",
+        ),
+        (b"<!doctype html>", "is HTML"),
+        (b"\xef\xbb\xbf\r\n<HTML lang='en'>", "is HTML"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC ...>', "is HTML"),
+    ],
+)
+def test_what_stands_in_place_of_a_file_is_told_apart(name, content, said, tmp_path) -> None:
+    (tmp_path / name).write_bytes(content)
+    for way in (
+        {"spec": tmp_path / name},
+        {"spec": "torchvision:resnet18", "weights": tmp_path / name},
+    ):
+        with pytest.raises(ModelError, match=rf"{name} .*{said}"):
+            open_encoder(**way)
+
+
+def test_what_torch_advises_against_a_damaged_file_is_not_passed_on(tmp_path) -> None:
+    class Danger:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('ran')",))
+
+    whole = tmp_path / "whole.pth"
+    torch.save({"a": torch.zeros(100)}, whole)
+    for number, content in enumerate(
+        [
+            pickle.dumps(Danger()),
+            b"\x80\x02}q\x00.",
+            b"\x80\x02X" + b"\xff" * 9,
+            whole.read_bytes()[:-99],
+        ]
+    ):
+        file = tmp_path / f"{number}.pth"
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match=f"{number}.pth") as caught:
+            open_encoder(file)
+        assert "weights_only" not in str(caught.value)
+        assert "torch.load" not in str(caught.value)
