@@ -26,6 +26,9 @@ _COLUMNS = {
     "status": pa.dictionary(pa.int8(), pa.string()),
     "image_hash": pa.uint64(),
 }
+# What pyarrow raises for bytes that make no sense.
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
+_SMALL, _SHRINK = 1 << 26, 1000
 _OPTIONAL = {"heatmap": pa.float16(), "choices": pa.float32()}  # lists of lists of these
 
 
@@ -79,8 +82,8 @@ def entries(path: Path, problems: list[Problem]) -> Entries | None:
     """Read the texts of the footer by name; rule B011."""
     try:
         return _texts(pq.read_metadata(path.absolute()))
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
+    except _UNREADABLE as error:
+        problems.append(Problem("B011", path.name, f"not a readable Parquet file: {_line(error)}"))
     return None
 
 
@@ -95,21 +98,55 @@ def load(
     """Read entries and table; rules B011, B014, B015, B019 and, within the shard, B024."""
     known = {*_COLUMNS, *_OPTIONAL} if heatmaps else {*_COLUMNS, "choices"}
     try:
-        # One thread: shards are small, and readers run one a worker.
-        with pq.ParquetFile(path.absolute()) as file:
-            texts = _texts(file.metadata)
+        footer = pq.read_metadata(path.absolute())
+        _refuse_more_than_the_bytes_can_hold(footer, path.stat().st_size)
+        # Dictionaries stay as they are: one long text could otherwise become that of every row.
+        texts, kept = _texts(footer), _texts_in_dictionaries(footer)
+        with pq.ParquetFile(path.absolute(), metadata=footer, read_dictionary=kept) as file:
             wanted = [name for name in file.schema_arrow.names if name in known]
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            # One thread: shards are small, and readers run one a worker.
             data = file.read(columns=wanted, use_threads=False)
             data.validate(full=True)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        problems.append(Problem("B011", path.name, f"not a readable Parquet file: {error}"))
+    except _UNREADABLE as error:
+        problems.append(Problem("B011", path.name, f"not a readable Parquet file: {_line(error)}"))
         return None, None
     if max(groups, default=0) > MAX_ROW_GROUP:
         problems.append(Problem("B015", path.name, f"a row group has {max(groups)} rows"))
     wrong = list(_wrong_columns(data))
     problems += [Problem("B014", path.name, message) for message in wrong]
     return texts, None if wrong else _table(data, path.name, problems)
+
+
+def _texts_in_dictionaries(footer: Any) -> list[str]:
+    return sorted(
+        {
+            column.path_in_schema
+            for group in map(footer.row_group, range(footer.num_row_groups))
+            for column in map(group.column, range(group.num_columns))
+            if column.path_in_schema in ("key", "status") and "DICTIONARY" in str(column.encodings)
+        }
+    )
+
+
+def _refuse_more_than_the_bytes_can_hold(footer: Any, size: int) -> None:
+    """Refuse a few bytes that would unpack into gigabytes.
+
+    Keys are unique and hashes of images do not repeat, so that a row takes a byte at the very
+    least; whole columns of equal values may shrink to a thousandth.
+    """
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    unpacked = sum(max(c.total_uncompressed_size, 2 * c.num_values) for c in columns)
+    if max(rows, footer.num_rows) > size:
+        raise pa.ArrowInvalid(f"{rows} rows in {size} bytes are no rows of a box set")
+    if unpacked > _SMALL + _SHRINK * size:
+        raise pa.ArrowInvalid(f"its {size} bytes would unpack into {unpacked}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _wrong_columns(data: Any) -> Iterator[str]:
@@ -147,13 +184,16 @@ def _cell(kind: Any) -> Any:
     return kind.value_type.value_type
 
 
-def _table(data: Any, where: str, problems: list[Problem]) -> BoxTable:
-    codes = pc.index_in(data["status"].cast(pa.string()), pa.array(STATUSES))
+def _table(data: Any, where: str, problems: list[Problem]) -> BoxTable | None:
+    keys = _keys(data["key"], where, problems)
+    if keys is None:
+        return None
+    codes = pa.chunked_array(map(_status, data["status"].chunks), pa.int32())
     for row in np.flatnonzero(codes.is_null().to_numpy()).tolist():
-        message = f"the status is {data['status'][row].as_py()!r}"
+        message = f"the status is {data['status'][row].as_py()!r:.80}"
         problems.append(Problem("B019", f"{where} row {row}", message))
     return BoxTable(
-        keys=data["key"].to_pylist(),
+        keys=keys,
         boxes=np.stack([data[name].to_numpy() for name in _EDGES], axis=1),
         sizes=np.stack([data[name].to_numpy() for name in ("width", "height")], axis=1),
         orientation=data["orientation"].to_numpy(),
@@ -166,6 +206,27 @@ def _table(data: Any, where: str, problems: list[Problem]) -> BoxTable:
         if "choices" in data.schema.names
         else None,
     )
+
+
+def _keys(column: Any, where: str, problems: list[Problem]) -> list[str] | None:
+    array = column.combine_chunks()
+    if pa.types.is_dictionary(array.type):
+        indices = array.indices.to_numpy()
+        first, counts = np.unique(indices, return_index=True, return_counts=True)[1:]
+        if (counts > 1).any():
+            row = int(first[counts > 1][0])
+            message = f"the key {array[row].as_py()!r:.80} occurs twice in this shard"
+            problems.append(Problem("B018", f"{where} row {row}", message))
+            return None
+    keys: list[str] = array.to_pylist()
+    return keys
+
+
+def _status(chunk: Any) -> Any:
+    if not pa.types.is_dictionary(chunk.type):
+        return pc.index_in(chunk, pa.array(STATUSES, chunk.type))
+    known = pc.index_in(chunk.dictionary, pa.array(STATUSES, chunk.type.value_type))
+    return known.take(chunk.indices)
 
 
 def _choices(column: Any, where: str, problems: list[Problem]) -> Choices | None:

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from raw_boxset import RawSet, make_header, make_row, text_of
@@ -512,3 +515,43 @@ def test_a_listed_file_cannot_lead_out_of_the_folder(file: str, tmp_path: Path) 
 def test_the_document_lists_the_rules_of_the_code() -> None:
     text = (Path(__file__).parents[2] / "docs/format.md").read_text(encoding="utf-8")
     assert dict(re.findall(r"^\| (B\d+) \| (.*) \|$", text, re.MULTILINE)) == RULES
+
+
+def repeated(table: pa.Table, n: int, **changes: Any) -> pa.Table:
+    """Return n rows, each column one value in a dictionary: a few bytes on disk."""
+    columns = {}
+    for name in table.schema.names:
+        kind = table.schema.field(name).type
+        value = pa.array([changes.get(name, table[name][0].as_py())], kind)
+        zeros = pa.array(np.zeros(n, np.int8))
+        columns[name] = pa.DictionaryArray.from_arrays(zeros, value)
+        if name not in changes:
+            columns[name] = columns[name].cast(kind)
+    return pa.table(columns)
+
+
+@pytest.mark.parametrize(
+    ("rule", "n", "changes"),
+    [
+        ("B011", 1_000_000, {}),  # rows that these bytes cannot hold
+        ("B018", 2_000, {"key": "k" * 1_000_000}),  # 2 GB of text out of 1 MB
+        ("B018", 2_000, {"status": "s" * 1_000_000}),
+    ],
+)
+def test_a_few_bytes_do_not_unpack_into_gigabytes(
+    rule: str, n: int, changes: dict[str, str], tmp_path: Path
+) -> None:
+    raw = RawSet()
+    raw.edit_table = lambda table: repeated(table, n, **changes)
+    raw.write(tmp_path / "boxes")
+    code = (
+        "import resource, sys\n"
+        "from ccrop_pipeline.boxset import validate\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"print({{p.rule for p in validate({str(tmp_path / 'boxes')!r})}})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rules, kilobytes = done.stdout.splitlines()
+    assert rule in rules
+    assert int(kilobytes) < 200_000
