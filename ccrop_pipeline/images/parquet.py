@@ -162,11 +162,19 @@ class ParquetIndex:
 def open_parquet(path: Path) -> Any:
     """Open a Parquet file; `CcropError` where it is damaged or none."""
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(
             f"{path} cannot be read as Parquet ({error}). Fetch or write it again."
         ) from error
+    rows, size = file.metadata.num_rows, path.stat().st_size
+    if rows > size:  # no encoded image has less than a byte
+        file.close()
+        raise SourceError(
+            f"{path} has {rows:,} rows in {size:,} bytes, which cannot be images. Fetch or write "
+            "it again."
+        )
+    return file
 
 
 def _cut(path: Path) -> Iterator[tuple[str, _Piece]]:

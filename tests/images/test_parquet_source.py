@@ -161,3 +161,11 @@ def test_the_fingerprint_is_of_names_sizes_and_ends(tmp_path):
     parquet_of(tmp_path / "there/a.parquet", ["x", "y", "z"])
     others = {open_source(tmp_path / p).fingerprint() for p in ("here", "there")}
     assert len({before, *others}) == 3
+
+
+def test_more_rows_than_the_bytes_can_hold_are_refused(tmp_path):
+    images = pa.DictionaryArray.from_arrays(pa.array([0] * 300_000, pa.int8()), [picture(0)])
+    pq.write_table(pa.table({"image": images.cast(pa.binary())}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 20_000
+    with pytest.raises(CcropError, match=r"300,000 rows in .* bytes, which cannot be images"):
+        list(open_source(tmp_path / "a.parquet").read("a"))
