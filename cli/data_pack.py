@@ -73,4 +73,5 @@ def pack(
         result = {"out": str(out), "shards": list(summary.shards), "images": summary.images}
         print_json(result)
     else:
-        print_line(f"{summary.images:,} images in {len(summary.shards)} shards in {out}")
+        known = ", packed before and complete" if summary.was_there else ""
+        print_line(f"{summary.images:,} images in {len(summary.shards)} shards in {out}{known}")

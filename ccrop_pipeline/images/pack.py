@@ -1,6 +1,7 @@
 """Any source, or any samples, into deterministic WebDataset tar shards."""
 
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -8,9 +9,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.base.files import sync, writing
+from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.source import CLASSES_FILE, Sample, Source, write_classes
@@ -25,12 +28,18 @@ class PackSummary:
         shards: Names of the shards, in order.
         images: Number of images.
         bytes: Size of all tars together.
+        was_there: Whether the same call had packed it before, and nothing was written.
     """
 
     out: Path
     shards: tuple[str, ...]
     images: int
     bytes: int
+    was_there: bool = False
+
+
+# What made a folder of tars, beside them: the same call then knows that it is complete.
+RECORD = ".packed.json"
 
 
 def pack(
@@ -44,9 +53,10 @@ def pack(
 ) -> PackSummary:
     """Write `OUT/PREFIX-000000.tar` and so on: images unchanged, labels, annotations.
 
-    The same samples give the same bytes. Everything is written into `OUT.partial`, which is
-    renamed when complete; a run that was stopped leaves no `OUT`, and the next starts anew.
-    Images are not decoded: damaged ones are packed as they are.
+    The same samples give the same bytes. Everything is written into `OUT.partial`, by one process
+    at a time, and moved to `OUT` when complete; a run that was stopped leaves no `OUT`, and the
+    next starts anew. The same call on a source that it has packed writes nothing. Images are not
+    decoded: damaged ones are packed as they are.
 
     Args:
         samples: A source, or samples in the order wanted.
@@ -58,21 +68,50 @@ def pack(
         observer: Hears of each finished shard.
 
     Raises:
-        CcropError: If `out` is not empty, two keys become one, or there are no samples.
+        CcropError: If `out` is not empty or another process packs into it, two keys become one,
+            or there are no samples.
     """
     if max_images < 1 or max_bytes < 1:
         raise SettingError(
             f"max_images is {max_images} and max_bytes {max_bytes}; both must be 1 or more."
         )
     out = Path(out)
-    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
-        raise CcropError(f"{out} is not empty. Choose another folder, or remove it first.")
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    whole = _new_folder(out)
+    limits = {"prefix": prefix, "max_images": max_images, "max_bytes": max_bytes}
+    made_by = _made_by(samples, limits)
+    if done := _done(out, made_by):
+        return done
+    partial = whole.with_name(whole.name + ".partial")
+    try:
+        with only_writer(partial):
+            if done := _done(out, made_by):  # by another process, meanwhile
+                return done
+            folder = partial / "tars"
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+            summary = _fill(folder, out, samples, limits, observer)
+            if made_by:
+                _write_record(folder, made_by, summary)
+            with writing(whole):
+                sync(folder)
+                folder.rename(whole)
+                sync(whole.parent)
+    finally:
+        with suppress(OSError):  # not empty: a run that was stopped, or files of others
+            partial.rmdir()
+    return summary
+
+
+def _fill(
+    folder: Path,
+    out: Path,
+    samples: Source | Iterable[Sample],
+    limits: dict[str, Any],
+    observer: Observer,
+) -> PackSummary:
     images, size, shards = 0, 0, []
-    for shard in _write_shards(samples, partial, prefix, max_images, max_bytes):
+    for shard in _write_shards(samples, folder, **limits):
         shards.append(shard.path.stem)
         images += shard.images
         size += shard.path.stat().st_size
@@ -81,14 +120,50 @@ def pack(
     if not images:
         raise SourceError(f"there are no images to pack into {out}.")
     if isinstance(samples, Source) and samples.classes:
-        with writing(partial / CLASSES_FILE):
-            write_classes(partial, samples.classes)
-            sync(partial / CLASSES_FILE)
-    with writing(out):
-        sync(partial)
-        partial.rename(out)
-        sync(out.parent)
+        with writing(folder / CLASSES_FILE):
+            write_classes(folder, samples.classes)
+            sync(folder / CLASSES_FILE)
     return PackSummary(out, tuple(shards), images, size)
+
+
+def _write_record(folder: Path, made_by: dict[str, Any], summary: PackSummary) -> None:
+    found = {"shards": summary.shards, "images": summary.images, "bytes": summary.bytes}
+    with writing(folder / RECORD):
+        (folder / RECORD).write_text(json.dumps({**made_by, **found}))
+        sync(folder / RECORD)
+
+
+def _new_folder(out: Path) -> Path:
+    """Return the folder without links, since one cannot be moved to a link."""
+    whole = out.resolve()
+    if not whole.name or whole == Path.cwd() or whole in Path.cwd().parents:
+        raise SettingError(f"{out} is the working folder or one above it. Name a new folder.")
+    return whole
+
+
+def _made_by(samples: Source | Iterable[Sample], limits: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what makes the tars what they are, None where that is not known beforehand."""
+    if not isinstance(samples, Source):
+        return None
+    try:
+        return {"source": samples.fingerprint(), **limits}
+    except CcropError:  # such as a server that gives no parts of its files
+        return None
+
+
+def _done(out: Path, made_by: dict[str, Any] | None) -> PackSummary | None:
+    """Return what is in `out` if the same call made it, None for a folder still to be filled."""
+    if not out.exists() or (out.is_dir() and next(out.iterdir(), None) is None):
+        return None
+    try:
+        record = json.loads((out / RECORD).read_bytes())
+        shards, images, size = (record.pop(name) for name in ("shards", "images", "bytes"))
+        there = sum((out / f"{shard}.tar").stat().st_size for shard in shards)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        record, there, size = None, 0, 0
+    if made_by is None or record != made_by or there != size:
+        raise CcropError(f"{out} is not empty. Choose another folder, or remove it first.")
+    return PackSummary(out, tuple(shards), images, size, was_there=True)
 
 
 def tar_key(key: str) -> str:

@@ -1,6 +1,9 @@
 import hashlib
 import json
+import subprocess
+import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -192,6 +195,86 @@ def test_a_stopped_run_leaves_nothing_that_looks_complete(tmp_path):
     pack(samples_of("z"), out, max_images=1)
     assert [p.name for p in out.iterdir()] == ["data-000000.tar"]
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_of_two_at_once_one_packs_and_the_other_is_refused(tmp_path):
+    out = tmp_path / "out"
+
+    def slow():
+        yield from samples_of("a", "b")
+        with pytest.raises(CcropError, match=r"out\.partial is being written by process"):
+            pack(samples_of("z"), out)
+        yield from samples_of("c")
+
+    assert pack(slow(), out, max_images=1).images == 3
+    assert [s.key for s in read_all(open_source(out))] == ["a", "b", "c"]
+
+
+def test_processes_that_pack_at_once_lose_nothing(tmp_path):
+    folder_of(tmp_path / "photos", [f"{i:03d}.png" for i in range(200)])
+    code = (
+        "import sys; from ccrop_pipeline.images import open_source, pack;"
+        "print(pack(open_source(sys.argv[1]), sys.argv[2], max_images=5).images)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "photos"), str(tmp_path / "out")]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in started]
+    succeeded = [out for out, _, status in ended if status == 0]
+    assert succeeded
+    assert set(succeeded) == {"200\n"}
+    assert all("is being written by" in error for _, error, status in ended if status)
+    assert [s.key for s in read_all(open_source(tmp_path / "out"))] == [
+        f"{i:03d}" for i in range(200)
+    ]
+
+
+def test_the_same_call_again_says_that_it_is_complete(tmp_path):
+    names = ["a/x.png", "b/y.png"]
+    source, out = open_source(folder_of(tmp_path / "f", names)), tmp_path / "out"
+    first = pack(source, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = pack(source, out)
+    assert again == replace(first, was_there=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert not (tmp_path / "out.partial").exists()
+    with pytest.raises(CcropError, match="is not empty"):
+        pack(source, out, max_images=1)
+    with pytest.raises(CcropError, match="is not empty"):
+        pack(open_source(folder_of(tmp_path / "g", ["a/z.png"])), out)
+    (out / "data-000000.tar").write_bytes(b"cut off")
+    with pytest.raises(CcropError, match="is not empty"):
+        pack(source, out)
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"{", b'{"shards": 1}', b"[" * 100_000])
+def test_a_damaged_record_proves_nothing(tmp_path, record):
+    source, out = open_source(folder_of(tmp_path / "f", ["a.png"])), tmp_path / "out"
+    pack(source, out)
+    (out / ".packed.json").write_bytes(record)
+    with pytest.raises(CcropError, match="is not empty"):
+        pack(source, out)
+
+
+@pytest.mark.parametrize("out", [".", "..", "/", "../here"])
+def test_the_working_folder_is_never_packed_into(tmp_path, monkeypatch, out):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CcropError, match="Name a new folder"):
+        pack(samples_of("a"), out)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_link_to_an_empty_folder_and_foreign_files_stay(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    (tmp_path / "disk.partial").mkdir()
+    (tmp_path / "disk.partial/notes.txt").write_text("mine")
+    assert pack(samples_of("a"), tmp_path / "out").images == 1
+    assert len(read_all(open_source(tmp_path / "disk"))) == 1
+    assert [path.name for path in (tmp_path / "disk.partial").iterdir()] == ["notes.txt"]
 
 
 def test_nothing_to_pack_is_an_error(tmp_path):
