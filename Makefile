@@ -31,6 +31,13 @@ test-quick: setup ## Run the tests that are not slow, in under a minute
 torture: setup ## Kill, tear and fail every file operation of every command (hours; goes on where it was)
 	nice -n 10 $(BIN)/python tests/faults/torture.py build/torture.jsonl --page docs/reliability.md
 
+fuzz: setup ## Fuzz the readers of tars and box sets, guided by coverage; SECONDS_EACH says for how long
+	$(BIN)/pip install --quiet atheris
+	mkdir -p build/fuzz/tar build/fuzz/box_set
+	for of in tar box_set; do nice -n 10 $(BIN)/python tests/hostile/fuzz_$$of.py build/fuzz/$$of \
+		-artifact_prefix=build/fuzz/ -max_len=20000 -print_final_stats=1 \
+		-max_total_time=$(or $(SECONDS_EACH),600) || exit 1; done
+
 check: setup ## Lint, check formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -101,6 +101,7 @@ def parse_json(text: str) -> Any:
     Raises:
         ValueError: If the text is no such JSON.
     """
+    text.encode()  # what a tar holds may come as surrogates
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         if _SURROGATE.search(text):
