@@ -30,11 +30,17 @@ def audit(boxes: str, as_json: bool) -> None:
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.report import audit as judge
 
+    from .boxes_info import unreadable_keys, unreadable_line
+
     box_set = BoxSet.open(boxes)
+    keys = unreadable_keys(box_set)
     if as_json:
-        print_json(asdict(judge(box_set)))
-    else:
-        show_audit(box_set)
+        print_json(asdict(judge(box_set)) | {"unreadable_keys": keys})
+        return
+    show_audit(box_set)
+    if keys:
+        count = box_set.manifest.statistics.counts["unreadable"]
+        print_line(f"unreadable  {unreadable_line(keys, count, boxes)}")
 
 
 def show_result(box_set: "BoxSet", as_json: bool) -> None:

@@ -1,21 +1,33 @@
 """`ccrop boxes info`."""
 
 from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .printing import print_json, print_line
+from .printing import note, print_json, print_line, printable
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
 
+_NAMED = 10  # unreadable images
+
 
 @click.command("info")
 @click.argument("boxes")
+@click.option(
+    "--unreadable",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the keys of all images that could not be decoded to the new file FILE, one a line.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def info(boxes: str, as_json: bool) -> None:
+def info(boxes: str, unreadable: Path | None, as_json: bool) -> None:
     """Show what the box set BOXES holds and what made it.
+
+    The first ten of the images that could not be decoded are named.
 
     \b
     Example:
@@ -23,7 +35,10 @@ def info(boxes: str, as_json: bool) -> None:
     """
     from ccrop_pipeline.boxset import BoxSet
 
-    show(BoxSet.open(boxes), as_json)
+    box_set = BoxSet.open(boxes)
+    if unreadable:
+        _write_unreadable(box_set, unreadable)
+    show(box_set, as_json)
 
 
 def show(box_set: "BoxSet", as_json: bool) -> None:
@@ -47,8 +62,42 @@ def summary(box_set: "BoxSet") -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         **asdict(found),
+        "unreadable_keys": unreadable_keys(box_set),
         "provenance": manifest.provenance.to_json(),
     }
+
+
+def unreadable_keys(box_set: "BoxSet", most: int | None = _NAMED) -> list[str]:
+    """Return the keys of images that could not be decoded, in source order; all if None."""
+    from ccrop_pipeline.boxset import UNREADABLE
+
+    if not box_set.manifest.statistics.counts["unreadable"]:
+        return []
+    bad = (
+        table.keys[row]
+        for _, table in box_set.tables(heatmaps=False)
+        for row in (table.status == UNREADABLE).nonzero()[0]
+    )
+    return list(islice(bad, most))
+
+
+def unreadable_line(keys: list[str], count: int, folder: str) -> str:
+    """Return the keys in words, with how many there are and what lists them all."""
+    if count == len(keys):
+        return ", ".join(keys)
+    return (
+        f"{', '.join(keys)} and {count - len(keys):,} more: "
+        f"`ccrop boxes info {folder} --unreadable FILE` lists all"
+    )
+
+
+def _write_unreadable(box_set: "BoxSet", file: Path) -> None:
+    from ccrop_pipeline.base.files import written_aside
+
+    lines = [f"{printable(key)}\n" for key in unreadable_keys(box_set, most=None)]
+    with written_aside(file) as aside:
+        aside.write_text("".join(lines), encoding="utf-8")
+    note(f"{len(lines):,} keys in {file}")
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -59,6 +108,9 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("images", f"{images:,} in {summary['shards']} shards, {summary['bytes']:,} bytes"),
         ("status", ", ".join(f"{name} {count:,}" for name, count in summary["counts"].items())),
     ]
+    if keys := summary["unreadable_keys"]:
+        count = summary["counts"]["unreadable"]
+        lines.append(("unreadable", unreadable_line(keys, count, summary["folder"])))
     if images:
         share = summary["full"] / images
         lines.append(("boxes", f"mean area {summary['mean_area']:.1%}, full boxes {share:.1%}"))
