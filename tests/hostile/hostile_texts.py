@@ -5,11 +5,8 @@ The long run: `python tests/hostile/hostile_texts.py 3000`.
 
 import io
 import json
-import signal
 import struct
 import sys
-import tempfile
-import time
 import warnings
 import zipfile
 import zlib
@@ -20,9 +17,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from judging import counted, judged, main
 from PIL import Image
 
-from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import (
     import_boxes,
     read_coco,
@@ -34,7 +31,6 @@ from ccrop_pipeline.exchange import (
 from ccrop_pipeline.images import open_source
 from ccrop_pipeline.recipes import load_recipe, make_plan
 
-SECONDS = 10  # more for so small a file is a hang
 IMAGES = ("a.jpg", "c/b.jpg")
 
 
@@ -59,7 +55,7 @@ def _oddity(rng: Random) -> Any:
     return rng.choice(kinds)()
 
 
-def _changed(rng: Random, value: Any) -> Any:
+def changed(rng: Random, value: Any) -> Any:
     """Nested values with one part replaced, dropped, doubled or renamed."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         name = rng.choice(list(value))
@@ -68,16 +64,16 @@ def _changed(rng: Random, value: Any) -> Any:
             return {k: v for k, v in value.items() if k != name}
         if what < 0.2:
             return {**value, _texts(rng): value[name]}
-        return {**value, name: _changed(rng, value[name])}
+        return {**value, name: changed(rng, value[name])}
     if isinstance(value, list) and value and rng.random() < 0.9:
         at = rng.randrange(len(value))
         if rng.random() < 0.15:
             return value[:at] + value[at:] * 2
-        return [*value[:at], _changed(rng, value[at]), *value[at + 1 :]]
+        return [*value[:at], changed(rng, value[at]), *value[at + 1 :]]
     return _oddity(rng)
 
 
-def _garbled(rng: Random, content: bytes) -> bytes:
+def garbled(rng: Random, content: bytes) -> bytes:
     """Bytes with some flipped, cut, repeated or put in; or something else altogether."""
     data = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 5, 30])):
@@ -122,12 +118,12 @@ def _coco(rng: Random, folder: Path) -> Path:
     boxes = [{"id": n, "image_id": n % 2, "bbox": [1, 2.5, 8, 9], "iscrowd": 0} for n in range(4)]
     value: Any = {"images": images, "annotations": boxes, "categories": []}
     for _ in range(rng.randrange(3)):
-        value = _changed(rng, value)
+        value = changed(rng, value)
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     text = json.dumps(value, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     sys.set_int_max_str_digits(limit)
-    return _written(folder / "boxes.json", _garbled(rng, text) if rng.random() < 0.5 else text)
+    return _written(folder / "boxes.json", garbled(rng, text) if rng.random() < 0.5 else text)
 
 
 def _csv(rng: Random, folder: Path) -> Path:
@@ -139,7 +135,7 @@ def _csv(rng: Random, folder: Path) -> Path:
             _texts(rng) if rng.random() < 0.7 else _number_text(rng)
         )
     text = "\n".join(",".join(line) for line in lines).encode("utf-8", "surrogatepass")
-    return _written(folder / "boxes.csv", _garbled(rng, text) if rng.random() < 0.6 else text)
+    return _written(folder / "boxes.csv", garbled(rng, text) if rng.random() < 0.6 else text)
 
 
 def _number_text(rng: Random) -> str:
@@ -157,7 +153,7 @@ def _yolo(rng: Random, folder: Path) -> Path:
             line[rng.randrange(5)] = _texts(rng) if rng.random() < 0.5 else _number_text(rng)
         text = "\n".join(map(" ".join, words)).encode("utf-8", "surrogatepass")
         path = labels / Path(name).with_suffix(".txt")
-        _written(path, _garbled(rng, text) if rng.random() < 0.5 else text)
+        _written(path, garbled(rng, text) if rng.random() < 0.5 else text)
     _written(labels / "classes.txt", b"\xff\xfe")
     return labels
 
@@ -183,7 +179,7 @@ def _npy(rng: Random, array: np.ndarray) -> bytes:
             rng.choice([*shapes, str(array.shape)]).encode(),
         )
         data = data[:8] + struct.pack("<H", len(new) + 1) + new + b"\n" + data[10 + len(old) :]
-    return _garbled(rng, data) if rng.random() < 0.3 else data
+    return garbled(rng, data) if rng.random() < 0.3 else data
 
 
 def _npz(rng: Random, folder: Path) -> Path:
@@ -214,7 +210,7 @@ def _npz(rng: Random, folder: Path) -> Path:
         if rng.random() < 0.02:  # a bomb
             archive.writestr("more.npy", bytes(300_000_000), 8)
     data = file.getvalue()
-    return _written(folder / "boxes.npz", _garbled(rng, data) if rng.random() < 0.3 else data)
+    return _written(folder / "boxes.npz", garbled(rng, data) if rng.random() < 0.3 else data)
 
 
 def _mask(rng: Random, width: int, height: int) -> bytes:
@@ -239,7 +235,7 @@ def _masks(rng: Random, folder: Path) -> Path:
                 head[12 + rng.randrange(5)] = rng.randrange(256)
             data = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
         path = masks / Path(name).with_suffix(".png")
-        _written(path, _garbled(rng, data) if rng.random() < 0.6 else data)
+        _written(path, garbled(rng, data) if rng.random() < 0.6 else data)
     return masks
 
 
@@ -254,7 +250,7 @@ def _recipe(rng: Random, folder: Path) -> Path:
         "method": {"temperature": 0.2},
     }
     for _ in range(rng.randrange(3)):
-        value = _changed(rng, value)
+        value = changed(rng, value)
     text = "\n".join(_toml(value)) if isinstance(value, dict) else str(value)
     if rng.random() < 0.1:
         for number in range(rng.choice([3, 1_500])):
@@ -265,7 +261,7 @@ def _recipe(rng: Random, folder: Path) -> Path:
         (folder / "loop" / "self").symlink_to("self")
         text = 'extends = "loop/self"'
     data = text.encode("utf-8", "surrogatepass")
-    return _written(folder / "own.toml", _garbled(rng, data) if rng.random() < 0.4 else data)
+    return _written(folder / "own.toml", garbled(rng, data) if rng.random() < 0.4 else data)
 
 
 def _toml(value: dict[str, Any], path: str = "") -> list[str]:
@@ -297,7 +293,7 @@ def _classes(rng: Random, folder: Path) -> Path:
     source = folder / "classed"
     _written(source / "s.tar", _TAR)
     text = "\n".join(["cat", "dog", _texts(rng)]).encode("utf-8", "surrogatepass")
-    return _written(source / "classes.txt", _garbled(rng, text)).parent
+    return _written(source / "classes.txt", garbled(rng, text)).parent
 
 
 def _tar() -> bytes:
@@ -355,61 +351,17 @@ KINDS: dict[str, tuple[Callable[[Random, Path], Path], Callable[[Path], Any]]] =
 }
 
 
-class HangError(Exception):
-    """It took too long."""
-
-
-def _hang(*_: Any) -> None:
-    raise HangError
-
-
 def verdict(kind: str, seed: int, folder: Path) -> str:
     """`taken`, `refused` by a message that names the file; else what went wrong."""
     make, use = KINDS[kind]
     path = make(Random(f"{kind} {seed}"), folder)
-    signal.signal(signal.SIGALRM, _hang)
-    signal.alarm(SECONDS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            use(path)
-    except CcropError as error:
-        named = path.name in str(error) or any(Path(name).stem in str(error) for name in IMAGES)
-        lines = len(str(error)) > 2_000
-        return "too long" if lines else "refused" if named else f"unnamed: {str(error)[:80]}"
-    except HangError:
-        return "hang"
-    except BaseException as error:
-        return f"{type(error).__name__}: {str(error)[:80]}"
-    finally:
-        signal.alarm(0)
-    return "taken"
+    return judged(lambda: use(path), [path.name, *(Path(name).stem for name in IMAGES)])
 
 
 def verdicts(kind: str, seeds: range) -> Counter[str]:
     """Count the verdicts of a kind; each input has a folder of its own."""
-    found: Counter[str] = Counter()
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            said = verdict(kind, seed, Path(folder))
-        if said not in ("taken", "refused"):
-            print(f"{kind} {seed}: {said}", flush=True)
-        found[said] += 1
-    return found
+    return counted(kind, seeds, verdict)
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
-    started, total = time.perf_counter(), Counter[str]()
-    for kind in KINDS:
-        found = verdicts(kind, range(count // len(KINDS) + 1))
-        total += found
-        print(
-            f"| {kind} | {sum(found.values())} | {found['taken']} | {found['refused']} |",
-            flush=True,
-        )
-    others = {said: n for said, n in total.items() if said not in ("taken", "refused")}
-    print(
-        f"{sum(total.values())} inputs in {time.perf_counter() - started:.0f} s; others: {others}"
-    )
-    sys.exit(bool(others))
+    main(KINDS, verdicts)

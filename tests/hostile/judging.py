@@ -1,0 +1,80 @@
+"""How hostile inputs are judged and counted: taken, refused by a message, or a fault."""
+
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ccrop_pipeline.errors import CcropError
+
+SECONDS = 10  # more for so small a file is a hang
+FINE = ("taken", "refused")
+
+
+class HangError(BaseException):
+    """It took too long."""
+
+
+class WrongError(Exception):
+    """It was taken and gave what it should not."""
+
+
+def _hang(*_: Any) -> None:
+    raise HangError
+
+
+def judged(use: Callable[[], Any], names: Iterable[str]) -> str:
+    """`taken`, `refused` by a message that has one of the names; else what went wrong."""
+    signal.signal(signal.SIGALRM, _hang)
+    signal.alarm(SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            use()
+    except CcropError as error:
+        named = any(name in str(error) for name in names)
+        long = len(str(error)) > 2_000
+        return "too long" if long else "refused" if named else f"unnamed: {str(error)[:80]}"
+    except HangError:
+        return "hang"
+    except BaseException as error:
+        return f"{type(error).__name__}: {str(error)[:80]}"
+    finally:
+        signal.alarm(0)
+    return "taken"
+
+
+def counted(kind: str, seeds: range, verdict: Callable[[str, int, Path], str]) -> Counter[str]:
+    """Count the verdicts of a kind; each input has a folder of its own."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            said = verdict(kind, seed, Path(folder))
+        if said not in FINE:
+            print(f"{kind} {seed}: {said}", flush=True)
+        found[said] += 1
+    return found
+
+
+def main(kinds: Iterable[str], verdicts: Callable[[str, range], Counter[str]]) -> None:
+    """Run as many inputs as the command line says, and print a table of kinds and verdicts."""
+    kinds, count = list(kinds), int(sys.argv[1]) if len(sys.argv) > 1 else 3000
+    started, total = time.perf_counter(), Counter[str]()
+    print("| kind | inputs | taken | refused |\n|---|---|---|---|")
+    for kind in kinds:
+        found = verdicts(kind, range(count // len(kinds) + 1))
+        total += found
+        print(
+            f"| {kind} | {sum(found.values())} | {found['taken']} | {found['refused']} |",
+            flush=True,
+        )
+    others = {said: n for said, n in total.items() if said not in FINE}
+    print(
+        f"{sum(total.values())} inputs in {time.perf_counter() - started:.0f} s; others: {others}"
+    )
+    sys.exit(bool(others))
