@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.base import Location
-from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.base.files import remove_leftovers, written_aside
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import BoxTable
@@ -184,6 +184,7 @@ def _digest(path: Path, words: NDArray[np.uint64]) -> bytes:
 
 def write_cache(path: Path, words: NDArray[np.uint64]) -> None:
     """Write a cache file of what `sorted_words` gives, in the place of a damaged one as well."""
+    remove_leftovers(path.parent)
     head = np.frombuffer(_digest(path, words), "<u8")
     with written_aside(path, replace=True) as aside, aside.open("wb") as file:
         head.tofile(file)
