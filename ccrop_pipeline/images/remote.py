@@ -16,12 +16,11 @@ import xxhash
 
 from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
 from ccrop_pipeline.errors import SourceError
-from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
+from ccrop_pipeline.images.members import entries, open_entries
 from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest, part_of
-from ccrop_pipeline.images.tar import Member, group, key_and_extension, parse_label
+from ccrop_pipeline.images.tar import Member, group, parse_label
 
 _TAR_IN_COMMAND = re.compile(r"([^\s/'\"=]+)\.tar\b")
-_READ = IMAGE_EXTENSIONS | {"cls", "json"}
 _BUFFER = 1 << 20  # bytes
 _TOGETHER = 64  # shards whose ends are in memory at once for a fingerprint: 8 MiB
 
@@ -78,7 +77,7 @@ class RemoteTarSource:
         url = part_of(self._url_of, shard)
         opened = _output if self._piped else _object
         with _to_its_end(url), opened(url) as stream:
-            for entry in group(_members(stream), url):
+            for entry in group(_members(stream, url), url):
                 label = parse_label(entry.label, entry.key, url)
                 yield Sample(entry.key, entry.image, label, entry.annotation)
 
@@ -143,29 +142,42 @@ def located(urls: Sequence[str]) -> tuple[Any, list[str]]:
     return files, [path for _, path in found]
 
 
-class _StrictHeader(tarfile.TarInfo):
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictHeader":
-        # Between members tarfile takes a damaged header, or nothing at all, for the end of the
-        # archive; POSIX ends one with blocks of zeros.
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf == bytes(tarfile.BLOCKSIZE):
-                raise
-            raise tarfile.ReadError(f"damaged, compressed or cut off: {error}") from error
+class _Ahead:
+    """A stream as a file in which one can go forward, as `open_entries` needs it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._at = stream, 0
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int) -> None:
+        while self._at < offset and self.read(min(offset - self._at, _BUFFER)):
+            pass
 
 
 # Not webdataset's reader: it takes a damaged header for the end of a tar and skips members such
 # as __x__/a.jpg, so it can give fewer images than the same tar read locally.
-def _members(stream: IO[bytes]) -> Iterator[Member[bytes]]:
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as tar:
-        while (info := tar.next()) is not None:
-            # TarFile remembers every header it saw; a shard may have a million.
-            tar.members.clear()  # type: ignore[attr-defined]
-            if name := key_and_extension(info):
-                file = tar.extractfile(info) if name[1] in _READ else None
-                yield Member(*name, file.read() if file else b"")
+def _members(stream: IO[bytes], where: str) -> Iterator[Member[bytes]]:
+    ahead = _Ahead(stream)
+    with open_entries(file=ahead) as tar:
+        for entry in entries(tar, where):
+            if entry.target is not None:
+                raise SourceError(
+                    f"member {entry.name} of {where} is a link to {entry.target}, and a tar that "
+                    "is read once in order has no way back. Copy it to a local folder, or pack the "
+                    "files again, with `tar --hard-dereference --dereference`."
+                )
+            ahead.seek(entry.extent.offset)
+            stored = ahead.read(entry.extent.size)
+            if len(stored) != entry.extent.size:
+                raise tarfile.ReadError(f"cut off in member {entry.name}")
+            yield Member(entry.key, entry.extension, entry.extent.filled(stored))
 
 
 @contextmanager

@@ -136,8 +136,16 @@ def _file_entry(path: Path) -> tuple[str, int, str]:
 
 
 def known_label(value: Any) -> int | None:
-    """Read a label as data sets store it: nothing or a negative number means unknown."""
-    return None if value is None or int(value) < 0 else int(value)
+    """Read a label as data sets store it: nothing or a negative number means unknown.
+
+    Raises:
+        ValueError: If it is no whole number of 63 bits.
+    """
+    if value is None or int(value) < 0:
+        return None
+    if int(value) >= 1 << 63:
+        raise ValueError(f"label {value} has more than 63 bits")
+    return int(value)
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """WebDataset tar shards: `KEY.jpg` with `KEY.cls` and `KEY.json` side by side."""
 
 import os
+import resource
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from posixpath import normpath
 from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
+from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entries
 from ccrop_pipeline.images.source import (
     Sample,
     digest_files,
@@ -22,14 +25,8 @@ from ccrop_pipeline.images.source import (
     read_classes,
 )
 
-MAX_OPEN = 256  # a quarter of the usual limit of 1024 descriptors a process
-
-
-class Extent(NamedTuple):
-    """A run of bytes in a file."""
-
-    offset: int
-    size: int
+_MAX_OPEN = 256
+_MAX_LINKS = 40  # one after the other, as Linux has it
 
 
 # Where the content of a member is, or the content itself where a tar is read only once.
@@ -139,7 +136,8 @@ class TarIndex:
         self.keys = keys
         self.labels = np.array(labels, dtype=np.int64)
         self.shard_of = np.array(shard_of, dtype=np.int32)
-        self._extents = np.array(extents, dtype=np.int64).reshape(-1, 2)
+        self._extents = np.array([e[:2] for e in extents], dtype=np.int64).reshape(-1, 2)
+        self._runs = {i: extent.runs for i, extent in enumerate(extents) if extent.runs}
         self._paths = paths
         self._open: dict[int, int] = {}
 
@@ -151,13 +149,14 @@ class TarIndex:
         """Return the encoded bytes of image `i`."""
         shard = int(self.shard_of[i])
         offset, size = self._extents[i].tolist()
-        if shard not in self._open and len(self._open) < MAX_OPEN:
+        extent = Extent(offset, size, self._runs.get(i, ()))
+        if shard not in self._open and len(self._open) < _most_open():
             with open_tar(self._paths[shard]) as file:
                 self._open[shard] = os.dup(file.fileno())
         if shard in self._open:
-            return read_extent(self._open[shard], Extent(offset, size), self._paths[shard])
+            return read_extent(self._open[shard], extent, self._paths[shard])
         with open_tar(self._paths[shard]) as file:
-            return read_extent(file.fileno(), Extent(offset, size), self._paths[shard])
+            return read_extent(file.fileno(), extent, self._paths[shard])
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the descriptors behind: they mean nothing in another process."""
@@ -178,6 +177,12 @@ def _sample(descriptor: int, entry: Entry[Extent], path: Path) -> Sample:
     )
 
 
+def _most_open() -> int:
+    """Return how many descriptors an index may keep: a quarter of what the process may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MAX_OPEN if limit == resource.RLIM_INFINITY else min(_MAX_OPEN, limit // 4)
+
+
 def open_tar(path: Path) -> BinaryIO:
     """Open a tar's bytes; `CcropError` where that fails."""
     try:
@@ -190,13 +195,16 @@ def open_tar(path: Path) -> BinaryIO:
 
 def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
     """Return the bytes at `extent` without moving the file's position."""
-    data = os.pread(descriptor, extent.size, extent.offset)
+    try:
+        data = os.pread(descriptor, extent.size, extent.offset)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}). Check the disk.") from error
     if len(data) != extent.size:
         raise SourceError(
             f"{path} is cut off: {extent.size} bytes expected at {extent.offset}, "
             f"{len(data)} there. Fetch or pack it again."
         )
-    return data
+    return extent.filled(data)
 
 
 def read_label(descriptor: int, entry: Entry[Extent], path: Path) -> int | None:
@@ -212,7 +220,7 @@ def parse_label(text: bytes | None, key: str, where: str) -> int | None:
     except ValueError:
         raise SourceError(
             f"label {text!r:.50} of key {key!r} in {where} is not a whole number: "
-            "a .cls member holds one class index."
+            "a .cls member holds one class index, of 63 bits at most."
         ) from None
 
 
@@ -227,26 +235,35 @@ def scan(path: Path) -> Iterator[Entry[Extent]]:
 
 def _members(path: Path) -> Iterator[Member[Extent]]:
     try:
-        with tarfile.open(path, "r:") as tar:
-            while (info := tar.next()) is not None:
-                # TarFile remembers every header it saw; a shard may have a million.
-                tar.members.clear()  # type: ignore[attr-defined]
-                if name := key_and_extension(info):
-                    yield Member(*name, Extent(info.offset_data, info.size))
-            _check_end(path, tar.offset)
+        with open_entries(path) as tar:
+            files: dict[str, TarEntry] = {}
+            for entry in entries(tar, str(path)):
+                if entry.target is not None and not files:
+                    files = _files(path)
+                yield Member(entry.key, entry.extension, _resolved(entry, files, path).extent)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise SourceError(
             f"{path} cannot be read as an uncompressed tar ({error}). Fetch or pack it again."
         ) from error
 
 
-def _check_end(path: Path, offset: int) -> None:
-    # Between members tarfile takes a damaged header, or nothing at all, for the end of the
-    # archive; POSIX ends one with blocks of zeros.
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"damaged or cut off at byte {offset}")
+def _files(path: Path) -> dict[str, TarEntry]:
+    with open_entries(path) as tar:
+        return {normpath(entry.name): entry for entry in entries(tar, str(path)) if entry.is_read}
+
+
+def _resolved(entry: TarEntry, files: dict[str, TarEntry], path: Path) -> TarEntry:
+    found: TarEntry | None = entry
+    for _ in range(_MAX_LINKS):
+        if found is None or found.target is None:
+            break
+        found = files.get(found.target)
+    if found is None or found.target is not None:
+        raise SourceError(
+            f"member {entry.name} of {path} is a link to {entry.target}, which is no image "
+            "or label in the tar. Pack the files again, with `tar --dereference`."
+        )
+    return found
 
 
 def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
@@ -266,16 +283,6 @@ def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Cont
             )
         seen[key] = position
         yield _entry(key, of_sample, where)
-
-
-def key_and_extension(info: tarfile.TarInfo) -> tuple[str, str] | None:
-    """Split the name of a file in a tar as WebDataset does it, `None` for what is no sample's.
-
-    The key is the path up to the first dot of its last part, the rest the extension.
-    """
-    folder, slash, name = info.name.rpartition("/")
-    stem, dot, extension = name.partition(".")
-    return (folder + slash + stem, extension.lower()) if info.isfile() and stem and dot else None
 
 
 def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Content]:

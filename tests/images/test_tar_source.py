@@ -119,7 +119,7 @@ def test_workers_read_at_the_same_time(tmp_path, method):
 
 
 def test_more_tars_than_descriptors_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(tar_module, "MAX_OPEN", 2)
+    monkeypatch.setattr(tar_module, "_MAX_OPEN", 2)
     for i in range(5):
         write_tar(tmp_path / f"{i}.tar", [(f"{i}.png", picture(i))])
     index = open_source(tmp_path).index()
