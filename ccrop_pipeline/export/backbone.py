@@ -17,8 +17,14 @@ from ccrop_pipeline.export.detectron2 import (
     detectron2_settings,
     detectron2_state,
 )
-from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Backbone, build_backbone
-from ccrop_pipeline.models.checkpoints import read_weights
+from ccrop_pipeline.localize import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    build_backbone,
+    state_sha256,
+)
+from ccrop_pipeline.models.checkpoints import DIGEST, read_weights, seal
 from ccrop_pipeline.models.network import import_timm
 from ccrop_pipeline.models.own_checkpoints import Which
 from ccrop_pipeline.training import load_checkpoint
@@ -190,9 +196,11 @@ def _bytes_of(content: dict[str, Any], suffix: str, about: dict[str, str]) -> by
     if suffix == ".safetensors":
         from safetensors.torch import save
 
-        return _sorted_metadata(save(content, metadata={"format": "pt", **about}))
+        about = {"format": "pt", DIGEST: state_sha256(content), **about}
+        return _sorted_metadata(save(content, metadata=about))
     file = BytesIO()
     torch.save(content, file)
+    seal(file)
     return file.getvalue()
 
 

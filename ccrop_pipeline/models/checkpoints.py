@@ -4,10 +4,13 @@ Repositories wrap the same few networks in names of their own. The names below w
 repositories; what is not here is found all the same if a known network stands under any prefix.
 """
 
+import hashlib
+import os
 import re
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedRandom, BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.errors import ModelError, reading, shortened, shown, stand_in
+from ccrop_pipeline.localize import state_sha256
 
 # The way to the state dict, and who saves it so. The first that is there counts: DINO's teacher
 # before its student, for the teacher is what the paper evaluates (arXiv:2104.14294, section 3).
@@ -216,12 +220,15 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
         unsafe: Whether the file may run code of its own while it is read.
 
     Raises:
-        ModelError: If there is no such file, it cannot be read, or not without running code.
+        ModelError: If there is no such file, it is damaged, it cannot be read, or not without
+            running code.
     """
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
         raise ModelError(f"there is no file of weights at {path}.")
+    if is_intact(path) is False:
+        raise ModelError(f"{path} is damaged: its bytes are not those that its checksum is of.")
     if kind_of_file(path) == "safetensors":
         return _read_safetensors(path)
     try:
@@ -247,6 +254,45 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
         raise ModelError(f"{path} {_DAMAGED}") from error
 
 
+# In front of the checksum, as the comment of a zip archive, which torch and others pass over.
+_SEAL = b"ccrop sha256 "
+_DIGITS = 64
+# In the metadata of a safetensors file of ours: `state_sha256` of its tensors.
+DIGEST = "ccrop_sha256"
+
+
+def seal(file: BufferedRandom | BytesIO) -> None:
+    """Add the SHA-256 of its bytes to a file of `torch.save`, which is a zip archive.
+
+    The archive ends with the length of its comment (2 bytes, little-endian) and the comment
+    (APPNOTE.TXT 4.3.16), which becomes `ccrop sha256 ` and the digest in hex of all bytes before.
+
+    Args:
+        file: The whole file, open to read and write.
+    """
+    file.seek(-2, os.SEEK_END)
+    file.write((len(_SEAL) + _DIGITS).to_bytes(2, "little") + _SEAL)
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(digest.encode())
+
+
+def is_intact(path: Path) -> bool | None:
+    """Tell whether a file has the bytes that its checksum is of; None: it carries none."""
+    left = path.stat().st_size - _DIGITS
+    with path.open("rb") as file:
+        file.seek(max(0, left - len(_SEAL)))
+        if file.read(len(_SEAL)) != _SEAL:
+            return None
+        found, digest = file.read(), hashlib.sha256()
+        file.seek(0)
+        while left and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return found == digest.hexdigest().encode()
+
+
 def _needed_globals(path: Path, message: str) -> list[str]:
     try:
         with torch.serialization.safe_globals([Namespace]):
@@ -256,10 +302,16 @@ def _needed_globals(path: Path, message: str) -> list[str]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     with reading(path, "cannot be read as safetensors", "Copy or download it again.", ModelError):
-        return load_file(path)
+        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST)
+    if digest not in (None, state_sha256(state)):
+        raise ModelError(f"{path} is damaged: its weights are not those that its checksum is of.")
+    return state
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.layers import layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
 from ccrop_pipeline.models.network import Network
-from ccrop_pipeline.models.own_checkpoints import NEWEST, is_own, own_encoder
+from ccrop_pipeline.models.own_checkpoints import NEWEST, is_own, own_encoder, read_checkpoint
 from ccrop_pipeline.models.programs import (
     exported_network,
     factory_network,
@@ -147,7 +147,7 @@ def _from_path(
         return torchscript_network(path, input_size)
     if kind == "export":
         return exported_network(path, input_size, device, unsafe=unsafe)
-    content = read_weights(path, unsafe=unsafe)
+    content = read_checkpoint(path, unsafe=unsafe)
     if is_own(content):
         return own_encoder(content, device)
     if isinstance(content, nn.Module):

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
-from ccrop_pipeline.models.checkpoints import kind_of_file, read_weights
+from ccrop_pipeline.models.checkpoints import is_intact, kind_of_file, read_weights
+from ccrop_pipeline.recipes import Recipe
+from ccrop_pipeline.recipes.plan import checkpoint_file
 
 OWN_KIND = "ccrop checkpoint 1"
 NEWEST = "checkpoint.pt"
@@ -35,7 +38,13 @@ def own_backbone(name: str, method: Mapping[str, Any], which: Which = "online") 
     if not weights:
         raise ModelError(f"the method of this checkpoint has no {which} encoder.")
     backbone = build_backbone(name)
-    backbone.load_state_dict(weights)
+    try:
+        backbone.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ModelError(
+            f"the weights of this checkpoint are not those of its backbone {name!r}: {reason}."
+        ) from error
     return backbone
 
 
@@ -77,8 +86,61 @@ def read_own(path: str | Path) -> dict[str, Any] | None:
     file = file / NEWEST if file.is_dir() else file
     if not file.is_file() or kind_of_file(file) != "pickle":
         return None
-    content = read_weights(file, unsafe=False)
+    content = read_checkpoint(file)
     return content if is_own(content) else None
+
+
+def read_checkpoint(file: Path, *, unsafe: bool = False) -> Any:
+    """Read the content of a checkpoint of any training code; one of ours as it was written.
+
+    Args:
+        file: The file.
+        unsafe: Whether it may run code of its own while it is read.
+
+    Raises:
+        ModelError: If it cannot be read, or is one of ours and damaged. Of the newest checkpoint
+            of a run, the message names the one before.
+    """
+    try:
+        content = read_weights(file, unsafe=unsafe)
+        if is_own(content):
+            _expect_whole(content, file)
+    except ModelError as error:
+        raise ModelError(f"{error}{_before(file)}") from error
+    return content
+
+
+def _expect_whole(content: Mapping[str, Any], file: Path) -> None:
+    if not is_intact(file):
+        raise ModelError(
+            f"{file} carries no checksum: it is damaged, or was written by other code than this."
+        )
+    kinds = {"epoch": int, "recipe": dict, "method": dict, "optimizer": dict}
+    for name, kind in kinds.items():
+        value = content.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ModelError(f"{file} is no checkpoint: its {name!r} is no {kind.__name__}.")
+    weights = content["method"].items()
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights):
+        raise ModelError(f"{file} is no checkpoint: its 'method' is no state dict.")
+    try:
+        Recipe.from_dict(content["recipe"])
+    except SettingError as error:
+        raise ModelError(f"{file} is no checkpoint: in its recipe, {error}") from error
+
+
+def _before(file: Path) -> str:
+    if file.name == NEWEST:
+        for earlier in earlier_checkpoints(file.parent):
+            if is_intact(earlier):
+                return f" The one before is {earlier}."
+    return ""
+
+
+def earlier_checkpoints(run: Path) -> list[Path]:
+    """Return the checkpoints of a run that boxes were computed from, the latest first."""
+    files = (run / checkpoint_file(0)).parent.glob("epoch-*.pt")
+    return sorted(files, key=lambda file: (len(file.name), file.name), reverse=True)
 
 
 def is_own(content: Any) -> bool:

@@ -11,9 +11,12 @@ from torch import nn
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
+from ccrop_pipeline.models.checkpoints import seal
 from ccrop_pipeline.models.own_checkpoints import (
+    NEWEST,
     OWN_KIND,
     Which,
+    earlier_checkpoints,
     own_backbone,
     own_encoder,
     read_own,
@@ -59,8 +62,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"kind": OWN_KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
     # Into an open file: torch writes the name of a path into it, and tells no cause of a failure.
-    with written_aside(path, replace=True) as aside, aside.open("wb") as file:
+    with written_aside(path, replace=True) as aside, aside.open("w+b") as file:
         torch.save(content, file)
+        seal(file)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -81,6 +85,30 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     names = ("epoch", "method", "optimizer")
     recipe = Recipe.from_dict(content["recipe"])
     return Checkpoint(recipe=recipe, **{name: content[name] for name in names})
+
+
+def load_newest(run: Path) -> tuple[Checkpoint, str] | None:
+    """Load the newest checkpoint of a run that is intact.
+
+    Args:
+        run: Folder of the run.
+
+    Returns:
+        The checkpoint, and what is wrong with newer ones, "" where there are none; None where the
+        run has no checkpoint.
+
+    Raises:
+        ModelError: If none is intact.
+    """
+    newest, wrong = run / NEWEST, ""
+    if not newest.is_file():
+        return None
+    for file in (newest, *earlier_checkpoints(run)):
+        try:
+            return load_checkpoint(file), wrong
+        except ModelError as error:
+            wrong = wrong or str(error)
+    raise ModelError(f"{wrong} There is none before it: start afresh with `overwrite`.")
 
 
 @dataclass(frozen=True)

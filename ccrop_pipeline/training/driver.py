@@ -29,13 +29,13 @@ from ccrop_pipeline.recipes.plan import as_record, box_folder, checkpoint_file
 from ccrop_pipeline.training.checkpoint import (
     Checkpoint,
     StartingWeights,
-    load_checkpoint,
+    load_newest,
     save_checkpoint,
 )
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.processes import Processes, slow_precision
-from ccrop_pipeline.training.refresh import newest_boxes, refresh_boxes
+from ccrop_pipeline.training.refresh import forget_after, newest_boxes, refresh_boxes
 from ccrop_pipeline.training.run import Metrics, Run, box_metrics, expect_outside, identity_of
 
 
@@ -127,10 +127,13 @@ class Trainer:
                 self._refresh(stage)
 
     def _resume(self) -> None:
-        if (self.run.folder / NEWEST).is_file():
-            checkpoint = load_checkpoint(self.run.folder)
+        if found := load_newest(self.run.folder):
+            checkpoint, damage = found
             self.epoch = checkpoint.epoch
             self.learner.load(checkpoint.method, checkpoint.optimizer)
+            if damage:
+                self.observer.warning(f"{damage} Training goes on after epoch {self.epoch}.")
+                self.processes.once(lambda: forget_after(self.run.folder, self.epoch))
         elif self.learner.started_from:
             self.observer.loaded(self.learner.started_from)
         self.processes.once(lambda: self.metrics.truncate_after(self.epoch))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import CcropError, ModelError, SettingError
 from ccrop_pipeline.methods import Method, build_method, embedding_std
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
@@ -239,9 +239,16 @@ class Learner:
         return self.method.state_dict(), self._optimizer.state_dict()
 
     def load(self, method: dict[str, Any], optimizer: dict[str, Any]) -> None:
-        """Load a state."""
-        self.method.load_state_dict(method)
-        self._optimizer.load_state_dict(optimizer)
+        """Load a state.
+
+        Raises:
+            ModelError: If it is of another method or optimizer.
+        """
+        try:
+            self.method.load_state_dict(method)
+            self._optimizer.load_state_dict(optimizer)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelError(f"the checkpoint does not fit this recipe: {error}.") from error
 
 
 def _expect_encoder(recipe: Recipe, method: Method) -> None:

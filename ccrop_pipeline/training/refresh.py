@@ -88,6 +88,17 @@ def due_boxes(run: Path) -> int | None:
     return max(begun or left, default=None)
 
 
+def forget_after(run: Path, epoch: int) -> None:
+    """Delete checkpoints and box sets of later epochs, which are about to be trained again.
+
+    On a GPU they come out with other weights in their last digits, of which those boxes are not.
+    """
+    for example in (checkpoint_file(0), box_folder(0)):
+        for later, path in _numbered(run / example).items():
+            if later > epoch:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def left_to_others(run: Path, epoch: int, source: Source, ranks: Ranks) -> bool:
     """Tell whether a box set lacks shards, and none of them is of this portion."""
     missing = {*missing_shards(run / box_folder(epoch), source.shards)}

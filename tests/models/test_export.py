@@ -13,7 +13,7 @@ from made_checkpoints import stirred
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.export import export_backbone
 from ccrop_pipeline.export.detectron2 import detectron2_state
-from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone, state_sha256
 from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Checkpoint
@@ -127,7 +127,9 @@ def test_equal_backbones_give_equal_bytes(tmp_path):
     files = [export_backbone(run, tmp_path / f"{i}.safetensors").path for i in range(8)]
     assert len({file.read_bytes() for file in files}) == 1
     with safetensors.safe_open(files[0], "pt") as file:
-        assert file.metadata() == {"backbone": "small", "epoch": "7", "format": "pt"}
+        about = file.metadata()
+    assert about.pop("ccrop_sha256") == state_sha256(safetensors.torch.load_file(files[0]))
+    assert about == {"backbone": "small", "epoch": "7", "format": "pt"}
 
 
 def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
@@ -205,3 +207,16 @@ def test_the_programs_of_the_document_run(tmp_path, monkeypatch):
         break
     else:
         pytest.fail("docs/export.md has no program for torchvision's detectors")
+
+
+@pytest.mark.parametrize("file", ["b.pth", "b.safetensors"])
+def test_flipped_bits_of_an_exported_file_are_noticed(tmp_path, file):
+    run, *_ = a_run(tmp_path / "run", "resnet18-cifar")
+    export_backbone(run, tmp_path / file)
+    assert open_encoder(tmp_path / file).layer == "layer4"
+    data = bytearray((tmp_path / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    data[len(data) // 3] ^= 8
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(CcropError, match=re.escape(f"{tmp_path / file} is damaged: ")):
+        open_encoder(tmp_path / file)

@@ -1,13 +1,20 @@
 import errno
+import hashlib
 import json
 import os
 import pickle
+import re
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.methods import build_method
+from ccrop_pipeline.models import open_encoder
+from ccrop_pipeline.models.checkpoints import seal
+from ccrop_pipeline.models.own_checkpoints import OWN_KIND
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Checkpoint, Metrics, Run, load_checkpoint
 from ccrop_pipeline.training.checkpoint import save_checkpoint
@@ -61,6 +68,84 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one_and_nothing_besi
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
     loaded = load_checkpoint(tmp_path)
     assert all(torch.equal(loaded.method[name], saved.method[name]) for name in saved.method)
+
+
+def flipped(data, rng, bits=2):
+    damaged = bytearray(data)
+    for bit in rng.choice(len(data) * 8, bits, replace=False):
+        damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def test_two_flipped_bits_are_noticed_wherever_they_are(tmp_path):
+    file, rng = tmp_path / "checkpoint.pt", np.random.default_rng(0)
+    save_checkpoint(file, checkpoint()[1])
+    whole = file.read_bytes()
+    ends = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(-90, 0)]
+    for damaged in [*ends, *(flipped(whole, rng) for _ in range(60)), whole[:-1], whole + b"0"]:
+        file.write_bytes(damaged)
+        with pytest.raises(ModelError, match=re.escape(str(file))):
+            load_checkpoint(file)
+        with pytest.raises(ModelError, match=re.escape(str(file))):
+            open_encoder(file)
+    file.write_bytes(whole)
+    assert load_checkpoint(file).epoch == 4
+
+
+def test_a_damaged_checkpoint_is_refused_before_anything_is_unpickled(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "checkpoint.pt", checkpoint()[1])
+    data = bytearray((tmp_path / "checkpoint.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "checkpoint.pt").write_bytes(data)
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(ModelError, match="is damaged: its bytes are not those that its checksum"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_checksum_is_that_of_all_bytes_before_it(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.pt", checkpoint()[1])
+    data = (tmp_path / "checkpoint.pt").read_bytes()
+    comment = ZipFile(tmp_path / "checkpoint.pt").comment.decode()
+    assert comment == "ccrop sha256 " + hashlib.sha256(data[:-64]).hexdigest()
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epoch", "4", "'epoch' is no int"),
+        ("epoch", True, "'epoch' is no int"),
+        ("recipe", {"epochs": -1}, "in its recipe, "),
+        ("recipe", [], "'recipe' is no dict"),
+        ("method", {"backbone.x": 3}, "'method' is no state dict"),
+        ("optimizer", None, "'optimizer' is no dict"),
+    ],
+)
+def test_a_checkpoint_with_absurd_content_is_one_message(tmp_path, name, value, message):
+    content = {"kind": OWN_KIND, **vars(checkpoint()[1]), "recipe": RECIPE.to_dict(), name: value}
+    with (tmp_path / "checkpoint.pt").open("w+b") as file:
+        torch.save(content, file)
+        seal(file)
+    for read in (load_checkpoint, open_encoder):
+        with pytest.raises(ModelError, match=message):
+            read(tmp_path)
+
+
+def test_a_checkpoint_without_a_checksum_is_refused(tmp_path):
+    content = {"kind": OWN_KIND, **vars(checkpoint()[1]), "recipe": RECIPE.to_dict()}
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelError, match=r"checkpoint\.pt carries no checksum"):
+        load_checkpoint(tmp_path)
+
+
+def test_of_a_damaged_run_the_checkpoint_before_is_named(tmp_path):
+    for name in ("checkpoint.pt", "checkpoints/epoch-0003.pt", "checkpoints/epoch-0002.pt"):
+        save_checkpoint(tmp_path / name, checkpoint()[1])
+    for name in ("checkpoint.pt", "checkpoints/epoch-0003.pt"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-100])
+    for read in (load_checkpoint, open_encoder):
+        with pytest.raises(ModelError, match=r"The one before is \S+/checkpoints/epoch-0002\.pt\."):
+            read(tmp_path)
 
 
 class Danger:

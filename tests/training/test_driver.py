@@ -322,3 +322,50 @@ def test_a_killed_run_is_resumed_at_once_though_its_loaders_still_live(
     first.join()
     trained(source, folder)
     assert_same(folder, undisturbed)
+
+
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+class Warned(Observer):
+    def __init__(self):
+        self.warnings = []
+
+    def warning(self, message):
+        self.warnings.append(message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("also", [(), ("checkpoints/epoch-0003.pt",)])
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    source, tmp_path, also
+):
+    twice = "boxes.refresh_at=[0.25, 0.75]"
+    trained(source, tmp_path / "undisturbed", twice)
+    folder, listener = tmp_path / "run", Warned()
+    trained(source, folder, twice)
+    for name in ("checkpoint.pt", *also):
+        damage(folder / name)
+    if also:  # computed from weights that may differ in their last digits
+        (folder / "boxes/epoch-0003/manifest.json").write_text("{}")
+    trained(source, folder, twice, observer=listener)
+    assert_same(folder, tmp_path / "undisturbed")
+    (warning,) = listener.warnings
+    epoch = 1 if also else 3
+    assert warning.startswith(f"{folder / 'checkpoint.pt'} is damaged")
+    assert f"epoch-000{epoch}.pt. Training goes on after epoch {epoch}." in warning
+
+
+def test_a_run_without_an_intact_checkpoint_is_left_as_it_is(source, tmp_path):
+    folder = tmp_path / "run"
+    trained(source, folder, "boxes.kind=none", "epochs=1")
+    damage(folder / "checkpoint.pt")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(
+        CcropError, match=r"checkpoint\.pt is damaged.*start afresh with `overwrite`"
+    ):
+        trained(source, folder, "boxes.kind=none", "epochs=1")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
