@@ -23,6 +23,12 @@ IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "pbm", "tif", "tiff", "gif")
 )
 
+# Pillow opens more, and starts Ghostscript for one of them. HEIF needs a plugin.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "JPEG2000", "AVIF", "HEIF")
+# Larger images need a byte for each so many pixels: flat colour takes no more, photographs less.
+_ALWAYS_ALLOWED = 1 << 25  # pixels
+_PIXELS_A_BYTE = 64
+
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -51,7 +57,7 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
     counts.
 
     Args:
-        image: Bytes of a file in any format that Pillow reads.
+        image: Bytes of a JPEG, PNG, WebP, BMP, PPM, TIFF, GIF, JPEG 2000, AVIF or HEIF file.
         reduction: 2 or 4 to let a JPEG be decoded at a half or a quarter of its size, where the
             file allows it.
 
@@ -59,8 +65,9 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
         The image in mode RGB, fully loaded.
 
     Raises:
-        UnreadableImage: If the bytes cannot be decoded whole, or Pillow takes the size for an
-            attack (`PIL.Image.MAX_IMAGE_PIXELS`, twice that without warnings being errors).
+        UnreadableImage: If the bytes cannot be decoded whole, or the size is taken for an attack:
+            by Pillow (twice `PIL.Image.MAX_IMAGE_PIXELS`), or because there are fewer bytes than
+            such an image takes.
     """
     # Pillow's plugins raise whatever a damaged file makes them stumble over (ValueError,
     # SyntaxError, struct.error, IndexError ...): nothing narrower holds the promise above.
@@ -77,13 +84,26 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
 
 def _open(image: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(image))
+        opened = Image.open(io.BytesIO(image), formats=_formats())
     except Exception:
         # Pillow refuses some JPEGs for a damaged EXIF block, which is no part of their pixels.
         without_exif = image.replace(_EXIF, bytes(len(_EXIF)))
         if without_exif == image:
             raise
-        return Image.open(io.BytesIO(without_exif))
+        opened = Image.open(io.BytesIO(without_exif), formats=_formats())
+    _expect_bytes_for(*opened.size, image)
+    return opened
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _expect_bytes_for(width: int, height: int, image: bytes) -> None:
+    pixels = width * height
+    if pixels > _ALWAYS_ALLOWED and pixels > _PIXELS_A_BYTE * len(image):
+        raise ValueError(f"{width} x {height} pixels are too many for so few bytes")
 
 
 class ImageHeader(NamedTuple):
@@ -106,7 +126,7 @@ def read_header(image: bytes) -> ImageHeader:
     The orientation is 1 for TIFF files: Pillow turns them as it decodes them.
 
     Args:
-        image: Bytes of a file in any format that Pillow reads.
+        image: Bytes of a JPEG, PNG, WebP, BMP, PPM, TIFF, GIF, JPEG 2000, AVIF or HEIF file.
 
     Raises:
         UnreadableImage: If there is no header to be read, or the size is taken for an attack.
@@ -134,7 +154,7 @@ def stored_size(image: bytes) -> tuple[int, int]:
     """Read the size of an image from its header, faster than `read_header` does for a JPEG.
 
     Args:
-        image: Bytes of a file in any format that Pillow reads.
+        image: Bytes of a JPEG, PNG, WebP, BMP, PPM, TIFF, GIF, JPEG 2000, AVIF or HEIF file.
 
     Returns:
         Width and height in pixels, of the stored image.
@@ -148,7 +168,7 @@ def stored_size(image: bytes) -> tuple[int, int]:
         except ValueError:  # not a JPEG, or not one of its own kind: Pillow has the last word
             pass
         else:
-            if width * height <= (Image.MAX_IMAGE_PIXELS or width * height):
+            if width * height <= min(_ALWAYS_ALLOWED, Image.MAX_IMAGE_PIXELS or _ALWAYS_ALLOWED):
                 return width, height
     try:
         return _open(image).size
@@ -164,7 +184,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
     [i * reduction, (i + 1) * reduction) of the stored image.
 
     Args:
-        image: Bytes of a file in any format that Pillow reads.
+        image: Bytes of a JPEG, PNG, WebP, BMP, PPM, TIFF, GIF, JPEG 2000, AVIF or HEIF file.
         reduction: 1, 2 or 4; other formats than JPEG are always decoded in full.
 
     Returns:
@@ -203,8 +223,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255, which turns nearly all of it white.
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image) >> 8
+        return Image.fromarray(np.clip(grey, 0, 255, out=grey).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

@@ -1,7 +1,9 @@
 import io
+import os
 import struct
 import sys
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import UnreadableImage, decode, decode_reduced, stored_size
+from ccrop_pipeline.images import UnreadableImage, decode, decode_reduced, read_header, stored_size
 
 module = sys.modules["ccrop_pipeline.images.decode"]
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -125,6 +127,44 @@ def test_unreadable(data):
 def test_a_size_that_must_be_an_attack():
     with pytest.raises(UnreadableImage, match="3600000000 pixels"):
         decode(png_without_pixels(60_000, 60_000))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "GIF", "WEBP", "JPEG2000"])
+def test_more_pixels_than_the_bytes_can_hold_are_not_decoded(form, monkeypatch):
+    """On a small scale: flat colour of 1,000 x 1,000 pixels, where 100,000 are always allowed."""
+    options = {"compression": "tiff_lzw"} if form == "TIFF" else {}
+    flat = encoded(Image.new("L", (1000, 1000)), form, **options)
+    assert decode(flat).size == (1000, 1000)
+    monkeypatch.setattr(module, "_ALWAYS_ALLOWED", 100_000)
+    for function in (decode, stored_size, lambda data: decode_reduced(data, 2)):
+        with pytest.raises(UnreadableImage, match="1000 x 1000 pixels are too many"):
+            function(flat)
+    assert decode(encoded(noise(500, 400), "JPEG")).size == (500, 400)
+
+
+def test_deep_grey_costs_a_few_bytes_a_pixel():
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (1000, 1000), dtype=np.uint16)
+    data = encoded(Image.fromarray(deep))
+    tracemalloc.start()
+    image = decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(np.asarray(image)[..., 1], deep >> 8)
+    assert peak < 10 * deep.size
+
+
+@pytest.mark.parametrize("head", [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6" + bytes(26)])
+def test_no_other_program_is_started_for_an_image(tmp_path, monkeypatch, head):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    page = head + b"\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+    for function in (decode, read_header, stored_size):
+        with pytest.raises(UnreadableImage):
+            function(page)
+    assert not (tmp_path / "started").exists()
 
 
 def decodes_or_is_unreadable(data: bytes) -> None:
