@@ -76,9 +76,9 @@ class _Root(click.Group):
             raise SystemExit(130) from None
 
 
-# What torch and oneDNN say; they have no class for it.
+# What torch, oneDNN and Python's threads say; they have no class for it.
 _NO_MEMORY = re.compile(
-    r"can't allocate memory|not enough memory|could not create a (primitive|memory)"
+    r"can't (allocate memory|start new thread)|not enough memory|could not create a (primitive|mem)"
 )
 
 

@@ -1,7 +1,10 @@
 """What a loader hands to a training step."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,6 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.crops import key_hash
+from ccrop_pipeline.errors import CcropError
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -82,3 +88,35 @@ def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
     # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
     stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
     return stored.permute(0, 1, 4, 2, 3)
+
+
+def from_workers(loader: Iterable[T]) -> Iterator[T]:
+    """Begin to iterate over a `DataLoader`; what its processes give is yielded.
+
+    Raises:
+        CcropError: If one of them died.
+    """
+    with _deaths_explained():
+        items = iter(loader)
+    return _each(items)
+
+
+def _each(items: Iterator[T]) -> Iterator[T]:
+    with _deaths_explained():
+        yield from items
+
+
+@contextmanager
+def _deaths_explained() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # torch has no class for it: torch.utils.data.dataloader, `_try_get_data`, and its handler
+        # of SIGCHLD, which may interrupt anything.
+        if not re.match(r"DataLoader worker \(pid", str(error)):
+            raise
+        raise CcropError(
+            f"a loader process died: {str(error).splitlines()[0].rstrip('. ')}. Most often memory "
+            "was short: use fewer `workers` or smaller batches, give /dev/shm more room, and run "
+            "again: what is finished is kept."
+        ) from error

@@ -16,7 +16,7 @@ from ccrop_pipeline.boxset import Boxes, MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
 from ccrop_pipeline.localize.encoder import to_device
-from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, from_workers, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
 
@@ -149,7 +149,7 @@ class MapLoader:
         self._views.boxes.epoch = epoch
         if self._boxes is not None and self._boxes.choices is not None:
             self._share_boxes()
-        return iter(self._loader)
+        return from_workers(self._loader)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -13,7 +13,7 @@ from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images import Sample, Source
-from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, from_workers, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
 
@@ -233,7 +233,7 @@ class StreamLoader:
                 that is an error, or there are fewer images than the loader was told.
         """
         self._views.current.epoch, self._views.current.start = epoch, start
-        return self._batches(iter(self._loader), start)
+        return self._batches(from_workers(self._loader), start)
 
     def _batches(self, items: Iterator[Item], start: int) -> Iterator[Batch]:
         batches = whole_batches(_raised(items), self._views.batch_size)

@@ -1,4 +1,5 @@
 import io
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, decode_reduced, open_source, pack
 from ccrop_pipeline.views import ViewCutter, ViewGroup
 from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, canvas_within, load_images
+from ccrop_pipeline.views.streaming import StreamLoader
 
 PARAMS = CropParams(rule="overlap", alpha=0.3)
 CUTTER = ViewCutter((ViewGroup(2, 16, **vars(PARAMS)),), seed=7)
@@ -96,6 +98,21 @@ def test_persistent_map_workers_see_a_refreshed_box_set(source, boxes):
         assert same(by_key(loader.epoch(0), source), expected_views(source, folder, 0))
     loader.use_boxes(None)
     assert same(by_key(loader.epoch(0), source), random)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_loader_process_that_dies_is_said_to_have_died(source, streamed):
+    """As when the kernel runs out of memory."""
+    if streamed:
+        loader = StreamLoader(source, CUTTER, batch_size=1, images=COUNT, workers=1, buffer=1)
+    else:
+        loader = map_loader(source, workers=1, batch_size=1)
+    batches = loader.epoch(0)
+    next(batches)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(CcropError, match=r"a loader process died: .*killed by signal.*`workers`"):
+        list(batches)
 
 
 def test_without_boxes_windows_are_those_of_the_full_box_with_alpha_one(source):
