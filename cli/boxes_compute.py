@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .model_options import MODEL_HELP, MODEL_OPTIONS, model_options
+from .model_options import MODEL_HELP, MODEL_OPTIONS, expect_model, model_options
 from .printing import note, print_json, warn
 from .rank_options import rank_options
-from .rule_options import RULE_OPTIONS, rule_options
+from .rule_options import RULE_OPTIONS, expect_one_cut, rule_options
 
 if TYPE_CHECKING:
     from ccrop_pipeline.base import Ranks
@@ -97,6 +97,7 @@ def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
     """
     from .boxes_audit import show_result
 
+    expect_one_cut(options["threshold"], options["mass"])
     box_set = (
         _with_ray(source, out, options)
         if options["engine"] == "ray"
@@ -110,13 +111,16 @@ def compute(source: str, out: str, as_json: bool, **options: Any) -> None:
 
 def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     from ccrop_pipeline.base import Ranks
-    from ccrop_pipeline.compute import compute_boxes
+
+    ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
+    expect_model(options["model"])
     from ccrop_pipeline.images import open_source
+
+    opened = open_source(source)
+    from ccrop_pipeline.compute import compute_boxes  # torch, which takes seconds to import
 
     from .compute_progress import ComputeProgress
 
-    ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
-    opened = open_source(source)
     localizer = _localizer(options, note)
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
         warn(localizer.warning)
@@ -139,14 +143,15 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
 
 
 def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
+    for name in ("rank", "world_size", "overwrite"):
+        if options[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray")
+    expect_model(options["model"])
     from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
     from ccrop_pipeline.images import open_source
 
     from .compute_progress import ComputeProgress
 
-    for name in ("rank", "world_size", "overwrite"):
-        if options[name]:
-            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray")
     opened, gpus = open_source(source), options["gpu_share"]
     if gpus is None:
         gpus = 0.0 if options["device"] == "cpu" else 1.0

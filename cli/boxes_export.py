@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
+from .paths import LocalPath
 from .printing import print_json, print_line
 
 
 @click.command("export")
 @click.argument("boxes")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 @click.option(
     "--form",
     required=True,
@@ -34,12 +35,13 @@ def export(boxes: str, out: Path, form: str, suffix: str, overwrite: bool, as_js
     Example:
       ccrop boxes export boxes/first boxes.json --form coco --suffix .jpg
     """
+    folder = form in ("parquet", "webdataset")
+    if folder and overwrite:
+        raise click.UsageError(f"--overwrite is for single files, not for --form {form}.")
     from ccrop_pipeline.boxset import BoxSet, convert
     from ccrop_pipeline.exchange import export_file
 
-    if form in ("parquet", "webdataset"):
-        if overwrite:
-            raise click.UsageError(f"--overwrite is for single files, not for --form {form}.")
+    if folder:
         rows, written = convert(boxes, out, form=form).rows, out
     else:
         box_set = BoxSet.open(boxes)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .paths import LocalPath
 from .printing import print_line
 from .rank_options import rank_options
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("follow")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option("--source", help="Where the images are.  [default: as the run found them]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(

@@ -1,26 +1,25 @@
 """`ccrop boxes import`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from .paths import LocalPath
 from .printing import print_json, print_line
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.exchange import Annotations, ImportCounts, Several
+    from ccrop_pipeline.exchange import Annotations, ImportCounts
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = LocalPath(exists=True, dir_okay=False)
+_FOLDER = LocalPath(exists=True, file_okay=False)
 
 
-def _several(_context: click.Context, _option: click.Parameter, text: str) -> "Several":
-    from ccrop_pipeline.exchange import Several
-
-    try:
-        return Several(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+def _several(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    if not re.fullmatch(r"union|largest|keep:[1-9]\d{0,8}", text):
+        raise click.BadParameter(f"{text!r} is not union, largest or keep:K with K at least 1.")
+    return text
 
 
 @click.command("import")
@@ -52,7 +51,7 @@ def import_(
     csv: Path | None,
     masks: Path | None,
     npz: Path | None,
-    several: "Several",
+    several: str,
     pixels: bool,
     as_json: bool,
 ) -> None:
@@ -75,7 +74,7 @@ def import_(
     if pixels and form not in ("csv", "npz"):
         raise click.UsageError(f"--pixels is for --csv and --npz: --{form} says itself what it is.")
 
-    from ccrop_pipeline.exchange import import_boxes
+    from ccrop_pipeline.exchange import Several, import_boxes
     from ccrop_pipeline.images import open_source
 
     from .boxes_info import show, summary
@@ -85,7 +84,8 @@ def import_(
     annotations = _read(form, path, pixels)
     total = len(opened.index()) if opened.random_access else None
     with Counter("boxes", total) as observer:
-        box_set, counts = import_boxes(opened, annotations, out, several=several, observer=observer)
+        rule = Several(several)
+        box_set, counts = import_boxes(opened, annotations, out, several=rule, observer=observer)
     if as_json:
         print_json(summary(box_set) | {"import": vars(counts)})
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .paths import LocalPath
 from .printing import note, print_json, print_line, printable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _NAMED = 10  # unreadable images
 @click.option(
     "--unreadable",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False),
     help="Write the keys of all images that could not be decoded to the new file FILE, one a line.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .model_options import model_options, open_model
+from .model_options import expect_model, model_options, open_model
 from .printing import note, print_json, print_line
 
 
@@ -23,6 +23,7 @@ def layers(model: str, as_json: bool, **options: Any) -> None:
     Example:
       ccrop boxes layers runs/first
     """
+    expect_model(model)
     from dataclasses import asdict
 
     from ccrop_pipeline.models import layers_of

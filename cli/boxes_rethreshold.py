@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from .rule_options import rule_from, rule_options
+from .rule_options import expect_one_cut, rule_from, rule_options
 
 
 @click.command("rethreshold")
@@ -22,16 +22,18 @@ def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
     Example:
       ccrop boxes rethreshold boxes/first boxes/tighter --threshold 0.7
     """
+    if all(value is None for value in options.values()):
+        raise click.UsageError("give at least one of the options that change the boxes")
+    expect_one_cut(options["threshold"], options["mass"])
     from ccrop_pipeline.boxset import BoxSet
+
+    box_set = BoxSet.open(boxes)
     from ccrop_pipeline.compute.rethreshold import rethreshold as apply
     from ccrop_pipeline.localize import rule_of
 
     from .boxes_audit import show_result
     from .progress import Counter
 
-    if all(value is None for value in options.values()):
-        raise click.UsageError("give at least one of the options that change the boxes")
-    box_set = BoxSet.open(boxes)
     localizer = box_set.manifest.provenance.localizer
     rule = rule_from(rule_of(localizer) if localizer else None, **options)
     with Counter("boxes", box_set.manifest.rows) as observer:

@@ -5,12 +5,13 @@ from typing import Literal
 
 import click
 
+from .paths import LocalPath
 from .printing import print_json, print_line
 
 
 @click.command("pack")
 @click.argument("source")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 @click.option("--prefix", default="data", show_default=True, help="Start of the shard names.")
 @click.option(
     "--max-images",
@@ -28,7 +29,7 @@ from .printing import print_json, print_line
 )
 @click.option(
     "--root",
-    type=click.Path(path_type=Path),
+    type=LocalPath(),
     default=Path("~/.cache/ccrop"),
     show_default=True,
     help="Where torchvision keeps its data sets.",

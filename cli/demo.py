@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .paths import LocalPath
 from .printing import print_line, results
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class DemoResult:
 
 
 @click.command("demo")
-@click.argument("out", type=click.Path(path_type=Path), default=Path("demo"))
+@click.argument("out", type=LocalPath(), default=Path("demo"))
 def demo(out: Path) -> None:
     """Run the whole pipeline on generated images, in the folder OUT (default: demo).
 

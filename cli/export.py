@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .paths import LocalPath
 from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath(exists=True))
+@click.argument("out", type=LocalPath())
 @click.option(
     "--form",
     type=click.Choice(["torchvision", "timm", "safetensors", "detectron2"]),

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.errors import ModelError
+
 if TYPE_CHECKING:
     from ccrop_pipeline.localize import Encoder
 
@@ -28,7 +31,7 @@ _OPTIONS = (
     ),
     click.option(
         "--input-size",
-        type=click.IntRange(8),
+        type=click.IntRange(8, 4096),
         help="Side in pixels of the images that the model sees.  [default: what it expects]",
     ),
     click.option(
@@ -74,6 +77,19 @@ def model_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def expect_model(model: str) -> None:
+    """Refuse a file that is not there, before anything slow begins.
+
+    Raises:
+        ModelError: If the model is no name, and nothing of its name is there.
+    """
+    if ":" not in model and not local_path(model).exists():
+        raise ModelError(
+            f"there is no model {model}: no such file or folder, and it starts with neither "
+            "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
+        )
 
 
 def open_model(

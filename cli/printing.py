@@ -91,5 +91,7 @@ def escaped_messages() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = printable(error.message)  # type: ignore[misc]
+        # A message may have lines; what comes from data cannot pass for the next message.
+        lines = map(printable, error.message.split("\n"))
+        error.message = "\n  ".join(lines)  # type: ignore[misc]
         raise

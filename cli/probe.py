@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .model_options import model_options, open_model
+from .model_options import expect_model, model_options, open_model
 from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:
@@ -84,10 +84,11 @@ def probe(
       ccrop probe runs/first data/photos data/test
       ccrop probe runs/first data/photos data/test --linear
     """
+    way = _way(context, linear, augmented)
+    expect_model(model)
     from ccrop_pipeline.images import open_source
     from ccrop_pipeline.probes import KnnSettings
 
-    way = _way(context, linear, augmented)
     encoder = _encoder(model, options)
     test = open_source(test_source, split="test") if test_source else None
     images = _labelled(open_source(train_source), test)

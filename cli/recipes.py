@@ -35,12 +35,12 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
     Example:
       ccrop recipes cifar10-simclr
     """
+    if resolved and name is None:
+        raise click.UsageError("--resolved needs the NAME of a recipe")
     from ccrop_pipeline.recipes import bundled_recipes, load_recipe
 
     texts = bundled_recipes()
     if name is None:
-        if resolved:
-            raise click.UsageError("--resolved needs the NAME of a recipe")
         _print_list(texts, as_json)
     elif name in texts and not (resolved or as_json):
         _print_lines(texts[name].splitlines())

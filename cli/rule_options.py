@@ -82,12 +82,11 @@ def rule_from(
     Raises:
         click.UsageError: Two options exclude each other.
     """
+    expect_one_cut(threshold, mass)
     from dataclasses import replace
 
     from ccrop_pipeline.localize import BoxRule
 
-    if threshold is not None and mass is not None:
-        raise click.UsageError("give --threshold or --mass, not both")
     changes: dict[str, Any] = {"component": component, "margin": margin, "min_size": min_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     if threshold is not None or mass is not None:
@@ -99,6 +98,16 @@ def rule_from(
         return replace(base, **changes)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def expect_one_cut(threshold: float | None, mass: float | None) -> None:
+    """Refuse two options that exclude each other.
+
+    Raises:
+        click.UsageError: If both are given.
+    """
+    if threshold is not None and mass is not None:
+        raise click.UsageError("give --threshold or --mass, not both")
 
 
 def rule_of_run(model: str) -> "BoxRule | None":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .paths import LocalPath
 from .printing import print_json, print_line
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ METHODS = (
 
 @click.command("train")
 @click.argument("source")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option("--method", type=click.Choice(METHODS), help="Method to train.")
 @click.option("--recipe", help="TOML file, or name of a recipe that comes with ccrop.")
 @click.option(
@@ -58,7 +59,7 @@ METHODS = (
 @click.option("--test", metavar="SOURCE", help="Labelled images to probe on.")
 @click.option(
     "--load",
-    type=click.Path(exists=True, path_type=Path),
+    type=LocalPath(exists=True),
     metavar="RUN",
     help="Begin with the weights of another run or checkpoint, at epoch 0.",
 )
@@ -93,40 +94,44 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     Example:
       ccrop train data/photos runs/first --recipe cifar10-mocov2-2core --set epochs=5
     """
-    from ccrop_pipeline import training
-    from ccrop_pipeline.base import Ranks
-    from ccrop_pipeline.recipes import make_plan
-
-    from .train_progress import TrainProgress
-
     own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
-    recipe = _recipe(**own)
-    plan = make_plan(recipe, options["boxes"])
+    recipe, plan = _recipe_and_plan(**own, boxes=options["boxes"])
     if dry_run:
         from ccrop_pipeline.localize import expect_backbone
 
         expect_backbone(recipe.backbone)
         _print_plan(plan, recipe, as_json)
         return
+    # All that can be said without torch has been said: it takes seconds to import.
+    from ccrop_pipeline import training
+    from ccrop_pipeline.base import Ranks
+
+    from .train_progress import TrainProgress
+
     with TrainProgress(recipe.epochs) as progress:
         done = training.train(source, run, recipe=recipe, observer=progress, **options)
     if Ranks.from_environment().rank == 0:
         _print_result(run, done.metrics()[-1], as_json)
 
 
-def _recipe(
-    method: str | None, recipe: str | None, overrides: tuple[str, ...], refresh_every: int | None
-) -> "Recipe":
-    from ccrop_pipeline.recipes import load_recipe
-
+def _recipe_and_plan(
+    method: str | None,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    refresh_every: int | None,
+    boxes: str | None,
+) -> "tuple[Recipe, list[Stage]]":
     name = recipe or method
     if name is None:
         raise click.UsageError("give --recipe or --method")
+    from ccrop_pipeline.recipes import load_recipe, make_plan
+
     own = [f'method.name="{method}"'] if method else []
     if refresh_every:
         own += ["boxes.refresh_at=[]", "boxes.refresh_epochs=[]"]
         own += [f"boxes.refresh_every={refresh_every}"]
-    return load_recipe(name, [*own, *overrides])
+    found = load_recipe(name, [*own, *overrides])
+    return found, make_plan(found, boxes)
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:

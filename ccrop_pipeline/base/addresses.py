@@ -1,5 +1,6 @@
 """Paths, addresses such as `s3://bucket/boxes`, commands, and the file systems behind addresses."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +21,14 @@ def is_address(location: Location) -> bool:
     return isinstance(location, str) and _ADDRESS.match(location) is not None
 
 
+def local_path(location: Location) -> Path:
+    """Return a local path, a leading `~` or `~user` made the folder that it stands for."""
+    return Path(os.path.expanduser(location))  # noqa: PTH111 - Path's raises for unknown users
+
+
 def absolute(location: Location) -> str:
     """Return an address as it is, or the absolute path without symbolic links."""
-    return str(location) if is_address(location) else str(Path(location).resolve())
+    return str(location) if is_address(location) else str(local_path(location).resolve())
 
 
 def is_pipe(location: Location) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from ccrop_pipeline.base.addresses import Location, explained, file_system, is_address
+from ccrop_pipeline.base.addresses import Location, explained, file_system, is_address, local_path
 from ccrop_pipeline.errors import CcropError
 
 
@@ -257,7 +257,7 @@ def open_folder(location: Location) -> BoxFolder:
         CcropError: If there is no file system for the address, or its package is missing.
     """
     if not is_address(location):
-        return LocalFolder(Path(location))
+        return LocalFolder(local_path(location))
     folder = RemoteFolder(str(location).rstrip("/"))
     files, path = file_system(folder.url)
     # Not through fsspec, which neither syncs nor writes aside.

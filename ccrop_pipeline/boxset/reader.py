@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.base import BoxFolder, Location, is_address, open_folder
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
 from ccrop_pipeline.boxset.manifest import (
@@ -78,7 +78,7 @@ class BoxSet:
         refuse(problems, f"{folder} cannot be opened: compute these boxes again.")
         assert manifest is not None
         refuse(wrong_sizes(manifest, there), _damaged(folder))
-        return cls(folder if is_address(folder) else Path(folder), manifest)
+        return cls(folder if is_address(folder) else local_path(folder), manifest)
 
     def read(self, name: str, *, heatmaps: bool = True) -> BoxTable:
         """Read the rows of one shard.

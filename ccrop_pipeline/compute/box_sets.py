@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks, is_address
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sync
 from ccrop_pipeline.boxset import (
     BoxSet,
@@ -80,7 +81,7 @@ def compute_boxes(
         _refuse_to_replace(folder, ranks)
     provenance, wanted = provenance_of(source, localizer), folder
     if overwrite:
-        folder = _beside(Path(folder).resolve(), provenance.fingerprint, form, heatmaps)
+        folder = _beside(local_path(folder).resolve(), provenance.fingerprint, form, heatmaps)
     mine = ranks.portion(source.shards)
     todo = left_to_write(
         folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
@@ -104,7 +105,7 @@ def compute_boxes(
     write_manifest(folder, source.shards, provenance, form=form)
     if overwrite:
         _refuse_to_replace(wanted, ranks)  # files may have come since
-        _replace(Path(wanted).resolve(), Path(folder))
+        _replace(local_path(wanted).resolve(), Path(folder))
     return BoxSet.open(wanted)
 
 
@@ -165,7 +166,7 @@ def _refuse_to_replace(folder: Location, ranks: Ranks) -> None:
         )
     if is_address(folder):
         raise CcropError(f"`overwrite` is for local folders only. Delete {folder} first.")
-    path = Path(folder).resolve()
+    path = local_path(folder).resolve()
     if path.is_mount():
         raise CcropError(f"`overwrite` cannot replace {folder}: something is mounted there.")
     found = strangers(path) if path.exists() else []

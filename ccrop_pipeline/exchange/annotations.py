@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, BoxTable, Choices
 from ccrop_pipeline.errors import CcropError, cause, reading, shown
@@ -61,7 +62,7 @@ def read_yolo(folder: str | Path) -> Annotations:
     Raises:
         CcropError: If there is none.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     files = [path for path in _files(folder, "*.txt") if path.name not in _LISTS]
     if not files:
         raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
@@ -101,7 +102,7 @@ def read_masks(folder: str | Path) -> Annotations:
     Raises:
         CcropError: If there is none.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     files = _files(folder, "*.png")
     if not files:
         raise CcropError(f"{folder} holds no masks *.png. Check the path.")

@@ -13,6 +13,7 @@ from typing import Any, Final, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError, reading, shown
@@ -38,7 +39,7 @@ def read_coco(path: str | Path) -> Annotations:
     Raises:
         CcropError: If the file is no such JSON, or names two images alike.
     """
-    path = Path(path)
+    path = local_path(path)
     with reading(path, "is no COCO detection file", _NEEDED):
         data = json.loads(path.read_bytes())  # in any UTF, with a byte order mark or without
         images = {_id(image["id"]): image for image in data["images"]}

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import TargetTakenError, written_aside
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.errors import CcropError, SettingError
@@ -47,11 +48,14 @@ def export_file(
     Raises:
         CcropError: If the file is there with other content and may not be replaced, or cannot be
             written.
-        SettingError: If the form is not known.
+        SettingError: If the form is not known, or the name that of another.
     """
     if form not in FILES:
         raise SettingError(f"form is {form!r}; it must be one of {FILES}.")
-    path = Path(out, METADATA) if form == "hf" else Path(out)
+    path = local_path(out)
+    path = path / METADATA if form == "hf" else path
+    if form == "coco" and path.suffix not in ("", ".json"):
+        raise SettingError(f"{path} is to be COCO, which is JSON: let its name end in .json.")
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")
     path.parent.mkdir(parents=True, exist_ok=True)

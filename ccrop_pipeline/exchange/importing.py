@@ -17,7 +17,7 @@ from ccrop_pipeline.exchange.annotations import Annotated, Annotations
 from ccrop_pipeline.exchange.fixed import write_boxes
 from ccrop_pipeline.images import Source, tar_key
 
-_FORMS = re.compile(r"union|largest|keep:([1-9]\d*)")
+_FORMS = re.compile(r"union|largest|keep:([1-9]\d{0,8})")
 
 # YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
 _BEYOND = 1e-5

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, STATUSES
 from ccrop_pipeline.errors import reading
@@ -48,7 +49,7 @@ def read_csv(path: str | Path, *, pixels: bool = False) -> Annotations:
     Raises:
         CcropError: If it is no such table, or the numbers are pixels and that was not said.
     """
-    path = Path(path)
+    path = local_path(path)
     texts = dict.fromkeys((*_KEYS, "status"), pa.string())
     options = pc.ConvertOptions(column_types=texts | dict.fromkeys(EDGES, pa.float64()))
     with reading(path, "is no table of boxes", _COLUMNS):
@@ -81,7 +82,7 @@ def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
     Raises:
         CcropError: If it is no such archive, or the numbers are pixels and that was not said.
     """
-    path = Path(path)
+    path = local_path(path)
     with reading(path, "is no archive of boxes", _ARRAYS):
         arrays = _read_arrays(path)
         found = _table(arrays) if {"keys", "boxes"} <= set(arrays) else _by_key(arrays)

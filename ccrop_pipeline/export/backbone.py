@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import TargetTakenError, written_aside
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.export.detectron2 import (
@@ -95,6 +96,8 @@ def _building(backbone: Backbone, form: str) -> tuple[list[str], list[str]]:
 
 ExportForm = Literal["torchvision", "timm", "safetensors", "detectron2"]
 
+# Of files of weights; another, such as .onnx, promises another format.
+_ENDINGS = ("", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 _SIDE = 64  # of the images that outputs are compared on
 _TOLERANCE = 1e-6  # of the greatest output
 
@@ -152,12 +155,12 @@ def export_backbone(
         CcropError: If there is no such run or encoder, the backbone has no such form, the file is
             there already, or the check failed.
     """
-    out = Path(out)
+    out = local_path(out)
     form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
     if form not in get_args(ExportForm):
         raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
     _check_target(out, form)
-    checkpoint = load_checkpoint(Path(run))
+    checkpoint = load_checkpoint(run)
     backbone = checkpoint.backbone(encoder).eval()
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
@@ -176,6 +179,11 @@ def export_backbone(
 
 
 def _check_target(out: Path, form: str) -> None:
+    if out.suffix not in _ENDINGS:
+        raise SettingError(
+            f"{out} would hold weights by name, and no {out.suffix} file: let its name end in .pth "
+            "or .safetensors."
+        )
     if form == "safetensors" and out.suffix != ".safetensors":
         raise SettingError(f"{out} is to be of the form safetensors; let its name end in it.")
     if form == "detectron2" and out.suffix != ".pth":

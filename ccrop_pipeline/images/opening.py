@@ -8,7 +8,7 @@ from typing import Final
 
 from braceexpand import braceexpand
 
-from ccrop_pipeline.base.addresses import explained, is_address, is_pipe
+from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_path
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images.folder import FolderSource
 from ccrop_pipeline.images.parquet import ParquetSource
@@ -53,14 +53,14 @@ def open_source(
     location = str(spec)
     if not _is_place(spec):
         try:
-            return open_torchvision(location, Path(root).expanduser(), split, download=download)
+            return open_torchvision(location, local_path(root), split, download=download)
         except CcropError as error:
             raise SourceError(
                 f"there is no file or folder {location!r}, and as a name: {error}"
             ) from None
     if is_address(location) or is_pipe(location):
         return _open_remote(location)
-    path = Path(spec).expanduser()
+    path = local_path(spec)
     if path.is_dir():
         return _open_folder(location, path)
     if path.is_file():
@@ -77,7 +77,7 @@ def absolute_spec(spec: str | Path) -> str:
     location = str(spec)
     if not _is_place(spec) or is_address(location) or is_pipe(location):
         return location
-    path = Path(location).expanduser()
+    path = local_path(location)
     if path.exists():
         return str(path.absolute())
     if Path(next(expand_braces(str(path)))).is_absolute():
@@ -89,7 +89,7 @@ def absolute_spec(spec: str | Path) -> str:
 def _is_place(spec: str | Path) -> bool:
     location = str(spec)
     named = any(mark in location for mark in "/\\.*{?:")
-    return isinstance(spec, Path) or named or Path(location).exists()
+    return isinstance(spec, Path) or named or local_path(location).exists()
 
 
 def expand_braces(pattern: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base import SILENT, Observer
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
@@ -75,7 +76,7 @@ def pack(
         raise SettingError(
             f"max_images is {max_images} and max_bytes {max_bytes}; both must be 1 or more."
         )
-    out = Path(out)
+    out = local_path(out)
     whole = _new_folder(out)
     limits = {"prefix": prefix, "max_images": max_images, "max_bytes": max_bytes}
     made_by = _made_by(samples, limits)

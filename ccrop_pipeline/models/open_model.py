@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError, SettingError, shown
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import Precision
@@ -86,7 +87,7 @@ def open_encoder(
             opened = factory_network(str(spec), input_size)
         else:
             opened = _from_path(
-                Path(spec),
+                local_path(spec),
                 layer,
                 input_size,
                 unsafe=unsafe,
@@ -166,7 +167,8 @@ def _weights(weights: str | Path | None, *, unsafe: bool) -> Weights:
         return "pretrained"
     if weights == "random":
         return "random"
-    return find_weights(read_weights(Path(weights), unsafe=unsafe), Path(weights))
+    path = local_path(weights)
+    return find_weights(read_weights(path, unsafe=unsafe), path)
 
 
 def _at_layer(encoder: Encoder, name: str | None) -> Encoder:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
 from ccrop_pipeline.models.checkpoints import is_intact, kind_of_file, read_weights
@@ -82,7 +83,7 @@ def read_own(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ModelError: If the file cannot be read.
     """
-    file = Path(path)
+    file = local_path(path)
     file = file / NEWEST if file.is_dir() else file
     if not file.is_file() or kind_of_file(file) != "pickle":
         return None

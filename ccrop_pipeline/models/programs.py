@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.models.network import Network
@@ -96,7 +97,7 @@ def factory_network(spec: str, input_size: int | None) -> Network | Encoder:
         ModelError: If there is no such file or function, or it returns something else.
     """
     file, _, name = spec.rpartition(":")
-    path = Path(file)
+    path = local_path(file)
     if not path.is_file():
         raise ModelError(f"there is no Python file {path} to take {name!r} from.")
     module_spec = importlib.util.spec_from_file_location(f"_ccrop_model_{path.stem}", path)

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import SettingError, reading, shortened, shown
 from ccrop_pipeline.recipes.recipe import Recipe
@@ -54,7 +55,7 @@ def _read(name: str, folder: Path, readers: tuple[str, ...]) -> dict[str, Any]:
         readers: The recipes that led here, each extending the next.
     """
     bundled = bundled_recipes()
-    path = folder / name
+    path = folder / local_path(name)
     with reading(f"recipe {shortened(name)}", "cannot be found", "", SettingError):
         identity = name if name in bundled else str(path.resolve())
         exists = name in bundled or path.is_file()

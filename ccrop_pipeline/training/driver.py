@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks, is_address
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError
@@ -309,7 +310,7 @@ def train(
         boxes=boxes or None,
         missing_boxes=missing,
         test_source=open_source(test, split="test") if isinstance(test, str | Path) else test,
-        weights=StartingWeights(Path(load)) if load else None,
+        weights=StartingWeights(local_path(load)) if load else None,
         spec=absolute_spec(source) if isinstance(source, str | Path) else None,
     )
     machine = Machine(
@@ -320,6 +321,6 @@ def train(
         compile=compile,
         tensorboard=tensorboard,
     )
-    trainer = Trainer(inputs, Path(run), recipe, machine, observer, overwrite=overwrite)
+    trainer = Trainer(inputs, local_path(run), recipe, machine, observer, overwrite=overwrite)
     trainer.train()
     return trainer.run

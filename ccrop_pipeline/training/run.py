@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ccrop_pipeline.base import is_address
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import hidden_name, remove_leftovers, writing, written_aside
 from ccrop_pipeline.base.lock import LOCK
 from ccrop_pipeline.base.values import differences
@@ -147,7 +148,7 @@ def expect_outside(folder: Path, inputs: Inputs) -> None:
     needed = {
         "the images": _places(inputs.source),
         "the images to probe on": _places(inputs.test_source) if inputs.test_source else (),
-        "the boxes (`boxes`)": (Path(boxes),) if boxes and not is_address(boxes) else (),
+        "the boxes (`boxes`)": (local_path(boxes),) if boxes and not is_address(boxes) else (),
         "the weights (`load`)": (inputs.weights.path,) if inputs.weights else (),
     }
     whole = folder.resolve()

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from made_checkpoints import stirred
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.export import export_backbone
 from ccrop_pipeline.export.detectron2 import detectron2_state
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, build_backbone, state_sha256
@@ -220,3 +220,9 @@ def test_flipped_bits_of_an_exported_file_are_noticed(tmp_path, file):
     (tmp_path / file).write_bytes(data)
     with pytest.raises(CcropError, match=re.escape(f"{tmp_path / file} is damaged: ")):
         open_encoder(tmp_path / file)
+
+
+@pytest.mark.parametrize("name", ["b.onnx", "b.pt2", "b.npz", "b.SAFETENSORS", "b.h5"])
+def test_a_name_of_another_format_is_refused(name, tmp_path):
+    with pytest.raises(SettingError, match=rf"{name} would hold weights.*\.pth or \.safetensors"):
+        export_backbone(tmp_path / "run", tmp_path / name)

@@ -1,0 +1,20 @@
+"""Paths among the options; what the library takes as text, it expands itself."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ccrop_pipeline.base.addresses import local_path
+
+
+class LocalPath(click.Path):
+    """A path of this machine, with `~` expanded: no shell does that behind `--option=`."""
+
+    def __init__(self, **rules: bool) -> None:
+        super().__init__(path_type=Path, **rules)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Expand, then check as click does."""
+        converted: Any = super().convert(local_path(value), param, ctx)
+        return Path(converted)

@@ -1,0 +1,163 @@
+"""What a command says at once, and how it takes paths and pipes."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+from PIL import Image
+
+from ccrop_pipeline import boxset, exchange, images
+from ccrop_pipeline.models import open_encoder
+from ccrop_pipeline.recipes import load_recipe
+
+# Mistakes that can be told without torch, which takes seconds to import.
+MISTAKES = """
+train
+train x y
+train x y --method mocov9
+train x y --recipe nowhere
+train x y --recipe demo --set epoch=3
+train x y --recipe demo --set epochs=2.5
+train x y --recipe demo --set boxes.kind=none --boxes z
+train x y --recipe demo --nope
+train x y --recipe demo --load nowhere
+boxes compute x y
+boxes compute x y --model nowhere
+boxes compute x y --model . --mass .5 --threshold .1
+boxes compute x y --model . --engine ray --overwrite
+boxes compute x y --model . --rank 1
+boxes compute x y --model . --input-size 4000000
+boxes compute nowhere/ y --model .
+boxes import x y
+boxes import x y --csv . --yolo .
+boxes import x y --several keep:0 --yolo .
+boxes import x y --yolo . --pixels
+boxes export x y --form zip
+boxes export x y --form parquet --overwrite
+boxes export nowhere y --form coco
+boxes rethreshold x y
+boxes rethreshold x y --mass .5 --threshold .1
+boxes rethreshold nowhere y --mass .5
+boxes layers nowhere
+boxes info nowhere
+boxes audit nowhere
+boxes diff nowhere nowhere
+boxes full nowhere/ y
+boxes follow
+boxes nope
+data pack nowhere/ y
+probe nowhere x
+probe . x --linear --augmented
+probe . x --linear --k 3
+recipes --resolved
+recipes nowhere
+export nowhere y
+export . y --form zip
+demo x y
+"""
+RUN_ALL = """
+import sys
+sys.modules["torch"] = None  # importing it fails
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+for line in sys.stdin.read().splitlines():
+    result = CliRunner().invoke(cli, line.split())
+    told = isinstance(result.exception, SystemExit) and result.exit_code in (1, 2)
+    if not told or "Error: " not in result.stderr or result.stdout:
+        print(line, repr(result.exception), result.output)
+"""
+
+
+def test_mistakes_are_told_without_torch(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=MISTAKES.strip(),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (run.stdout, run.stderr) == ("", "")
+
+
+def ccrop(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home with two photographs, boxes for them in several forms, and a recipe."""
+    for name in ("a", "b"):
+        path = tmp_path / "photos" / f"{name}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 20)).save(path)
+    (tmp_path / "boxes.csv").write_text("key,x_min,y_min,x_max,y_max\na.jpg,0,0,.5,.5\n")
+    (tmp_path / "own.toml").write_text('extends = "demo"\nepochs = 20\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_every_path_of_the_library_may_begin_with_a_tilde(home):
+    source = images.open_source("~/photos")
+    assert list(source.index().keys) == ["a.jpg", "b.jpg"]
+    images.pack(source, "~/packed")
+    assert list(images.open_source("~/packed/*.tar").index().keys) == ["a", "b"]
+    box_set, _ = exchange.import_boxes(source, exchange.read_csv("~/boxes.csv"), "~/imported")
+    assert box_set.folder == home / "imported"
+    exchange.export_file(boxset.BoxSet.open("~/imported"), "~/boxes.json", "coco")
+    assert len(exchange.read_coco("~/boxes.json").names) == 2
+    assert boxset.validate("~/imported") == []
+    boxset.convert("~/imported", "~/converted", form="parquet")
+    assert load_recipe("~/own.toml").epochs == 20
+    for spec in ("~/none.pth", "~/none.py:make"):
+        with pytest.raises(Exception, match=f"{home}/none"):
+            open_encoder(spec)
+    with pytest.raises(Exception, match=f"{home}/none"):
+        open_encoder("torchvision:resnet18", weights="~/none")
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "made"),
+    [
+        ("data pack ~/photos ~/packed", "packed"),
+        ("boxes full ~/photos ~/full", "full/manifest.json"),
+        ("boxes import ~/photos ~/imported --csv=~/boxes.csv", "imported/manifest.json"),
+        ("train ~/photos ~/run --recipe=~/own.toml --dry-run", "own.toml"),
+    ],
+)
+def test_every_path_of_a_command_may_begin_with_a_tilde(home, line, made):
+    result = ccrop(*line.split())
+    assert result.exit_code == 0, result.output
+    assert (home / made).exists()
+    assert list(Path().iterdir()) == []
+
+
+def test_a_name_that_only_begins_with_a_tilde_is_a_name(home):
+    Path("~nobody-of-this-name").mkdir()
+    Image.new("RGB", (4, 4)).save("~nobody-of-this-name/c.jpg")
+    source = images.open_source("~nobody-of-this-name/")
+    assert list(source.index().keys) == ["c.jpg"]
+
+
+@pytest.mark.parametrize("reader", ["head -c 1", "true"])
+def test_a_reader_that_stops_early_is_met_in_silence(home, reader):
+    ccrop("boxes", "full", "~/photos", "~/full")
+    command = f"{shlex.quote(sys.executable)} -c 'from ccrop_cli.main import cli; cli()'"
+    for arguments in ("boxes info ~/full", "boxes info ~/full --json", "recipes demo"):
+        line = f"{command} {arguments} | {reader}"
+        run = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+        assert run.stderr == ""
+
+
+def test_names_of_exports_promise_what_is_in_them(home):
+    source = images.open_source("~/photos")
+    box_set = exchange.fixed_boxes(source, "~/full", "full")
+    with pytest.raises(ValueError, match=r"boxes\.csv is to be COCO.*\.json"):
+        exchange.export_file(box_set, "~/new/boxes.csv", "coco")
+    assert not (home / "new").exists()
