@@ -36,6 +36,6 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
         print_json([problem._asdict() for problem in problems])
     else:
         for problem in problems:
-            print_line(f"{problem.rule}  {problem.where}: {problem.message}")
+            print_line(str(problem).replace(" ", "  ", 1))
         print_line(f"{boxes}: {len(problems)} problems" if problems else f"{boxes}: valid")
     raise SystemExit(bool(problems))

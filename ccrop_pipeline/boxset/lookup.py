@@ -66,10 +66,11 @@ class BoxLookup:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            words = np.asarray(np.memmap(path, "<u8", "r"))
-        except ValueError:  # no whole number of words
-            words = np.empty(0, "<u8")
+        words = np.empty(0, "<u8")
+        # Not what hangs when it is opened, and no link to another place.
+        if stat.S_ISREG(path.lstat().st_mode):
+            with suppress(ValueError):  # no whole number of words
+                words = np.asarray(np.memmap(path, "<u8", "r"))
         if len(words) <= _DIGEST or words[:_DIGEST].tobytes() != _digest(path, words[_DIGEST:]):
             raise BoxSetError(f"the lookup cache {path} is damaged. Delete it: it is built again.")
         words = words[_DIGEST:]

@@ -26,6 +26,7 @@ from ccrop_pipeline.errors import CcropError
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
+_MAX_BYTES = 1 << 30  # a million shards have about 200 MB
 
 
 class ShardEntry(NamedTuple):
@@ -120,15 +121,13 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
         The manifest, or None where it cannot be understood.
     """
     try:
-        with folder.local(MANIFEST) as path:
-            data = parse_json(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("it is no JSON object")
+        data = _parsed(folder)
         # First the version: of another one, nothing else is known.
         if not is_known_version(data, MANIFEST, problems):
             return None
         stored = from_plain(_Stored, data, complete=True, ignore_unknown=True)
         shards = _entries(data.get("shards"))
+        _expect_counts(stored, shards)
     except (OSError, ValueError, CcropError) as error:
         problems.append(Problem("B001", MANIFEST, f"not readable: {error}"))
         return None
@@ -150,6 +149,18 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
     return manifest
 
 
+def _parsed(folder: BoxFolder) -> dict[str, Any]:
+    if not folder.has(MANIFEST):  # nor is a FIFO opened
+        raise ValueError("there is no such file")
+    with folder.local(MANIFEST) as path:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes, more than any box set needs")
+        data = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    return data
+
+
 def _entries(shards: Any) -> tuple[ShardEntry, ...]:
     # By hand: for a hundred thousand shards, `from_plain` takes seconds.
     if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
@@ -159,6 +170,18 @@ def _entries(shards: Any) -> tuple[ShardEntry, ...]:
         if (*map(type, entry),) != (str, str, int, int, str):
             raise ValueError(f"shard {number}: a field is missing or of a wrong type in {entry}")
     return entries
+
+
+def _expect_counts(stored: _Stored, shards: Iterable[ShardEntry]) -> None:
+    found = stored.statistics
+    counts = {"rows": stored.rows, "nearly_full": found.nearly_full, "full": found.full}
+    counts |= {f"counts.{status}": number for status, number in found.counts.items()}
+    counts |= {f"area_histogram[{at}]": number for at, number in enumerate(found.area_histogram)}
+    for number, entry in enumerate(shards):
+        counts |= {f"rows of shard {number}": entry.rows, f"bytes of shard {number}": entry.bytes}
+    for name, count in counts.items():
+        if not 0 <= count < 1 << 53:  # above, many readers of JSON round
+            raise ValueError(f"{name} is {count}; it must be from 0 to 2**53 - 1")
 
 
 def _wrong_names(manifest: Manifest) -> list[str]:

@@ -27,7 +27,7 @@ _COLUMNS = {
     "image_hash": pa.uint64(),
 }
 # What pyarrow raises for bytes that make no sense.
-_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, LookupError, MemoryError)
 _SMALL, _SHRINK = 1 << 26, 1000
 _OPTIONAL = {"heatmap": pa.float16(), "choices": pa.float32()}  # lists of lists of these
 

@@ -56,7 +56,7 @@ RULES = {
     "shards.",
 }
 
-_SHOWN = 5
+_SHOWN, _LINE = 5, 300
 
 
 class Problem(NamedTuple):
@@ -73,8 +73,9 @@ class Problem(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        """Return one line for people."""
-        return f"{self.rule} {self.where}: {self.message}"
+        """Return one line for people, of bounded length."""
+        line = f"{self.rule} {self.where}: {self.message}"
+        return line if len(line) <= _LINE else f"{line[:_LINE]}..."
 
 
 def refuse(problems: Sequence[Problem], remedy: str) -> None:

@@ -26,6 +26,16 @@ _HIDDEN = re.compile(r"__[^/]*__/|(.*/)?[^/]*\.[^/]*$", re.DOTALL)
 _HASH = re.compile("[0-9a-f]{16}")
 # Python's tarfile, and so WebDataset, cannot read a global header with no member after it.
 _EMPTY = "__empty__"
+# What tarfile raises for bytes that make no sense.
+_UNREADABLE = (
+    OSError,
+    tarfile.TarError,
+    ValueError,
+    OverflowError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+)
 _BLOCK = 512
 _END_OF_TAR = bytes(2 * _BLOCK)
 
@@ -83,7 +93,7 @@ def entries(path: Path, problems: list[Problem]) -> Entries | None:
     try:
         with tarfile.open(path, "r:", encoding="utf-8") as tar:
             return dict(tar.pax_headers)
-    except (OSError, tarfile.TarError) as error:
+    except _UNREADABLE as error:
         problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
         return None
 
@@ -98,11 +108,11 @@ def load(
         _expect_end(path)
         with tarfile.open(path, "r:", encoding="utf-8") as tar:
             texts = dict(tar.pax_headers)
-            for row, (name, content) in enumerate(_members(tar)):
+            for row, (name, content) in enumerate(_members(tar, path.stat().st_size)):
                 sample = _sample(name, content, f"{path.name} row {row}", problems)
                 if sample is not None:
                     samples.append(sample)
-    except (OSError, tarfile.TarError) as error:
+    except _UNREADABLE as error:
         problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
     maps = [sample["heatmap"] for sample in samples if "heatmap" in sample]
     grids = {(len(lines), len(lines[0])) for lines in maps}
@@ -126,8 +136,11 @@ def _expect_end(path: Path) -> None:
             raise tarfile.ReadError("the end of the archive is missing")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+def _members(tar: tarfile.TarFile, size: int) -> Iterator[tuple[str, bytes]]:
     for member in tar:
+        # Neither links nor what would take more room in memory than on disk.
+        if not member.isreg() or member.sparse is not None or not 0 <= member.size <= size:
+            raise tarfile.ReadError(f"the member {member.name!r:.80} is no plain file of its size")
         content = tar.extractfile(member)
         if member.name != _EMPTY:
             yield member.name, content.read() if content else b""
