@@ -18,7 +18,7 @@ def test_a_few_of_each_kind_are_taken_or_refused(kind: str) -> None:
     assert set(verdicts(kind, range(10))) <= {"taken", "refused"}
 
 
-@pytest.mark.parametrize("rows", [-1, 1 << 53, 10**400])
+@pytest.mark.parametrize("rows", [-1, 1 << 53, 10**400], ids=range(3))
 def test_counts_that_no_box_set_has_are_refused(rows: int, tmp_path: Path) -> None:
     hostile = Hostile(Random(0), "parquet")
     manifest = hostile.manifest()
@@ -27,7 +27,7 @@ def test_counts_that_no_box_set_has_are_refused(rows: int, tmp_path: Path) -> No
     hostile.say(manifest)
     folder = hostile.write(tmp_path)
     assert [problem.rule for problem in validate(folder)] == ["B001"]
-    with pytest.raises(BoxSetError, match=r"manifest\.json: not readable: rows of shard 0 is"):
+    with pytest.raises(BoxSetError, match=r"manifest\.json: not readable: rows"):
         BoxSet.open(folder)
 
 
