@@ -1,0 +1,95 @@
+"""Box sets of format version 1 as they were first written: every later version reads them.
+
+Files are never written again: `sha256sum -c SHA256SUMS`. What they hold is in the JSON beside
+them, written from the arrays before they went into a file.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccrop_pipeline.boxset import BoxSet, convert, validate
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "hostile"))
+
+import second_reader  # noqa: E402 - in the folder beside this one
+
+NAMES = ("plain", "heatmaps", "choices", "all")
+FORMS = ("parquet", "webdataset")
+
+
+def expected_of(name):
+    return json.loads((HERE / f"box-sets/{name}.json").read_text("utf-8"))
+
+
+def test_no_file_has_changed_and_none_came():
+    lines = (HERE / "SHA256SUMS").read_text("utf-8").splitlines()
+    listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    there = {path for path in (HERE / "box-sets").rglob("*") if path.is_file()}
+    names = {path.relative_to(HERE).as_posix(): path for path in there}
+    assert names.keys() == {name for name in listed if name.startswith("box-sets/")}
+    for name, path in names.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_is_read_as_it_was_written(name, form):
+    folder, expected = HERE / f"box-sets/{name}-{form}", expected_of(name)
+    assert validate(folder) == []
+    boxes = BoxSet.open(folder)
+    provenance = boxes.manifest.provenance.to_json()
+    assert provenance == expected["provenance"]
+    shards = dict(boxes.tables())
+    assert list(shards) == list(expected["shards"])
+    for shard, rows in expected["shards"].items():
+        table = shards[shard]
+        assert len(table) == len(rows)
+        for number, (row, wanted) in enumerate(zip(table, rows, strict=True)):
+            found = row._asdict() | {"image_hash": f"{row.image_hash:016x}"}
+            for field in ("key", "width", "height", "orientation", "status", "image_hash"):
+                assert found[field] == wanted[field], field
+            assert list(row.box) == wanted["box"]
+            choices = None if row.choices is None else [list(choice) for choice in row.choices]
+            assert choices == wanted.get("choices")
+            if "heatmap" in wanted:
+                assert table.heatmaps[number].astype(float).tolist() == wanted["heatmap"]
+            else:
+                assert table.heatmaps is None
+    wanted = {row["key"]: row["box"] for rows in expected["shards"].values() for row in rows}
+    assert boxes.find(list(wanted)).tolist() == list(wanted.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_reader_finds_the_same_boxes(name):
+    rows = [row for rows in expected_of(name)["shards"].values() for row in rows]
+    found = list(second_reader.read(HERE / f"box-sets/{name}-parquet"))
+    assert found == [(row["key"], tuple(row["box"])) for row in rows]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_form_gives_the_other(name, tmp_path):
+    tar = HERE / f"box-sets/{name}-webdataset"
+    convert(HERE / f"box-sets/{name}-parquet", tmp_path / "tar", form="webdataset")
+    for path in (tar / "data").iterdir():
+        assert (tmp_path / "tar/data" / path.name).read_bytes() == path.read_bytes()
+    # Bytes of Parquet differ from version to version of pyarrow, values do not.
+    convert(tar, tmp_path / "parquet", form="parquet")
+    first, second = BoxSet.open(tmp_path / "parquet"), BoxSet.open(tar)
+    for (shard, one), (other, two) in zip(first.tables(), second.tables(), strict=True):
+        assert shard == other
+        assert [*one] == [*two]
+        if one.heatmaps is not None:
+            assert np.array_equal(one.heatmaps, two.heatmaps)
+
+
+def test_a_copy_is_the_same_box_set(tmp_path):
+    shutil.copytree(HERE / "box-sets/all-parquet", tmp_path / "copy")
+    first, second = BoxSet.open(HERE / "box-sets/all-parquet"), BoxSet.open(tmp_path / "copy")
+    assert first.manifest.sha256 == second.manifest.sha256
