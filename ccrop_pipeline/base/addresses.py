@@ -66,11 +66,22 @@ def explained(url: str) -> Iterator[None]:
         yield
     except CcropError:
         raise
-    except FileNotFoundError as error:
-        raise CcropError(f"nothing is found at {url} ({error}). Check the address.") from error
     # Every file system raises errors of its own, many of them no OSError.
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and not _unanswered(error.__cause__):
+            raise CcropError(f"nothing is found at {url} ({error}). Check the address.") from error
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
         raise CcropError(
-            f"{url} cannot be used ({type(error).__name__}: {error}). Check address, connection "
+            f"{url} cannot be used ({type(cause).__name__}: {cause}). Check address, connection "
             "and permissions, and run again: what is finished is kept."
         ) from error
+
+
+def _unanswered(cause: BaseException | None) -> bool:
+    """Tell whether the cause of a `FileNotFoundError` is no answer that nothing is there.
+
+    fsspec says of all that goes wrong with a web server that the file is not found.
+    """
+    if isinstance(cause, OSError):
+        return not isinstance(cause, FileNotFoundError)
+    return getattr(cause, "status", 404) not in (404, 410)

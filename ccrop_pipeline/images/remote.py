@@ -1,10 +1,6 @@
 """Tar shards behind addresses or commands: read in order as they arrive, and never stored."""
 
-import io
-import os
 import re
-import signal
-import subprocess
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +14,7 @@ from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.members import entries, open_entries
 from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest, part_of
+from ccrop_pipeline.images.streams import opened
 from ccrop_pipeline.images.tar import Member, group, parse_label
 
 _TAR_IN_COMMAND = re.compile(r"([^\s/'\"=]+)\.tar\b")
@@ -29,9 +26,10 @@ _TOGETHER = 64  # shards whose ends are in memory at once for a fingerprint: 8 M
 class RemoteTarSource:
     """Tars that are read once through, from an object store, a web server or a command.
 
-    Addresses are opened with fsspec, so that whatever it has a file system for is readable;
-    whether a broken connection is tried again is up to that file system. The output of a
-    command (`pipe:curl …`) is read to its end, and the command has to succeed.
+    Addresses are opened with fsspec, so that whatever it has a file system for is readable. From
+    web servers reading goes on at the byte reached where a connection breaks; what others do then
+    is up to their file systems. The output of a command (`pipe:curl …`) is read to its end, and
+    the command has to succeed; however we end, its process group ends with us.
 
     Attributes:
         location: What was opened, as given.
@@ -60,8 +58,7 @@ class RemoteTarSource:
         files, (path,) = located(self.urls[:1])
         beside = path.partition("?")[0].rpartition("/")[0] + "/" + CLASSES_FILE
         with explained(self.location):
-            text = files.cat_file(beside).decode() if files.exists(beside) else ""
-        return tuple(text.splitlines())
+            return tuple(_content(files, beside).decode().splitlines())
 
     @property
     def _piped(self) -> bool:
@@ -75,8 +72,7 @@ class RemoteTarSource:
                 comes twice.
         """
         url = part_of(self._url_of, shard)
-        opened = _output if self._piped else _object
-        with _to_its_end(url), opened(url) as stream:
+        with _to_its_end(url), opened(url, command=self._piped) as stream:
             for entry in group(_members(stream, url), url):
                 label = parse_label(entry.label, entry.key, url)
                 yield Sample(entry.key, entry.image, label, entry.annotation)
@@ -193,49 +189,17 @@ def _to_its_end(url: str) -> Iterator[None]:
             ) from error
 
 
-@contextmanager
-def _object(url: str) -> Iterator[IO[bytes]]:
-    files, (path,) = located([url])
-    # Over HTTP a block size of 0 means one request for the whole file instead of many for its
-    # parts, which not every server gives.
-    whole = {"block_size": 0} if "http" in files.protocol else {}
-    with files.open(path, "rb", **whole) as raw, io.BufferedReader(raw, _BUFFER) as stream:
-        yield stream
-
-
-@contextmanager
-def _output(url: str) -> Iterator[IO[bytes]]:
-    command = url.removeprefix(PIPE)
-    # In a session of its own, so that all processes of the command can be ended together.
-    process = subprocess.Popen(
-        command, shell=True, stdout=subprocess.PIPE, bufsize=_BUFFER, start_new_session=True
-    )
-    assert process.stdout is not None
-    with process.stdout as stream:
-        try:
-            try:
-                yield stream
-            except tarfile.TarError:
-                # The output of a command that fails is cut off: then it is to blame.
-                if not stream.read(1):
-                    _expect_success(process, url)
-                raise
-            # A command whose output is not read to the end would fail for that.
-            while stream.read(_BUFFER):
-                pass
-            _expect_success(process, url)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _expect_success(process: "subprocess.Popen[bytes]", url: str) -> None:
-    if status := process.wait():
-        raise SourceError(
-            f"the command of {url} failed with exit status {status}, so images may be missing. "
-            "Run it by itself to see why."
-        )
+def _content(files: Any, path: str) -> bytes:
+    """Return the content of a file that need not be there."""
+    try:
+        return bytes(files.cat_file(path))
+    except (FileNotFoundError, PermissionError):
+        return b""
+    except Exception as error:
+        # Stores that may not be listed forbid what is not there.
+        if getattr(error, "status", None) in (401, 403):
+            return b""
+        raise
 
 
 def _ends(files: Any, paths: list[str]) -> Iterator[tuple[int, str]]:

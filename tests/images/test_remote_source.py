@@ -1,10 +1,14 @@
 import io
 import multiprocessing
+import socket
+import subprocess
+import sys
 import tarfile
 import threading
 import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import fsspec
@@ -15,7 +19,7 @@ from hypothesis import strategies as st
 from made_sources import DATA, folder_of, needs_data, picture, tar_of, write_tar
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import RemoteTarSource, Source, open_source
+from ccrop_pipeline.images import RemoteTarSource, Source, open_source, streams
 
 MEMORY = fsspec.filesystem("memory")
 
@@ -241,6 +245,47 @@ def test_a_command_is_ended_with_all_its_processes_when_reading_stops(tmp_path):
     assert not running(sleeper)
 
 
+ENDS = {
+    "killed": "os.kill(os.getpid(), 9)",
+    "terminated": "os.kill(os.getpid(), 15)",
+    "interrupted": "os.kill(os.getpid(), 2)",
+    "hung up": "os.kill(os.getpid(), 1)",
+    "exit": "sys.exit(3)",
+    "at once": "os._exit(3)",
+    "abort": "os.abort()",
+    "an error that keeps the frame": "kept = samples; raise ValueError",
+    "the end of the source": "list(samples)",
+}
+READER = """
+import os, sys, time
+from ccrop_pipeline.images import open_source
+samples = open_source(sys.argv[1]).read("x")
+next(samples)
+while not os.path.exists(sys.argv[2] + "/pids"):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
+def test_a_command_ends_with_us_and_lets_go_of_stderr(tmp_path, end):
+    path = tar_of(tmp_path / "x.tar", ["a", "b"])
+    spec = f"pipe:sleep 60 >&2 & cat {path}; echo $$ $! > {tmp_path}/pids"
+    spec += "" if "list" in end else "; sleep 60"
+    command = [sys.executable, "-c", READER + end, spec, str(tmp_path)]
+    # Ends when nobody has stderr any more.
+    subprocess.run(command, stderr=subprocess.PIPE, timeout=30, check=False)
+    deadline = time.monotonic() + 10
+    pids = (tmp_path / "pids").read_text().split()
+    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(running(pid) for pid in pids)
+
+
+def test_a_command_reads_nothing_of_our_input(tmp_path):
+    path = tar_of(tmp_path / "x.tar", ["a"])
+    assert len(read_all(open_source(f"pipe:cat; cat {path}"))) == 1
+
+
 def running(pid: str) -> bool:
     try:
         # The name in brackets may hold spaces; the state follows it.
@@ -272,26 +317,54 @@ def test_what_cannot_be_opened_is_named(spec, message):
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Files of a folder; as plain as the standard library's, or with ranges, or broken."""
+    """Files of a folder; as plain as the standard library's, or with ranges, slow or broken.
 
-    ranges, broken = False, False
+    Attributes:
+        ranges: Whether parts are given.
+        breaks_after: Bytes of an answer after which a connection ends; None: never.
+        pause: Seconds between two pieces of an answer.
+        stalls: Answers that stop half-way for a second.
+        status: Of answers to come that fail.
+        version: What is said of the state of the files.
+        asked: Ranges that were asked for.
+    """
+
+    ranges, breaks_after, pause, stalls, version = False, None, 0.0, 0, "1"
 
     def do_GET(self):
         asked, path = self.headers["Range"], Path(self.translate_path(self.path))
+        self.asked.append(asked)
+        if self.failing:
+            return self.send_error(self.failing.pop())
         if not path.is_file():
             return self.send_error(404)
         data = path.read_bytes()
         if asked and self.ranges:
             first, last = asked.removeprefix("bytes=").split("-")
-            part = data[int(first) : int(last) + 1]
+            stop = int(last or len(data)) + 1
+            part = data[int(first) : stop]
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {first}-{stop - 1}/{len(data)}")
         else:
             part = data
             self.send_response(200)
         self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", self.version)
         self.end_headers()
-        return self.wfile.write(part[: len(part) // 2] if self.broken else part)
+        return self.send_in_pieces(part[: self.breaks_after])
+
+    def send_in_pieces(self, part):
+        for start in range(0, len(part), 20_000):
+            time.sleep(self.pause)
+            if start > len(part) / 2 and self.stalled():
+                time.sleep(1)
+                break
+            self.wfile.write(part[start : start + 20_000])
+
+    @classmethod
+    def stalled(cls):
+        cls.stalls -= 1
+        return cls.stalls >= 0
 
     def log_message(self, *args):
         pass
@@ -300,7 +373,7 @@ class Server(SimpleHTTPRequestHandler):
 @pytest.fixture
 def web(tmp_path):
     pytest.importorskip("aiohttp")
-    handler = type("Handler", (Server,), {})
+    handler = type("Handler", (Server,), {"asked": [], "failing": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", handler
@@ -322,14 +395,94 @@ def test_a_web_server_without_ranges_gives_images_and_no_fingerprint(tmp_path, w
     assert remote.classes == ()
 
 
-def test_a_connection_that_breaks_is_an_error(tmp_path, web):
-    tar_of(tmp_path / "x.tar", [f"{i}" for i in range(90)])
+@pytest.fixture
+def quick(monkeypatch):
+    """Times on a small scale: no pauses, and a web client that waits for half a second at most."""
+    aiohttp = pytest.importorskip("aiohttp")
+    monkeypatch.setattr(streams, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(streams, "_TIMEOUT", 0.5)
+    monkeypatch.setattr("aiohttp.client.DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=0.5))
+    fsspec.get_filesystem_class("http").clear_instance_cache()
+    yield
+    fsspec.get_filesystem_class("http").clear_instance_cache()
+
+
+def many(path):
+    """A tar of 200 kB."""
+    return tar_of(path / "x.tar", [f"{i}" for i in range(90)])
+
+
+def test_a_slow_server_may_take_its_time(tmp_path, web, quick):
+    local, (address, handler) = open_source(many(tmp_path)), web
+    handler.pause = 0.12  # 1.2 seconds in all
+    assert read_all(open_source(f"{address}/x.tar")) == read_all(local)
+
+
+def test_a_slow_reader_may_take_its_time(tmp_path, web, quick):
+    write_tar(tmp_path / "x.tar", [(f"{i}.png", picture(i) * 40_000) for i in range(3)])
+    samples = []
+    for sample in open_source(f"{web[0]}/x.tar").read("x"):
+        samples.append(sample)
+        time.sleep(0.6)
+    assert samples == read_all(open_source(tmp_path / "x.tar"))
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_reading_goes_on_at_the_byte_reached(tmp_path, web, quick, ranges):
+    local, (address, handler) = open_source(many(tmp_path)), web
+    handler.ranges, handler.stalls = ranges, 2
+    assert read_all(open_source(f"{address}/x.tar")) == read_all(local)
+    first, *others = handler.asked
+    assert first is None
+    assert len(others) == 2
+
+
+def test_each_break_brings_it_further(tmp_path, web, quick):
+    write_tar(tmp_path / "x.tar", [(f"{i}.png", picture(i) * 5_000) for i in range(3)])
     address, handler = web
-    handler.broken = True
+    # The client loses what it has received and not handed out yet.
+    handler.ranges, handler.breaks_after, handler.failing[:] = True, 1_000_000, [503]
+    assert read_all(open_source(f"{address}/x.tar")) == read_all(open_source(tmp_path / "x.tar"))
+    none, again, *ranges = handler.asked
+    assert none is again is None
+    starts = [int(asked.removeprefix("bytes=").removesuffix("-")) for asked in ranges]
+    assert all(a + 100_000 < b for a, b in pairwise([0, *starts]))
+
+
+def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, web, quick):
+    many(tmp_path)
+    address, handler = web
+    handler.breaks_after, handler.ranges = 150_000, True
+    samples = open_source(f"{address}/x.tar").read("x")
+    next(samples)
+    handler.version = "2"
+    with pytest.raises(CcropError, match=r"x\.tar changed while it was read"):
+        list(samples)
+
+
+def test_a_connection_that_always_breaks_is_an_error(tmp_path, web, quick):
+    many(tmp_path)
+    address, handler = web
+    handler.breaks_after = 100_000
     with pytest.raises(CcropError, match=rf"{address}/x\.tar cannot be used"):
         read_all(open_source(f"{address}/x.tar"))
     with pytest.raises(CcropError, match=r"nothing is found at .*/y\.tar"):
         read_all(open_source(f"{address}/y.tar"))
+    handler.failing = [403]
+    with pytest.raises(CcropError, match=r"x\.tar cannot be used .*403"):
+        read_all(open_source(f"{address}/x.tar"))
+    assert handler.failing == []
+
+
+@pytest.mark.parametrize(
+    "use", [read_all, RemoteTarSource.fingerprint, lambda source: source.classes]
+)
+def test_where_nobody_answers_is_not_where_nothing_is_found(quick, use):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/x.tar"
+        with pytest.raises(CcropError, match=rf"^{address} cannot be used .*Cannot connect"):
+            use(open_source(address))
 
 
 def send_samples(source: RemoteTarSource, queue) -> None:
