@@ -9,7 +9,6 @@ import operator
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +133,15 @@ class Torture:
         return self.server.run(arguments, out, fault, **of)
 
 
-def cases(torture: Torture, only: str, writes: int) -> Iterator[tuple[Command, Any, int]]:
-    """Yield every case: command, fault or strait, and its number."""
+PASSES = 8
+
+
+def cases(torture: Torture, only: str, writes: int) -> list[tuple[Command, Any, int]]:
+    """Return every case: command, fault or strait, and its number.
+
+    In passes over all commands and faults, so that a record that is not complete covers all alike.
+    """
+    found: list[tuple[int, Command, Any, int]] = []
     for command in COMMANDS:
         numbers: Counter[str] = Counter()
         for fault in (*STRAITS, *LACKS, *FAULTS):
@@ -143,11 +149,12 @@ def cases(torture: Torture, only: str, writes: int) -> Iterator[tuple[Command, A
                 continue
             if isinstance(fault, Fault):
                 every = torture.numbers(command, fault, writes=writes)
-                for n in every[:1] if fault in LACKS else every:
-                    yield command, fault, n
+                every = every[:1] if fault in LACKS else every
+                found += [(k % PASSES, command, fault, n) for k, n in enumerate(every)]
             else:
                 numbers[fault.name] += 1
-                yield command, fault, numbers[fault.name]
+                found.append((0, command, fault, numbers[fault.name]))
+    return [case for _, *case in sorted(found, key=lambda each: each[0])]
 
 
 def tables(records: list[dict[str, Any]]) -> str:
