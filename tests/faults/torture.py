@@ -6,6 +6,7 @@ Cases that are in the record are not run again, so that it goes on where it was 
 import argparse
 import json
 import operator
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -145,7 +146,7 @@ def cases(torture: Torture, only: str, writes: int) -> list[tuple[Command, Any, 
     for command in COMMANDS:
         numbers: Counter[str] = Counter()
         for fault in (*STRAITS, *LACKS, *FAULTS):
-            if only not in f"{command.name}: {fault.name}":
+            if not re.search(only, f"{command.name}: {fault.name}"):
                 continue
             if isinstance(fault, Fault):
                 every = torture.numbers(command, fault, writes=writes)
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("record", type=Path, help="JSON lines, one a case; gone on with")
     parser.add_argument("--page", type=Path, help="Markdown to write the tables into")
     parser.add_argument("--folder", type=Path, help="where to work; kept, with its inputs")
-    parser.add_argument("--only", default="", help="part of 'COMMAND: FAULT'")
+    parser.add_argument("--only", default="", help="pattern of 'COMMAND: FAULT'")
     parser.add_argument("--writes", type=int, default=1, help="every so many of writes in a row")
     options = parser.parse_args()
     done = {(each["command"], each["fault"], each["n"]) for each in read(options.record)}
