@@ -80,9 +80,10 @@ def pack(
     whole = _new_folder(out)
     limits = {"prefix": prefix, "max_images": max_images, "max_bytes": max_bytes}
     made_by = _made_by(samples, limits)
-    if done := _done(out, made_by):
-        return done
     partial = whole.with_name(whole.name + ".partial")
+    # What was killed in its very last steps left an empty one beside what is complete.
+    if not partial.exists() and (done := _done(out, made_by)):
+        return done
     try:
         with only_writer(partial):
             if done := _done(out, made_by):  # by another process, meanwhile

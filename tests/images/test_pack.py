@@ -240,6 +240,11 @@ def test_the_same_call_again_says_that_it_is_complete(tmp_path):
     assert again == replace(first, was_there=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert not (tmp_path / "out.partial").exists()
+    # A kill in the very last steps leaves the folder in which it was written.
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial/.ccrop.lock").touch()
+    assert pack(source, out) == again
+    assert not (tmp_path / "out.partial").exists()
     with pytest.raises(CcropError, match="is not empty"):
         pack(source, out, max_images=1)
     with pytest.raises(CcropError, match="is not empty"):
