@@ -57,13 +57,17 @@ def demo(out: Path) -> None:
     """Run the whole pipeline on generated images, in the folder OUT (default: demo).
 
     Trains twice for the same number of epochs, once with boxes and once with random crops only.
-    A few minutes on two cores. A demo that was stopped is resumed by the same command.
+    A few minutes on two cores. A demo that was stopped is resumed by the same command. OUT must be
+    new, empty, or of an earlier demo.
 
     \b
     Example:
       ccrop demo
     """
-    result = run_demo(out, DemoSize())
+    from ccrop_pipeline.base.lock import only_writer
+
+    with only_writer(out):
+        result = run_demo(out, DemoSize())
     _print_tables(result)
     print_line()
     print_line(f"contact sheet  {out / 'contact_sheet.png'}")
@@ -80,6 +84,7 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
     from ccrop_pipeline.recipes import RefreshStage, load_recipe, make_plan
     from ccrop_pipeline.report import box_quality, contact_sheet
 
+    _claim(out)
     seconds: dict[str, float] = {}
     with _clock(seconds, "make images"):
         train = _scenes(out / "data" / "train", size.train)
@@ -96,6 +101,23 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
     with written_aside(out / "contact_sheet.png", replace=True) as aside:
         contact_sheet(box_set, train, recipe.crop).save(aside, "PNG")
     return DemoResult(boxes, box_quality(box_set, train)["scenes"], seconds, knn)
+
+
+# Written first: what lies beside it is of a demo.
+_MARK = "demo.json"
+
+
+def _claim(out: Path) -> None:
+    from ccrop_pipeline.base.files import written_aside
+    from ccrop_pipeline.errors import CcropError
+
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / _MARK).is_file():
+        return
+    if any(not path.name.startswith(".") for path in out.iterdir()):
+        raise CcropError(f"{out} is not empty and holds no demo; choose another folder.")
+    with written_aside(out / _MARK) as aside:
+        aside.write_text('{"made by": "ccrop demo"}\n', "utf-8")
 
 
 def _scenes(folder: Path, count: int) -> "Source":
@@ -118,7 +140,7 @@ def _train(
     trainer = Trainer(Inputs(train, test_source=test), run, recipe, machine, progress)
     with progress:
         trainer.train()
-    return float(trainer.run.metrics()[-1]["knn"])
+    return float(trainer.run.last_record("knn")["knn"])
 
 
 @contextmanager

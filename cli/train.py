@@ -111,7 +111,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     with TrainProgress(recipe.epochs) as progress:
         done = training.train(source, run, recipe=recipe, observer=progress, **options)
     if Ranks.from_environment().rank == 0:
-        _print_result(run, done.metrics()[-1], as_json)
+        _print_result(run, done.last_record("loss"), as_json)
 
 
 def _recipe_and_plan(

@@ -72,9 +72,9 @@ class Trainer:
         self.processes = Processes(machine.device, recipe.precision)
         self.machine = machine = replace(machine, device=self.processes.fabric.device)
         self.observer = observer if self.processes.first else SILENT
-        if overwrite:
-            expect_outside(folder, inputs)
         self.run, self.metrics = Run(folder), Metrics(folder, tensorboard=machine.tensorboard)
+        if overwrite or (self.run.exists and not self.run.trained):
+            expect_outside(folder, inputs)
         self.loader = open_loader(inputs, recipe, machine, self.processes.ranks)
         self._probe: Probe | None = None
         self.processes.once(lambda: self._open_probe(self.loader.index))
@@ -142,7 +142,7 @@ class Trainer:
 
     def _last_boxes(self) -> str | None:
         records = self.metrics.records("train")
-        boxes: str | None = records[-1]["boxes"] if records else None
+        boxes: str | None = records[-1].get("boxes") if records else None
         # Boxes that were given may be elsewhere by now.
         given = boxes and (is_address(boxes) or Path(boxes).is_absolute())
         return self.plan[0].boxes if given else boxes
@@ -185,7 +185,7 @@ class Trainer:
 
     def _note_boxes(self, boxes: str, epoch: int, seconds: float | None) -> None:
         box_set = BoxSet.open(self.run.folder / boxes)
-        if not any(record["boxes"] == boxes for record in self.metrics.records("refresh")):
+        if not any(record.get("boxes") == boxes for record in self.metrics.records("refresh")):
             previous = BoxSet.open(self._place(self._boxes)) if self._boxes else None
             record = {"stage": "refresh", "epoch": epoch, "boxes": boxes}
             if seconds is not None:

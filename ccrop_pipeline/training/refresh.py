@@ -187,15 +187,15 @@ class _Follower:
         self._run, self._observer, self._ranks, self._machine = run, observer, ranks, machine
         # Before anything else is read: what is of a later run is then noticed.
         self._id = run.id
-        started = run.started()
-        if not started["recipe"]["boxes"]["overlapped"]:
+        recipe = run.recipe()
+        if not recipe.boxes.overlapped:
             raise CcropError(
                 f"{run.folder} computes its boxes itself. Start it with "
                 "boxes.overlapped=true to let another process do so."
             )
-        self._epochs = started["recipe"]["epochs"]
+        self._epochs = recipe.epochs
         self._source = open_source(run.source())
-        if self._source.fingerprint() != started["source"]["fingerprint"]:
+        if self._source.fingerprint() != run.source_fingerprint():
             raise CcropError(
                 f"{self._source.location} does not hold the images of the run {run.folder}"
             )

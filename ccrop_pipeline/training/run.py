@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -14,13 +15,14 @@ import numpy as np
 from ccrop_pipeline.base import is_address
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import hidden_name, remove_leftovers, writing, written_aside
-from ccrop_pipeline.base.lock import LOCK
-from ccrop_pipeline.base.values import differences
+from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import BoxSet, iou
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.boxset.writing import strangers
+from ccrop_pipeline.errors import CcropError, SettingError, reading
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
-from ccrop_pipeline.models.own_checkpoints import NEWEST
+from ccrop_pipeline.models.own_checkpoints import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
+from ccrop_pipeline.recipes.plan import checkpoint_file
 from ccrop_pipeline.training.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
 _ID = "id"  # differs between runs that lie in one folder one after the other
+_METRICS = "metrics.jsonl"
+_PARTS = ("checkpoints", "boxes", "tensorboard")
+_OWN = re.compile(
+    rf"run\.json|metrics\.jsonl|checkpoint\.pt|{'|'.join(_PARTS)}|checkpoints/epoch-\d+\.pt"
+    r"|boxes/(epoch-\d+|centre|full)|tensorboard/events\.out\.tfevents\..+"
+)
+_ELSEWHERE = "Move it away if it is of another program, or choose another folder for the run."
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,14 @@ class Run:
         return (self.folder / _STARTED).is_file()
 
     @property
+    def trained(self) -> bool:
+        """Whether it has a checkpoint, and with it something that took time."""
+        own = self.folder / checkpoint_file(0)  # before the first epoch
+        return (self.folder / NEWEST).is_file() or any(
+            file != own for file in earlier_checkpoints(self.folder)
+        )
+
+    @property
     def id(self) -> str | None:
         """What tells the run from any other that has lain here; None where there is none."""
         try:
@@ -60,9 +77,40 @@ class Run:
         return found
 
     def started(self) -> dict[str, Any]:
-        """Return what the run was started with: its identity, and what opens its images."""
-        values: dict[str, Any] = json.loads((self.folder / _STARTED).read_text())
+        """Return what the run was started with: its identity, and what opens its images.
+
+        Raises:
+            CcropError: If the file is damaged, or none that a run has written.
+        """
+        file = self.folder / _STARTED
+        content = file.read_bytes()
+        with reading(file, "does not say what a run was started with", _ELSEWHERE):
+            values: dict[str, Any] = parse_json(content.decode())
+            texts = values[_PLACES]["source"], values.get(_ID, "")
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{_PLACES} or {_ID} is not of the kind it should be")
         return values
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that the run was started with.
+
+        Raises:
+            CcropError: If it cannot be read.
+        """
+        with reading(self.folder / _STARTED, "has no recipe that can be read", _ELSEWHERE):
+            try:
+                return Recipe.from_dict(self.started()["recipe"])
+            except SettingError as error:
+                raise ValueError(error) from error
+
+    def source_fingerprint(self) -> str:
+        """Return the fingerprint of its images.
+
+        Raises:
+            CcropError: If it cannot be read.
+        """
+        with reading(self.folder / _STARTED, "tells no fingerprint of its images", _ELSEWHERE):
+            return str(self.started()["source"]["fingerprint"])
 
     def source(self) -> str:
         """Return what opens the images of the run again."""
@@ -79,16 +127,18 @@ class Run:
             overwrite: Whether to delete a run that lies there.
 
         Raises:
-            CcropError: If the folder holds a run of another identity, or something else.
+            CcropError: If the folder holds a trained run of another identity, or something else.
         """
         remove_leftovers(self.folder)
         if self.exists and not overwrite:
-            self._check_same(identity)
-            return
+            changed = self._changed(identity)
+            if not changed:
+                return
+            if self.trained:
+                raise self._started_differently(changed)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._expect_own()
         old = self._set_aside() if self.exists else None
-        if not old and any(not entry.name.startswith(".") for entry in self._others()):
-            raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder.")
         content = {**identity, _PLACES: {"source": source}, _ID: secrets.token_hex(8)}
         with written_aside(self.folder / _STARTED, replace=True) as aside:
             aside.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
@@ -96,34 +146,89 @@ class Run:
             # What another process holds open may stay, hidden: it is in nobody's way.
             shutil.rmtree(old, ignore_errors=True)
 
-    def _others(self) -> list[Path]:
-        return [entry for entry in self.folder.iterdir() if entry.name not in (_STARTED, LOCK)]
+    def _expect_own(self) -> None:
+        """Refuse to start beside, or to delete, what no run has written."""
+        if self.exists:
+            self.started()  # or it is another program's
+            if foreign := self._foreign():
+                raise CcropError(
+                    f"{self.folder} holds files that no run has written: {_listed(foreign)}. "
+                    "Move them elsewhere, or choose another folder for the run."
+                )
+        elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+            raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder.")
+
+    def _foreign(self) -> list[str]:
+        # Hidden files of others beside run.json stay where they are.
+        found = [name for name in self._names(".") if not name.startswith(".")]
+        found += [name for part in _PARTS for name in self._names(part)]
+        foreign = [name for name in found if not _OWN.fullmatch(name)]
+        for box_set in (self.folder / name for name in found if name.startswith("boxes/")):
+            if box_set.is_dir() and not box_set.is_symlink():
+                foreign += [f"boxes/{box_set.name}/{name}" for name in strangers(box_set)]
+        return sorted({*foreign})
+
+    def _names(self, part: str) -> list[str]:
+        folder = self.folder / part
+        inside = folder.is_dir() and not folder.is_symlink()
+        entries = [entry for entry in folder.iterdir() if not _is_leftover(entry)] if inside else []
+        return [entry.relative_to(self.folder).as_posix() for entry in entries]
 
     def _set_aside(self) -> Path:
         # The newest checkpoint first and run.json never: whenever this ends early, there is a run,
         # and it begins anew. Renamed, so that a follower cannot write into what is deleted.
         aside = self.folder / hidden_name("old")
-        entries = sorted(self._others(), key=lambda entry: entry.name != NEWEST)
+        names = [NEWEST, _METRICS, *_PARTS]
         aside.mkdir()
-        for entry in entries:
-            entry.rename(aside / entry.name)
+        for entry in (self.folder / name for name in names):
+            if entry.exists() or entry.is_symlink():
+                entry.rename(aside / entry.name)
         return aside
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of all epochs so far."""
         return Metrics(self.folder).records("train")
 
-    def _check_same(self, identity: Mapping[str, Any]) -> None:
+    def last_record(self, *needed: str) -> dict[str, Any]:
+        """Return the record of the last epoch.
+
+        Args:
+            needed: Numbers that it must have.
+
+        Raises:
+            CcropError: If it is lost, or lacks one of them.
+        """
+        record = next(iter(self.metrics()[-1:]), {})
+        missing = [name for name in needed if type(record.get(name)) not in (int, float)]
+        if missing or not record:
+            what = f"no {missing[0]}" if missing else "no record"
+            raise CcropError(
+                f"{self.folder / _METRICS} has {what} of the last epoch: it was changed since. The "
+                "weights of the run are not concerned."
+            )
+        return record
+
+    def _changed(self, identity: Mapping[str, Any]) -> list[str]:
         started = self.started().items()
         old = {name: value for name, value in started if name not in (_PLACES, _ID)}
-        changed = differences(old, identity)
-        if changed:
-            raise CcropError(
-                f"{self.folder} holds a run that was started differently:\n  "
-                + "\n  ".join(changed)
-                + "\nRepeat its settings to resume it, choose another folder, or start afresh "
-                "with `overwrite`."
-            )
+        return differences(old, identity)
+
+    def _started_differently(self, changed: list[str]) -> CcropError:
+        return CcropError(
+            f"{self.folder} holds a run that was started differently:\n  "
+            + "\n  ".join(changed)
+            + "\nRepeat its settings to resume it, choose another folder, or start afresh "
+            "with `overwrite`."
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
@@ -156,7 +261,7 @@ def expect_outside(folder: Path, inputs: Inputs) -> None:
         inside = [place for place in places if place.resolve().is_relative_to(whole)]
         if inside:
             raise CcropError(
-                f"{what} lie in the folder that `overwrite` would delete ({inside[0]} in "
+                f"{what} lie in the folder of the run, which would be deleted ({inside[0]} in "
                 f"{folder}): choose another folder for the run, or copy them elsewhere first."
             )
 
@@ -165,9 +270,6 @@ def _places(source: Source) -> tuple[Path, ...]:
     if isinstance(source, TarSource | ParquetSource):
         return source.paths
     return (source.root,) if isinstance(source, FolderSource | TorchvisionSource) else ()
-
-
-_METRICS = "metrics.jsonl"
 
 
 class Metrics:
@@ -192,10 +294,27 @@ class Metrics:
             _expect_tensorboard()
 
     def records(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """Return all whole records so far, or those of one kind of stage."""
-        lines = self._file.read_text().splitlines(keepends=True) if self._file.is_file() else []
-        records = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [record for record in records if stage in (None, record.get("stage"))]
+        """Return all whole records so far, or those of one kind of stage.
+
+        Raises:
+            CcropError: If a line is no record.
+        """
+        lines = self._file.read_bytes().split(b"\n")[:-1] if self._file.is_file() else []
+        records = [self._record(number, line) for number, line in enumerate(lines, 1)]
+        return [record for record in records if stage in (None, record["stage"])]
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        with reading(
+            f"{self._file}, line {number},",
+            "is no record of a run",
+            "Delete the line: training does not need it.",
+        ):
+            record: dict[str, Any] = json.loads(line.decode())
+            kinds = {"stage": str, "epoch": int, "boxes": str | None}
+            for name, kind in kinds.items():
+                if not isinstance(record.get(name), kind):
+                    raise ValueError(f"{name!r} is missing or of another kind")
+        return record
 
     def truncate_after(self, epoch: int) -> None:
         """Drop records of epochs after `epoch`, which are about to be trained again."""

@@ -1,5 +1,9 @@
+import re
+
 import pytest
 from ccrop_cli.demo import DemoSize, run_demo
+from ccrop_cli.main import cli
+from click.testing import CliRunner
 from PIL import Image
 
 from ccrop_pipeline.boxset import validate
@@ -32,3 +36,16 @@ def test_the_demo_leaves_what_it_promises_and_takes_itself_up(tmp_path):
     again = run_demo(tmp_path / "demo", SMALL)
     assert (again.knn, again.quality) == (first.knn, first.quality)
     assert "run-random: train with random crops" not in again.seconds
+
+
+@pytest.mark.parametrize("name", ["contact_sheet.png", "data/train/mine.jpg", "run/run.json"])
+def test_the_demo_leaves_a_folder_of_others_alone(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("precious")
+    result = CliRunner().invoke(cli, ["demo", str(tmp_path)])
+    assert result.exit_code == 1
+    message = f"{tmp_path} is not empty and holds no demo; choose another folder."
+    assert message in re.sub(r"\s+", " ", result.output)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "precious"

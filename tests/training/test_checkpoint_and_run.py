@@ -172,6 +172,7 @@ def test_a_run_is_taken_up_only_by_what_started_it(tmp_path):
     run = Run(tmp_path / "run")
     run.start({"recipe": {"epochs": 5, "crop": {"alpha": 0.6}}})
     run.start({"recipe": {"epochs": 5, "crop": {"alpha": 0.6}}})
+    save_checkpoint(run.folder / "checkpoint.pt", checkpoint()[1])
     with pytest.raises(CcropError, match=r"recipe\.crop\.alpha: 0\.6 -> 0\.1"):
         run.start({"recipe": {"epochs": 5, "crop": {"alpha": 0.1}}})
     Metrics(run.folder).add({"stage": "train", "epoch": 1})
@@ -206,3 +207,81 @@ def test_metrics_survive_a_torn_last_line_and_forget_later_epochs(tmp_path):
     metrics.truncate_after(2)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut": b'{"recipe": {"epochs": 5}, "places": {"sou',
+    "not UTF-8": b'{"places": {"source": "\xff"}}',
+    "nested": b"[" * 100_000,
+    "digits": b'{"id": ' + b"9" * 5000 + b"}",
+    "list": b"[1, 2]",
+    "null": b"null",
+    "surrogate": b'{"places": {"source": "\\ud800"}, "id": "a"}',
+    "other program": b'{"name": "experiment 7", "id": 3}',
+    "places": b'{"places": 3, "id": "a"}',
+    "id": b'{"places": {"source": "x"}, "id": [1]}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_run_json_is_one_message_and_stays(tmp_path, content):
+    run = Run(tmp_path)
+    (tmp_path / "run.json").write_bytes(content)
+    for attempt in (
+        run.source,
+        run.recipe,
+        lambda: run.id,
+        lambda: run.start({}),
+        lambda: run.start({}, overwrite=True),
+    ):
+        with pytest.raises(CcropError, match=r"run\.json does not say what a run was started with"):
+            attempt()
+    assert (tmp_path / "run.json").read_bytes() == content
+
+
+def test_a_recipe_of_a_run_that_makes_no_sense_is_one_message(tmp_path):
+    run = Run(tmp_path)
+    for recipe in ({"epochs": -1}, {"boxes": 3}, None, []):
+        run.start({"recipe": recipe})
+        with pytest.raises(CcropError, match=r"run\.json has no recipe that can be read \("):
+            run.recipe()
+        with pytest.raises(CcropError, match=r"run\.json tells no fingerprint of its images"):
+            run.source_fingerprint()
+
+
+LINES = {
+    "text": b"hello",
+    "not UTF-8": b'{"stage": "\xff", "epoch": 2}',
+    "nested": b"[" * 100_000,
+    "digits": b'{"stage": "train", "epoch": ' + b"9" * 5000 + b"}",
+    "list": b"[]",
+    "null": b"null",
+    "zeros": bytes(100),
+    "epoch": b'{"stage": "train", "epoch": "2"}',
+    "stage": b'{"stage": null, "epoch": 2}',
+    "boxes": b'{"stage": "train", "epoch": 2, "boxes": 3}',
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_damaged_line_of_metrics_is_one_message_that_names_it(tmp_path, line):
+    good = b'{"stage": "train", "epoch": 1}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + line + b"\n" + good)
+    metrics = Metrics(tmp_path)
+    for attempt in (metrics.records, lambda: metrics.truncate_after(1)):
+        with pytest.raises(CcropError, match=r"metrics\.jsonl, line 2, is no record of a run \("):
+            attempt()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == good + line + b"\n" + good
+
+
+def test_the_last_record_is_whole_or_one_message(tmp_path):
+    run, metrics = Run(tmp_path), Metrics(tmp_path)
+    with pytest.raises(CcropError, match=r"metrics\.jsonl has no record of the last epoch"):
+        run.last_record()
+    metrics.add({"stage": "train", "epoch": 1, "knn": None})
+    with pytest.raises(CcropError, match=r"metrics\.jsonl has no loss of the last epoch"):
+        run.last_record("loss")
+    metrics.add({"stage": "train", "epoch": 2, "loss": 0.5, "knn": 1})
+    metrics.add({"stage": "refresh", "epoch": 2})
+    assert run.last_record("loss", "knn")["epoch"] == 2

@@ -196,8 +196,9 @@ def test_a_run_with_other_settings_is_refused_until_overwritten(source, tmp_path
 
 
 def test_a_diverged_loss_ends_the_run_with_the_epoch_and_a_remedy(source, tmp_path):
+    steep = ("optimizer.lr=10000", "optimizer.weight_decay=1", "batch_size=4", "epochs=1")
     with pytest.raises(CcropError, match=r"epoch 1 is nan.*optimizer\.lr"):
-        trained(source, tmp_path / "run", "epochs=1", "boxes.kind=none", "optimizer.lr=1e30")
+        trained(source, tmp_path / "run", "boxes.kind=none", *steep)
     assert not (tmp_path / "run/checkpoint.pt").exists()
 
 

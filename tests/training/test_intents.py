@@ -1,5 +1,6 @@
 """Resume, load and overwrite: three ways to go on."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -217,8 +218,10 @@ def test_a_run_that_holds_what_the_next_is_made_from_is_not_deleted(source, run,
         with pytest.raises(CcropError, match="`load`"):
             trainer(source, run, load=weights, overwrite=True)
     assert content(run) == before
-    trainer(source, run, *given, "boxes.refresh_at=[0.5]", "epochs=2", overwrite=True).train()
-    assert not (run / "data").exists()
+    others = trainer(source, run, *given, "boxes.refresh_at=[0.5]", "epochs=2", overwrite=True)
+    with pytest.raises(CcropError, match=r"files that no run has written: data\. Move them"):
+        others.train()
+    assert content(run) == before
 
 
 def test_a_refused_run_deletes_nothing(source, run, monkeypatch):
@@ -253,6 +256,7 @@ def test_deleting_that_was_stopped_leaves_a_run_that_begins_anew(source, run, mo
         return rename(self, target)
 
     settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
+    shutil.rmtree(run / "data")
     monkeypatch.setattr(Path, "rename", one_only)
     with pytest.raises(KeyboardInterrupt):
         trainer(source, run, *settings, overwrite=True).train()
@@ -260,3 +264,77 @@ def test_deleting_that_was_stopped_leaves_a_run_that_begins_anew(source, run, mo
     listener = Listener()
     trainer(source, run, *settings, observer=listener).train()
     assert listener.epochs == [1, 2]
+
+
+FOREIGN = [
+    "notes.txt",
+    "plots/loss.png",
+    "checkpoints/best.pt",
+    "checkpoints/.mine",
+    "boxes/mine/manifest.json",
+    "boxes/epoch-0001/notes.md",
+    "boxes/epoch-0001/data/extra.csv",
+    "tensorboard/other.log",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_others_in_a_run_are_named_and_kept(source, run, name):
+    shutil.rmtree(run / "data")
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    (run / name).write_text("precious")
+    before = content(run)
+    shown = re.escape(name.split("/")[0] if name.startswith("plots") else name)
+    shown = "boxes/mine" if "mine/" in name else shown
+    with pytest.raises(CcropError, match=rf"that no run has written: {shown}\. Move them"):
+        trainer(source, run, overwrite=True).train()
+    assert content(run) == before
+
+
+def test_what_a_run_writes_is_deleted_and_hidden_files_beside_it_are_not(source, run, tmp_path):
+    settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
+    shutil.rmtree(run / "data")
+    machine = Machine(tensorboard=True)
+    trainer(source, run, *settings, overwrite=True, machine=machine).train()
+    (run / ".git").mkdir()
+    (run / ".git/HEAD").write_text("precious")
+    (run / "boxes/epoch-0001/data/.x.parquet.0123456789abcdef.tmp").write_text("left by a kill")
+    trainer(source, run, *settings, overwrite=True).start()
+    assert {path.name for path in run.iterdir()} == {"run.json", ".git"}
+    assert (run / ".git/HEAD").read_text() == "precious"
+
+
+def test_until_the_first_checkpoint_a_run_may_be_started_anew(source, tmp_path):
+    folder = tmp_path / "run"
+    fixed = trainer(source, folder, "boxes.kind=centre", observer=StopAtTheFirstStep())
+    with pytest.raises(KeyboardInterrupt):
+        fixed.train()
+    first = Run(folder).id
+    assert (folder / "boxes/centre/manifest.json").is_file()
+    (folder / "notes.txt").write_text("precious")
+    with pytest.raises(CcropError, match=r"no run has written: notes\.txt"):
+        trainer(source, folder, "seed=5").train()
+    (folder / "notes.txt").unlink()
+    trainer(source, folder, "seed=5").train()
+    assert Run(folder).id != first
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+    }
+    with pytest.raises(CcropError, match=r"started differently:\n  recipe\.seed: 5 -> 0"):
+        trainer(source, folder).train()
+
+
+class StopAtTheFirstStep(Observer):
+    def step(self, report):
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_lost_its_newest_checkpoint_is_not_started_anew(source, run):
+    shutil.rmtree(run / "data")
+    (run / "checkpoint.pt").unlink()
+    before = content(run)
+    with pytest.raises(CcropError, match="started differently"):
+        trainer(source, run, "seed=5").train()
+    assert content(run) == before
