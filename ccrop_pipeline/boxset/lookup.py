@@ -219,7 +219,7 @@ def open_lookup(folder: Location, version: str, rows: Rows) -> BoxLookup:
                 with suppress(OSError):
                     os.utime(path)  # it is in use
                 return found
-            words = sorted_words(rows) if words is None else words
+            words = sorted_words(rows, where=folder) if words is None else words
             _remove_unused(path.parent)
             write_cache(path, words)
             return BoxLookup(path)
@@ -281,13 +281,17 @@ def _private(place: Path) -> Path:
 
 
 def sorted_words(
-    rows: Rows, hashed: Callable[[Sequence[str], int], NDArray[np.uint64]] = key_hashes
+    rows: Rows,
+    hashed: Callable[[Sequence[str], int], NDArray[np.uint64]] = key_hashes,
+    *,
+    where: Location = "the box set",
 ) -> NDArray[np.uint64]:
     """Build the content of the cache file with the first salt that tells all keys apart.
 
     Args:
         rows: Yields the tables, shard by shard; called again for each salt.
         hashed: Hash of keys under a salt.
+        where: What errors call the box set.
 
     Returns:
         uint64 (3 + 4n,), or with choices, m in all, (3 + 4n + n + 1 + 2m,).
@@ -308,8 +312,8 @@ def sorted_words(
         choices = [part for own, _, part in shards if part is not None and len(own)]
         if sum(map(len, choices)) not in (0, len(hashes)):
             raise BoxSetError(
-                "only some shards of the box set have choices (rule B028), so what is to be drawn "
-                "is not certain. Compute the box set again."
+                f"only some shards of {where} have choices (rule B028), so what is to be drawn is "
+                "not certain. Compute these boxes again."
             )
         if choices:
             ordered = _joined(choices).take(order)
@@ -317,7 +321,7 @@ def sorted_words(
         head = [salt, len(hashes), len(ordered.boxes) if choices else 0]
         return np.concatenate([np.array(head, "<u8"), *parts])
     raise BoxSetError(
-        "a key occurs twice in the box set (rule B018), so its box is not certain. "
+        f"a key occurs twice in {where} (rule B018), so its box is not certain. "
         "Validate the box set to see where, and compute it again."
     )
 

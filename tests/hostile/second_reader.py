@@ -142,6 +142,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name in ("format", "version"):
         expect("B002", same(manifest.get(name), SAME[name]), f"{name} is {manifest.get(name)!r}")
     check_fields("B001", manifest, MANIFEST)
+    expect("B001", 0 <= manifest["rows"] < 1 << 53, "rows")
     check_fields("B001", manifest["statistics"], STATISTICS)
     check_fields("B001", manifest["statistics"]["counts"], dict.fromkeys(STATUSES, int))
     for number in manifest["statistics"]["area_histogram"]:
