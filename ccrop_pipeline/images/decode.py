@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 from ccrop_pipeline.errors import SourceError
 
@@ -15,12 +15,25 @@ try:
 except ImportError:  # Pillow does it, at half the speed
     simplejpeg = None
 
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
+
 _EXIF = b"Exif\0\0"
 # What may hold the orientation of a PNG, before its pixels or after them.
 _PNG_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-# Those torchvision.datasets.ImageFolder takes, with GIF and bitmaps of one bit.
+# Those torchvision.datasets.ImageFolder takes, with GIF, bitmaps of one bit, other names of JPEG,
+# JPEG 2000, and what Pillow reads where it was built or extended for it.
 IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "pgm", "pbm", "tif", "tiff", "gif")
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
+        *(("avif",) if features.check("avif") else ()),
+        *(("heic", "heif", "hif") if pillow_heif else ()),
+    )
 )
 
 # Pillow opens more, and starts Ghostscript for one of them. HEIF needs a plugin.
@@ -37,6 +50,8 @@ _MAGIC = (
     (b"II*\0", "tif"),
     (b"MM\0*", "tif"),
     (b"BM", "bmp"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
+    (b"\xff\x4f\xff\x51", "j2k"),
     (b"P1", "pbm"),
     (b"P4", "pbm"),
     (b"P2", "pgm"),
@@ -46,6 +61,17 @@ _MAGIC = (
 )
 
 
+_DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of grey
+_SAMPLE_FORMAT = 339  # tag of TIFF 6.0: 1 unsigned, 2 signed, 3 floating point
+# Brands of the ISO base media file format (ISO/IEC 14496-12), which AVIF and HEIF share.
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "avif"),
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "heic"
+    ),
+}
+
+
 class UnreadableImage(SourceError):  # noqa: N818 - it names what was met, as its readers say it
     """The bytes are no image, a damaged one, or one too large to be meant."""
 
@@ -53,8 +79,9 @@ class UnreadableImage(SourceError):  # noqa: N818 - it names what was met, as it
 def decode(image: bytes, reduction: int = 1) -> Image.Image:
     """Decode an image into its image frame: the stored pixels, EXIF orientation not applied.
 
-    Alpha is dropped, 16-bit grey keeps its upper eight bits, and of several frames the first one
-    counts.
+    Alpha is dropped, and of several frames the first one counts. Of grey of more than eight bits,
+    or in floats, the upper eight bits are kept, of the least depth in 8, 10, 12, 14, 16, 24 and 32
+    that its greatest value needs.
 
     Args:
         image: Bytes of a JPEG, PNG, WebP, BMP, PPM, TIFF, GIF, JPEG 2000, AVIF or HEIF file.
@@ -221,19 +248,49 @@ def _unreadable(image: bytes, error: Exception) -> UnreadableImage:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255, which turns nearly all of it white.
-        grey = np.asarray(image) >> 8
-        return Image.fromarray(np.clip(grey, 0, 255, out=grey).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        # Pillow would clip them at 255, which turns nearly all of 16-bit grey white.
+        return Image.fromarray(_in_eight_bits(_grey(image))).convert("RGB")
     if "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> NDArray[Any]:
+    grey = np.asarray(image)
+    sample_format = getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))
+    # Pillow has no mode of unsigned 32 bits.
+    if grey.dtype == np.int32 and sample_format in (1, (1,)):
+        return grey.view(np.uint32)
+    return np.nan_to_num(grey, nan=0, posinf=0, neginf=0) if grey.dtype.kind == "f" else grey
+
+
+def _in_eight_bits(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale grey by the depth that its own values show.
+
+    Files do not tell how many of their bits are used: cameras and scanners write 10, 12 or 14 of
+    16, and floats are in [0, 1] or as integers of any depth. With values below zero, the least
+    becomes black and the greatest white.
+    """
+    low, high = float(grey.min()), float(grey.max())
+    depth = next((depth for depth in _DEPTHS if high < 2**depth), None)
+    if low < 0 or depth is None:
+        scale = 255 / (high - low) if high > low else 0.0
+        scaled = np.rint((grey.astype(np.float64) - low) * scale)
+    elif grey.dtype.kind != "f":
+        scaled = grey >> (depth - 8)
+    else:
+        scaled = np.rint(grey * 255) if high <= 1 else grey / 2.0 ** (depth - 8)
+    return scaled.astype(np.uint8)
 
 
 def extension_by_content(image: bytes) -> str | None:
     """Return the extension that fits the first bytes, `None` if no known format does."""
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "webp"
+    if image[4:8] == b"ftyp":
+        extension = _BRANDS.get(image[8:12])
+        return extension if extension in IMAGE_EXTENSIONS else None
     return next((extension for magic, extension in _MAGIC if image.startswith(magic)), None)
 
 

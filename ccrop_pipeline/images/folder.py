@@ -1,18 +1,26 @@
 """A folder of image files, with classes from its first level of folders."""
 
 import os
+import stat
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
 
 from ccrop_pipeline.errors import SourceError
-from ccrop_pipeline.images.decode import extension_by_name
+from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.keys import Keys, numbered_shards
-from ccrop_pipeline.images.source import Sample, digest, part_of
+from ccrop_pipeline.images.source import Ignored, Sample, digest, is_text, part_of, refuse_no_text
+
+BEGINNING = 32  # bytes of a file by which its format is told
+OUTWARD = "links out of the folder"
+SPECIAL = "neither files nor folders"
+HEIF = "pillow-heif"
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 
 @dataclass(frozen=True)
@@ -20,23 +28,36 @@ class FolderSource:
     """Image files below a folder, keyed by relative POSIX path and sorted by it.
 
     The label is the position of the first-level folder among those that hold images; images
-    directly in `root` have none. Hidden files and folders are passed over.
-    `FILE.json` beside `FILE.jpg` is its annotation.
+    directly in `root` have none. Files without extension are images if they begin as one.
+    `FILE.json` beside `FILE.jpg` is its annotation. Links are followed to regular files and to
+    folders that were not entered before, within `root`. What is passed over is in `ignored`.
 
     Attributes:
         location: What was opened, as given.
         root: The folder.
+        follow_links: Whether links out of `root` are followed as well.
     """
 
     kind: ClassVar[str] = "folder"
     random_access: ClassVar[bool] = True
     location: str
     root: Path
+    follow_links: bool = False
 
     @cached_property
+    def _found(self) -> tuple[Keys, Ignored]:
+        walk = _Walk(self.root, follow_links=self.follow_links)
+        return Keys(walk.keys), walk.ignored
+
+    @property
     def keys(self) -> Keys:
         """All keys; the folder is walked once."""
-        return Keys(sorted(_image_files(self.root)))
+        return self._found[0]
+
+    @property
+    def ignored(self) -> Ignored:
+        """What is in the folder beside the images."""
+        return self._found[1]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -62,9 +83,13 @@ class FolderSource:
         for i in part_of(self._rows, shard):
             key = self.keys[i]
             side_car = (self.root / key).with_suffix(".json")
-            annotation = side_car.read_bytes() if side_car.is_file() else None
+            annotation = _read_file(side_car) if self._is_side_car(side_car) else None
             label = label_of[key.partition("/")[0]] if "/" in key else None
             yield Sample(key, _read_file(self.root / key), label, annotation)
+
+    def _is_side_car(self, path: Path) -> bool:
+        linked = path.is_symlink()
+        return path.is_file() and (not linked or _is_within(path, self.root, self.follow_links))
 
     def fingerprint(self) -> str:
         """Return a digest of the images' keys and sizes, not of their contents."""
@@ -94,14 +119,108 @@ class FolderIndex:
         return _read_file(self._root / self.keys[i])
 
 
-def _image_files(root: Path) -> Iterator[str]:
-    # Links are followed: data sets are often assembled from links to another disk.
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(folder).relative_to(root)
-        for name in files:
-            if not name.startswith(".") and extension_by_name(name):
-                yield (prefix / name).as_posix()
+class _Walk:
+    """Finds the images of a folder, entering every folder once.
+
+    Those that links name come last, so that of two ways to a folder the one without a link counts.
+    """
+
+    def __init__(self, root: Path, *, follow_links: bool) -> None:
+        self.keys: list[str] = []
+        self.ignored = Ignored()
+        self._side_cars: list[str] = []
+        self._root, self._follow = root, follow_links
+        self._entered: set[tuple[int, int]] = set()
+        self._links: deque[str] = deque()
+        self._enter("")
+        while self._links:
+            name = self._links.popleft()
+            if not _is_within(root / name, root, follow_links):
+                self.ignored.add(OUTWARD, name)
+            elif not self._enter(name):
+                self.ignored.add("links to folders that are read already", name)
+        self.keys.sort()
+        images = {str(PurePosixPath(key).with_suffix("")) for key in self.keys if self._side_cars}
+        for name in self._side_cars:
+            if name.removesuffix(".json") not in images:
+                self.ignored.add(".json", name)
+
+    def _enter(self, top: str) -> bool:
+        """Walk a folder; `False` if it was entered before."""
+        waiting, entered = [top], False
+        while waiting:
+            folder = waiting.pop()
+            path = self._root / folder
+            try:
+                status = path.stat()
+                if (status.st_dev, status.st_ino) in self._entered:
+                    continue
+                with os.scandir(path) as listed:
+                    entries = sorted(listed, key=lambda entry: entry.name)
+            except OSError as error:
+                raise SourceError(
+                    f"{path} cannot be listed ({error.strerror}), so that its images would be "
+                    "missing. Get the right to read it, or move it out of the folder."
+                ) from error
+            self._entered.add((status.st_dev, status.st_ino))
+            entered = True
+            for entry in entries:
+                self._see(entry, f"{folder}/{entry.name}" if folder else entry.name, waiting)
+        return entered
+
+    def _see(self, entry: os.DirEntry[str], name: str, waiting: list[str]) -> None:
+        if entry.name.startswith(".") or name == "lost+found":
+            self.ignored.add("hidden", name)
+        elif entry.is_symlink():
+            self._see_link(name)
+        elif entry.is_dir():
+            refuse_no_text(self._root / name)
+            waiting.append(name)
+        elif entry.is_file():
+            self._see_file(name)
+        else:
+            self.ignored.add(SPECIAL, name)
+
+    def _see_link(self, name: str) -> None:
+        path = self._root / name
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # its target is gone, or it leads to itself
+            self.ignored.add("broken links", name)
+            return
+        if stat.S_ISDIR(mode):
+            self._links.append(name)
+        elif not stat.S_ISREG(mode):
+            self.ignored.add(SPECIAL, name)
+        elif not _is_within(path, self._root, self._follow):
+            self.ignored.add(OUTWARD, name)
+        else:
+            self._see_file(name)
+
+    def _see_file(self, name: str) -> None:
+        if not is_text(name):
+            self.ignored.add("names that are not UTF-8", name)
+        elif extension_by_name(name) or self._is_image(name):
+            self.keys.append(name)
+        elif name.endswith(".json"):
+            self._side_cars.append(name)
+        else:
+            suffix = PurePosixPath(name).suffix.lower()
+            needs = f" (readable with `pip install {HEIF}`)" if suffix in HEIF_SUFFIXES else ""
+            self.ignored.add((suffix or "without extension") + needs, name)
+
+    def _is_image(self, name: str) -> bool:
+        if PurePosixPath(name).suffix:
+            return False
+        try:
+            with (self._root / name).open("rb") as file:
+                return extension_by_content(file.read(BEGINNING)) is not None
+        except OSError:  # counted as a file without extension
+            return False
+
+
+def _is_within(path: Path, root: Path, follow_links: bool) -> bool:  # noqa: FBT001
+    return follow_links or path.resolve().is_relative_to(root.resolve())
 
 
 def _read_file(path: Path) -> bytes:

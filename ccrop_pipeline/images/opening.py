@@ -1,19 +1,21 @@
 """From what a person writes (a folder, a file, a pattern) to a source."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from glob import escape, glob, has_magic
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from braceexpand import braceexpand
 
 from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_path
 from ccrop_pipeline.errors import CcropError, SourceError
-from ccrop_pipeline.images.folder import FolderSource
-from ccrop_pipeline.images.parquet import ParquetSource
+from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
+from ccrop_pipeline.images.keys import Keys
+from ccrop_pipeline.images.parquet import ParquetSource, has_images
 from ccrop_pipeline.images.remote import RemoteTarSource, located
-from ccrop_pipeline.images.source import Source
+from ccrop_pipeline.images.source import CLASSES_FILE, Ignored, Source, refuse_no_text
+from ccrop_pipeline.images.splits import refuse_split_folders, refuse_split_shards
 from ccrop_pipeline.images.tar import TarSource
 from ccrop_pipeline.images.torchvision_data import Split, open_torchvision
 
@@ -31,13 +33,14 @@ def open_source(
     split: Split = "train",
     root: str | Path = _CACHE,
     download: bool = True,
+    follow_links: bool = False,
 ) -> Source:
     """Open images on a local disk, tars that are read from elsewhere, or a torchvision data set.
 
     Args:
-        spec: A folder (tars on its first level go before Parquet files, and those before
-            images at any depth), one `.tar` or `.parquet` file, a glob pattern, or a
-            pattern with braces: `{000..009}` counts, `{a,b}` enumerates, as in a shell.
+        spec: A folder (of tars or Parquet files on its first level, or of images at any depth),
+            one `.tar` or `.parquet` file, a glob pattern, or a pattern with braces: `{000..009}`
+            counts, `{a,b}` enumerates, as in a shell.
             Or tars that are only read in order: addresses that fsspec knows (`s3://…`,
             `https://…`), or shell commands that write a tar (`pipe:…`), with the same
             patterns; commands have braces only. Or, where nothing of that name is there, the
@@ -45,12 +48,14 @@ def open_source(
         split: Of a torchvision data set: `train` or `test`.
         root: Folder in which torchvision keeps the files of its data sets.
         download: Whether torchvision may fetch what is missing.
+        follow_links: Whether links out of a folder of images are followed.
 
     Raises:
-        SourceError: If there is nothing of the kind, files of several kinds, or two files of
-            the same stem.
+        SourceError: If there is nothing of the kind, files of several kinds, several splits, or
+            two files of the same stem.
     """
     location = str(spec)
+    refuse_no_text(Path(spec))
     if not _is_place(spec):
         try:
             return open_torchvision(location, local_path(root), split, download=download)
@@ -62,7 +67,7 @@ def open_source(
         return _open_remote(location)
     path = local_path(spec)
     if path.is_dir():
-        return _open_folder(location, path)
+        return _open_folder(location, path, follow_links=follow_links)
     if path.is_file():
         return _open_files(location, (path,))
     return _open_files(location, _matching(str(path)))
@@ -82,8 +87,7 @@ def absolute_spec(spec: str | Path) -> str:
         return str(path.absolute())
     if Path(next(expand_braces(str(path)))).is_absolute():
         return str(path)
-    # A pattern: what is before it must not be taken for a part of it.
-    return f"{escape(str(Path.cwd()))}/{location}"
+    return f"{Path.cwd()}/{location}"
 
 
 def _is_place(spec: str | Path) -> bool:
@@ -103,38 +107,98 @@ def expand_braces(pattern: str) -> Iterator[str]:
         return iter([pattern])
 
 
-def _open_folder(location: str, folder: Path) -> Source:
-    for extension in (".tar", ".parquet"):
-        paths = sorted(p for p in folder.glob(f"*{extension}") if not p.name.startswith("."))
-        if paths:
-            return _open_files(location, tuple(paths))
-    source = FolderSource(location, folder)
+def _open_folder(location: str, folder: Path, *, follow_links: bool) -> Source:
+    source = FolderSource(location, folder, follow_links)
+    shards, ignored = _shards_in(folder)
+    if shards and not _goes_before(source, shards):
+        return _open_files(location, tuple(shards), ignored)
     if len(source.keys) == 0:
-        raise SourceError(f"{folder} holds no images: found {_contents(folder)}. {ACCEPTED}")
+        outward = "links out of it are followed where `follow_links` is set, as when packing. "
+        raise SourceError(
+            f"{folder} holds no images: found {str(source.ignored) or 'nothing'}. "
+            f"{outward if OUTWARD in source.ignored.counts else ''}{ACCEPTED}"
+        )
+    refuse_split_folders({key.rpartition("/")[0] for key in source.keys} - {""}, str(folder))
     return source
 
 
-def _open_files(location: str, paths: tuple[Path, ...]) -> Source:
-    _refuse_equal_stems((path.stem, str(path)) for path in paths)
+def _shards_in(folder: Path) -> tuple[list[Path], Ignored]:
+    """Return the tars and the Parquet files with images in a folder, and what is beside them."""
+    shards, ignored = [], Ignored()
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if path.name.startswith("."):
+            ignored.add("hidden", path.name)
+        elif path.is_dir():
+            ignored.add("folders", path.name)
+        elif not path.is_file():
+            ignored.add("broken links" if path.is_symlink() else SPECIAL, path.name)
+        elif suffix == ".tar" or (suffix == ".parquet" and has_images(path)):
+            refuse_no_text(path)
+            shards.append(path)
+        elif path.name != CLASSES_FILE:
+            ignored.add(suffix or "without extension", path.name)
+    return shards, ignored
+
+
+def _goes_before(source: FolderSource, shards: list[Path]) -> bool:
+    """Tell whether the images of a folder are meant, beside which a tar or so was left."""
+    images: Keys | list[str] = []
+    with suppress(SourceError):  # a folder that may not be listed concerns no shards
+        images = source.keys
+    if not images:
+        return False
+    numbered = any(path.stem[-1:].isdigit() for path in shards)
+    if len(images) > len(shards) and not numbered:
+        return True
+    kinds = sorted({path.suffix for path in shards})
+    raise SourceError(
+        f"{source.root} holds {len(shards)} shards ({shards[0].name}, …) and {len(images)} images "
+        f"({images[0]}, …), and either may be meant. Open the shards as "
+        f"'{source.root}/*{kinds[0]}', or move one kind to a folder of its own."
+    )
+
+
+def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None = None) -> Source:
     kinds = {path.suffix.lower() for path in paths}
+    if ignored is not None and len(kinds) == 1:
+        refuse_split_shards([path.stem for path in paths], location, *kinds)
+    _refuse_equal_stems((path.stem, str(path)) for path in paths)
     if kinds == {".tar"}:
-        return TarSource(location, paths)
+        return TarSource(location, paths, ignored or Ignored())
     if kinds == {".parquet"}:
-        return ParquetSource(location, paths)
+        return ParquetSource(location, paths, ignored or Ignored())
     raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
     )
 
 
 def _matching(pattern: str) -> tuple[Path, ...]:
+    """Return the files that a pattern means; a folder that is there by its name is none."""
+    place, rest = _literal(pattern)
+    names = list(expand_braces(rest))
     paths: list[Path] = []
-    for name in expand_braces(pattern):
-        found = sorted(glob(name)) if has_magic(name) else [name]  # noqa: PTH207 absolute patterns
-        missing = [path for path in found or [name] if not Path(path).is_file()]
+    for name in names:
+        found = [place / name]
+        if has_magic(name) and not found[0].is_file():
+            found = [Path(p) for p in sorted(glob(f"{escape(str(place))}/{name}"))]  # noqa: PTH207 absolute patterns
+        missing = [path for path in found or [place / name] if not path.is_file()]
         if missing:
             raise SourceError(f"there is no file {missing[0]}. {ACCEPTED}")
-        paths.extend(Path(path) for path in found)
+        if len(found) > 1:  # by one wildcard: braces name what they mean
+            refuse_split_shards([path.stem for path in found], str(place / name), found[0].suffix)
+        paths.extend(found)
     return tuple(paths)
+
+
+def _literal(pattern: str) -> tuple[Path, str]:
+    """Split a pattern after the folders that are there by these very names."""
+    first, *parts = Path(pattern).parts
+    place = Path(first) if Path(first).is_absolute() else Path()
+    parts = parts if Path(first).is_absolute() else [first, *parts]
+    while len(parts) > 1 and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    return place, "/".join(parts)
 
 
 def _open_remote(location: str) -> RemoteTarSource:
@@ -154,6 +218,7 @@ def _matching_remote(pattern: str) -> list[str]:
         found = sorted(files.glob(path))
     if not found:
         raise SourceError(f"nothing is found at {pattern}. {ACCEPTED}")
+    refuse_split_shards([PurePosixPath(name).stem for name in found], pattern, ".tar")
     return [files.unstrip_protocol(name) for name in found]
 
 
@@ -166,11 +231,3 @@ def _refuse_equal_stems(shards: Iterable[tuple[str, str]]) -> None:
                 "A box set has one file a shard: rename one of them, or open them one by one."
             )
         first[stem] = place
-
-
-def _contents(folder: Path) -> str:
-    kinds = Counter(
-        "folders" if path.is_dir() else path.suffix or "files without extension"
-        for path in folder.iterdir()
-    )
-    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"

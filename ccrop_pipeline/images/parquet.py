@@ -1,7 +1,7 @@
 """Parquet tables in the Hugging Face image layout."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.keys import Keys, numbered_shards, refuse_duplicates
-from ccrop_pipeline.images.source import Sample, digest_files, known_label, part_of, read_classes
+from ccrop_pipeline.images.source import (
+    Ignored,
+    Sample,
+    digest_files,
+    known_label,
+    part_of,
+    read_classes,
+)
 
 BATCH_ROWS = 256  # encoded photographs of one batch stay below some 100 MB
 
@@ -54,12 +61,14 @@ class ParquetSource:
     Attributes:
         location: What was opened, as given.
         paths: The files, in order.
+        ignored: What is beside them.
     """
 
     kind: ClassVar[str] = "parquet"
     random_access: ClassVar[bool] = True
     location: str
     paths: tuple[Path, ...]
+    ignored: Ignored = field(default_factory=Ignored, compare=False)
 
     @cached_property
     def _pieces(self) -> tuple[tuple[str, _Piece], ...]:
@@ -177,6 +186,15 @@ def open_parquet(path: Path) -> Any:
     return file
 
 
+def has_images(path: Path) -> bool:
+    """Tell whether a file may hold images; one that is damaged may."""
+    try:
+        with open_parquet(path) as file:
+            return any(_holds_images(column.type) for column in file.schema_arrow)
+    except SourceError:
+        return True
+
+
 def _cut(path: Path) -> Iterator[tuple[str, _Piece]]:
     with open_parquet(path) as file:
         cut = numbered_shards(path.stem, int(file.metadata.num_rows))
@@ -212,14 +230,14 @@ def find_columns(schema: Any, path: Path) -> Columns:
     Raises:
         SourceError: If no column or several could be the image, or the label is no integer.
     """
-    found = [field.name for field in schema if _holds_images(field.type)]
+    found = [column.name for column in schema if _holds_images(column.type)]
     if "image" in found:
         found = ["image"]
     if len(found) != 1:
         raise SourceError(
             f"{path} has {len(found)} columns that could hold images"
             f"{' (' + ', '.join(found) + ')' if found else ''}; its columns are "
-            f"{', '.join(f'{field.name}: {field.type}' for field in schema)}. Name one `image`, "
+            f"{', '.join(f'{column.name}: {column.type}' for column in schema)}. Name one `image`, "
             "of type struct<bytes, path> or binary."
         )
     if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):

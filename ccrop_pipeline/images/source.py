@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from ccrop_pipeline.errors import SourceError, reading
 
 Part = TypeVar("Part")
 CLASSES_FILE = "classes.txt"
+NAMED = 3  # of each kind that is ignored
 FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
 
 
@@ -33,6 +35,33 @@ class Sample(NamedTuple):
     image: bytes
     label: int | None
     annotation: bytes | None = None
+
+
+class Ignored:
+    """What is beside the images of a source and not read, counted by kind.
+
+    Attributes:
+        counts: Number of files or folders of each kind: an extension, or what is wrong with them.
+        first: The first few names of each kind.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one of them."""
+        self.counts[kind] += 1
+        if len(names := self.first.setdefault(kind, [])) < NAMED:
+            names.append(name)
+
+    def __str__(self) -> str:
+        """Return the counts and first names, or nothing."""
+        return "; ".join(
+            f"{count:,} {kind} ({', '.join(self.first[kind])}"
+            f"{', …' if count > len(self.first[kind]) else ''})"
+            for kind, count in self.counts.most_common()
+        )
 
 
 class ImageIndex(Protocol):
@@ -148,19 +177,53 @@ def known_label(value: Any) -> int | None:
     return int(value)
 
 
+def is_text(name: str) -> bool:
+    """Tell whether a file name is UTF-8; Python keeps other bytes as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def refuse_no_text(path: Path) -> None:
+    """Refuse a path that is not UTF-8: keys, shards and box sets are text.
+
+    Raises:
+        SourceError: If it is none.
+    """
+    if not is_text(str(path)):
+        raise SourceError(
+            f"the name {os.fsencode(path)!r} is not UTF-8. Rename it, such as with `convmv`, or "
+            "move it elsewhere."
+        )
+
+
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """Return the class names that are in a folder, none where there is no such file."""
+    """Return the class names that are in a folder, none where there is no such file.
+
+    Raises:
+        SourceError: If the file is not UTF-8.
+    """
     path = folder / CLASSES_FILE
     if not path.is_file():
         return ()
     with reading(path, "is no list of class names", "Write a name a line, in UTF-8.", SourceError):
-        return tuple(path.read_text(encoding="utf-8-sig").splitlines())
+        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    return tuple(lines if lines[-1] else lines[:-1])
 
 
 def write_classes(folder: Path, classes: Sequence[str]) -> None:
-    """Write class names into a folder that is not yet complete."""
+    """Write class names into a folder that is not yet complete.
+
+    Raises:
+        SourceError: If one is more than a line.
+    """
+    for name in classes:
+        if "\n" in name or "\r" in name:
+            raise SourceError(f"class {name!r} has a line break in its name. Rename its folder.")
     text = "".join(f"{name}\n" for name in classes)
-    (folder / CLASSES_FILE).write_text(text, encoding="utf-8")
+    (folder / CLASSES_FILE).write_text(text, encoding="utf-8", newline="")
 
 
 def true_boxes(annotation: bytes) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ import os
 import resource
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +18,7 @@ from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
 from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entries
 from ccrop_pipeline.images.source import (
+    Ignored,
     Sample,
     digest_files,
     known_label,
@@ -57,12 +58,14 @@ class TarSource:
     Attributes:
         location: What was opened, as given.
         paths: The tar files, in order.
+        ignored: What is beside them.
     """
 
     kind: ClassVar[str] = "tar"
     random_access: ClassVar[bool] = True
     location: str
     paths: tuple[Path, ...]
+    ignored: Ignored = field(default_factory=Ignored, compare=False)
 
     @cached_property
     def _path_of(self) -> dict[str, Path]:

@@ -79,6 +79,45 @@ def test_grey_of_any_depth():
     np.testing.assert_array_equal(np.asarray(decode(encoded(bits)))[..., 1], (ramp > 99) * 255)
 
 
+@pytest.mark.parametrize("depth", [10, 12, 14, 16, 24])
+def test_grey_keeps_the_upper_bits_of_the_depth_that_is_used(depth):
+    ramp = np.arange(256).reshape(16, 16)
+    values = (ramp << (depth - 8)) + 3
+    kinds = [(np.float32, "TIFF"), (np.int32, "TIFF")]
+    kinds += [(np.uint16, "PNG"), (np.uint16, "TIFF")] if depth <= 16 else []
+    for kind, form in kinds:
+        pixels = np.asarray(decode(encoded(Image.fromarray(values.astype(kind)), form)))
+        np.testing.assert_array_equal(pixels, np.stack([ramp] * 3, axis=-1))
+
+
+def test_grey_in_floats_and_with_a_sign():
+    ramp = np.arange(256).reshape(16, 16)
+    for values in (ramp / np.float32(255), ramp - np.float32(100), np.int32(2**20) * (ramp - 9)):
+        image = Image.fromarray(values.astype(np.int32 if values.dtype.kind == "i" else np.float32))
+        np.testing.assert_array_equal(np.asarray(decode(encoded(image, "TIFF")))[..., 1], ramp)
+    mask = Image.fromarray((ramp > 99).astype(np.float32))
+    np.testing.assert_array_equal(
+        np.asarray(decode(encoded(mask, "TIFF")))[..., 0], (ramp > 99) * 255
+    )
+    holes = (ramp / 255).astype(np.float32)
+    holes[0, :3] = np.nan, np.inf, -np.inf
+    ramp[0, :3] = 0
+    decoded = decode(encoded(Image.fromarray(holes), "TIFF"))
+    np.testing.assert_array_equal(np.asarray(decoded)[..., 0], ramp)
+    for level in (0, 0.5, -3):
+        flat = Image.fromarray(np.full((4, 4), level, np.float32))
+        assert np.ptp(np.asarray(decode(encoded(flat, "TIFF")))) == 0
+
+
+def test_unsigned_32_bits_of_a_tiff():
+    ramp = (np.arange(256, dtype=np.uint32) << 24).reshape(16, 16)
+    data = encoded(Image.fromarray(ramp.view(np.int32)), "TIFF")
+    signed, unsigned = (struct.pack("<HHIH", 339, 3, 1, kind) for kind in (2, 1))
+    assert data.count(signed) == 1
+    data = data.replace(signed, unsigned)
+    assert np.asarray(decode(data))[..., 0].tolist() == (ramp >> 24).tolist()
+
+
 def test_alpha_is_dropped_and_palettes_are_looked_up():
     image = noise(8, 8)
     translucent = image.copy()

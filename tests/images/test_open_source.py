@@ -1,11 +1,13 @@
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_sources import folder_of, parquet_of, tar_of
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Source, expand_braces, open_source
+from ccrop_pipeline.images import Source, absolute_spec, expand_braces, open_source, pack
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,7 @@ from ccrop_pipeline.images import Source, expand_braces, open_source
 )
 def test_folders_files_and_patterns(tmp_path, monkeypatch, pattern, shards):
     monkeypatch.chdir(tmp_path)
-    folder_of(tmp_path / "data", ["cat/a.png"])
+    (tmp_path / "data").mkdir()
     for name in ("b-000", "a-001", "a-000"):
         tar_of(tmp_path / f"data/{name}.tar", [name])
     for spec in (pattern, str(tmp_path / pattern)):
@@ -34,12 +36,116 @@ def test_folders_files_and_patterns(tmp_path, monkeypatch, pattern, shards):
 
 
 def test_a_folder_is_what_lies_in_it(tmp_path):
-    folder_of(tmp_path / "a", ["c/x.png"])
-    assert open_source(tmp_path / "a").kind == "folder"
-    parquet_of(tmp_path / "a/x.parquet", ["x"])
-    assert open_source(tmp_path / "a").kind == "parquet"
-    tar_of(tmp_path / "a/x.tar", ["x"])
-    assert open_source(tmp_path / "a").kind == "tar"
+    assert open_source(folder_of(tmp_path / "a", ["c/x.png"])).kind == "folder"
+    (tmp_path / "b").mkdir()
+    parquet_of(tmp_path / "b/x.parquet", ["x"])
+    assert open_source(tmp_path / "b").kind == "parquet"
+    (tmp_path / "c").mkdir()
+    tar_of(tmp_path / "c/x.TAR", ["x"])
+    folder_of(tmp_path / "c", ["notes/x.txt", "README.md"])
+    source = open_source(tmp_path / "c")
+    assert source.kind == "tar"
+    assert source.ignored.counts == {"folders": 1, ".md": 1}
+
+
+def test_what_was_left_beside_images_is_not_taken_for_them(tmp_path):
+    folder_of(tmp_path / "a", [f"c/{i}.png" for i in range(4)])
+    pq.write_table(pa.table({"file_name": ["c/0.png"]}), tmp_path / "a/metadata.parquet")
+    tar_of(tmp_path / "a/old backup.tar", ["x"])
+    parquet_of(tmp_path / "a/table.parquet", ["x"])
+    source = open_source(tmp_path / "a")
+    assert [s.key for s in source.read("a-000000")] == [f"c/{i}.png" for i in range(4)]
+    assert source.ignored.counts == {".tar": 1, ".parquet": 2}
+    (tmp_path / "b").mkdir()
+    parquet_of(tmp_path / "b/data.parquet", ["x"])
+    (tmp_path / "a/metadata.parquet").rename(tmp_path / "b/metadata.parquet")
+    assert open_source(tmp_path / "b").shards == ("data",)
+
+
+@pytest.mark.parametrize(
+    ("shards", "images"), [(["old"], 1), (["data-000000"], 9), (["a", "b", "c"], 3), (["v2"], 9)]
+)
+def test_what_may_be_meant_either_way_is_refused(tmp_path, shards, images):
+    folder_of(tmp_path / "x", [f"c/{i}.png" for i in range(images)])
+    for name in shards:
+        tar_of(tmp_path / f"x/{name}.tar", [name])
+    with pytest.raises(CcropError, match=rf"{len(shards)} shards .* and {images} images .*either"):
+        open_source(tmp_path / "x")
+    assert open_source(tmp_path / "x/*.tar").shards == tuple(shards)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train-000000", "test-000000"],
+        ["cifar-train-0", "cifar-val-0"],
+        ["Training_1", "Validation_1"],
+    ],
+)
+def test_shards_of_several_splits_are_not_merged(tmp_path, names):
+    for name in names:
+        tar_of(tmp_path / f"{name}.tar", [name])
+    for spec in (tmp_path, tmp_path / "*.tar"):
+        with pytest.raises(CcropError, match=r"several splits: .*\.tar.* and "):
+            open_source(spec)
+    assert open_source(f"{tmp_path}/{{{','.join(names)}}}.tar").shards == tuple(names)
+    assert open_source(f"{tmp_path}/{names[0]}*").shards == (names[0],)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["train", "test"],
+        ["train/cat", "val/cat"],
+        ["images/train2017", "images/val2017"],
+        ["cat/train", "cat/test"],
+        ["seg_train/sea", "seg_test/sea"],
+        ["train/cat", "train/dog"],
+        ["train", "unlabeled", "docs"],
+    ],
+)
+def test_folders_of_splits_are_no_classes(tmp_path, folders):
+    folder_of(tmp_path / "x", [f"{folder}/{i}.png" for i, folder in enumerate(folders)])
+    with pytest.raises(CcropError, match=r"x.* is divided into splits .*Open one of them"):
+        open_source(tmp_path / "x")
+
+
+@pytest.mark.parametrize("folders", [["train", "bus"], ["train station", "test tube", "sea"]])
+def test_classes_that_are_named_like_splits_are_classes(tmp_path, folders):
+    folder_of(tmp_path / "x", [f"{folder}/{i}.png" for i, folder in enumerate(folders)])
+    assert open_source(tmp_path / "x").classes == tuple(sorted(folders))
+
+
+@pytest.mark.parametrize("folder", ["b[v2]", "b{1,2}", "b*", "[b]/{c}"])
+def test_a_folder_that_is_there_is_no_part_of_a_pattern(tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    for name in ("d-000", "d-001"):
+        tar_of(tmp_path / folder / f"{name}.tar", [name])
+    monkeypatch.chdir(tmp_path)
+    for rest in ("d-{000..001}.tar", "d-*.tar", "d-00?.tar"):
+        for spec in (f"{folder}/{rest}", f"{tmp_path}/{folder}/{rest}"):
+            assert open_source(spec).shards == ("d-000", "d-001")
+    monkeypatch.chdir(folder)
+    lasting = absolute_spec("d-*.tar")
+    monkeypatch.chdir("/")
+    assert open_source(lasting).shards == ("d-000", "d-001")
+
+
+@pytest.mark.parametrize("names", [b"a\xe9\n", b"\xff\xfea\0"])
+def test_class_names_that_are_no_text_are_named(tmp_path, names):
+    tar_of(tmp_path / "a.tar", ["x"])
+    (tmp_path / "classes.txt").write_bytes(names)
+    with pytest.raises(CcropError, match=r"classes\.txt is no list of class names .*byte 0x"):
+        _ = open_source(tmp_path).classes
+
+
+def test_class_names_are_lines_and_nothing_else_ends_one(tmp_path):
+    tar_of(tmp_path / "a.tar", ["x"])
+    (tmp_path / "classes.txt").write_text("a\u2028b\nc d\x0b\n", newline="")
+    assert open_source(tmp_path).classes == ("a\u2028b", "c d\x0b")
+    folder_of(tmp_path / "x", ["a\nb/1.png", "c/1.png"])
+    with pytest.raises(CcropError, match=r"class 'a\\nb' has a line break"):
+        pack(open_source(tmp_path / "x"), tmp_path / "out")
 
 
 def test_a_name_with_brackets_is_no_pattern(tmp_path):
@@ -49,7 +155,7 @@ def test_a_name_with_brackets_is_no_pattern(tmp_path):
 
 def test_what_was_found_and_what_is_accepted(tmp_path):
     folder_of(tmp_path / "x", ["sub/readme.txt", "a.csv", "b.csv"])
-    with pytest.raises(CcropError, match=r"no images: found 2 \.csv, 1 folders.*Accepted are"):
+    with pytest.raises(CcropError, match=r"no images: found 2 \.csv .*1 \.txt.*Accepted are"):
         open_source(tmp_path / "x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(CcropError, match="found nothing"):

@@ -1,0 +1,84 @@
+"""Splits of a data set, recognised by name, so that they are never merged or taken for classes."""
+
+import re
+from collections.abc import Iterable
+
+from ccrop_pipeline.errors import SourceError
+
+_SPLITS = {
+    "train": "train trn training",
+    "validation": "val valid validation dev",
+    "test": "test tst testing eval evaluation",
+    "unlabeled": "unlabeled unlabelled extra",
+}
+_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
+
+
+def refuse_split_shards(shards: Iterable[str], place: str, extension: str) -> None:
+    """Refuse shards of several splits, such as `train-000000` beside `test-000000`.
+
+    Args:
+        shards: Stems of the files.
+        place: Folder or pattern that means them.
+        extension: Of the files, such as `.tar`.
+
+    Raises:
+        SourceError: If the names tell several splits.
+    """
+    first: dict[str, str] = {}
+    for shard in shards:
+        for split in _splits_in(shard):
+            first.setdefault(split, shard)
+    if len(first) > 1:
+        named = " and ".join(f"{shard}{extension} ({split})" for split, shard in first.items())
+        raise SourceError(
+            f"{place} holds several splits: {named}. Open one of them by a pattern, such as "
+            f"'{_stem(next(iter(first.values())))}*{extension}', or all of them by one that names "
+            "each, such as '{train,test}-*" + extension + "'."
+        )
+
+
+def refuse_split_folders(folders: Iterable[str], root: str) -> None:
+    """Refuse folders of several splits, such as `train/` beside `test/`, at any depth.
+
+    A name counts as it is, with digits after it (`val2017`) or, where all folders beside each other
+    are named so, as a word of the name (`seg_train`): `train` beside `bus` is a class.
+
+    Args:
+        folders: Relative POSIX paths of the folders that hold images, themselves or further down.
+        root: The folder that was opened.
+
+    Raises:
+        SourceError: If there are several splits, or the only folder of the first level is one.
+    """
+    beside: dict[str, set[str]] = {}
+    for folder in folders:
+        parts = folder.split("/")
+        for depth, name in enumerate(parts):
+            beside.setdefault("/".join(parts[:depth]), set()).add(name)
+    for parent, names in beside.items():
+        exact = {name: split for name in sorted(names) if (split := _split_named(name))}
+        loose = {name: split for name in sorted(names) for split in _splits_in(name)}
+        found = exact if len({*exact.values()}) > 1 else loose
+        several = len({*found.values()}) > 1 and (found is exact or len(loose) == len(names))
+        alone = parent == "" and len(exact) == len(names)
+        if several or alone:
+            place = f"{root}/{parent}".rstrip("/")
+            named = ", ".join(list(found if several else exact)[:6])
+            raise SourceError(
+                f"{place} is divided into splits ({named}), which are no classes and are not "
+                f"merged. Open one of them, such as {place}/{next(iter(found or exact))}, or "
+                "rename a folder that is none."
+            )
+
+
+def _split_named(name: str) -> str | None:
+    return _SPLIT_OF.get(name.lower().rstrip("0123456789_-"))
+
+
+def _splits_in(name: str) -> set[str]:
+    return {_SPLIT_OF[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLIT_OF}
+
+
+def _stem(shard: str) -> str:
+    return shard.rstrip("0123456789")
