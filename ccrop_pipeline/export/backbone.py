@@ -25,7 +25,7 @@ from ccrop_pipeline.localize import (
     build_backbone,
     state_sha256,
 )
-from ccrop_pipeline.models.checkpoints import DIGEST, read_weights, seal
+from ccrop_pipeline.models.checkpoints import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.models.network import import_timm
 from ccrop_pipeline.models.own_checkpoints import Which
 from ccrop_pipeline.training import load_checkpoint
@@ -207,8 +207,7 @@ def _bytes_of(content: dict[str, Any], suffix: str, about: dict[str, str]) -> by
         about = {"format": "pt", DIGEST: state_sha256(content), **about}
         return _sorted_metadata(save(content, metadata=about))
     file = BytesIO()
-    torch.save(content, file)
-    seal(file)
+    save_sealed(content, file)
     return file.getvalue()
 
 

@@ -261,6 +261,23 @@ _DIGITS = 64
 DIGEST = "ccrop_sha256"
 
 
+def save_sealed(content: Any, file: BufferedRandom | BytesIO) -> None:
+    """Write a file of `torch.save` with a checksum into one that is open to read and write.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk.
+        MemoryError: If there is too little of it.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        # Closing what it could not write, torch complains of that, and no longer says why.
+        if isinstance(error.__context__, OSError | MemoryError):
+            raise error.__context__ from None
+        raise
+    seal(file)
+
+
 def seal(file: BufferedRandom | BytesIO) -> None:
     """Add the SHA-256 of its bytes to a file of `torch.save`, which is a zip archive.
 

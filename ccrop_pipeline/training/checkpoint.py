@@ -11,7 +11,7 @@ from torch import nn
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
-from ccrop_pipeline.models.checkpoints import seal
+from ccrop_pipeline.models.checkpoints import save_sealed
 from ccrop_pipeline.models.own_checkpoints import (
     NEWEST,
     OWN_KIND,
@@ -63,8 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content = {"kind": OWN_KIND, **vars(checkpoint), "recipe": checkpoint.recipe.to_dict()}
     # Into an open file: torch writes the name of a path into it, and tells no cause of a failure.
     with written_aside(path, replace=True) as aside, aside.open("w+b") as file:
-        torch.save(content, file)
-        seal(file)
+        save_sealed(content, file)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ import torch
 from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.models import open_encoder
-from ccrop_pipeline.models.checkpoints import seal
+from ccrop_pipeline.models.checkpoints import save_sealed, seal
 from ccrop_pipeline.models.own_checkpoints import OWN_KIND
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Checkpoint, Metrics, Run, load_checkpoint
@@ -146,6 +147,32 @@ def test_of_a_damaged_run_the_checkpoint_before_is_named(tmp_path):
     for read in (load_checkpoint, open_encoder):
         with pytest.raises(ModelError, match=r"The one before is \S+/checkpoints/epoch-0002\.pt\."):
             read(tmp_path)
+
+
+class Full(io.BytesIO):
+    """A disk that is full from a write on."""
+
+    def __init__(self, writes):
+        super().__init__()
+        self.left = writes
+
+    def write(self, data):
+        if not self.left:
+            raise OSError(errno.ENOSPC, "full")
+        self.left -= 1
+        return super().write(data)
+
+
+def test_wherever_a_disk_is_full_the_error_says_so():
+    """torch, closing the file, complains of a wrong position in it."""
+    content = {"weights": torch.zeros(100), "more": torch.ones(3)}
+    whole = Full(10**6)
+    save_sealed(content, whole)
+    writes = 10**6 - whole.left
+    assert writes > 20
+    for n in range(writes):
+        with pytest.raises(OSError, match="full"):
+            save_sealed(content, Full(n))
 
 
 class Danger:
