@@ -256,6 +256,8 @@ def judge_fault(fault: Fault, done: dict[str, Any], out: Path) -> str | None:
         return "traceback: " + output.strip().splitlines()[-1]
     if status == 0:
         return None
+    if fault in LACKS:
+        return f"not without it: {output[-300:]}"
     if status != 1:
         return f"status {status}: {output[-300:]}"
     message = " ".join(output[output.rfind("Error: ") :].split())

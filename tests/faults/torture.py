@@ -101,19 +101,18 @@ class Torture:
             "messages": [" ".join(error.split()) for error in errors],
         }
 
-    def numbers(self, command: Command, fault: Fault, *, writes: int = 1) -> list[int]:
+    def numbers(self, command: Command, fault: Fault) -> list[int]:
         """Return the numbers of the operations of a command that a fault can meet.
 
-        Of writes that follow one another only the first, the last and every `writes`-th.
+        Of writes that follow one another only the first and the last: what is between them differs
+        by the bytes of a hidden file.
         """
         _, operations = self.undisturbed(command)
         met = [name for name in operations if 1 << KINDS.index(name) & fault.kinds]
         ends = [*map(operator.ne, met, met[1:]), True]
         starts = [True, *ends]
         return [
-            n
-            for n, name in enumerate(met, 1)
-            if name != "write" or ends[n - 1] or starts[n - 1] or n % writes == 0
+            n for n, name in enumerate(met, 1) if name != "write" or ends[n - 1] or starts[n - 1]
         ]
 
     def fresh(self, command: Command) -> Path:
@@ -137,7 +136,7 @@ class Torture:
 PASSES = 8
 
 
-def cases(torture: Torture, only: str, writes: int) -> list[tuple[Command, Any, int]]:
+def cases(torture: Torture, only: str) -> list[tuple[Command, Any, int]]:
     """Return every case: command, fault or strait, and its number.
 
     In passes over all commands and faults, so that a record that is not complete covers all alike.
@@ -149,7 +148,7 @@ def cases(torture: Torture, only: str, writes: int) -> list[tuple[Command, Any, 
             if not re.search(only, f"{command.name}: {fault.name}"):
                 continue
             if isinstance(fault, Fault):
-                every = torture.numbers(command, fault, writes=writes)
+                every = torture.numbers(command, fault)
                 every = every[:1] if fault in LACKS else every
                 found += [(k % PASSES, command, fault, n) for k, n in enumerate(every)]
             else:
@@ -158,8 +157,8 @@ def cases(torture: Torture, only: str, writes: int) -> list[tuple[Command, Any, 
     return [case for _, *case in sorted(found, key=lambda each: each[0])]
 
 
-def tables(records: list[dict[str, Any]]) -> str:
-    """Return what was found as Markdown."""
+def tables(records: list[dict[str, Any]], total: int) -> str:
+    """Return what was found in so many of all cases as Markdown."""
     faults = list(dict.fromkeys(each.name for each in (*FAULTS, *LACKS, *STRAITS)))
     found = Counter((record["command"], record["fault"]) for record in records)
     wrong = Counter((record["command"], record["fault"]) for record in records if record["wrong"])
@@ -169,7 +168,7 @@ def tables(records: list[dict[str, Any]]) -> str:
         return f"{found[command, fault]}" + (f" (**{bad}**)" if bad else "")
 
     first = [
-        f"Cases: {len(records):,}, of which wrong: {sum(wrong.values())} (in bold, in brackets).",
+        f"{len(records):,} of {total:,} cases run, {sum(wrong.values())} wrong (in brackets).",
         "",
         "| command | " + " | ".join(faults) + " |",
         "|---" * (len(faults) + 1) + "|",
@@ -197,11 +196,11 @@ def tables(records: list[dict[str, Any]]) -> str:
 BEGIN, END = "<!-- written by tests/faults/torture.py -->", "<!-- end of what it wrote -->"
 
 
-def write_page(page: Path, records: list[dict[str, Any]]) -> None:
+def write_page(page: Path, records: list[dict[str, Any]], total: int) -> None:
     """Put the tables between the two marks of a page."""
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{tables(records)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{tables(records, total)}\n{END}{after}")
 
 
 def read(record: Path) -> list[dict[str, Any]]:
@@ -214,13 +213,13 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown to write the tables into")
     parser.add_argument("--folder", type=Path, help="where to work; kept, with its inputs")
     parser.add_argument("--only", default="", help="pattern of 'COMMAND: FAULT'")
-    parser.add_argument("--writes", type=int, default=1, help="every so many of writes in a row")
     options = parser.parse_args()
     done = {(each["command"], each["fault"], each["n"]) for each in read(options.record)}
     options.record.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ccrop-torture-") as folder:
         torture = Torture(options.folder or Path(folder))
-        for command, fault, n in cases(torture, options.only, options.writes):
+        every = cases(torture, options.only)
+        for command, fault, n in every:
             if (command.name, fault.name, n) in done:
                 continue
             run = torture.strait if isinstance(fault, Strait) else torture.case
@@ -232,7 +231,7 @@ def main() -> None:
                 print(f"{where}: {result['wrong']}", flush=True)  # noqa: T201
         torture.server.close()
     if options.page:
-        write_page(options.page, read(options.record))
+        write_page(options.page, read(options.record), len(every))
 
 
 if __name__ == "__main__":
