@@ -67,6 +67,67 @@ def layer_named(encoder: Encoder, name: str) -> LayerInfo | None:
     return next((run.info for run in _watched(encoder) if run.info.name == name), None)
 
 
+def expect_whole_images(encoder: Encoder) -> None:
+    """Refuse an input size of which the grid of the layer leaves out a strip at right and bottom.
+
+    Patches, pools and convolutions drop what fills no step of theirs: patches of 16 pixels cover
+    224 of 239. The map would be drawn out over the whole image, and boxes lie too far to the right
+    and bottom. A 64th of the side is let pass, and what is left out on both sides alike.
+
+    Raises:
+        ModelError: If there is such a strip.
+    """
+    size, tolerance = encoder.input_size, encoder.input_size / 64
+    shrinking, grid = _shrinking(encoder)
+    # Cell i of the map is about the pixels around centre + i * step.
+    side, step, centre = size, 1, 0.0
+    while side != grid and side in shrinking:
+        side, stride, offset = shrinking[side]
+        step, centre = step * stride, centre + step * offset
+    seen = step * side  # where others than these layers made it smaller, they are taken to pad
+    left = max(0.0, centre - (step - 1) / 2)
+    right = size - (centre + step * (side - 1) + (step + 1) / 2)
+    if seen < size - tolerance and right - left > tolerance:
+        # Without a margin at the left, steps fill the image at their multiples.
+        other = "Leave it out" if left else f"Give {seen} or {size // step * step + step}"
+        raise ModelError(
+            f"`input_size` is {size}, of which the grid of {encoder.name or 'the network'} covers "
+            f"{seen} pixels in steps of {step}: boxes would be displaced. {other}."
+        )
+
+
+def _shrinking(encoder: Encoder) -> tuple[dict[int, tuple[int, int, float]], int]:
+    """Return what makes maps smaller, and the columns of the layer's.
+
+    By the columns that go in: those that come out, the stride, and the place of the first output
+    among the inputs (Dumoulin and Visin, arXiv:1603.07285).
+    """
+    found: dict[int, tuple[int, int, float]] = {}
+
+    def watch(part: Any, args: tuple[Any, ...], output: Any) -> None:
+        side, out = args[0].shape[-1], output.shape[-1]
+        if side != out and not isinstance(part.padding, str):
+            kernel, stride, padding, spread = (
+                _last(getattr(part, name, 1))
+                for name in ("kernel_size", "stride", "padding", "dilation")
+            )
+            found.setdefault(side, (out, stride, spread * (kernel - 1) / 2 - padding))
+
+    kinds = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+    parts = [part for part in encoder.module.modules() if isinstance(part, kinds)]
+    handles = [part.register_forward_hook(watch) for part in parts]
+    try:
+        features = replace(encoder, compile=False).features(probe_images(encoder.input_size)[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found, features.shape[-1]
+
+
+def _last(value: Any) -> int:
+    return int(value[-1]) if isinstance(value, tuple | list) else int(value)
+
+
 @dataclass(frozen=True)
 class _Run:
     info: LayerInfo

@@ -55,7 +55,13 @@ def torchvision_network(
     # Only ViTs are built for one size. All others take what comes, or say so when they run.
     sized = {"image_size": size} if name.startswith("vit_") and input_size else {}
     usual = {} if name not in ("googlenet", "inception_v3") else {"init_weights": False}
-    module = models.get_model(name, weights=None, **sized, **usual)
+    try:
+        module = models.get_model(name, weights=None, **sized, **usual)
+    except AssertionError as error:  # of a ViT whose patches do not fill the image
+        raise ModelError(
+            f"torchvision:{name} cannot be built for `input_size` {size}: give a multiple of the "
+            "side of its patches."
+        ) from error
     network = Network(
         module, f"torchvision:{name}", size, tuple(preset.mean), tuple(preset.std), None
     )

@@ -14,7 +14,7 @@ from ccrop_pipeline.localize.encoder import Precision
 from ccrop_pipeline.models.architecture import infer_network
 from ccrop_pipeline.models.checkpoints import find_weights, kind_of_file, read_weights
 from ccrop_pipeline.models.fitting import fit, with_positions_for
-from ccrop_pipeline.models.layers import layer_named, layers_of
+from ccrop_pipeline.models.layers import expect_whole_images, layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
 from ccrop_pipeline.models.network import Network
 from ccrop_pipeline.models.own_checkpoints import NEWEST, is_own, own_encoder, read_checkpoint
@@ -95,8 +95,20 @@ def open_encoder(
                 device=device,
                 say=say,
             )
+    encoder = _encoder_of(opened, layer, input_size, device)
+    if input_size is not None:  # a network's own size suits it
+        expect_whole_images(encoder)
+    return replace(encoder, precision=precision, compile=compile)
+
+
+def _encoder_of(
+    opened: Network | Encoder,
+    layer: str | None,
+    input_size: int | None,
+    device: torch.device | str,
+) -> Encoder:
     if isinstance(opened, Network):
-        opened = Encoder(
+        encoder = Encoder(
             opened.module,
             "",
             opened.input_size,
@@ -106,9 +118,9 @@ def open_encoder(
             epoch=opened.epoch,
             device=device,
         )
-        return replace(_at_layer(opened, layer), precision=precision, compile=compile)
+        return _at_layer(encoder, layer)
     size = input_size or opened.input_size
-    encoder = replace(opened, device=device, precision=precision, compile=compile, input_size=size)
+    encoder = replace(opened, device=device, input_size=size)
     return encoder if layer is None else _at_layer(encoder, layer)
 
 
