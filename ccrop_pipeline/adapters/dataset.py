@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 import xxhash
 from numpy.typing import NDArray
+from PIL import ExifTags
 from torch.utils.data import Dataset
 
-from ccrop_pipeline.boxset import Boxes, BoxSet, Choices, MissingBoxes, opened
+from ccrop_pipeline.boxset import Boxes, BoxSet, Choices, MissingBoxes, opened, upright
 from ccrop_pipeline.crops import attach_box
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import decode
@@ -42,6 +43,53 @@ def chosen(boxes: NDArray[np.float32], choices: Choices | None) -> NDArray[np.fl
     return choices.pick(torch.rand(len(choices), dtype=torch.float64, device="cpu").numpy())
 
 
+class _Stored(NamedTuple):
+    """How an image is stored that has an EXIF orientation."""
+
+    orientation: int
+    width: int
+    height: int
+
+
+def stored_turned(box_set: BoxSet) -> dict[str, _Stored]:
+    """Return the images of a box set whose EXIF orientation is not 1, by key."""
+    found = {}
+    for _, table in box_set.tables(heatmaps=False):
+        for row in np.flatnonzero(table.orientation != 1).tolist():
+            found[table.keys[row]] = _Stored(
+                int(table.orientation[row]), *table.sizes[row].tolist()
+            )
+    return found
+
+
+def as_given(
+    box: NDArray[np.float32], image: PIL.Image.Image, stored: _Stored | None, key: str
+) -> list[float]:
+    """Return a box of the stored pixels as one of an image that its library may have turned.
+
+    Args:
+        box: float32 (4,).
+        image: As the library gives it.
+        stored: How it is stored; None where that is upright.
+        key: Its key, for messages.
+
+    Raises:
+        CcropError: If there is no telling whether it was turned.
+    """
+    # What turns an image by its EXIF orientation takes that out, `convert` leaves it there.
+    if stored is None or image.getexif().get(ExifTags.Base.Orientation) == stored.orientation:
+        return list(box)
+    if stored.orientation > 4 and image.width != image.height and stored.width != stored.height:
+        turned = (image.width > image.height) != (stored.width > stored.height)
+        return list(upright(box[None], stored.orientation)[0] if turned else box)
+    raise CcropError(
+        f"the image {key!r} is stored with the EXIF orientation {stored.orientation} and comes "
+        "without it, so that there is no telling whether its pixels, and with them its box, are "
+        "turned. Let its library give the pixels as they are stored (PIL.Image.open, without "
+        "ImageOps.exif_transpose), or use BoxedRows."
+    )
+
+
 class BoxedDataset(Dataset[Any]):
     """A data set whose PIL images carry their boxes into the transform.
 
@@ -54,6 +102,8 @@ class BoxedDataset(Dataset[Any]):
             may set.
         image: Position or name of the image in a sample.
         missing: What to do with an image that has no box: fail, or take the full box.
+
+    Boxes of images that the data set has turned by their EXIF orientation are turned with them.
 
     Raises:
         CcropError: If keys and data set differ in length, images have no box, or the data set
@@ -81,6 +131,8 @@ class BoxedDataset(Dataset[Any]):
         box_set = opened(boxes)
         self._boxes = box_set.find(keys, missing=missing)
         self._choices = box_set.choices(keys, missing=missing)
+        turned = stored_turned(box_set)
+        self._turned = {i: (turned[key], key) for i, key in enumerate(keys) if key in turned}
         self._image = image
 
     def __len__(self) -> int:
@@ -91,7 +143,8 @@ class BoxedDataset(Dataset[Any]):
         """Return a sample, its image transformed.
 
         Raises:
-            CcropError: If the sample is no tuple or dict, or its image no PIL image.
+            CcropError: If the sample is no tuple or dict, its image is no PIL image, or there is
+                no telling whether that was turned by its EXIF orientation.
         """
         sample = self.dataset[i]
         if not isinstance(sample, tuple | list | dict):
@@ -106,7 +159,7 @@ class BoxedDataset(Dataset[Any]):
                 f"the image of sample {i} is a {type(image).__name__} and no PIL image. Let the "
                 "data set give PIL images, and turn them into tensors in BoxedDataset's transform."
             )
-        attach_box(image, self._box(i))
+        attach_box(image, as_given(self._box(i), image, *self._turned.get(i, (None, ""))))
         parts[self._image] = image if self.transform is None else self.transform(image)
         return parts if isinstance(parts, dict) else tuple(parts)
 
@@ -220,18 +273,18 @@ def add_boxes(
 
     Returns:
         For `compose`; iterating it raises `CcropError` at a sample that has no box or no PIL
-        image.
+        image, or one that may have been turned by its EXIF orientation.
 
     Raises:
         CcropError: If the folder holds no complete box set.
     """
     box_set = opened(boxes)
     box_set.find([], missing=missing)  # now, and not in each worker
-    return partial(_with_boxes, box_set, missing)
+    return partial(_with_boxes, box_set, stored_turned(box_set), missing)
 
 
 def _with_boxes(
-    box_set: BoxSet, missing: MissingBoxes, samples: _Samples
+    box_set: BoxSet, turned: dict[str, _Stored], missing: MissingBoxes, samples: _Samples
 ) -> Iterator[dict[str, Any]]:
     for sample in samples:
         images = [value for value in sample.values() if isinstance(value, PIL.Image.Image)]
@@ -241,7 +294,8 @@ def _with_boxes(
                 f"{', '.join(name for name in sample if not name.startswith('__'))}. Put "
                 'decode("pil") before add_boxes, and what makes tensors behind it.'
             )
-        (box,) = drawn(box_set, [sample["__key__"]], missing)
+        key = sample["__key__"]
+        (box,) = drawn(box_set, [key], missing)
         for image in images:
-            attach_box(image, box)
+            attach_box(image, as_given(box, image, turned.get(key), key))
         yield sample

@@ -45,14 +45,14 @@ def image_folder(root: Path) -> list[str]:
     return keys
 
 
-def box_set(folder: Path, keys: list[str]) -> Path:
+def box_set(folder: Path, keys: list[str], orientation: int = 1) -> Path:
     """Write the boxes of pictures 0, 1, 2, ... under these keys, in another order."""
     order = np.random.default_rng(0).permutation(len(keys)).tolist()
     table = BoxTable(
         [keys[i] for i in order],
         np.array([box_of(i) for i in order], np.float32),
         np.tile(np.array([[WIDTH, HEIGHT]], np.uint32), (len(keys), 1)),
-        np.ones(len(keys), np.uint8),
+        np.full(len(keys), orientation, np.uint8),
         np.zeros(len(keys), np.uint8),
         np.arange(len(keys), dtype=np.uint64),
     )

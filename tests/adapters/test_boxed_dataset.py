@@ -1,3 +1,5 @@
+import io
+
 import pytest
 import torch
 from made_boxed import (
@@ -10,7 +12,7 @@ from made_boxed import (
     picture,
     share_of_white,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
@@ -199,3 +201,54 @@ def test_boxes_may_be_a_path_an_address_or_a_box_set(boxes):
         ):
             assert len(own) == len(expected)
             assert share_of_white(torch.stack(own)).min() > 0.1
+
+
+def with_exif(i, orientation, size=None):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = picture(i) if size is None else picture(i).resize(size)
+    return Image.open(io.BytesIO(encoded(image, exif=exif)))
+
+
+def upright_picture(i, orientation, size=None):
+    return ImageOps.exif_transpose(with_exif(i, orientation, size)).convert("RGB")
+
+
+def stage(boxes, make):
+    """The images of `make`, with boxes by the stage of pipelines."""
+    samples = ({"__key__": key, "png": make(i)} for i, key in enumerate(KEYS))
+    return [sample["png"] for sample in add_boxes(boxes)(samples)]
+
+
+def wrapped(boxes, make):
+    dataset = BoxedDataset(InMemory(lambda i: (make(i), i)), KEYS, boxes)
+    return [dataset[i][0] for i in range(COUNT)]
+
+
+@pytest.mark.parametrize("adapter", [wrapped, stage])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_box_covers_the_same_pixels_whether_or_not_an_image_was_turned(
+    tmp_path, adapter, orientation
+):
+    boxes = box_set(tmp_path / "boxes", KEYS, orientation)
+    makers = [
+        lambda i: with_exif(i, orientation),
+        lambda i: with_exif(i, orientation).convert("RGB"),  # as ImageFolder gives it
+    ]
+    if orientation == 1 or orientation > 4:
+        # As Hugging Face datasets give it; also when resized.
+        makers.append(lambda i: upright_picture(i, orientation))
+        makers.append(lambda i: upright_picture(i, orientation, (80, 60)))
+    if orientation > 4:
+        makers.append(picture)  # decoded as stored, by a library that drops EXIF
+    for make in makers:
+        views = torch.stack([V2(image) for image in adapter(boxes, make)])
+        assert share_of_white(views).min() > 0.1
+
+
+@pytest.mark.parametrize("adapter", [wrapped, stage])
+@pytest.mark.parametrize(("orientation", "size"), [(2, None), (3, None), (4, None), (6, (30, 30))])
+def test_an_image_that_may_have_been_turned_is_refused(tmp_path, adapter, orientation, size):
+    boxes = box_set(tmp_path / "boxes", KEYS, orientation)
+    with pytest.raises(CcropError, match=rf"'train-000000' .* orientation {orientation} and comes"):
+        adapter(boxes, lambda i: upright_picture(i, orientation, size))
