@@ -13,8 +13,8 @@ from ccrop_pipeline.base.values import check_ranges, ranged
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed
-from ccrop_pipeline.probes.linear import LinearResult, classes_of
+from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed, numbered
+from ccrop_pipeline.probes.linear import LinearResult, expect_several_classes
 from ccrop_pipeline.views import Batch, ViewGroup, ViewLoader
 
 _STEPS = (0.6, 0.8)  # where the rate falls to a tenth: epochs 60 and 80 of 100
@@ -82,8 +82,10 @@ def augmented_probe(
     settings = settings or AugmentedSettings()
     held, asked = (embed(part, encoder, threads, observer=observer) for part in (validation, test))
     labels = torch.from_numpy(fitted.index.labels[fitted.rows])
-    classes = classes_of(Features(torch.empty(0), labels), held, asked)
-    heads = _trained(fitted, encoder, settings, held.values.shape[1], classes, workers, observer)
+    trained = Features(torch.empty(0), labels)
+    expect_several_classes(trained)
+    (_, held, asked), names = numbered(trained, held, asked)
+    heads = _trained(fitted, encoder, settings, held.values.shape[1], names, workers, observer)
     tried = {rate: _accuracy(head, held) for rate, head in zip(settings.rates, heads, strict=True)}
     rate = max(tried, key=tried.__getitem__)
     accuracy = _accuracy(heads[settings.rates.index(rate)], asked)
@@ -95,13 +97,13 @@ def _trained(
     encoder: Encoder,
     settings: AugmentedSettings,
     channels: int,
-    classes: int,
+    names: Tensor,
     workers: int,
     observer: Observer,
 ) -> list[nn.Linear]:
     """Return one classifier for each rate, on the CPU."""
     device = torch.device(encoder.device)
-    heads = [_head(channels, classes).to(device) for _ in settings.rates]
+    heads = [_head(channels, len(names)).to(device) for _ in settings.rates]
     groups = [
         {"params": list(head.parameters()), "lr": rate}
         for head, rate in zip(heads, settings.rates, strict=True)
@@ -111,7 +113,8 @@ def _trained(
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.1)
     loader = _loader(images, encoder, settings, workers)
     for epoch in range(settings.epochs):
-        for values, labels in _epoch(loader, epoch, encoder):
+        for values, named in _epoch(loader, epoch, encoder):
+            labels = torch.searchsorted(names, named).to(values.device)
             optimizer.zero_grad()
             # The sum: each classifier gets the gradient of its own loss and of no other.
             sum(F.cross_entropy(head(values), labels) for head in heads).backward()  # type: ignore[union-attr]
@@ -147,13 +150,13 @@ def _loader(
 
 
 def _epoch(loader: ViewLoader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return the features and labels of the batches of an epoch, on the encoder's device."""
+    """Return features, on the encoder's device, and labels of the batches of an epoch."""
     for batch in loader.crops(epoch):
         crops, readable = _flipped(batch, epoch), batch.readable
         if readable.any():
             rows = readable.nonzero()[:, 0].to(crops.device)
             values = encoder.features(crops[rows]).mean((2, 3))
-            yield values, batch.labels[readable].to(values.device)
+            yield values, batch.labels[readable]
 
 
 def _flipped(batch: Batch, epoch: int) -> Tensor:

@@ -160,6 +160,20 @@ class Features:
     labels: Tensor
 
 
+def numbered(*parts: Features) -> tuple[tuple[Features, ...], Tensor]:
+    """Return several sets of images with their classes numbered from 0 on.
+
+    A label is a name: one of 10^9 is not a billion classes.
+
+    Returns:
+        The parts with the new labels, and the labels as they were: sorted, by new label.
+    """
+    names = torch.cat([part.labels for part in parts]).unique()  # type: ignore[no-untyped-call]
+    return tuple(
+        Features(part.values, torch.searchsorted(names, part.labels)) for part in parts
+    ), names
+
+
 def embed(
     images: LabelledImages,
     encoder: Encoder,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccrop_pipeline.probes.features import Features
+from ccrop_pipeline.probes.features import Features, numbered
 from ccrop_pipeline.recipes import KnnSettings
 
 # 0.3 GB of similarities, whatever the size of the bank.
@@ -31,14 +31,14 @@ def knn_accuracy(
         settings: k and temperature.
         device: Where similarities are computed; features go there block by block.
     """
-    classes = int(max(bank.labels.max(), queries.labels.max())) + 1
+    (bank, queries), names = numbered(bank, queries)
     hits = 0
     for start in range(0, len(queries.labels), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
         near = _nearest(bank, queries.values[part].to(device), settings.k)
         # Relative to the nearest, since exp(1 / temperature) may be more than a float holds.
         weights = ((near.similarity - near.similarity[:, :1]) / settings.temperature).exp()
-        votes = weights.new_zeros(len(weights), classes).scatter_add_(1, near.labels, weights)
+        votes = weights.new_zeros(len(weights), len(names)).scatter_add_(1, near.labels, weights)
         hits += int((votes.argmax(1) == queries.labels[part].to(device)).sum())
     return hits / len(queries.labels)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccrop_pipeline.errors import SourceError
-from ccrop_pipeline.probes.features import Features
+from ccrop_pipeline.probes.features import Features, numbered
 
 _ITERATIONS = 500  # at most; the problems here mostly need less
 
@@ -140,8 +140,9 @@ def linear_probe(
     Raises:
         SourceError: If the training images are all of one class.
     """
-    classes = classes_of(fitted, validation, test)
-    device = torch.device(device)
+    expect_several_classes(fitted)
+    (fitted, validation, test), names = numbered(fitted, validation, test)
+    classes, device = len(names), torch.device(device)
     tried = _on_validation(fitted, validation, classes, device)
     penalty = max(tried, key=tried.__getitem__)
     everything = Features(
@@ -154,8 +155,8 @@ def linear_probe(
     return LinearResult(accuracy, tried[penalty], "penalty", penalty, tried)
 
 
-def classes_of(fitted: Features, *others: Features) -> int:
-    """Return the number of classes, by the greatest label.
+def expect_several_classes(fitted: Features) -> None:
+    """Check that there is something to learn.
 
     Raises:
         SourceError: If all of `fitted` are of one class.
@@ -164,7 +165,6 @@ def classes_of(fitted: Features, *others: Features) -> int:
         raise SourceError(
             "all training images are of one class, which leaves a linear probe nothing to learn."
         )
-    return max(int(part.labels.max()) for part in (fitted, *others)) + 1
 
 
 def _on_validation(

@@ -73,6 +73,19 @@ def test_colours_are_learnt_by_the_rate_that_can_learn_and_it_is_chosen(coloured
     assert again == result
 
 
+def test_labels_are_names_of_any_size(coloured):
+    train, test = coloured
+    expected = augmented_probe(*validation_split(train), test, pixels_themselves(), QUICK)
+    for part in (train, test):
+        part.index.labels[:] = np.array([0, 300_000_000, 10**18])[part.index.labels]
+    try:
+        found = augmented_probe(*validation_split(train), test, pixels_themselves(), QUICK)
+    finally:
+        for part in (train, test):
+            part.index.labels[:] = np.searchsorted([0, 300_000_000, 10**18], part.index.labels)
+    assert found == expected
+
+
 def test_the_rate_is_chosen_on_the_validation_images_alone(coloured, tmp_path):
     """Their labels are wrong: what learns nothing is best on them, worst on all the others."""
     train, test = coloured
@@ -166,7 +179,7 @@ def test_training_is_sgd_with_the_steps_of_the_papers(tmp_path):
     images = packed(tmp_path / "t", [file.getvalue() for file in files], labels)
     encoder = pixels_themselves()
     settings = AugmentedSettings(rates=(0.5, 0.02), epochs=10, batch_size=24)
-    heads = _trained(images, encoder, settings, 3, 3, 0, SILENT)
+    heads = _trained(images, encoder, settings, 3, torch.arange(3), 0, SILENT)
     pixels = torch.tensor(colours) / 255
     values = (pixels - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
     start = _head(3, 3).weight.detach()

@@ -50,6 +50,14 @@ def test_knn_is_the_weighted_vote_counted_by_hand(k, temperature):
     assert knn_accuracy(bank, queries, settings) == pytest.approx(expected)
 
 
+def test_labels_are_names_of_any_size():
+    bank, queries = features(120, 0), features(60, 1)
+    names = torch.tensor([3, 10**9, 10**10, 10**18])
+    named = [Features(part.values, names[part.labels]) for part in (bank, queries)]
+    settings = KnnSettings(k=5)
+    assert knn_accuracy(*named, settings) == knn_accuracy(bank, queries, settings)
+
+
 @pytest.mark.parametrize("k", [1, 10, 50, 1000])
 def test_a_bank_in_blocks_answers_as_a_whole_one(monkeypatch, k):
     bank, queries, settings = features(120, 0), features(60, 1), KnnSettings(k=k)

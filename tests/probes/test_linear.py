@@ -21,6 +21,13 @@ def test_separable_classes_are_told_apart_without_a_mistake():
     assert (result.setting, result.chosen) == ("penalty", 1)  # the first of equally good ones
 
 
+def test_labels_are_names_of_any_size():
+    parts = [gaussians(n, s, distance=3) for n, s in [(300, 0), (60, 1), (90, 2)]]
+    names = torch.tensor([7, 300_000_000, 10**18])
+    named = [Features(part.values, names[part.labels]) for part in parts]
+    assert linear_probe(*named) == linear_probe(*parts)
+
+
 def test_unequal_gaussians_reach_the_accuracy_of_their_true_border():
     """Two unit Gaussians, distance d apart: no classifier beats Phi(d / 2) = 0.8413 for d = 2."""
     parts = []
