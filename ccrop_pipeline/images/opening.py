@@ -12,7 +12,7 @@ from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
-from ccrop_pipeline.images.parquet import ParquetSource, has_images
+from ccrop_pipeline.images.parquet import ParquetSource, has_images, ignored_columns
 from ccrop_pipeline.images.remote import RemoteTarSource, located
 from ccrop_pipeline.images.source import CLASSES_FILE, Ignored, Source, refuse_no_text
 from ccrop_pipeline.images.splits import refuse_split_folders, refuse_split_shards
@@ -167,7 +167,10 @@ def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None 
     if kinds == {".tar"}:
         return TarSource(location, paths, ignored or Ignored())
     if kinds == {".parquet"}:
-        return ParquetSource(location, paths, ignored or Ignored())
+        ignored = ignored or Ignored()
+        for column in ignored_columns(paths[0]):
+            ignored.add("columns that may be labels (name one `label`)", column)
+        return ParquetSource(location, paths, ignored)
     raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
     )

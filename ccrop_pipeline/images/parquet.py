@@ -1,5 +1,6 @@
 """Parquet tables in the Hugging Face image layout."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -99,7 +100,7 @@ class ParquetSource:
             columns = find_columns(file.schema_arrow, piece.path)
             for batch in _batches(file, piece, columns):
                 images, keys = keys_of(batch, columns, piece.path)
-                labels = labels_of(batch, columns).tolist()
+                labels = labels_of(batch, columns, piece.path).tolist()
                 for key, image, label in zip(keys, images, labels, strict=True):
                     yield Sample(key, image.as_py(), known_label(label))
 
@@ -147,7 +148,7 @@ class ParquetIndex:
                     images, batch_keys = keys_of(batch, columns, piece.path)
                     chunks.append(images)
                     keys.extend(batch_keys)
-                    labels.append(labels_of(batch, columns))
+                    labels.append(labels_of(batch, columns, piece.path))
         self.keys = Keys(keys)
         self.labels = np.concatenate([np.empty(0, np.int64), *labels])
         self.shard_of = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
@@ -228,9 +229,10 @@ def find_columns(schema: Any, path: Path) -> Columns:
     """Choose the columns: by name, and the image by type where it has another name.
 
     Raises:
-        SourceError: If no column or several could be the image, or the label is no integer.
+        SourceError: If no column or several could be the image, or the label or key is of a type
+            that is none.
     """
-    found = [column.name for column in schema if _holds_images(column.type)]
+    found = [c.name for c in schema if _holds_images(c.type) and c.name not in _KEYS]
     if "image" in found:
         found = ["image"]
     if len(found) != 1:
@@ -240,15 +242,51 @@ def find_columns(schema: Any, path: Path) -> Columns:
             f"{', '.join(f'{column.name}: {column.type}' for column in schema)}. Name one `image`, "
             "of type struct<bytes, path> or binary."
         )
+    key = next((name for name in _KEYS if name in schema.names), None)
+    if key and not any(is_kind(schema.field(key).type) for is_kind in _KINDS_OF_KEY):
+        raise SourceError(
+            f"column `{key}` of {path} is {schema.field(key).type}; a key is a text or a whole "
+            "number. Write it as one, or rename the column."
+        )
     if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
         raise SourceError(
             f"column `label` of {path} is {schema.field('label').type}; a label is a whole number."
         )
-    return Columns(
-        image=found[0],
-        key=next((name for name in ("key", "__key__") if name in schema.names), None),
-        label="label" if "label" in schema.names else None,
-    )
+    return Columns(image=found[0], key=key, label=_label_of(schema))
+
+
+_KEYS = ("key", "__key__")
+_KINDS_OF_KEY = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_integer, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_dictionary),
+)
+_LABEL = re.compile(r"(.+_)?(label|labels|class|target|category|cls)(_id|_idx|_index)?", re.I)
+
+
+def _label_of(schema: Any) -> str | None:
+    """Return the column of labels: `label`, or the only one of whole numbers that is named so.
+
+    Of CIFAR-100's two it is the finer one. Of others nobody can tell.
+    """
+    numbers = [
+        name for name in _like_labels(schema) if pa.types.is_integer(schema.field(name).type)
+    ]
+    chosen = next((name for name in ("label", "fine_label") if name in numbers), None)
+    return chosen or (numbers[0] if len(numbers) == 1 else None)
+
+
+def _like_labels(schema: Any) -> list[str]:
+    return [name for name in schema.names if _LABEL.fullmatch(name)]
+
+
+def ignored_columns(path: Path) -> list[str]:
+    """Return the columns that may be labels and are not read; none where the file is damaged."""
+    try:
+        with open_parquet(path) as file:
+            taken = _label_of(file.schema_arrow)
+            return [name for name in _like_labels(file.schema_arrow) if name != taken]
+    except SourceError:
+        return []
 
 
 def _holds_images(kind: Any) -> bool:
@@ -268,16 +306,16 @@ def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
     xxh3 of the bytes in hexadecimal: never the position, which moves when rows are filtered.
 
     Raises:
-        SourceError: If a row has no image bytes or an empty key.
+        SourceError: If a row has no image bytes, or a key that is no text.
     """
     column = batch.column(columns.image)
     struct = pa.types.is_struct(column.type)
     images = (pc.struct_field(column, "bytes") if struct else column).cast(pa.large_binary())
     names: list[str | None] = [None] * len(images)
     if columns.key is not None:
-        names = batch.column(columns.key).cast(pa.string()).to_pylist()
+        names = _texts(batch.column(columns.key), columns.key, path)
     elif struct and column.type.get_field_index("path") >= 0:
-        names = pc.struct_field(column, "path").to_pylist()
+        names = _texts(pc.struct_field(column, "path"), f"{columns.image}.path", path)
     if images.null_count:
         row = pc.index(pc.is_null(images), True).as_py()
         raise SourceError(
@@ -291,11 +329,31 @@ def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
     return images, keys
 
 
-def labels_of(batch: Any, columns: Columns) -> NDArray[np.int64]:
-    """Return the labels of a record batch, shape `(n,)`, negative where unknown."""
+def _texts(column: Any, name: str, path: Path) -> list[str | None]:
+    try:
+        texts: list[str | None] = column.cast(pa.string()).to_pylist()
+        return texts
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"column `{name}` of {path} holds what is no key ({error}). Keys are UTF-8 texts."
+        ) from error
+
+
+def labels_of(batch: Any, columns: Columns, path: Path) -> NDArray[np.int64]:
+    """Return the labels of a record batch, shape `(n,)`, negative where unknown.
+
+    Raises:
+        SourceError: If one has more than 63 bits.
+    """
     if columns.label is None:
         return np.full(batch.num_rows, -1, dtype=np.int64)
-    filled = pc.fill_null(batch.column(columns.label).cast(pa.int64()), -1)
+    try:
+        filled = pc.fill_null(batch.column(columns.label).cast(pa.int64()), -1)
+    except pa.ArrowInvalid as error:
+        raise SourceError(
+            f"column `{columns.label}` of {path} holds a label of more than 63 bits ({error}). "
+            "Number the classes from 0 on."
+        ) from error
     labels: NDArray[np.int64] = np.maximum(filled.to_numpy(zero_copy_only=False), -1)
     return labels
 

@@ -91,6 +91,62 @@ def test_missing_and_negative_labels_are_unknown(tmp_path):
     assert source.index().labels.tolist() == [-1, -1, 4, -1, -1]
 
 
+@pytest.mark.parametrize(
+    ("columns", "taken", "left"),
+    [
+        (["fine_label", "coarse_label"], 0, ["coarse_label"]),
+        (["class"], 0, []),
+        (["Target"], 0, []),
+        (["width", "category_id"], 1, []),
+        (["label", "cls"], 0, ["cls"]),
+        (["style_label", "artist_label"], None, ["style_label", "artist_label"]),
+        (["count", "classes"], None, []),
+    ],
+)
+def test_labels_under_other_names_are_read_or_named(tmp_path, columns, taken, left):
+    values = {name: pa.array([i + 5]) for i, name in enumerate(columns)}
+    write(tmp_path / "a.parquet", img=pa.array([picture(0)]), **values, label_text=pa.array(["x"]))
+    source = open_source(tmp_path)
+    assert [s.label for s in read_all(source)] == [None if taken is None else taken + 5]
+    assert source.index().labels.tolist() == [-1 if taken is None else taken + 5]
+    assert source.ignored.counts.total() == len(left)
+    assert [name for names in source.ignored.first.values() for name in names] == left
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (pa.array(["a"], pa.large_string()), "a"),
+        (pa.array([b"a"], pa.binary()), "a"),
+        (pa.array(["a"]).dictionary_encode(), "a"),
+        (pa.array([7], pa.uint64()), "7"),
+        (pa.array([["a"]]), "is list<.*a key is a text"),
+        (pa.array([{"a": 1}]), "is struct<.*a key is a text"),
+        (pa.array([1.5]), "is double; a key is a text"),
+        (pa.array([b"caf\xe9"]), "holds what is no key"),
+    ],
+)
+def test_keys_are_texts(tmp_path, key, expected):
+    kind = pa.struct([("bytes", pa.binary())])
+    image = pa.array([{"bytes": picture(0)}], kind)
+    source = open_source(write(tmp_path / "a.parquet", picture=image, key=key))
+    if len(expected) == 1:
+        assert [s.key for s in read_all(source)] == list(source.index().keys) == [expected]
+        return
+    for read in (read_all, lambda source: source.index()):
+        with pytest.raises(CcropError, match=f"column `key` of .*{expected}"):
+            read(source)
+
+
+def test_labels_beyond_63_bits_are_named(tmp_path):
+    labels = pa.array([1, 2**63], pa.uint64())
+    write(tmp_path / "a.parquet", image=pa.array([b"1", b"2"]), label=labels)
+    source = open_source(tmp_path)
+    for read in (read_all, lambda source: source.index()):
+        with pytest.raises(CcropError, match=r"`label` of .*a\.parquet holds a label of more than"):
+            read(source)
+
+
 def test_a_long_table_is_cut_in_rows(tmp_path):
     count, cut = 140_000, 65_536
     images = pa.array([i.to_bytes(4, "big") for i in range(count)])
