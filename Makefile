@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test test-quick torture check format audit-dependencies dist release bench \
+.PHONY: help setup demo test test-quick torture soak check format audit-dependencies dist release bench \
 	hostile evidence gpu-check clean
 
 help: ## List the targets
@@ -30,6 +30,9 @@ test-quick: setup ## Run the tests that are not slow, in under a minute
 
 torture: setup ## Kill, tear and fail every file operation of every command (hours; goes on where it was)
 	nice -n 10 $(BIN)/python tests/faults/torture.py build/torture.jsonl --page docs/reliability.md
+
+soak: setup ## Train and refresh, killed every 8 to 60 s, for MINUTES; goes on where it was
+	nice -n 10 $(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60) --folder build/soak
 
 fuzz: setup ## Fuzz the readers of tars and box sets, guided by coverage; SECONDS_EACH says for how long
 	$(BIN)/pip install --quiet atheris
