@@ -381,8 +381,7 @@ def _put(files: Any, target: str, content: bytes, hidden: str) -> None:
     if files.exists(target):
         raise FileExistsError(target)
     if _protocols(files) & _ONE_PUT_IS_WHOLE:
-        # Of several writers at once, a store that can compare lets the first one stay.
-        files.pipe_file(target, content, mode="create")
+        _create(files, target, content)
         return
     parent, _, name = target.rpartition("/")
     aside = f"{hidden}/{hidden_name(name)}"
@@ -394,6 +393,54 @@ def _put(files: Any, target: str, content: bytes, hidden: str) -> None:
     finally:
         if files.exists(aside):
             files.rm_file(aside)
+
+
+def _create(files: Any, target: str, content: bytes) -> None:
+    """Put a file that is not there yet; `FileExistsError` where it is.
+
+    Of several writers at once, a store that can compare lets the first one stay. With one that
+    cannot, the last one does, unless it looked before it put.
+    """
+    pauses = iter(_CONFLICT_PAUSES)
+    while True:
+        try:
+            files.pipe_file(target, content, mode="create")
+            return
+        except FileExistsError:
+            raise
+        except Exception as error:
+            status = _status(error)
+            if status == 412:  # not every store says of which condition
+                raise FileExistsError(target) from error
+            if status in _NO_CONDITIONS or type(error).__name__ in _NO_CONDITIONS:
+                break
+            # Another one puts it: S3 asks to try again.
+            pause = next(pauses, None) if status == 409 else None
+            if pause is None:
+                raise
+        time.sleep(pause)
+    files.invalidate_cache(target.rpartition("/")[0])
+    if files.exists(target):
+        raise FileExistsError(target)
+    files.pipe_file(target, content)
+
+
+_CONFLICT_PAUSES = (0.1, 0.3, 1.0, 3.0, 9.0)  # seconds
+# What is answered, or raised before asking, where a put cannot have the condition.
+_NO_CONDITIONS = {400, 501, "NotImplementedError", "ParamValidationError", "TypeError"}
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status that an error of a store is about."""
+    for found in (error, error.__cause__):
+        response = getattr(found, "response", None)
+        if isinstance(response, dict):  # of botocore
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            status = getattr(found, "status", getattr(found, "code", None))
+        if str(status).isdecimal():
+            return int(str(status))
+    return None
 
 
 def _protocols(files: Any) -> set[str]:

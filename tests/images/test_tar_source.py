@@ -2,6 +2,8 @@ import io
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 
@@ -125,6 +127,24 @@ def test_more_tars_than_descriptors_are_read(tmp_path, monkeypatch):
     index = open_source(tmp_path).index()
     assert [index.read(i) for i in range(5)] == [picture(i) for i in range(5)]
     assert len(index._open) == 2
+
+
+@pytest.mark.parametrize("limit", [64, 256])
+def test_three_hundred_tars_fit_any_limit_of_descriptors(tmp_path, limit):
+    for i in range(300):
+        write_tar(tmp_path / f"{i:03}.tar", [(f"{i}.png", picture(i))])
+    program = (
+        "import sys, resource\n"
+        "from ccrop_pipeline.images import open_source\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "index = open_source(sys.argv[1]).index()\n"
+        "print(sum(len(index.read(i)) for i in range(300)), len(index._open))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    bytes_read, descriptors = map(int, result.stdout.split())
+    assert bytes_read == sum(len(picture(i)) for i in range(300))
+    assert descriptors == limit // 4
 
 
 def test_descriptors_are_closed_with_the_index(tmp_path):

@@ -281,7 +281,7 @@ def test_only_the_box_shards_of_the_images_read_are_opened(data, form, tmp_path)
     loaders[0].use_boxes(folder)
     assert set(check(loaders[0].epoch(0), expected(data, table, 0))) == own
     loaders[1].use_boxes(folder)
-    with pytest.raises(CcropError, match="B01"):
+    with pytest.raises(CcropError, match="B007"):
         list(loaders[1].epoch(0))
 
 
