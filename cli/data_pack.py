@@ -21,6 +21,14 @@ from .printing import print_json, print_line
     help="Most images a shard.",
 )
 @click.option(
+    "--keys",
+    type=click.Choice(["key", "shard/key"]),
+    default="key",
+    show_default=True,
+    help="Keys as they are, or after the name of their shard where they start again in each.",
+)
+@click.option("--follow-links", is_flag=True, help="Follow links out of a folder of images.")
+@click.option(
     "--split",
     type=click.Choice(["train", "test"]),
     default="train",
@@ -41,6 +49,8 @@ def pack(
     out: Path,
     prefix: str,
     max_images: int,
+    keys: Literal["key", "shard/key"],
+    follow_links: bool,
     split: Literal["train", "test"],
     root: Path,
     no_download: bool,
@@ -61,12 +71,15 @@ def pack(
 
     from .progress import Counter
 
-    opened = open_source(source, split=split, root=root, download=not no_download)
+    opened = open_source(
+        source, split=split, root=root, download=not no_download, follow_links=follow_links
+    )
     with Counter("packing") as observer:
         summary = pack_source(
             opened,
             out,
             prefix=prefix,
+            keys=keys,
             max_images=max_images,
             observer=observer,
         )

@@ -28,7 +28,7 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.images import Source
+from ccrop_pipeline.images import Source, refuse_restarted_keys
 from ccrop_pipeline.localize import Encoder, Localizer
 
 
@@ -86,6 +86,8 @@ def compute_boxes(
     todo = left_to_write(
         folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
     )
+    if todo:
+        refuse_restarted_keys(source)
     observer.begun(len(todo), len(mine) - len(todo))
     compute_shards(
         source,

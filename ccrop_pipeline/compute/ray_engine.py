@@ -29,7 +29,7 @@ from ccrop_pipeline.compute.box_sets import (
 )
 from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Source
+from ccrop_pipeline.images import Source, refuse_restarted_keys
 from ccrop_pipeline.localize import Localizer
 
 # A worker that ends so often is not unlucky with its nodes: an image crashes a decoder, or a node
@@ -77,6 +77,7 @@ def compute_boxes_with_ray(
         SettingError: If a number is out of its range.
     """
     check_numbers(batch_size, threads, max_bad)
+    refuse_restarted_keys(source)
     ray = _imported()
     # Ray prints its news, such as a lost node, where results belong.
     with redirect_stdout(sys.stderr), _connected(ray):

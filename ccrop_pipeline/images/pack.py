@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.base.addresses import local_path
@@ -18,6 +18,7 @@ from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.source import CLASSES_FILE, Sample, Source, write_classes
+from ccrop_pipeline.images.tar import refuse_restarted_keys
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def pack(
     out: str | Path,
     *,
     prefix: str = "data",
+    keys: Literal["key", "shard/key"] = "key",
     max_images: int = 10_000,
     max_bytes: int = 500_000_000,
     observer: Observer = SILENT,
@@ -63,6 +65,8 @@ def pack(
         samples: A source, or samples in the order wanted.
         out: Folder to make; it may exist if empty.
         prefix: Start of the shard names.
+        keys: `key`, or `shard/key` to put the name of a source's shard before its keys, where they
+            start again in each shard.
         max_images: Most images a shard, at least 1.
         max_bytes: Most bytes of images and annotations a shard, except for a single sample
             that is larger.
@@ -78,6 +82,10 @@ def pack(
         )
     out = local_path(out)
     whole = _new_folder(out)
+    if keys == "shard/key" and not isinstance(samples, Source):
+        raise SettingError("keys is 'shard/key'; samples without a source have no shards.")
+    if keys == "key" and isinstance(samples, Source):
+        refuse_restarted_keys(samples)
     limits = {"prefix": prefix, "max_images": max_images, "max_bytes": max_bytes}
     made_by = _made_by(samples, limits)
     partial = whole.with_name(whole.name + ".partial")
@@ -92,7 +100,7 @@ def pack(
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir()
-            summary = _fill(folder, out, samples, limits, observer)
+            summary = _fill(folder, out, samples, limits, observer, of_shard=keys == "shard/key")
             if made_by:
                 _write_record(folder, made_by, summary)
             with writing(whole):
@@ -111,9 +119,12 @@ def _fill(
     samples: Source | Iterable[Sample],
     limits: dict[str, Any],
     observer: Observer,
+    *,
+    of_shard: bool,
 ) -> PackSummary:
     images, size, shards = 0, 0, []
-    for shard in _write_shards(samples, folder, **limits):
+    read = _read_all(samples, of_shard=of_shard) if isinstance(samples, Source) else samples
+    for shard in _write_shards(read, folder, **limits):
         shards.append(shard.path.stem)
         images += shard.images
         size += shard.path.stat().st_size
@@ -186,12 +197,12 @@ def tar_key(key: str) -> str:
 
 
 def _write_shards(
-    samples: Source | Iterable[Sample], folder: Path, prefix: str, max_images: int, max_bytes: int
+    samples: Iterable[Sample], folder: Path, prefix: str, max_images: int, max_bytes: int
 ) -> Iterator["_TarWriter"]:
     """Yield each tar when it is complete and on disk."""
     writer: _TarWriter | None = None
     count = 0
-    renamed = _renamed(_read_all(samples) if isinstance(samples, Source) else samples)
+    renamed = _renamed(samples)
     try:
         for key, sample in renamed:
             if writer and writer.is_full(sample, max_images, max_bytes):
@@ -210,9 +221,10 @@ def _write_shards(
             writer.close()
 
 
-def _read_all(source: Source) -> Iterator[Sample]:
+def _read_all(source: Source, *, of_shard: bool) -> Iterator[Sample]:
     for shard in source.shards:
-        yield from source.read(shard)
+        for sample in source.read(shard):
+            yield sample._replace(key=f"{shard}/{sample.key}") if of_shard else sample
 
 
 def _renamed(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
@@ -222,7 +234,7 @@ def _renamed(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
         if key in taken:
             raise SourceError(
                 f"keys {taken[key]!r} and {sample.key!r} would both be {key!r} in the tars: "
-                "rename one of the images."
+                "rename one of the images, or set `keys` to shard/key."
             )
         taken[key] = sample.key
         yield key, sample

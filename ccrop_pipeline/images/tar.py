@@ -20,6 +20,7 @@ from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entrie
 from ccrop_pipeline.images.source import (
     Ignored,
     Sample,
+    Source,
     digest_files,
     known_label,
     part_of,
@@ -116,9 +117,35 @@ class TarSource:
                     shard_of.append(position)
         index = TarIndex(self.paths, Keys(keys), extents, labels, shard_of)
         refuse_duplicates(
-            index.keys, index.shard_of, [str(path) for path in self.paths], "rename one of them."
+            index.keys, index.shard_of, [str(path) for path in self.paths], _own_keys(self)
         )
         return index
+
+
+def refuse_restarted_keys(source: Source) -> None:
+    """Refuse tars whose keys start again in each, from the keys of the first and one of each other.
+
+    Raises:
+        SourceError: If one of them begins with a key of the first.
+    """
+    if not isinstance(source, TarSource) or len(source.paths) == 1:
+        return
+    first, *others = source.paths
+    known = {entry.key for entry in scan(first)}
+    for path in others:
+        entry = next(scan(path), None)
+        if entry and entry.key in known:
+            raise SourceError(
+                f"key {entry.key!r} is in {first} and in {path}. Boxes meet images by key, so keys "
+                f"must be unique: {_own_keys(source)}"
+            )
+
+
+def _own_keys(source: TarSource) -> str:
+    return (
+        "rename one of them, or give all the name of their shard with "
+        f"`ccrop data pack {source.location} NEW --keys shard/key`."
+    )
 
 
 class TarIndex:

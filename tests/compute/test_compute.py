@@ -13,7 +13,7 @@ from PIL import Image
 from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
-from ccrop_pipeline.errors import BoxSetError, CcropError
+from ccrop_pipeline.errors import BoxSetError, CcropError, SourceError
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.localize import (
     IMAGENET_MEAN,
@@ -359,6 +359,17 @@ def test_unreadable_images_are_bounded_shard_by_shard(tmp_path, bad, of, max_bad
     with pytest.raises(CcropError, match=told):
         compute_boxes(open_source(tmp_path / "bad"), localizer(), folder, **settings)
     assert [path.name for path in folder.rglob("*.*")] == ["data-000000.parquet"]
+
+
+@pytest.mark.parametrize("ranks", [Ranks(0, 1), Ranks(1, 2)])
+def test_keys_that_start_again_are_found_before_any_work(source, tmp_path, ranks):
+    tars = sorted((tmp_path / "tars").glob("*.tar"))
+    shutil.copy(tars[0], tars[0].with_name("zzz.tar"))
+    with pytest.raises(SourceError, match=r"is in .*and in .*zzz\.tar.*--keys shard/key"):
+        compute_boxes(
+            open_source(tmp_path / "tars"), localizer(), tmp_path / "b", ranks=ranks, **SETTINGS
+        )
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("complete", [True, False])

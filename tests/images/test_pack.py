@@ -167,6 +167,34 @@ def test_keys_that_collide_are_refused(tmp_path, pair):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("starts", [["0", "0"], ["0", "1"], ["7", "8", "3"]])
+def test_keys_that_start_again_are_found_before_any_work(tmp_path, starts):
+    kept = ["0", "1", "2"] if starts[0] == "0" else ["7", "3"]
+    (tmp_path / "in").mkdir()
+    tar_of(tmp_path / "in/s-0.tar", kept)
+    for number, start in enumerate(starts[1:], 1):
+        tar_of(tmp_path / f"in/s-{number}.tar", [start, f"{start}x"])
+    source, counted = open_source(tmp_path / "in"), Counted()
+    with pytest.raises(CcropError, match=r"key '\d' is in .*s-0\.tar and in .*--keys shard/key"):
+        pack(source, tmp_path / "out", observer=counted)
+    assert not counted.shards
+    assert not (tmp_path / "out.partial").exists()
+    with pytest.raises(CcropError, match=r"occurs twice.*--keys shard/key"):
+        source.index()
+    pack(source, tmp_path / "out", keys="shard/key")
+    packed = open_source(tmp_path / "out")
+    expected = [
+        (f"{shard}/{s.key}", s.image) for shard in source.shards for s in source.read(shard)
+    ]
+    assert [(s.key, s.image) for s in read_all(packed)] == expected
+    assert len(packed.index()) == len(expected)
+
+
+def test_samples_alone_have_no_shards(tmp_path):
+    with pytest.raises(CcropError, match="have no shards"):
+        pack(samples_of("a"), tmp_path / "out", keys="shard/key")
+
+
 def test_a_folder_in_use_is_left_alone(tmp_path):
     tar_of(tmp_path / "old.tar", ["x"])
     before = (tmp_path / "old.tar").read_bytes()
