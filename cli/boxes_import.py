@@ -39,8 +39,12 @@ def _several(_context: click.Context, _option: click.Parameter, text: str) -> st
     help="An image's several boxes: their union, the largest, or the K largest, of which the "
     "loaders draw one each epoch.",
 )
+@click.option("--pixels", is_flag=True, help="Numbers of --csv and --npz are pixels of the images.")
 @click.option(
-    "--pixels", is_flag=True, help="Numbers of --csv and --npz are pixels of the stored images."
+    "--upright",
+    is_flag=True,
+    help="Boxes were drawn on images turned upright by their EXIF orientation, as most tools show "
+    "them.  [default: on the stored pixels]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_(
@@ -53,12 +57,13 @@ def import_(
     npz: Path | None,
     several: str,
     pixels: bool,
+    upright: bool,
     as_json: bool,
 ) -> None:
     """Make the box set OUT of boxes that another tool drew on the images of SOURCE.
 
     Annotations are joined to images by key, and where no key is equal by file name if it is
-    unique. Boxes are taken to lie in the stored pixels, EXIF orientation not applied. Images
+    unique. Images
     without a box get the whole image and the status empty. docs/import-export.md says the rest.
 
     \b
@@ -85,7 +90,9 @@ def import_(
     total = len(opened.index()) if opened.random_access else None
     with Counter("boxes", total) as observer:
         rule = Several(several)
-        box_set, counts = import_boxes(opened, annotations, out, several=rule, observer=observer)
+        box_set, counts = import_boxes(
+            opened, annotations, out, several=rule, upright=upright, observer=observer
+        )
     if as_json:
         print_json(summary(box_set) | {"import": vars(counts)})
         return
@@ -125,7 +132,7 @@ def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:
             (
                 "misfits",
                 f"{counts.misfits:,} images of another shape than annotated, perhaps turned by "
-                "EXIF: the full box",
+                "EXIF: the full box (--upright takes such boxes)",
             )
         )
     return lines

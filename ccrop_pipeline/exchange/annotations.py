@@ -14,7 +14,7 @@ from PIL import Image
 
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
-from ccrop_pipeline.boxset import OK, BoxTable, Choices
+from ccrop_pipeline.boxset import OK, BoxTable, Choices, upright
 from ccrop_pipeline.errors import CcropError, cause, reading, shown
 
 # What edges are measured in: shares of the sides of the image, pixels of the stored image, or
@@ -179,17 +179,32 @@ def expect_shares(boxes: NDArray[np.float64], where: Path) -> None:
         )
 
 
-def found_boxes(table: BoxTable) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def found_boxes(
+    table: BoxTable, *, turned: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return every box that is a find, with its row: all choices where there are some.
+
+    Args:
+        table: Rows of a box set.
+        turned: Whether boxes are for images that are turned upright, and not as they are stored.
 
     Returns:
         Rows, int64 (m,), and boxes, float32 (m, 4).
     """
-    rows = np.flatnonzero(table.status == OK)
+    rows, boxes = np.flatnonzero(table.status == OK), table.boxes
     if table.choices is None:
-        return rows, table.boxes[rows]
-    chosen: Choices = table.choices.take(rows)
-    return np.repeat(rows, chosen.counts), chosen.boxes
+        boxes = boxes[rows]
+    else:
+        chosen: Choices = table.choices.take(rows)
+        rows, boxes = np.repeat(rows, chosen.counts), chosen.boxes
+    return rows, upright(boxes, table.orientation[rows]) if turned else boxes
+
+
+def sizes_of(table: BoxTable, *, turned: bool = False) -> NDArray[np.uint32]:
+    """Return width and height of each image in pixels, uint32 (n, 2), as stored or turned."""
+    if not turned:
+        return table.sizes
+    return np.where(table.orientation[:, None] > 4, table.sizes[:, ::-1], table.sizes)
 
 
 def in_pixels(boxes: NDArray[np.float32], sizes: NDArray[np.uint32]) -> NDArray[np.float64]:

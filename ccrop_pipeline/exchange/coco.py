@@ -22,6 +22,7 @@ from ccrop_pipeline.exchange.annotations import (
     Annotations,
     found_boxes,
     in_pixels,
+    sizes_of,
 )
 
 _NEEDED: Final = (
@@ -104,7 +105,7 @@ def _frame(image: dict[str, Any]) -> Any:
     return int(width), int(height)
 
 
-def write_coco(box_set: BoxSet, path: Path, suffix: str) -> None:
+def write_coco(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> None:
     """Write one category, `content`; images whose box is no find have no annotation.
 
     The shards are read twice, for the two lists, and never all at once.
@@ -113,14 +114,17 @@ def write_coco(box_set: BoxSet, path: Path, suffix: str) -> None:
         box_set: The boxes.
         path: File to write.
         suffix: Put behind each key to make its `file_name`.
+        turned: Whether sizes and boxes are for images that are turned upright.
     """
     with path.open("w", encoding="utf-8") as file:
         info = {"description": "boxes of content", "ccrop": box_set.manifest.provenance.to_json()}
+        if turned:
+            info["frame"] = "upright"
         file.write(f'{{"info": {json.dumps(info)},\n')
         file.write('"categories": [{"id": 1, "name": "content"}],\n"images": [')
-        _write_list(file, _images(box_set, suffix))
+        _write_list(file, _images(box_set, suffix, turned=turned))
         file.write('],\n"annotations": [')
-        _write_list(file, _annotations(box_set))
+        _write_list(file, _annotations(box_set, turned=turned))
         file.write("]}\n")
 
 
@@ -129,21 +133,21 @@ def _write_list(file: TextIO, entries: Iterator[dict[str, Any]]) -> None:
         file.write((",\n" if number else "\n") + json.dumps(entry, ensure_ascii=False))
 
 
-def _images(box_set: BoxSet, suffix: str) -> Iterator[dict[str, Any]]:
+def _images(box_set: BoxSet, suffix: str, *, turned: bool) -> Iterator[dict[str, Any]]:
     number = 0
     for _, table in box_set.tables(heatmaps=False):
-        for key, (width, height) in zip(table.keys, table.sizes.tolist(), strict=True):
+        sizes = sizes_of(table, turned=turned).tolist()
+        for key, (width, height) in zip(table.keys, sizes, strict=True):
             number += 1
             yield {"id": number, "file_name": key + suffix, "width": width, "height": height}
 
 
-def _annotations(box_set: BoxSet) -> Iterator[dict[str, Any]]:
+def _annotations(box_set: BoxSet, *, turned: bool) -> Iterator[dict[str, Any]]:
     first = number = 0
     for _, table in box_set.tables(heatmaps=False):
-        rows, boxes = found_boxes(table)
-        for row, (x, y, width, height) in zip(
-            rows.tolist(), in_pixels(boxes, table.sizes[rows]).tolist(), strict=True
-        ):
+        rows, boxes = found_boxes(table, turned=turned)
+        pixels = in_pixels(boxes, sizes_of(table, turned=turned)[rows]).tolist()
+        for row, (x, y, width, height) in zip(rows.tolist(), pixels, strict=True):
             number += 1
             entry = {"id": number, "image_id": first + row + 1, "category_id": 1}
             size = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}

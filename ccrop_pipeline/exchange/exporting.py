@@ -11,7 +11,7 @@ from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import TargetTakenError, written_aside
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels
+from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels, sizes_of
 from ccrop_pipeline.exchange.coco import write_coco
 
 FILES: Final = ("coco", "hf")
@@ -28,6 +28,7 @@ def export_file(
     form: str,
     *,
     suffix: str = "",
+    upright: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a box set as one file of another form.
@@ -40,6 +41,8 @@ def export_file(
         out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written.
         form: `coco` or `hf`.
         suffix: What is put behind each key to make a file name, such as `.jpg`.
+        upright: Whether boxes and sizes are for images that are turned upright by their EXIF
+            orientation, as most readers do; by default they are for the stored pixels.
         overwrite: Whether to replace a file.
 
     Returns:
@@ -62,13 +65,13 @@ def export_file(
     write = write_metadata if form == "hf" else write_coco
     try:
         with written_aside(path, replace=overwrite) as aside:
-            write(box_set, aside, suffix)
+            write(box_set, aside, suffix, turned=upright)
     except TargetTakenError:
         raise TargetTakenError(path, replaceable=True) from None
     return path
 
 
-def write_metadata(box_set: BoxSet, path: Path, suffix: str) -> None:
+def write_metadata(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> None:
     """Write a row an image; its list is empty where its box is no find.
 
     `metadata.parquet` is what Hugging Face datasets read beside a folder of images:
@@ -79,17 +82,18 @@ def write_metadata(box_set: BoxSet, path: Path, suffix: str) -> None:
         box_set: The boxes.
         path: File to write; its name has to be `metadata.parquet` in the end.
         suffix: Put behind each key to make its `file_name`.
+        turned: Whether boxes are for images that are turned upright.
     """
     with pq.ParquetWriter(path.absolute(), _SCHEMA, compression="zstd") as writer:
         for _, table in box_set.tables(heatmaps=False):
-            writer.write_table(_rows(table, suffix))
+            writer.write_table(_rows(table, suffix, turned=turned))
 
 
-def _rows(table: BoxTable, suffix: str) -> Any:
-    rows, boxes = found_boxes(table)
+def _rows(table: BoxTable, suffix: str, *, turned: bool) -> Any:
+    rows, boxes = found_boxes(table, turned=turned)
     counts = np.bincount(rows, minlength=len(table))
     starts = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    edges = pa.array(in_pixels(boxes, table.sizes[rows]).reshape(-1))
+    edges = pa.array(in_pixels(boxes, sizes_of(table, turned=turned)[rows]).reshape(-1))
     fours = pa.array(np.arange(0, 4 * len(boxes) + 1, 4, dtype=np.int32))
     bbox = pa.ListArray.from_arrays(starts, pa.ListArray.from_arrays(fours, edges))
     categories = pa.ListArray.from_arrays(starts, pa.array(np.zeros(len(boxes), np.int64)))

@@ -32,8 +32,8 @@ from ccrop_pipeline.images import (
     read_header,
 )
 
-# From key, width and height in pixels to boxes, float32 (k, 4); none for an image without content.
-Place = Callable[[str, int, int], NDArray[np.float32]]
+# From the key and header of an image to its boxes, float32 (k, 4); none where it has no content.
+Place = Callable[[str, ImageHeader], NDArray[np.float32]]
 
 # SimCCrop: half of the height and of the width, in the middle. From the README of the code of
 # ContrastiveCrop (Peng et al., CVPR 2022, arXiv 2202.03278); the paper does not have it.
@@ -133,4 +133,4 @@ def _one(sample: Sample, place: Place) -> tuple[ImageHeader, NDArray[np.float32]
         header = read_header(sample.image)
     except UnreadableImage:
         return _UNREAD, _FULL[:0]
-    return header, place(sample.key, header.width, header.height)
+    return header, place(sample.key, header)

@@ -5,18 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import UNREADABLE, BoxSet
+from ccrop_pipeline.boxset import upright as turn_upright
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange.annotations import Annotated, Annotations
 from ccrop_pipeline.exchange.fixed import write_boxes
-from ccrop_pipeline.images import Source, tar_key
+from ccrop_pipeline.images import ImageHeader, Source, tar_key
 
+# The orientation that turns back what another has turned; the others undo themselves.
+_BACK: Final = {6: 8, 8: 6}
 _FORMS = re.compile(r"union|largest|keep:([1-9]\d{0,8})")
 
 # YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
@@ -99,6 +102,7 @@ def import_boxes(
     folder: str | Path,
     *,
     several: Several = UNION,
+    upright: bool = False,
     observer: Observer = SILENT,
 ) -> tuple[BoxSet, ImportCounts]:
     """Write a box set from annotations.
@@ -108,9 +112,11 @@ def import_boxes(
 
     Args:
         source: Images.
-        annotations: Boxes in the frame of the stored images, without EXIF orientation.
+        annotations: Boxes.
         folder: Where the box set goes; complete shards of the same are kept.
         several: How images with several boxes are treated.
+        upright: Whether the boxes were drawn on images turned upright by their EXIF orientation,
+            as most tools show them, and not on the stored pixels.
         observer: Hears how it goes.
 
     Returns:
@@ -124,8 +130,9 @@ def import_boxes(
     name_of = join(annotations.names, keys)
     if not name_of:
         refuse_no_match(annotations.names, keys, source.location)
-    placing = _Placing(annotations, name_of, several)
-    rule = f"import {annotations.kind}, {several.text}, sha256 {annotations.digest}"
+    placing = _Placing(annotations, name_of, several, upright)
+    frame = ", upright" if upright else ""
+    rule = f"import {annotations.kind}, {several.text}{frame}, sha256 {annotations.digest}"
     box_set = write_boxes(
         source,
         folder,
@@ -156,10 +163,11 @@ class _Placing:
     annotations: Annotations
     name_of: dict[str, str]
     several: Several
+    upright: bool
     counts: ImportCounts = field(default_factory=ImportCounts)
     seen: set[str] = field(default_factory=set)
 
-    def __call__(self, key: str, width: int, height: int) -> NDArray[np.float32]:
+    def __call__(self, key: str, header: ImageHeader) -> NDArray[np.float32]:
         """Return the boxes of an image, float32 (k, 4), k = 0 where there is none."""
         self.seen.add(key)
         nothing = np.empty((0, 4), np.float32)
@@ -167,7 +175,7 @@ class _Placing:
         if name is None:
             return nothing
         with np.errstate(over="ignore", invalid="ignore"):  # numbers near the end of all floats
-            shares = in_shares(self.annotations.read(name), width, height)
+            shares = self._shares(name, header)
         if shares is None:
             self.counts.misfits += 1
             return nothing
@@ -180,6 +188,18 @@ class _Placing:
         self.counts.dropped += int((~proper).sum())
         return self.several.apply(boxes[proper]) if proper.any() else nothing
 
+    def _shares(self, name: str, header: ImageHeader) -> NDArray[np.float64] | None:
+        """Return the boxes of an image in shares of its stored pixels; None for a misfit."""
+        width, height, orientation = header
+        annotated = self.annotations.read(name)
+        if not self.upright:
+            return in_shares(annotated, width, height)
+        shares = in_shares(annotated, *((height, width) if orientation > 4 else (width, height)))
+        if shares is None:
+            return None
+        orientation = _BACK.get(orientation, orientation)
+        return cast(NDArray[np.float64], turn_upright(cast(Any, shares), orientation))
+
     def count_again(self, box_set: BoxSet) -> None:
         """Count what was met in shards that an earlier call had completed."""
         manifest = box_set.manifest
@@ -188,7 +208,9 @@ class _Placing:
         for _, table in box_set.tables(heatmaps=False):
             for row in np.flatnonzero(table.status != UNREADABLE).tolist():
                 if table.keys[row] not in self.seen:
-                    self(table.keys[row], *table.sizes[row].tolist())
+                    width, height = table.sizes[row].tolist()
+                    header = ImageHeader(width, height, int(table.orientation[row]))
+                    self(table.keys[row], header)
 
 
 def in_shares(annotated: Annotated, width: int, height: int) -> NDArray[np.float64] | None:
