@@ -123,8 +123,7 @@ def _claim(out: Path) -> None:
 def _scenes(folder: Path, count: int) -> "Source":
     from ccrop_pipeline.images import Scenes, open_source, pack
 
-    if not folder.exists():
-        pack(Scenes(count, split=folder.name), folder, prefix=folder.name, max_images=1000)
+    pack(Scenes(count, split=folder.name), folder, prefix=folder.name, max_images=1000)
     return open_source(folder)
 
 

@@ -8,6 +8,8 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,8 @@ import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks, is_address
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import sync
+from ccrop_pipeline.base.files import sync, writing
+from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import (
     BoxSet,
     Provenance,
@@ -82,33 +85,34 @@ def compute_boxes(
     provenance, wanted = provenance_of(source, localizer), folder
     if overwrite:
         folder = _beside(local_path(folder).resolve(), provenance.fingerprint, form, heatmaps)
-    mine = ranks.portion(source.shards)
-    todo = left_to_write(
-        folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
-    )
-    if todo:
-        refuse_restarted_keys(source)
-    observer.begun(len(todo), len(mine) - len(todo))
-    compute_shards(
-        source,
-        todo,
-        localizer,
-        folder,
-        provenance,
-        batch_size=batch_size or default_batch_size(localizer.encoder),
-        threads=threads or default_threads(localizer.encoder),
-        heatmaps=heatmaps,
-        form=form,
-        max_bad=max_bad,
-        observer=observer,
-    )
-    if missing_shards(folder, source.shards, form=form):
-        return None
-    write_manifest(folder, source.shards, provenance, form=form)
-    if overwrite:
-        _refuse_to_replace(wanted, ranks)  # files may have come since
-        _replace(local_path(wanted).resolve(), Path(folder))
-    return BoxSet.open(wanted)
+    with _replacing(local_path(wanted).resolve()) if overwrite else nullcontext():
+        mine = ranks.portion(source.shards)
+        todo = left_to_write(
+            folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
+        )
+        if todo:
+            refuse_restarted_keys(source)
+        observer.begun(len(todo), len(mine) - len(todo))
+        compute_shards(
+            source,
+            todo,
+            localizer,
+            folder,
+            provenance,
+            batch_size=batch_size or default_batch_size(localizer.encoder),
+            threads=threads or default_threads(localizer.encoder),
+            heatmaps=heatmaps,
+            form=form,
+            max_bad=max_bad,
+            observer=observer,
+        )
+        if missing_shards(folder, source.shards, form=form):
+            return None
+        write_manifest(folder, source.shards, provenance, form=form)
+        if overwrite:
+            _refuse_to_replace(wanted, ranks)  # files may have come since
+            _replace(local_path(wanted).resolve(), Path(folder))
+        return BoxSet.open(wanted)
 
 
 def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -> None:
@@ -188,15 +192,28 @@ def _beside(folder: Path, *what: object) -> Path:
     return folder.with_name(f".{folder.name}.{name}.new")
 
 
+@contextmanager
+def _replacing(folder: Path) -> Iterator[None]:
+    """Hold a box set against other processes that would replace it as well."""
+    place = folder.with_name(f".{folder.name}.overwrite")
+    try:
+        with only_writer(place):
+            yield
+    finally:
+        with suppress(OSError):  # another process has it by now
+            place.rmdir()
+
+
 def _replace(folder: Path, new: Path) -> None:
     """Put a complete box set in the place of another; at any time one of them is whole."""
     old = new.with_suffix(".old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-    new.rename(folder)
-    sync(folder.parent)
-    # With what was left by calls that were killed.
+    with writing(folder):
+        new.rename(folder)
+        sync(folder.parent)
+    # With what was left by calls that were killed; what cannot be removed goes the next time.
     for ending in ("new", "old"):
         for left in folder.parent.glob(f".{escape(folder.name)}.{'?' * 16}.{ending}"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=True)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ccrop_pipeline.base import Observer, Ranks
+from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import BoxSetError, CcropError, SourceError
@@ -319,6 +320,18 @@ def test_portions_in_any_order_make_the_set_of_one_process(source, tmp_path):
     seen = Recorder()
     again = compute_boxes(source, localizer(), folder, **SETTINGS, observer=seen, ranks=Ranks(0, 3))
     assert (again.manifest, seen.plan) == (last.manifest, (0, 1))
+
+
+def test_of_two_that_overwrite_at_once_the_second_is_refused(source, tmp_path):
+    """They would work in one hidden folder, and the first to be done moves it."""
+    compute_boxes(source, localizer(), tmp_path / "boxes", **SETTINGS)
+    before = contents(tmp_path / "boxes")
+    with only_writer(tmp_path / ".boxes.overwrite"):
+        with pytest.raises(CcropError, match="being written by process"):
+            compute_boxes(source, localizer(1), tmp_path / "boxes", **SETTINGS, overwrite=True)
+        assert contents(tmp_path / "boxes") == before
+    compute_boxes(source, localizer(1), tmp_path / "boxes", **SETTINGS, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "tars"] == ["boxes"]
 
 
 def test_several_processes_do_not_overwrite(source, tmp_path):

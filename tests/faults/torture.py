@@ -21,6 +21,7 @@ from attacks import (
     KILL,
     KINDS,
     LACKS,
+    ONCE,
     STRAITS,
     Command,
     Fault,
@@ -66,7 +67,11 @@ class Torture:
         done = self.run(command, out, (n, fault.mode, fault.error, fault.kinds))
         wrong = judge_fault(fault, done, out)
         whole = done["status"] == 0 and snapshot(out) == expected
-        wrong = wrong or (None if whole else judge_end(self.run(command, out), expected, out))
+        if not wrong and not whole:
+            hit = done["operations"][n - 1 : n if fault.mode == ONCE else None]
+            undeletable = bool(fault.error) and "unlink" in hit
+            again = self.run(command, out)
+            wrong = judge_end(again, expected, out, undeletable=undeletable)
         return self._record(command, fault.name, n, [done], wrong)
 
     def strait(self, command: Command, strait: Strait, n: int) -> dict[str, Any]:
