@@ -25,6 +25,8 @@ from ccrop_pipeline.images.source import (
     read_classes,
 )
 
+# Encoded images hardly shrink any more.
+_SMALL, _SHRINK = 1 << 26, 100
 BATCH_ROWS = 256  # encoded photographs of one batch stay below some 100 MB
 
 
@@ -144,8 +146,15 @@ class ParquetIndex:
             with open_parquet(piece.path) as file:
                 columns = find_columns(file.schema_arrow, piece.path)
                 sizes.append(len(piece.rows))
+                room = _SMALL + _SHRINK * piece.path.stat().st_size
                 for batch in _batches(file, piece, columns):
                     images, batch_keys = keys_of(batch, columns, piece.path)
+                    room -= images.nbytes
+                    if room < 0:
+                        raise SourceError(
+                            f"the images of {piece.path} unpack into more than {_SHRINK} times "
+                            "its bytes: one is repeated over and over. Write each once."
+                        )
                     chunks.append(images)
                     keys.extend(batch_keys)
                     labels.append(labels_of(batch, columns, piece.path))

@@ -225,3 +225,13 @@ def test_more_rows_than_the_bytes_can_hold_are_refused(tmp_path):
     assert (tmp_path / "a.parquet").stat().st_size < 20_000
     with pytest.raises(CcropError, match=r"300,000 rows in .* bytes, which cannot be images"):
         list(open_source(tmp_path / "a.parquet").read("a"))
+
+
+def test_one_image_repeated_over_and_over_does_not_fill_the_memory(tmp_path):
+    rows = pa.array([0] * 2_000, pa.int16())
+    images = pa.DictionaryArray.from_arrays(rows, [b"\x89PNG" + bytes(500_000)])
+    keys = [str(row) for row in range(2_000)]
+    table = pa.table({"image": images, "key": keys})
+    pq.write_table(table, tmp_path / "a.parquet", store_schema=False)
+    with pytest.raises(CcropError, match="unpack into more than 100 times its bytes"):
+        open_source(tmp_path / "a.parquet").index()
