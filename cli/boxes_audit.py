@@ -1,12 +1,13 @@
 """`ccrop boxes audit`, and the same at the end of commands that make boxes."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from .printing import print_json, print_line, warn
+from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
@@ -65,14 +66,14 @@ def show_audit(box_set: "BoxSet") -> None:
 
     found = judge(box_set)
     _show(found)
-    _warn(found)
+    _warn(found, box_set)
 
 
 def warn_if_useless(box_set: "BoxSet") -> None:
     """Print the warning of an audit on stderr, if there is one."""
     from ccrop_pipeline.report import audit as judge
 
-    _warn(judge(box_set))
+    _warn(judge(box_set), box_set)
 
 
 def bars(counts: Iterable[int], label: str) -> list[str]:
@@ -98,6 +99,9 @@ def _show(found: "Audit") -> None:
         print_line(line.rstrip())
 
 
-def _warn(found: "Audit") -> None:
-    if found.warning:
-        warn(found.warning)
+def _warn(found: "Audit", box_set: "BoxSet") -> None:
+    if not found.warning:
+        return
+    warn(re.sub(r"`(map|threshold|mass)`", r"--\1", found.warning))
+    if remedy := found.remedy:
+        note(f"ccrop boxes rethreshold {box_set.folder} OUT --{remedy.name} {remedy.value:g}")

@@ -145,7 +145,7 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
 def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
     for name in ("rank", "world_size", "overwrite"):
         if options[name]:
-            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray")
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray.")
     expect_model(options["model"])
     from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
     from ccrop_pipeline.images import open_source

@@ -74,7 +74,7 @@ def import_(
     chosen = [(form, path) for form, path in given.items() if path is not None]
     if len(chosen) != 1:
         options = ", ".join(f"--{form}" for form in given)
-        raise click.UsageError(f"Give exactly one of {options}.")
+        raise click.UsageError(f"give exactly one of {options}.")
     ((form, path),) = chosen
     if pixels and form not in ("csv", "npz"):
         raise click.UsageError(f"--pixels is for --csv and --npz: --{form} says itself what it is.")

@@ -23,7 +23,7 @@ def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
       ccrop boxes rethreshold boxes/first boxes/tighter --threshold 0.7
     """
     if all(value is None for value in options.values()):
-        raise click.UsageError("give at least one of the options that change the boxes")
+        raise click.UsageError("give at least one of the options that change the boxes.")
     expect_one_cut(options["threshold"], options["mass"])
     from ccrop_pipeline.boxset import BoxSet
 

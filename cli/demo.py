@@ -103,7 +103,7 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
     return DemoResult(boxes, box_quality(box_set, train)["scenes"], seconds, knn)
 
 
-# Written first: what lies beside it is of a demo.
+# Written first: what is beside it is of a demo.
 _MARK = "demo.json"
 
 

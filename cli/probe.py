@@ -108,13 +108,13 @@ def probe(
 
 def _way(context: click.Context, linear: bool, augmented: bool) -> str:
     if linear and augmented:
-        raise click.UsageError("give --linear or --augmented, not both")
+        raise click.UsageError("give --linear or --augmented, not both.")
     way = "linear" if linear else "augmented" if augmented else "knn"
     for name, flag in _OWN.items():
         given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if given and flag.removeprefix("--").lower() != way:
             option = "--rate" if name == "rates" else f"--{name}"
-            raise click.UsageError(f"{option} belongs to the probe {flag}, not to this one")
+            raise click.UsageError(f"{option} belongs to the probe {flag}, not to this one.")
     return way
 
 
@@ -156,7 +156,9 @@ def _knn(
     from .progress import Counter
 
     with Counter("probe", sum(len(part.rows) for part in images)) as observer:
-        bank, queries = (embed(part, encoder, _cores(), observer=observer) for part in images)
+        bank, queries = (
+            embed(part, encoder, threads=_cores(), observer=observer) for part in images
+        )
     accuracy = knn_accuracy(bank, queries, settings)
     return {"knn": accuracy, "k": settings.k, "temperature": settings.temperature}
 
@@ -169,7 +171,7 @@ def _linear(images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder")
     fitted, validation = validation_split(images[0])
     with Counter("probe", sum(len(part.rows) for part in images)) as observer:
         train, held, test = (
-            embed(part, encoder, _cores(), observer=observer)
+            embed(part, encoder, threads=_cores(), observer=observer)
             for part in (fitted, validation, images[1])
         )
     result = linear_probe(train, held, test, device=encoder.device)
@@ -194,7 +196,14 @@ def _augmented(
     total = len(fitted.rows) * epochs + len(validation.rows) + len(images[1].rows)
     with Counter("probe", total) as observer:
         result = augmented_probe(
-            fitted, validation, images[1], encoder, settings, _cores(), workers, observer
+            fitted,
+            validation,
+            images[1],
+            encoder,
+            settings=settings,
+            threads=_cores(),
+            workers=workers,
+            observer=observer,
         )
     return {**_record("augmented", result, len(validation.rows)), "epochs": epochs}
 

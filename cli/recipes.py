@@ -36,7 +36,7 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
       ccrop recipes cifar10-simclr
     """
     if resolved and name is None:
-        raise click.UsageError("--resolved needs the NAME of a recipe")
+        raise click.UsageError("--resolved needs the NAME of a recipe.")
     from ccrop_pipeline.recipes import bundled_recipes, load_recipe
 
     texts = bundled_recipes()

@@ -107,7 +107,7 @@ def expect_one_cut(threshold: float | None, mass: float | None) -> None:
         click.UsageError: If both are given.
     """
     if threshold is not None and mass is not None:
-        raise click.UsageError("give --threshold or --mass, not both")
+        raise click.UsageError("give --threshold or --mass, not both.")
 
 
 def rule_of_run(model: str) -> "BoxRule | None":

@@ -63,7 +63,7 @@ METHODS = (
     metavar="RUN",
     help="Begin with the weights of another run or checkpoint, at epoch 0.",
 )
-@click.option("--overwrite", is_flag=True, help="Delete the run that lies in RUN.")
+@click.option("--overwrite", is_flag=True, help="Delete the run that is in RUN.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option(
@@ -123,7 +123,7 @@ def _recipe_and_plan(
 ) -> "tuple[Recipe, list[Stage]]":
     name = recipe or method
     if name is None:
-        raise click.UsageError("give --recipe or --method")
+        raise click.UsageError("give --recipe or --method.")
     from ccrop_pipeline.recipes import load_recipe, make_plan
 
     own = [f'method.name="{method}"'] if method else []

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 # srun sets the last two for the tasks of a step. A batch script alone has a rank of 0, and whatever
@@ -31,7 +31,7 @@ class Ranks:
             "array" an array of SLURM jobs.
 
     Raises:
-        CcropError: If there is no such rank, or machines have different numbers of processes.
+        SettingError: If there is no such rank, or machines have different numbers of processes.
     """
 
     rank: int = 0
@@ -42,12 +42,12 @@ class Ranks:
     def __post_init__(self) -> None:
         """Refuse what does not exist."""
         if not 0 <= self.rank < self.world_size:
-            raise CcropError(
+            raise SettingError(
                 f"rank is {self.rank} and the world size {self.world_size}: ranks run from 0 to "
                 "one less than the world size. Correct one of the two."
             )
         if self.machines < 1 or self.world_size % self.machines:
-            raise CcropError(
+            raise SettingError(
                 f"{self.world_size} processes on {self.machines} machines: every machine must "
                 "have the same number. Start as many processes on each."
             )

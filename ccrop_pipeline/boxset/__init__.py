@@ -1,7 +1,7 @@
 """The box set format: the boxes of one encoder over one source, in files, keyed and verifiable.
 
-Needs numpy and pyarrow and nothing else of this project, so that any program can use it.
-`docs/format.md` is its specification.
+Needs numpy and pyarrow, but no torch, and of this package `base` alone. `docs/format.md` is its
+specification, from which any program can read and write box sets without this package.
 """
 
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices, iou, upright

@@ -6,7 +6,7 @@ a box set without choices; then the hashes of the keys in rising order, the row 
 set, and the four float32 edges of its box; with choices also n + 1 words that say where those of
 each key begin, and the edges of all m.
 
-It is named by the hash of the manifest and lies in a folder of the user's own, never in the box
+It is named by the hash of the manifest and is in a folder of the user's own, never in the box
 set: a set may come from anybody, and a cache in it could give other boxes than its shards.
 """
 

@@ -31,12 +31,12 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.images import Source, refuse_restarted_keys
+from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
 from ccrop_pipeline.localize import Encoder, Localizer
 
 
 def compute_boxes(
-    source: Source,
+    source: Source | str | Path,
     localizer: Localizer,
     folder: Location,
     *,
@@ -52,7 +52,7 @@ def compute_boxes(
     """Compute the box of every image of a source, or of one portion of it, and write a box set.
 
     Args:
-        source: Images.
+        source: Images, or what `open_source` opens.
         localizer: Encoder, heatmap and rule.
         folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
             of the same encoder, rule and source that are already there are kept.
@@ -80,6 +80,7 @@ def compute_boxes(
         SettingError: If a number is out of its range.
     """
     check_numbers(batch_size, threads, max_bad)
+    source = open_source(source) if isinstance(source, str | Path) else source
     if overwrite:
         _refuse_to_replace(folder, ranks)
     provenance, wanted = provenance_of(source, localizer), folder

@@ -1,12 +1,11 @@
 """Boxes by another rule from stored heatmaps, without images and without the encoder."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from ccrop_pipeline.base import SILENT, Observer
+from ccrop_pipeline.base import SILENT, Location, Observer
 from ccrop_pipeline.boxset import (
     EMPTY,
     FULL_BOX,
@@ -16,6 +15,7 @@ from ccrop_pipeline.boxset import (
     BoxTable,
     LocalizerInfo,
     left_to_write,
+    opened,
     write_manifest,
     write_shard,
 )
@@ -26,8 +26,8 @@ _CHUNK = 4096  # heatmaps at a time
 
 
 def rethreshold(
-    box_set: BoxSet,
-    folder: str | Path,
+    boxes: BoxSet | Location,
+    folder: Location,
     rule: BoxRule,
     *,
     observer: Observer = SILENT,
@@ -38,14 +38,15 @@ def rethreshold(
     are already in the folder are kept, so the same call goes on with what was stopped.
 
     Args:
-        box_set: Boxes with heatmaps.
-        folder: Where the new box set goes; a path or address.
+        boxes: A box set with heatmaps, or its folder: a local path or an address.
+        folder: Where the new box set goes: a local path or an address.
         rule: The rule of the new boxes.
         observer: Hears how it goes.
 
     Raises:
         BoxSetError: If the set has no heatmaps, or the folder holds boxes of something else.
     """
+    box_set = opened(boxes)
     made_by, form = box_set.manifest.provenance, box_set.manifest.form
     if made_by.localizer is None:
         raise BoxSetError(

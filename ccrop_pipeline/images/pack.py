@@ -17,6 +17,7 @@ from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
+from ccrop_pipeline.images.opening import open_source
 from ccrop_pipeline.images.source import CLASSES_FILE, Sample, Source, write_classes
 from ccrop_pipeline.images.tar import refuse_restarted_keys
 
@@ -45,7 +46,7 @@ RECORD = ".packed.json"
 
 
 def pack(
-    samples: Source | Iterable[Sample],
+    samples: Source | Iterable[Sample] | str | Path,
     out: str | Path,
     *,
     prefix: str = "data",
@@ -62,7 +63,7 @@ def pack(
     decoded: damaged ones are packed as they are.
 
     Args:
-        samples: A source, or samples in the order wanted.
+        samples: A source, what `open_source` opens, or samples in the order wanted.
         out: Folder to make; it may exist if empty.
         prefix: Start of the shard names.
         keys: `key`, or `shard/key` to put the name of a source's shard before its keys, where they
@@ -80,6 +81,7 @@ def pack(
         raise SettingError(
             f"max_images is {max_images} and max_bytes {max_bytes}; both must be 1 or more."
         )
+    samples = open_source(samples) if isinstance(samples, str | Path) else samples
     out = local_path(out)
     whole = _new_folder(out)
     if keys == "shard/key" and not isinstance(samples, Source):

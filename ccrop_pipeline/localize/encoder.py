@@ -218,7 +218,7 @@ class Encoder:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != size:
             raise SettingError(
                 f"images must be uint8 (B, 3, {self.input_size}, {self.input_size}), "
-                f"not {images.dtype} {tuple(images.shape)}"
+                f"not {images.dtype} {tuple(images.shape)}."
             )
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = images.to(self.device, non_blocking=True).to(torch.float32, memory_format=layout)

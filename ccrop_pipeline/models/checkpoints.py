@@ -1,7 +1,7 @@
 """Where in a checkpoint the weights are, and which of its encoders to take.
 
 Repositories wrap the same few networks in names of their own. The names below were read in the
-repositories; what is not here is found all the same if a known network stands under any prefix.
+repositories; what is not here is found all the same if a known network is under any prefix.
 """
 
 import hashlib
@@ -194,7 +194,7 @@ def kind_of_file(path: Path) -> str:
     """Tell `torchscript`, `export`, `safetensors` or `pickle`, by content where it can.
 
     Raises:
-        ModelError: If another thing lies in the place of the file.
+        ModelError: If another thing is in the place of the file.
     """
     if instead := stand_in(path):
         raise ModelError(f"{path} holds no weights: {instead}.")

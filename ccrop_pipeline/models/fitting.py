@@ -27,7 +27,7 @@ class Match:
     """How the weights under one prefix fit a network.
 
     Attributes:
-        prefix: What stands before the names of the backbone.
+        prefix: Prefix of the names of the backbone.
         fitting: Names that the network and the file have in the same shape.
         missing: Names that only the network has.
         reshaped: Names that both have, with the shapes in the file and in the network.
@@ -55,7 +55,7 @@ def best_match(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]
         shapes: Names and shapes of the network's own.
 
     Returns:
-        The copy that learns if there are several; DINO's teacher where a student stands beside
+        The copy that learns if there are several; DINO's teacher where a student is beside
         it. None if no weight of the network is there under any prefix.
     """
     counts = {

@@ -15,7 +15,7 @@ from ccrop_pipeline.localize.heatmaps import Layout
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A layer whose output lies on a grid.
+    """A layer whose output is on a grid.
 
     Attributes:
         name: Its path, empty for the network's own output.
@@ -63,7 +63,7 @@ def layers_of(encoder: Encoder) -> list[LayerInfo]:
 
 
 def layer_named(encoder: Encoder, name: str) -> LayerInfo | None:
-    """Return how the output of one layer lies on a grid; None if it does not."""
+    """Return how the output of one layer is laid out on a grid; None if it does not."""
     return next((run.info for run in _watched(encoder) if run.info.name == name), None)
 
 
@@ -71,8 +71,8 @@ def expect_whole_images(encoder: Encoder) -> None:
     """Refuse an input size of which the grid of the layer leaves out a strip at right and bottom.
 
     Patches, pools and convolutions drop what fills no step of theirs: patches of 16 pixels cover
-    224 of 239. The map would be drawn out over the whole image, and boxes lie too far to the right
-    and bottom. A 64th of the side is let pass, and what is left out on both sides alike.
+    224 of 239. The map would be drawn out over the whole image, and boxes come out too far to the
+    right and bottom. A 64th of the side is let pass, and what is left out on both sides alike.
 
     Raises:
         ModelError: If there is such a strip.

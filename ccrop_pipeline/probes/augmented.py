@@ -55,6 +55,7 @@ def augmented_probe(
     validation: LabelledImages,
     test: LabelledImages,
     encoder: Encoder,
+    *,
     settings: AugmentedSettings | None = None,
     threads: int = 2,
     workers: int = 0,
@@ -80,12 +81,23 @@ def augmented_probe(
         CcropError: If no image can be read, or training images are all of one class.
     """
     settings = settings or AugmentedSettings()
-    held, asked = (embed(part, encoder, threads, observer=observer) for part in (validation, test))
+    embedded = (
+        embed(part, encoder, threads=threads, observer=observer) for part in (validation, test)
+    )
+    held, asked = embedded
     labels = torch.from_numpy(fitted.index.labels[fitted.rows])
     trained = Features(torch.empty(0), labels)
     expect_several_classes(trained)
     (_, held, asked), names = numbered(trained, held, asked)
-    heads = _trained(fitted, encoder, settings, held.values.shape[1], names, workers, observer)
+    heads = _trained(
+        fitted,
+        encoder,
+        settings=settings,
+        channels=held.values.shape[1],
+        names=names,
+        workers=workers,
+        observer=observer,
+    )
     tried = {rate: _accuracy(head, held) for rate, head in zip(settings.rates, heads, strict=True)}
     rate = max(tried, key=tried.__getitem__)
     accuracy = _accuracy(heads[settings.rates.index(rate)], asked)
@@ -95,6 +107,7 @@ def augmented_probe(
 def _trained(
     images: LabelledImages,
     encoder: Encoder,
+    *,
     settings: AugmentedSettings,
     channels: int,
     names: Tensor,

@@ -177,6 +177,7 @@ def numbered(*parts: Features) -> tuple[tuple[Features, ...], Tensor]:
 def embed(
     images: LabelledImages,
     encoder: Encoder,
+    *,
     threads: int = 2,
     observer: Observer = SILENT,
 ) -> Features:

@@ -121,6 +121,7 @@ def linear_probe(
     fitted: Features,
     validation: Features,
     test: Features,
+    *,
     device: torch.device | str = "cpu",
 ) -> LinearResult:
     """Return the accuracy of softmax regression on frozen features.

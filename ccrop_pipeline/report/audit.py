@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import NEARLY_FULL, UNREADABLE, BoxSet
-
-if TYPE_CHECKING:
-    from ccrop_pipeline.localize import BoxRule
+from ccrop_pipeline.base import Location
+from ccrop_pipeline.boxset import NEARLY_FULL, UNREADABLE, BoxSet, LocalizerInfo, opened
 
 _SAMPLE = 4096  # heatmaps on which other rules are tried
 _SHARDS = 8
@@ -23,12 +20,14 @@ class Remedy:
     """Another rule for the same heatmaps, as tried on a sample of them.
 
     Attributes:
-        option: As it stands on the command line, such as `--threshold 0.5`.
+        name: The field of the rule to change, `threshold` or `mass`.
+        value: What to set it to.
         mean_area: Mean share of its image that a box would cover.
         images: Number of images in the sample.
     """
 
-    option: str
+    name: str
+    value: float
     mean_area: float
     images: int
 
@@ -60,14 +59,21 @@ class Audit:
     warning: str | None
 
 
-def audit(box_set: BoxSet) -> Audit:
+def audit(boxes: BoxSet | Location) -> Audit:
     """Judge a box set by its own numbers; no true boxes are needed.
 
     Boxes are taken to be of no use where more than half of them cover more than 90 % of their
-    image. Then, if the set has heatmaps, the mildest threshold (or mass, if the boxes came of
+    image. Then, if the set has heatmaps, the mildest threshold (or mass, if the boxes come from
     one) in steps of 0.1 is looked for that leaves at most a quarter of such boxes; on up to 4,096
     heatmaps out of up to 8 shards, so that the size of the set does not matter.
+
+    Args:
+        boxes: A box set, or its folder: a local path or an address.
+
+    Raises:
+        BoxSetError: If the folder holds no complete box set, or a shard of it cannot be read.
     """
+    box_set = opened(boxes)
     found = box_set.manifest.statistics
     shares = {name: found.share(count) for name, count in found.counts.items()}
     nearly_full = found.share(found.nearly_full)
@@ -108,19 +114,18 @@ def _no_op(box_set: BoxSet, nearly_full: float, remedy: Remedy | None) -> str:
     )
     provenance = box_set.manifest.provenance
     if provenance.localizer is None:
-        return what + "Use boxes that lie closer around what the images show."
+        return what + "Use boxes that are closer around what the images show."
     other_map = (
         "compute with another map, if features can be negative, as those of transformers are "
-        "(`--map auto` looks)"
+        "(`map` auto looks)"
         if provenance.localizer.map == "sum"
         else "compute with another map"
     )
     if remedy is None:
         return what + f"Train the encoder for longer, or {other_map}."
     return what + (
-        f"With {remedy.option} the mean area would be {remedy.mean_area:.0%}: "
-        f"`ccrop boxes rethreshold {box_set.folder} OUT {remedy.option}`. Or train the encoder "
-        f"for longer, or {other_map}."
+        f"With `{remedy.name}` {remedy.value:g} the mean area would be {remedy.mean_area:.0%}: "
+        f"rethreshold them. Or train the encoder for longer, or {other_map}."
     )
 
 
@@ -134,23 +139,25 @@ def _remedy(box_set: BoxSet) -> Remedy | None:
     from ccrop_pipeline.localize import boxes_from_heatmaps, rule_of
 
     maps = torch.from_numpy(heatmaps)
-    for option, rule in _milder_first(rule_of(localizer)):
+    for name, value in _milder_first(localizer):
+        rule = rule_of(localizer)
+        rule = replace(rule, threshold=value) if name == "threshold" else replace(rule, mass=value)
         boxes, _ = boxes_from_heatmaps(maps, rule, localizer.input_size)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
         if float((areas > NEARLY_FULL).float().mean()) <= _FEW:
-            return Remedy(option, float(areas.mean()), len(heatmaps))
+            return Remedy(name, value, float(areas.mean()), len(heatmaps))
     return None
 
 
-def _milder_first(rule: "BoxRule") -> Iterator[tuple[str, "BoxRule"]]:
+def _milder_first(rule: LocalizerInfo) -> Iterator[tuple[str, float]]:
     if rule.threshold is not None:
         for threshold in _TENTHS:
             if threshold > rule.threshold:
-                yield f"--threshold {threshold:g}", replace(rule, threshold=threshold)
+                yield "threshold", threshold
     elif rule.mass is not None:
         for mass in reversed(_TENTHS):
             if mass < rule.mass:
-                yield f"--mass {mass:g}", replace(rule, mass=mass)
+                yield "mass", mass
 
 
 def _sample(box_set: BoxSet) -> NDArray[np.float16] | None:

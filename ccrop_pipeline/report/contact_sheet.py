@@ -17,7 +17,7 @@ _TITLES = ("image and boxes", "heatmap", "view 1", "view 2")
 
 
 def contact_sheet(
-    box_set: BoxSet, source: Source, params: CropParams, count: int = 12, across: int = 3
+    box_set: BoxSet, source: Source, params: CropParams, *, count: int = 12, across: int = 3
 ) -> Image.Image:
     """Draw the first images of a source with their boxes.
 

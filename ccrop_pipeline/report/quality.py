@@ -45,7 +45,8 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
         alphabetical order.
 
     Raises:
-        SourceError: If no image of the source has a true box, or one has no box in the set.
+        SourceError: If no image of the source has a true box.
+        BoxSetError: If an image that has one has no box in the set.
     """
     rows = defaultdict(list)
     for shard in source.shards:
@@ -56,7 +57,7 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
             if not len(truth):
                 continue
             if sample.key not in by_key:
-                raise BoxSetError(f"image {sample.key!r} has no box in {box_set.folder}")
+                raise BoxSetError(f"image {sample.key!r} has no box in {box_set.folder}.")
             group = str(json.loads(sample.annotation or b"{}").get("source", "all"))
             candidates = (by_key[sample.key], FULL_BOX, CENTRE_70)
             rows[group].append([iou(box, truth).max() for box in candidates])

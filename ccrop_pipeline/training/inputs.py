@@ -146,7 +146,9 @@ class Probe:
         Raises:
             CcropError: If no image can be read.
         """
-        bank, queries = (embed(part, encoder, threads) for part in (self.bank, self.queries))
+        bank, queries = (
+            embed(part, encoder, threads=threads) for part in (self.bank, self.queries)
+        )
         return {
             "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
             "knn_k": self.settings.k,

@@ -111,7 +111,7 @@ def _fabric(device: torch.device, precision: str, ranks: Ranks) -> "Fabric":
     }
     if ranks.started_by == "variables" and ranks.world_size > 1:
         raise CcropError(
-            f"rANK is {ranks.rank} and WORLD_SIZE {ranks.world_size}, but LOCAL_WORLD_SIZE is not "
+            f"RANK is {ranks.rank} and WORLD_SIZE {ranks.world_size}, but LOCAL_WORLD_SIZE is not "
             "set: start several processes of training with torchrun or srun, or unset the two."
         )
     if ranks.started_by not in ("torchrun", "slurm"):

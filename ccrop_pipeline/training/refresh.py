@@ -79,7 +79,7 @@ def newest_boxes(run: Path, latest: int | None = None) -> int | None:
 def due_boxes(run: Path) -> int | None:
     """Return the epoch of the boxes that are to be computed next; None: nothing is to be done.
 
-    Told by what lies on disk alone, so that all who share the work agree: a set that somebody
+    Told by what is on disk alone, so that all who share the work agree: a set that somebody
     has begun goes before the newest checkpoint, and nothing is older than the newest complete set.
     """
     complete = newest_boxes(run) or 0
@@ -190,8 +190,8 @@ class _Follower:
         recipe = run.recipe()
         if not recipe.boxes.overlapped:
             raise CcropError(
-                f"{run.folder} computes its boxes itself. Start it with "
-                "boxes.overlapped=true to let another process do so."
+                f"{run.folder} computes its boxes itself. Start it with boxes.overlapped=true to "
+                "let another process do so."
             )
         self._epochs = recipe.epochs
         self._source = open_source(run.source())
@@ -202,7 +202,7 @@ class _Follower:
 
     @property
     def replaced(self) -> bool:
-        """Whether another run lies there by now."""
+        """Whether another run is there by now."""
         return self._run.exists and self._run.id != self._id
 
     def next(self, poll: _Poll) -> int | None:

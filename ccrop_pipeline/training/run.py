@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
-_ID = "id"  # differs between runs that lie in one folder one after the other
+_ID = "id"  # differs between runs that are in one folder one after the other
 _METRICS = "metrics.jsonl"
 _PARTS = ("checkpoints", "boxes", "tensorboard")
 _OWN = re.compile(
@@ -124,7 +124,7 @@ class Run:
         Args:
             identity: Everything that the result of the run depends on, as JSON values.
             source: What opens the images again.
-            overwrite: Whether to delete a run that lies there.
+            overwrite: Whether to delete a run that is there.
 
         Raises:
             CcropError: If the folder holds a trained run of another identity, or something else.
@@ -247,7 +247,7 @@ def expect_outside(folder: Path, inputs: Inputs) -> None:
     """Refuse to delete the folder of a run when it holds what the next run is made from.
 
     Raises:
-        CcropError: If images, boxes or weights lie in it.
+        CcropError: If images, boxes or weights are in it.
     """
     boxes = inputs.boxes
     needed = {
@@ -261,7 +261,7 @@ def expect_outside(folder: Path, inputs: Inputs) -> None:
         inside = [place for place in places if place.resolve().is_relative_to(whole)]
         if inside:
             raise CcropError(
-                f"{what} lie in the folder of the run, which would be deleted ({inside[0]} in "
+                f"{what} are in the folder of the run, which would be deleted ({inside[0]} in "
                 f"{folder}): choose another folder for the run, or copy them elsewhere first."
             )
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,8 @@ from ccrop_pipeline.base import Ranks
 from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.boxset import Boxes, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.images import ImageIndex, Source
+from ccrop_pipeline.images import ImageIndex, Source, open_source
+from ccrop_pipeline.localize import open_device
 from ccrop_pipeline.recipes import ViewGroup
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch
@@ -33,8 +35,8 @@ class ViewLoader:
     broken off, the same epoch begins anew.
 
     Args:
-        source: Where the images are. Or an index of your own: keys, labels and encoded images by
-            position, see `ImageIndex`.
+        source: Images, or what `open_source` opens. Or an index of your own: keys, labels and
+            encoded images by position, see `ImageIndex`.
         groups: The views of an image; several groups are multi-crop.
         boxes: A box set, or its folder: a local path or an address. None: random crops.
         batch_size: Images a batch, over all ranks.
@@ -57,8 +59,9 @@ class ViewLoader:
         note: How images are loaded, in a line for people.
 
     Raises:
-        CcropError: If there are fewer images than a batch, the box set cannot be read, or images
-            have no box and that is an error.
+        SettingError: If a number is out of its range, there are fewer images than a batch, or the
+            device cannot be used here.
+        CcropError: If the box set cannot be read, or images have no box and that is an error.
     """
 
     index: ImageIndex | None = None
@@ -66,7 +69,7 @@ class ViewLoader:
 
     def __init__(
         self,
-        source: Source | ImageIndex,
+        source: Source | ImageIndex | str | Path,
         groups: ViewGroup | Sequence[ViewGroup],
         *,
         boxes: Boxes | None = None,
@@ -87,12 +90,14 @@ class ViewLoader:
                 f"`batch_size` is {batch_size}; it must be 1 or more for each of {world_size} "
                 "processes."
             )
+        _expect_in_range(seed=seed, workers=workers, resident_gb=resident_gb, buffer=buffer)
         groups = (groups,) if isinstance(groups, ViewGroup) else tuple(groups)
-        self._device, self._batch_size, self._workers = torch.device(device), batch_size, workers
+        self._device, self._batch_size, self._workers = open_device(device), batch_size, workers
         self._cutter, self._augment = ViewCutter(groups, seed), Augment(groups, seed, self._device)
         # What the order of the images depends on.
         self._order = {"seed": seed, "batch_size": batch_size, "world_size": world_size}
         self._epoch = self._start = self._done = 0
+        source = open_source(source) if isinstance(source, str | Path) else source
         boxes = None if boxes is None else opened(boxes)
         self._parts: ResidentLoader | MapLoader | StreamLoader
         order: dict[str, Any] = {"missing": missing, "ranks": Ranks(rank, world_size)}
@@ -238,6 +243,12 @@ class ViewLoader:
             )
         self._epoch, self._start = state["epoch"], state["batch"]
         self._done = self._start
+
+
+def _expect_in_range(**least_zero: float) -> None:
+    for name, value in least_zero.items():
+        if not 0 <= value < 2**64:
+            raise SettingError(f"`{name}` is {value}; it must be 0 or more.")
 
 
 def _expect_a_batch(images: int, batch_size: int, processes: int = 1) -> None:

@@ -60,7 +60,7 @@ def test_colours_are_learnt_by_the_rate_that_can_learn_and_it_is_chosen(coloured
     train, test = coloured
     counted = Counted()
     result = augmented_probe(
-        *validation_split(train), test, pixels_themselves(), QUICK, observer=counted
+        *validation_split(train), test, pixels_themselves(), settings=QUICK, observer=counted
     )
     assert (result.setting, result.chosen, result.accuracy, result.validation) == (
         "rate",
@@ -69,17 +69,17 @@ def test_colours_are_learnt_by_the_rate_that_can_learn_and_it_is_chosen(coloured
         1,
     )
     assert result.tried[1e-9] < 0.8  # as good as not trained
-    again = augmented_probe(*validation_split(train), test, pixels_themselves(), QUICK)
+    again = augmented_probe(*validation_split(train), test, pixels_themselves(), settings=QUICK)
     assert again == result
 
 
 def test_labels_are_names_of_any_size(coloured):
     train, test = coloured
-    expected = augmented_probe(*validation_split(train), test, pixels_themselves(), QUICK)
+    expected = augmented_probe(*validation_split(train), test, pixels_themselves(), settings=QUICK)
     for part in (train, test):
         part.index.labels[:] = np.array([0, 300_000_000, 10**18])[part.index.labels]
     try:
-        found = augmented_probe(*validation_split(train), test, pixels_themselves(), QUICK)
+        found = augmented_probe(*validation_split(train), test, pixels_themselves(), settings=QUICK)
     finally:
         for part in (train, test):
             part.index.labels[:] = np.searchsorted([0, 300_000_000, 10**18], part.index.labels)
@@ -90,7 +90,7 @@ def test_the_rate_is_chosen_on_the_validation_images_alone(coloured, tmp_path):
     """Their labels are wrong: what learns nothing is best on them, worst on all the others."""
     train, test = coloured
     wrong = drawn(tmp_path / "wrong", 30, seed=2000, shift=1)
-    result = augmented_probe(train, wrong, test, pixels_themselves(), QUICK)
+    result = augmented_probe(train, wrong, test, pixels_themselves(), settings=QUICK)
     assert result.tried[1.0] == 0
     assert (result.chosen, result.validation) == (1e-9, result.tried[1e-9])
     assert result.validation > 0
@@ -103,8 +103,8 @@ def test_a_rate_gives_the_same_alone_and_among_others(coloured):
     parts = validation_split(train)
     few = AugmentedSettings(rates=(0.003,), epochs=1, batch_size=32)
     several = AugmentedSettings(rates=(1e38, 0.003), epochs=1, batch_size=32)
-    alone = augmented_probe(*parts, test, pixels_themselves(), few)
-    among = augmented_probe(*parts, test, pixels_themselves(), several)
+    alone = augmented_probe(*parts, test, pixels_themselves(), settings=few)
+    among = augmented_probe(*parts, test, pixels_themselves(), settings=several)
     assert among.tried[0.003] == alone.tried[0.003]
 
 
@@ -179,7 +179,15 @@ def test_training_is_sgd_with_the_steps_of_the_papers(tmp_path):
     images = packed(tmp_path / "t", [file.getvalue() for file in files], labels)
     encoder = pixels_themselves()
     settings = AugmentedSettings(rates=(0.5, 0.02), epochs=10, batch_size=24)
-    heads = _trained(images, encoder, settings, 3, torch.arange(3), 0, SILENT)
+    heads = _trained(
+        images,
+        encoder,
+        settings=settings,
+        channels=3,
+        names=torch.arange(3),
+        workers=0,
+        observer=SILENT,
+    )
     pixels = torch.tensor(colours) / 255
     values = (pixels - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
     start = _head(3, 3).weight.detach()

@@ -76,15 +76,18 @@ def test_a_no_op_names_the_mildest_threshold_that_is_none(tmp_path):
     made = box_set(tmp_path / "set", [rows], provenance(rule))
     found = audit(made)
     assert found.full == 1
-    assert found.remedy.option == "--threshold 0.4"
+    assert (found.remedy.name, found.remedy.value) == ("threshold", 0.4)
     # At 0.4 the tent between .33 and 1 is cut 1/10 of the way outwards from a hot cell's edge on.
     assert 0.25 < found.remedy.mean_area < 0.45
     assert found.remedy.images == 50
     assert "these boxes change nothing: 100% cover more than 90%" in found.warning
     area = f"{found.remedy.mean_area:.0%}"
-    assert f"With --threshold 0.4 the mean area would be {area}" in found.warning
-    assert f"ccrop boxes rethreshold {made.folder} OUT --threshold 0.4" in found.warning
-    assert "--map auto" in found.warning
+    assert f"With `threshold` 0.4 the mean area would be {area}" in found.warning
+    assert "`map` auto" in found.warning
+    result = CliRunner().invoke(cli, ["boxes", "audit", str(made.folder)])
+    assert f"With --threshold 0.4 the mean area would be {area}" in result.stderr
+    assert f"ccrop boxes rethreshold {made.folder} OUT --threshold 0.4\n" in result.stderr
+    assert "--map auto" in result.stderr
 
     result = CliRunner().invoke(
         cli,
@@ -99,14 +102,14 @@ def test_a_threshold_that_helps_half_of_the_images_is_not_enough(tmp_path):
     rule, heatmaps = BoxRule(0.1), np.concatenate([warm(20, 0.33), warm(20, 0.55)])
     rows = located(keys_of(heatmaps), heatmaps, rule)
     found = audit(box_set(tmp_path, [rows], provenance(rule)))
-    assert found.remedy.option == "--threshold 0.6"
+    assert (found.remedy.name, found.remedy.value) == ("threshold", 0.6)
 
 
 def test_a_no_op_of_a_mass_names_a_mass(tmp_path):
     rule, heatmaps = BoxRule(None, 1.0), warm(20, 0.05)
     rows = located(keys_of(heatmaps), heatmaps, rule)
     found = audit(box_set(tmp_path, [rows], provenance(rule)))
-    assert found.remedy.option == "--mass 0.9"
+    assert (found.remedy.name, found.remedy.value) == ("mass", 0.9)
     # The block of 16 cells holds 16 of 16 + 47 * .05 = 18.35, short of nine tenths.
     assert 0.25 < found.remedy.mean_area < 0.9
 

@@ -18,7 +18,7 @@ from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint, train
 
 SETTINGS = [
     "image_size=32",
@@ -370,3 +370,12 @@ def test_a_run_without_an_intact_checkpoint_is_left_as_it_is(source, tmp_path):
     ):
         trained(source, folder, "boxes.kind=none", "epochs=1")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_processes_that_nobody_started_together_are_told_by_their_variables(
+    source, tmp_path, monkeypatch
+):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CcropError, match=r"^RANK is 0 and WORLD_SIZE 2, but LOCAL_WORLD_SIZE is"):
+        train(source, tmp_path / "run", recipe="cifar10-simclr-2core", device="cpu")

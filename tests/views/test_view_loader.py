@@ -9,7 +9,7 @@ from made_views import COUNT, make_boxes, make_source
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.crops import key_hash
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import Sample, open_source, pack
 from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup, ViewLoader
 from ccrop_pipeline.views.augment import Augment
@@ -284,3 +284,26 @@ def test_a_rank_of_a_stream_that_may_have_less_than_a_batch_is_refused(folder):
     assert (
         len(opened(folder, "streamed", batch_size=14, world_size=2, shard_sizes=[9, 3, 4, 8])) == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"seed": -1}, "`seed` is -1"),
+        ({"workers": -1}, "`workers` is -1"),
+        ({"resident_gb": -0.5}, "`resident_gb` is -0.5"),
+        ({"rank": 3}, "rank is 3"),
+        ({"device": "nosuch"}, "device 'nosuch' cannot be used here"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_a_setting_error(folder, setting, says):
+    with pytest.raises(SettingError, match=says):
+        ViewLoader(open_source(folder), ViewGroup(2, 8), **{"batch_size": 2, **setting})
+
+
+def test_a_folder_is_opened_as_open_source_does(folder):
+    opened, named = (
+        next(iter(ViewLoader(source, ViewGroup(2, 8), batch_size=2)))
+        for source in (open_source(folder), folder)
+    )
+    assert torch.equal(opened.views[0], named.views[0])
