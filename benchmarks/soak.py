@@ -35,6 +35,9 @@ SETTINGS = (
 )
 
 
+_PYTHONS = "pymp-*"
+
+
 @dataclass
 class Seen:
     """What was seen so far, kept in `soak.json`."""
@@ -46,6 +49,7 @@ class Seen:
     different: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    python_folders: int = 0  # those of multiprocessing, which nobody removes after SIGKILL
     most_mb: list[float] = field(default_factory=list)  # of each start
     most_descriptors: list[int] = field(default_factory=list)
     undisturbed: dict[str, float] = field(default_factory=dict)
@@ -92,6 +96,7 @@ class Soak:
             f"{run.name}: {name}" for name in expected if found[name] != expected[name]
         ]
         self.seen.leftovers += leftovers(run, self.folder / "tmp")
+        self.seen.python_folders = len(list((self.folder / "tmp").glob(_PYTHONS)))
         self.seen.runs += 1
 
     def _watch(self, run: Path, seconds: float | None) -> dict[str, float]:
@@ -106,13 +111,14 @@ class Soak:
             process = subprocess.Popen(
                 command, env=environment, start_new_session=True, stdout=said, stderr=said
             )
-            while process.poll() is None:
-                if seconds is not None and time.monotonic() - begun > seconds:
+            try:
+                while process.poll() is None and (seconds or 1e9) > time.monotonic() - begun:
+                    taken.append(_taken(process.pid))
+                    time.sleep(0.5)
+            finally:  # its time is over, or ours
+                if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                    break
-                taken.append(_taken(process.pid))
-                time.sleep(0.5)
             if process.returncode not in (0, -signal.SIGKILL):
                 said.seek(0)
                 self.seen.refused.append(said.read()[-1000:].decode(errors="replace"))
@@ -158,7 +164,8 @@ def results(run: Path) -> dict[str, Any]:
 
 def leftovers(run: Path, temporary: Path) -> list[str]:
     """Return what should not be there once a run has ended."""
-    return [str(path) for path in (*run.rglob(".*"), *temporary.iterdir())]
+    left = [path for path in temporary.iterdir() if not path.match(_PYTHONS)]
+    return [str(path) for path in (*run.rglob(".*"), *left)]
 
 
 def _taken(process: int) -> tuple[float, int]:
@@ -183,6 +190,9 @@ def table(seen: Seen) -> str:
             f"{len(seen.different)}"
         ),
         "files left behind, in runs and in the temporary folder": f"{len(seen.leftovers)}",
+        "folders of Python's multiprocessing that SIGKILL leaves (`pymp-*`)": (
+            f"{seen.python_folders}"
+        ),
         "starts that ended in an error": f"{len(seen.refused)}",
         "most memory of a start, first and second half of them, MB": (
             f"{max(seen.most_mb[:half], default=0):.0f}, {max(seen.most_mb[half:], default=0):.0f}"
@@ -205,6 +215,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="in all sittings together")
     parser.add_argument("--folder", type=Path, default=Path("build/soak"))
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     soak = Soak(given.folder.resolve())
     soak.last(given.minutes)
     print((soak.folder / "soak.md").read_text(), end="")

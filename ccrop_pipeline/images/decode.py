@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
 
-from ccrop_pipeline.errors import SourceError
+from ccrop_pipeline.errors import SourceError, cause
 
 try:
     import simplejpeg
@@ -240,7 +240,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
 
 def _unreadable(image: bytes, error: Exception) -> UnreadableImage:
     return UnreadableImage(
-        f"cannot decode {len(image)} bytes as an image: {error or type(error).__name__}; "
+        f"cannot decode {len(image)} bytes as an image: {cause(error)}; "
         "re-create the file or leave it out."
     )
 

@@ -16,6 +16,7 @@ from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed, numbered
 from ccrop_pipeline.probes.linear import LinearResult, expect_several_classes
 from ccrop_pipeline.views import Batch, ViewGroup, ViewLoader
+from ccrop_pipeline.views.batch import unreadable_note
 
 _STEPS = (0.6, 0.8)  # where the rate falls to a tenth: epochs 60 and 80 of 100
 _MOMENTUM = 0.9
@@ -125,8 +126,9 @@ def _trained(
     falls = [round(share * settings.epochs) for share in _STEPS]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, falls, gamma=0.1)
     loader = _loader(images, encoder, settings, workers)
+    problems: dict[int, str] = {}
     for epoch in range(settings.epochs):
-        for values, named in _epoch(loader, epoch, encoder):
+        for values, named in _epoch(loader, epoch, encoder, problems):
             labels = torch.searchsorted(names, named).to(values.device)
             optimizer.zero_grad()
             # The sum: each classifier gets the gradient of its own loss and of no other.
@@ -134,6 +136,8 @@ def _trained(
             optimizer.step()
             observer.images_done(len(labels))
         schedule.step()
+    if problems:
+        observer.warning(unreadable_note([*problems.values()]))
     return [head.cpu() for head in heads]
 
 
@@ -162,9 +166,15 @@ def _loader(
     )
 
 
-def _epoch(loader: ViewLoader, epoch: int, encoder: Encoder) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return features, on the encoder's device, and labels of the batches of an epoch."""
+def _epoch(
+    loader: ViewLoader, epoch: int, encoder: Encoder, problems: dict[int, str]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return features, on the encoder's device, and labels of the batches of an epoch.
+
+    Images that cannot be decoded are left out, and added to `problems`.
+    """
     for batch in loader.crops(epoch):
+        problems |= batch.problems
         crops, readable = _flipped(batch, epoch), batch.readable
         if readable.any():
             rows = readable.nonzero()[:, 0].to(crops.device)

@@ -16,6 +16,7 @@ from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
 from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Batch, ViewLoader
+from ccrop_pipeline.views.batch import unreadable_note
 
 
 def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -133,6 +134,7 @@ class Learner:
     ) -> None:
         self._recipe, self._processes, self._fabric = recipe, processes, processes.fabric
         self._steps_per_epoch = steps_per_epoch
+        self._named: set[int] = set()  # hashes of the keys that were named
         torch.manual_seed(recipe.seed)
         method = build_method(recipe.method, recipe.backbone)
         _expect_encoder(recipe, method)
@@ -222,6 +224,8 @@ class Learner:
             observer.step(StepReport(epoch, step + 1, steps, images, seconds, batches.waited))
         loss, spread = (processes.mean(sums) / steps).tolist()
         unreadable = processes.sum(sums.new_tensor(batches.unreadable)).item()
+        if unreadable:
+            self._name(batches.problems, observer)
         _expect_finite(loss, epoch)
         seconds = time.perf_counter() - started
         return {
@@ -233,6 +237,14 @@ class Learner:
             "data_wait": round(batches.waited / seconds, 4),
             "unreadable": int(unreadable),
         }
+
+    def _name(self, problems: dict[int, str], observer: Observer) -> None:
+        """Name images that cannot be decoded, once each."""
+        found = self._processes.together(problems)
+        new = [found[own] for own in found.keys() - self._named]
+        self._named |= found.keys()
+        if new:
+            observer.warning(unreadable_note(new))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the state dicts of the method and of the optimizer."""
@@ -278,6 +290,7 @@ class _Watched:
 
     def __init__(self, loader: ViewLoader) -> None:
         self._batches, self.waited, self.unreadable = iter(loader), 0.0, 0
+        self.problems: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -287,4 +300,5 @@ class _Watched:
         batch = next(self._batches)
         self.waited += time.perf_counter() - asked
         self.unreadable += int((~batch.readable).sum())
+        self.problems |= batch.problems
         return batch

@@ -90,6 +90,14 @@ class Processes:
         """Sum over processes of a tensor."""
         return self._reduced(value, "sum")
 
+    def together(self, values: dict[int, str]) -> dict[int, str]:
+        """Return the values of all processes."""
+        if self.count == 1:
+            return values
+        parts: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(parts, values)
+        return {own: value for part in parts for own, value in part.items()}
+
     def _reduced(self, value: torch.Tensor, how: str) -> torch.Tensor:
         if self.count == 1:
             return value

@@ -1,9 +1,9 @@
 """What a loader hands to a training step."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -30,12 +30,14 @@ class Batch:
         labels: int64 (B,), -1 where an image has none; on the CPU.
         readable: bool (B,), False for images that could not be decoded, whose crops are grey; on
             the CPU.
+        problems: Key and reason of those images, by their `key_hashes`.
     """
 
     views: tuple[Tensor, ...]
     key_hashes: Tensor
     labels: Tensor
     readable: Tensor
+    problems: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -44,7 +46,9 @@ class Batch:
     def rows(self, rows: slice) -> "Batch":
         """Return some of the images."""
         views = tuple(group[:, rows] for group in self.views)
-        return Batch(views, self.key_hashes[rows], self.labels[rows], self.readable[rows])
+        hashes = self.key_hashes[rows]
+        problems = {own: self.problems[own] for own in hashes.tolist() if own in self.problems}
+        return Batch(views, hashes, self.labels[rows], self.readable[rows], problems)
 
     @classmethod
     def join(cls, batches: Sequence["Batch"]) -> "Batch":
@@ -55,6 +59,7 @@ class Batch:
             torch.cat([batch.key_hashes for batch in batches]),
             torch.cat([batch.labels for batch in batches]),
             torch.cat([batch.readable for batch in batches]),
+            {own: text for batch in batches for own, text in batch.problems.items()},
         )
 
     def pin_memory(self) -> "Batch":
@@ -72,11 +77,34 @@ def make_batch(
     views: tuple[Tensor, ...],
     hashes: NDArray[np.uint64],
     labels: NDArray[np.int64],
-    readable: NDArray[np.bool_],
+    problems: Mapping[int, str],
 ) -> Batch:
-    """Return a batch of B images from arrays (B,), none of which is copied."""
-    rows = (hashes.view(np.int64), labels, readable)
-    return Batch(views, *map(torch.from_numpy, rows))
+    """Return a batch of B images from arrays (B,), none of which is copied.
+
+    Args:
+        views: As in `Batch`.
+        hashes: uint64 (B,).
+        labels: int64 (B,).
+        problems: Key and reason of the images that cannot be decoded, by row.
+    """
+    readable, own = np.ones(len(hashes), bool), hashes.view(np.int64)
+    readable[list(problems)] = False
+    by_hash = {int(own[row]): text for row, text in problems.items()}
+    rows = [torch.from_numpy(values) for values in (own, labels, readable)]
+    return Batch(views, rows[0], rows[1], rows[2], by_hash)
+
+
+def unreadable_note(problems: Sequence[str]) -> str:
+    """Return a warning of images that cannot be decoded: how many, and the first ten.
+
+    Args:
+        problems: Key and reason of each.
+    """
+    more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+    return (
+        f"{len(problems)} images cannot be decoded and are shown as grey, or left out: "
+        f"{', '.join(sorted(problems)[:10])}{more}. Repair them, or leave them out next time."
+    )
 
 
 def hash_keys(keys: Iterable[str]) -> NDArray[np.uint64]:

@@ -18,7 +18,7 @@ from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
 from ccrop_pipeline.localize.encoder import to_device
 from ccrop_pipeline.views.batch import Batch, from_workers, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
-from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_warn
+from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_note
 
 _IMAGES_A_TASK = 256
 _CPU_SIDE = 40
@@ -61,14 +61,14 @@ class _Views(Dataset[Batch]):
     def __getitems__(self, rows: list[int]) -> Batch:
         """Return the views of the images at `rows`, for the current epoch and boxes."""
         at = np.asarray(rows)
-        views, readable = self.cutter.cut(
+        views, problems = self.cutter.cut(
             [self.index.read(row) for row in rows],
             [self.index.keys[row] for row in rows],
             self.hashes[at],
             self.boxes.of(at),
             self.boxes.epoch,
         )
-        return make_batch(views, self.hashes[at], self.index.labels[at], readable)
+        return make_batch(views, self.hashes[at], self.index.labels[at], problems)
 
 
 class _EpochBatches(Sampler[list[int]]):
@@ -166,13 +166,13 @@ class ResidentImages:
         pixels: uint8 (n, 3, H, W) on some device, H and W those of the largest image; smaller
             ones are in the upper left corner.
         sizes: Width and height of each image in pixels, int64 (n, 2).
-        readable: bool (n,); the others are grey.
+        problems: Key and reason of those that cannot be decoded, by row; they are grey.
     """
 
     index: ImageIndex
     pixels: Tensor
     sizes: NDArray[np.int64]
-    readable: NDArray[np.bool_]
+    problems: dict[int, str]
 
 
 def canvas_within(
@@ -203,7 +203,7 @@ def canvas_within(
 def load_images(
     index: ImageIndex, canvas: tuple[int, int], device: torch.device, threads: int
 ) -> ResidentImages:
-    """Decode all images; those that cannot be decoded become grey, each named in a warning.
+    """Decode all images; those that cannot be decoded become grey.
 
     Args:
         index: Images by position.
@@ -215,13 +215,13 @@ def load_images(
     n = len(index)
     pixels = np.zeros((n, 3, height, width), np.uint8)
     sizes = np.full((n, 2), canvas, np.int64)
-    readable = np.ones(n, bool)
+    problems: dict[int, str] = {}
 
     def load(rows: range) -> None:
         for row in rows:
-            decoded = decode_or_warn(index.read(row), index.keys[row])
+            decoded = decode_or_note(index.read(row), index.keys[row], problems, row)
             if decoded is None:
-                pixels[row], readable[row] = GREY, False
+                pixels[row] = GREY
                 continue
             image, _ = decoded
             pixels[row, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
@@ -230,7 +230,7 @@ def load_images(
     with ThreadPoolExecutor(threads) as pool:
         starts = range(0, n, _IMAGES_A_TASK)
         list(pool.map(load, (range(i, min(i + _IMAGES_A_TASK, n)) for i in starts)))
-    return ResidentImages(index, torch.from_numpy(pixels).to(device), sizes, readable)
+    return ResidentImages(index, torch.from_numpy(pixels).to(device), sizes, problems)
 
 
 class ResidentLoader:
@@ -298,4 +298,6 @@ class ResidentLoader:
             torch.stack([crop_and_resize_batch(chosen, of_view, group.size) for of_view in drawn])
             for group, drawn in zip(groups, torch.split(on_device, counts), strict=True)
         )
-        return make_batch(views, hashes, images.index.labels[rows], images.readable[rows])
+        known = images.problems
+        problems = {at: known[row] for at, row in enumerate(rows.tolist()) if row in known}
+        return make_batch(views, hashes, images.index.labels[rows], problems)

@@ -1,6 +1,5 @@
 """From encoded images and their boxes to crops: the step that every loader shares."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from ccrop_pipeline.crops import (
     sample_windows,
     uniforms,
 )
+from ccrop_pipeline.errors import cause
 from ccrop_pipeline.images import UnreadableImage, decode_reduced, stored_size
 from ccrop_pipeline.recipes import ViewGroup
 
@@ -83,20 +83,20 @@ class ViewCutter:
         hashes: NDArray[np.uint64],
         boxes: NDArray[np.float32] | None,
         epoch: int,
-    ) -> tuple[tuple[Tensor, ...], NDArray[np.bool_]]:
+    ) -> tuple[tuple[Tensor, ...], dict[int, str]]:
         """Decode each image once, as small as its windows allow, and cuts all its views.
 
         Args:
             images: Encoded images.
-            keys: Their keys, for messages.
+            keys: Their keys, to name those that cannot be decoded.
             hashes: Hashes of the keys, uint64 (n,).
             boxes: Normalised boxes, float32 (n, 4), or None for random crops.
             epoch: Epoch that the views are drawn for.
 
         Returns:
-            Crops, a tensor a group, uint8 (V, n, 3, S, S), channels last in memory; and which
-            images are readable, bool (n,). The others are grey, and each is named in a warning:
-            one bad file must not end a long run.
+            Crops, a tensor a group, uint8 (V, n, 3, S, S), channels last in memory; and the
+            images that cannot be decoded, by row: key and reason. They are grey: one bad file must
+            not end a long run.
         """
         sizes = np.array([_size_or_one(image) for image in images], np.int64).reshape(-1, 2)
         windows = self.windows(hashes, sizes, boxes, epoch)
@@ -106,13 +106,12 @@ class ViewCutter:
             for group in self.groups
         ]
         views = [view for group in groups for view in group]
-        readable = np.ones(len(images), bool)
+        problems: dict[int, str] = {}
         for row, (image, reduction) in enumerate(zip(images, reductions.tolist(), strict=True)):
-            decoded = decode_or_warn(image, keys[row], reduction)
-            readable[row] = decoded is not None
+            decoded = decode_or_note(image, keys[row], problems, row, reduction)
             for view, window in zip(views, windows[:, row], strict=True):
                 view[row] = crop_and_resize(*decoded, window, len(view[row])) if decoded else GREY
-        return tuple(torch.from_numpy(group).permute(0, 1, 4, 2, 3) for group in groups), readable
+        return tuple(torch.from_numpy(group).permute(0, 1, 4, 2, 3) for group in groups), problems
 
 
 def random_crop(params: CropParams) -> CropParams:
@@ -120,17 +119,14 @@ def random_crop(params: CropParams) -> CropParams:
     return CropParams(rule="overlap", alpha=1.0, scale=params.scale, ratio=params.ratio)
 
 
-def decode_or_warn(
-    image: bytes, key: str, reduction: int = 1
+def decode_or_note(
+    image: bytes, key: str, problems: dict[int, str], row: int, reduction: int = 1
 ) -> tuple[NDArray[np.uint8], int] | None:
-    """Return pixels as `decode_reduced` does; None, with a warning, where there are none.
-
-    One bad file must not end a long run: its callers show a grey image.
-    """
+    """Return pixels as `decode_reduced` does; None, noted under its row, where there are none."""
     try:
         return decode_reduced(image, reduction)
     except UnreadableImage as error:
-        warnings.warn(f"image {key!r} is shown as grey: {error}", RuntimeWarning, stacklevel=3)
+        problems[row] = f"{key} ({cause(error)})"
         return None
 
 

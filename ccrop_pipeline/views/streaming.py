@@ -141,7 +141,7 @@ class StreamViews(IterableDataset[Item]):
         keys = [sample.key for sample in samples]
         hashes = hash_keys(keys)
         boxes = [box for _, box in chunk if box is not None]
-        views, readable = self.cutter.cut(
+        views, problems = self.cutter.cut(
             [sample.image for sample in samples],
             keys,
             hashes,
@@ -149,7 +149,7 @@ class StreamViews(IterableDataset[Item]):
             epoch,
         )
         labels = np.array([-1 if s.label is None else s.label for s in samples], np.int64)
-        return make_batch(views, hashes, labels, readable)
+        return make_batch(views, hashes, labels, problems)
 
 
 class StreamLoader:

@@ -21,7 +21,6 @@ from ccrop_pipeline.probes.features import Subset
 from tests.counted import Counted
 
 # The broken image is named in a warning, as in training.
-pytestmark = pytest.mark.filterwarnings("ignore:image '00010':RuntimeWarning")
 
 QUICK = AugmentedSettings(rates=(1e-9, 1.0), epochs=12, batch_size=32)
 
@@ -115,7 +114,7 @@ def test_batches_are_crops_of_the_right_images_without_unreadable_ones(coloured)
     loader = _loader(some, encoder, AugmentedSettings(batch_size=49), 0)
     means = torch.tensor(COLOURS) / 255
     seen = 0
-    for values, labels in _epoch(loader, 0, encoder):
+    for values, labels in _epoch(loader, 0, encoder, {}):
         seen += len(labels)
         colours = values * torch.tensor(encoder.std) + torch.tensor(encoder.mean)
         torch.testing.assert_close(colours, means[labels], rtol=0, atol=0.06)
@@ -127,9 +126,9 @@ def test_a_grey_image_is_as_readable_as_any_other(tmp_path):
     Image.new("RGB", (12, 12), (128, 128, 128)).save(file, "PNG")
     images = packed(tmp_path / "t", [file.getvalue()] * 3 + [b"no image"], [0, 1, 0, 1])
     encoder = pixels_themselves()
-    with pytest.warns(RuntimeWarning, match="shown as grey"):
-        loader = _loader(images, encoder, AugmentedSettings(batch_size=4), 0)
-    ((values, labels),) = _epoch(loader, 0, encoder)
+    loader, problems = _loader(images, encoder, AugmentedSettings(batch_size=4), 0), {}
+    ((values, labels),) = _epoch(loader, 0, encoder, problems)
+    assert "cannot decode 8 bytes as an image" in next(iter(problems.values()))
     assert sorted(labels.tolist()) == [0, 0, 1]
     colours = values * torch.tensor(encoder.std) + torch.tensor(encoder.mean)
     torch.testing.assert_close(colours, torch.full((3, 3), 128 / 255))
@@ -149,7 +148,7 @@ def test_half_of_the_crops_are_mirrored_anew_in_each_epoch(tmp_path):
     loader = _loader(images, encoder, AugmentedSettings(batch_size=400), 0)
     mirrored = []
     for epoch in range(2):
-        ((values, _),) = _epoch(loader, epoch, encoder)
+        ((values, _),) = _epoch(loader, epoch, encoder, {})
         mirrored.append(values[:, 0] > 0)
         assert 160 < int(mirrored[-1].sum()) < 240
     assert not torch.equal(*mirrored)

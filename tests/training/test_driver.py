@@ -212,9 +212,13 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     samples = list(Scenes(16, size=32).read("train-000000"))
     samples[3] = Sample(samples[3].key, b"no image", 0)
     pack(samples, tmp_path / "tars")
-    with pytest.warns(RuntimeWarning, match=samples[3].key):
-        trainer = trained(open_source(tmp_path / "tars"), tmp_path / "run", "epochs=2")
+    listener, source = Warned(), open_source(tmp_path / "tars")
+    trainer = trained(source, tmp_path / "run", "epochs=2", observer=listener)
     assert [record["unreadable"] for record in trainer.run.metrics()] == [1, 1]
+    (warning,) = listener.warnings  # once, and not in every epoch
+    assert warning.startswith("1 images cannot be decoded and are shown as grey")
+    assert f": {samples[3].key} (cannot decode 8 bytes as an image" in warning
+    assert "0x" not in warning
     assert (
         BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.statistics.counts["unreadable"] == 1
     )

@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ccrop_pipeline.crops import (
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, decode_reduced, open_source, pack
 from ccrop_pipeline.views import ViewCutter, ViewGroup
+from ccrop_pipeline.views.batch import Batch
 from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, canvas_within, load_images
 from ccrop_pipeline.views.streaming import StreamLoader
 
@@ -158,9 +160,13 @@ def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(source, tmp_pa
 def test_an_unreadable_image_is_grey_marked_and_named(tmp_path, build):
     good = next(make_source(tmp_path / "good").read("data-000000"))
     pack([Sample("good", good.image, 0), Sample("bad", b"no image", 1)], tmp_path / "bad")
-    with pytest.warns(RuntimeWarning, match="'bad'"):
-        (batch,) = build(open_source(tmp_path / "bad"), batch_size=2).epoch(0)
+    (batch,) = build(open_source(tmp_path / "bad"), batch_size=2).epoch(0)
     bad = batch.labels.tolist().index(1)
+    ((own, problem),) = batch.problems.items()
+    assert own == int(batch.key_hashes[bad])
+    assert re.fullmatch(r"bad \(cannot decode 8 bytes as an image: [^<>]*\)", problem)
+    assert batch.rows(slice(1 - bad, 2 - bad)).problems == {}
+    assert Batch.join([batch.rows(slice(i, i + 1)) for i in range(2)]).problems == batch.problems
     assert batch.readable.tolist() == [label == 0 for label in batch.labels.tolist()]
     (views,) = batch.views
     assert (views[:, bad] == 128).all()
