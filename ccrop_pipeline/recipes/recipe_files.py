@@ -40,10 +40,15 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         SettingError: If there is no such recipe, a setting is unknown, of a wrong kind or out of
             its range, or recipes extend each other in a circle.
     """
-    values = _read(name, Path(), ())
-    for override in overrides:
-        values = _merge(values, _parse(override))
-    return Recipe.from_dict(values)
+    try:
+        values = _read(name, Path(), ())
+        for override in overrides:
+            values = _merge(values, _parse(override))
+        return Recipe.from_dict(values)
+    except SettingError as error:
+        if name in str(error) or name in bundled_recipes():
+            raise
+        raise SettingError(f"recipe {name}: {error}") from error
 
 
 def _read(name: str, folder: Path, readers: tuple[str, ...]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.recipes import Recipe, RefreshStage, load_recipe, make_plan, settings_type
 from ccrop_pipeline.views import AugmentSettings
 
@@ -15,6 +15,12 @@ def write(path, text):
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     return str(path)
+
+
+def test_a_setting_that_is_wrong_in_a_file_is_named_with_the_file(tmp_path):
+    (tmp_path / "own.toml").write_text('extends = "demo"\nepochs = "many"\n')
+    with pytest.raises(SettingError, match=r"recipe .*own\.toml: epochs is 'many'"):
+        load_recipe(str(tmp_path / "own.toml"))
 
 
 def test_a_file_takes_over_what_it_does_not_say(tmp_path):
