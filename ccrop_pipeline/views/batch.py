@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_start_method
 from typing import TypeVar
 
 import numpy as np
@@ -138,7 +139,12 @@ def _each(items: Iterator[T]) -> Iterator[T]:
 def _deaths_explained() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, BrokenPipeError) as error:
+        method = get_start_method()
+        # Where processes are not forked, each imports the program that starts them, and one that
+        # starts processes as it is imported fails; its parent then has a broken pipe, or a death.
+        if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):
+            raise CcropError(f"loader processes cannot start. {_GUARD.format(method)}") from error
         # torch has no class for it: torch.utils.data.dataloader, `_try_get_data`, and its handler
         # of SIGCHLD, which may interrupt anything.
         if not re.match(r"DataLoader worker \(pid", str(error)):
@@ -147,4 +153,11 @@ def _deaths_explained() -> Iterator[None]:
             f"a loader process died: {str(error).splitlines()[0].rstrip('. ')}. Most often memory "
             "was short: use fewer `workers` or smaller batches, give /dev/shm more room, and run "
             "again: what is finished is kept."
+            + ("" if method == "fork" else f" Or: {_GUARD.format(method)}")
         ) from error
+
+
+_GUARD = (
+    "they are started by {!r}, which imports your program in each of them: put its loop under "
+    '`if __name__ == "__main__":`, or set `workers` to 0.'
+)
