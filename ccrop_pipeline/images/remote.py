@@ -13,7 +13,14 @@ import xxhash
 from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.members import entries, open_entries
-from ccrop_pipeline.images.source import CLASSES_FILE, FINGERPRINT_END, Sample, digest, part_of
+from ccrop_pipeline.images.source import (
+    CLASSES_FILE,
+    FINGERPRINT_END,
+    Sample,
+    class_names,
+    digest,
+    part_of,
+)
 from ccrop_pipeline.images.streams import opened
 from ccrop_pipeline.images.tar import Member, group, parse_label
 
@@ -58,7 +65,7 @@ class RemoteTarSource:
         files, (path,) = located(self.urls[:1])
         beside = path.partition("?")[0].rpartition("/")[0] + "/" + CLASSES_FILE
         with explained(self.location):
-            return tuple(_content(files, beside).decode().splitlines())
+            return class_names(_content(files, beside), beside)
 
     @property
     def _piped(self) -> bool:

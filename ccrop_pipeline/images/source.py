@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -208,9 +209,24 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     path = folder / CLASSES_FILE
     if not path.is_file():
         return ()
-    with reading(path, "is no list of class names", "Write a name a line, in UTF-8.", SourceError):
-        lines = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    with _reading_classes(path):
+        return class_names(path.read_bytes(), path)
+
+
+def class_names(content: bytes, where: str | Path) -> tuple[str, ...]:
+    """Return the class names in the content of a file.
+
+    Raises:
+        SourceError: If it is not UTF-8.
+    """
+    with _reading_classes(where):
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     return tuple(lines if lines[-1] else lines[:-1])
+
+
+def _reading_classes(where: str | Path) -> AbstractContextManager[None]:
+    remedy = "Write a name a line, in UTF-8."
+    return reading(where, "is no list of class names", remedy, SourceError)
 
 
 def write_classes(folder: Path, classes: Sequence[str]) -> None:

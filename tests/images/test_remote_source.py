@@ -166,6 +166,23 @@ def test_class_names_lie_beside_the_first_tar(tmp_path):
     assert names == [("cat", "käfer"), ("cat", "käfer"), ()]
 
 
+@pytest.mark.parametrize(
+    "content", [b"caf\xe9\nb\n", b"\xef\xbb\xbfa\r\nb c\x0bd", b"", b"\n\na\n"]
+)
+def test_class_names_are_those_read_locally(tmp_path, content):
+    tar_of(tmp_path / "x.tar", ["a"])
+    (tmp_path / "classes.txt").write_bytes(content)
+    found = []
+    for spec in (tmp_path / "x.tar", (tmp_path / "x.tar").as_uri()):
+        try:
+            found.append(open_source(spec).classes)
+        except CcropError as error:
+            found.append(str(error).rpartition("/")[2])
+    assert found[0] == found[1]
+    if b"caf" in content:
+        assert "classes.txt is no list of class names" in found[0]
+
+
 def test_there_is_no_random_access(tmp_path):
     for way in ways(tar_of(tmp_path / "x.tar", ["a"])):
         with pytest.raises(CcropError, match=r"x\.tar can only be read in order.*local folder"):
