@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ccrop_pipeline.base import Observer
+from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Scenes, open_source, pack
+from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
@@ -144,3 +145,36 @@ def test_processes_that_nobody_has_started_together_do_not_train(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(CcropError, match="LOCAL_WORLD_SIZE is not set"):
         Processes(torch.device("cpu"), "fp32")
+
+
+class WarningsTo(Observer):
+    def __init__(self, file):
+        self.file = file
+
+    def warning(self, note):
+        with self.file.open("a") as file:
+            file.write(note + "\n")
+
+
+@pytest.mark.slow
+def test_images_that_no_process_can_decode_are_named_once_by_the_first(tmp_path):
+    samples = list(Scenes(16, size=32).read("train-000000"))
+    for row in (3, 7, 12):
+        samples[row] = Sample(samples[row].key, b"no image", 0)
+    pack(samples, tmp_path / "tars")
+    source, folder = open_source(tmp_path / "tars"), tmp_path / "run"
+    settings = ["epochs=2", "boxes.kind=none"]
+    heard = WarningsTo(tmp_path / "warnings")
+    assert run(2, trained, source, folder, "simclr", settings, heard) == [0, 0]
+    (warning,) = heard.file.read_text().splitlines()
+    assert warning.startswith("3 images cannot be decoded")
+    assert all(f"{samples[row].key} (" in warning for row in (3, 7, 12))
+    assert [record["unreadable"] for record in Run(folder).metrics()] == [3, 3]
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_run_share_one_lock(source, tmp_path):
+    with only_writer(tmp_path / "run"):
+        codes = run(2, trained, source, tmp_path / "run", "simclr", ["epochs=1"])
+    assert 0 not in codes
+    assert not list((tmp_path / "run").iterdir())
