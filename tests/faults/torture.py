@@ -100,7 +100,7 @@ class Torture:
             "n": n,
             "operation": (*first["operations"], *[""] * n)[n - 1] if len(done) == 1 else "",
             "ended": sorted(
-                "killed" if each["status"] == -9 else f"exit {each['status']}" for each in done
+                f"exit {each['status']}" if each["status"] in (0, 1) else "killed" for each in done
             ),
             "wrong": wrong,
             "messages": [" ".join(error.split()) for error in errors],
