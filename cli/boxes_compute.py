@@ -114,7 +114,7 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
 
     ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
     expect_model(options["model"])
-    from ccrop_pipeline.images import open_source
+    from .sources import open_source
 
     opened = open_source(source)
     from ccrop_pipeline.compute import compute_boxes  # torch, which takes seconds to import
@@ -148,9 +148,9 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray.")
     expect_model(options["model"])
     from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
-    from ccrop_pipeline.images import open_source
 
     from .compute_progress import ComputeProgress
+    from .sources import open_source
 
     opened, gpus = open_source(source), options["gpu_share"]
     if gpus is None:

@@ -40,10 +40,10 @@ def full(source: str, out: str, as_json: bool) -> None:
 
 def _fixed(source: str, out: str, name: Literal["centre", "full"], as_json: bool) -> None:
     from ccrop_pipeline.exchange import fixed_boxes
-    from ccrop_pipeline.images import open_source
 
     from .boxes_info import show
     from .progress import Counter
+    from .sources import open_source
 
     opened = open_source(source)
     total = len(opened.index()) if opened.random_access else None

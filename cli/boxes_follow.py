@@ -47,10 +47,11 @@ def follow(
       ccrop boxes follow runs/first --device cuda:1
     """
     from ccrop_pipeline.base import Ranks
-    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.localize import open_device
     from ccrop_pipeline.training import Run
     from ccrop_pipeline.training import follow as follow_run
+
+    from .sources import open_source
 
     done = follow_run(
         Run(run),

@@ -80,10 +80,10 @@ def import_(
         raise click.UsageError(f"--pixels is for --csv and --npz: --{form} says itself what it is.")
 
     from ccrop_pipeline.exchange import Several, import_boxes
-    from ccrop_pipeline.images import open_source
 
     from .boxes_info import show, summary
     from .progress import Counter
+    from .sources import open_source
 
     opened = open_source(source)
     annotations = _read(form, path, pixels)

@@ -21,7 +21,9 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     """
     from ccrop_pipeline.boxset import SourceImage
     from ccrop_pipeline.boxset import validate as find_problems
-    from ccrop_pipeline.images import image_hash, open_source
+    from ccrop_pipeline.images import image_hash
+
+    from .sources import open_source
 
     images = None
     if source is not None:

@@ -66,10 +66,10 @@ def pack(
     Example:
       ccrop data pack photos data/photos
     """
-    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.images import pack as pack_source
 
     from .progress import Counter
+    from .sources import open_source
 
     opened = open_source(
         source, split=split, root=root, download=not no_download, follow_links=follow_links

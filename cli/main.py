@@ -12,6 +12,7 @@ import click
 from ccrop_pipeline import __version__
 from ccrop_pipeline.errors import CcropError
 
+from . import sources
 from .boxes_audit import audit
 from .boxes_compute import compute
 from .boxes_diff import diff
@@ -167,13 +168,24 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
     @wraps(run)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            with results_alone_on_stdout():
-                return run(*args, **kwargs)
+            with results_alone_on_stdout(), sources.remembered():
+                try:
+                    result = run(*args, **kwargs)
+                except SystemExit:  # of `ccrop boxes validate`, which has its own status
+                    _say_what_was_read()
+                    raise
+                _say_what_was_read()
+                return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))
             raise CcropError(message) from error
 
     return call
+
+
+def _say_what_was_read() -> None:
+    for line in sources.lines():
+        note(line)
 
 
 for leaf in _leaves(cli):

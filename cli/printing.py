@@ -41,7 +41,11 @@ def print_line(text: object = "") -> None:
 
 
 def print_json(value: object) -> None:
-    """Print the result as JSON on stdout."""
+    """Print the result as JSON on stdout; an object with what is known of the sources read."""
+    from .sources import records
+
+    if isinstance(value, dict) and (sources := records()):
+        value = value | {"sources": sources}
     print_line(json.dumps(value))
 
 

@@ -86,8 +86,9 @@ def probe(
     """
     way = _way(context, linear, augmented)
     expect_model(model)
-    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.probes import KnnSettings
+
+    from .sources import open_source
 
     encoder = _encoder(model, options)
     test = open_source(test_source, split="test") if test_source else None

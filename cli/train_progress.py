@@ -12,6 +12,7 @@ from ccrop_pipeline.boxset import BoxSet
 
 from .boxes_audit import warn_if_useless
 from .progress import Display, say
+from .sources import remember
 
 _COLLAPSED = 0.05  # of 1, when embeddings spread evenly over the sphere
 
@@ -31,6 +32,10 @@ class TrainProgress(Display, Observer):
         self._task: TaskID | None = None
         self._started = 0.0
         self._located = 0
+
+    def opened(self, source: Any) -> None:
+        """Remember the source, of which is said at the end what was read."""
+        remember(source)
 
     def loading(self, images: int | None, note: str) -> None:
         """Say how images are loaded."""

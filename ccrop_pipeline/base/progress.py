@@ -65,6 +65,9 @@ class Observer:
     def warning(self, note: str) -> None:
         """Hear that the work goes on, but not as it should; `note` says why and what to do."""
 
+    def opened(self, source: Any) -> None:
+        """Hear that a source of images was opened from what names it."""
+
     def loading(self, images: int | None, note: str) -> None:
         """Hear how many images there are to train on, if known; `note` says how they load."""
 

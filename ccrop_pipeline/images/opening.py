@@ -12,6 +12,7 @@ from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
+from ccrop_pipeline.images.pack import RECORD
 from ccrop_pipeline.images.parquet import ParquetSource, has_images, ignored_columns
 from ccrop_pipeline.images.remote import RemoteTarSource, located
 from ccrop_pipeline.images.source import CLASSES_FILE, Ignored, Source, refuse_no_text
@@ -127,6 +128,8 @@ def _shards_in(folder: Path) -> tuple[list[Path], Ignored]:
     shards, ignored = [], Ignored()
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.lower()
+        if path.name == RECORD:
+            continue
         if path.name.startswith("."):
             ignored.add("hidden", path.name)
         elif path.is_dir():
@@ -169,7 +172,7 @@ def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None 
     if kinds == {".parquet"}:
         ignored = ignored or Ignored()
         for column in ignored_columns(paths[0]):
-            ignored.add("columns that may be labels (name one `label`)", column)
+            ignored.add("columns that may be labels", column)
         return ParquetSource(location, paths, ignored)
     raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"

@@ -106,6 +106,20 @@ class ParquetSource:
                 for key, image, label in zip(keys, images, labels, strict=True):
                     yield Sample(key, image.as_py(), known_label(label))
 
+    def labels(self) -> NDArray[np.int64]:
+        """Return the labels of all rows without reading images; negative where unknown."""
+        found = [np.empty(0, np.int64)]
+        for path in self.paths:
+            with open_parquet(path) as file:
+                columns = find_columns(file.schema_arrow, path)
+                rows = int(file.metadata.num_rows)
+                if columns.label is None:
+                    found.append(np.full(rows, -1, np.int64))
+                    continue
+                only_labels = file.read([columns.label]).combine_chunks()
+                found += [labels_of(batch, columns, path) for batch in only_labels.to_batches()]
+        return np.concatenate(found)
+
     def fingerprint(self) -> str:
         """Return a digest of the files' names, sizes, beginnings and ends, not of all contents."""
         return digest_files(self.kind, self.paths)

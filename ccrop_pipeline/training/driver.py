@@ -322,5 +322,8 @@ def train(
         tensorboard=tensorboard,
     )
     trainer = Trainer(inputs, local_path(run), recipe, machine, observer, overwrite=overwrite)
+    if ranks.rank == 0:
+        for opened in filter(None, (inputs.source, inputs.test_source)):
+            observer.opened(opened)
     trainer.train()
     return trainer.run

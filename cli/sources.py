@@ -1,0 +1,104 @@
+"""The sources that a command reads, and what it says of them when it ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ccrop_pipeline.errors import CcropError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ccrop_pipeline.images import Source
+
+_SHOWN = 10  # classes whose sizes fit a line
+_read: ContextVar[list["Source"] | None] = ContextVar("_read", default=None)
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Remember the sources that are opened in a command."""
+    token = _read.set([])
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def open_source(spec: str | Path, **options: Any) -> "Source":
+    """Open a source as `ccrop_pipeline.images.open_source` does, and remember it."""
+    from ccrop_pipeline import images
+
+    source = images.open_source(spec, **options)
+    remember(source)
+    return source
+
+
+def remember(source: "Source") -> None:
+    """Remember a source that was opened elsewhere."""
+    if (sources := _read.get()) is not None and source not in sources:
+        sources.append(source)
+
+
+def records() -> list[dict[str, Any]]:
+    """Return what is known of each source: its images, the sizes of its classes, what it ignored.
+
+    `images` and `classes` are `None` where only reading everything tells, as for tars elsewhere.
+    """
+    return [_record(source) for source in _read.get() or ()]
+
+
+def lines() -> list[str]:
+    """Return the same for people."""
+    return [_line(record) for record in records()]
+
+
+def _record(source: "Source") -> dict[str, Any]:
+    import numpy as np
+
+    try:
+        labels, names = _labels(source), source.classes
+    except (CcropError, OSError, ValueError):  # such as files that have gone: the work is done
+        labels, names = None, ()
+    ignored = getattr(source, "ignored", None)
+    record: dict[str, Any] = {"source": source.location, "images": None, "classes": None}
+    if labels is not None:
+        known, sizes = np.unique(labels[labels >= 0], return_counts=True)
+        named = [names[i] if i < len(names) else str(i) for i in known.tolist()]
+        record |= {"images": len(labels), "classes": dict(zip(named, sizes.tolist(), strict=True))}
+        record["unlabelled"] = int((labels < 0).sum())
+    return record | {
+        "ignored": dict(ignored.counts) if ignored else {},
+        "ignored_first": dict(ignored.first) if ignored else {},
+    }
+
+
+def _labels(source: "Source") -> "NDArray[np.int64] | None":
+    from ccrop_pipeline.images import ParquetSource
+
+    if isinstance(source, ParquetSource):
+        return source.labels()
+    return source.index().labels if source.random_access else None
+
+
+def _line(record: dict[str, Any]) -> str:
+    images, classes = record["images"], record["classes"]
+    parts = ["images are not counted, as of tars that are read in order"]
+    if images is not None:
+        parts = [f"{images:,} image{'' if images == 1 else 's'}"]
+        if classes and len(classes) <= _SHOWN:
+            sizes = ", ".join(f"{name} {size:,}" for name, size in classes.items())
+            parts.append(f"{len(classes)} classes ({sizes})")
+        elif classes:
+            sizes = f"{min(classes.values()):,} to {max(classes.values()):,}"
+            parts.append(f"{len(classes):,} classes of {sizes} images")
+        if record["unlabelled"]:
+            parts.append(f"{record['unlabelled']:,} without a label")
+    for kind, count in record["ignored"].items():
+        first = record["ignored_first"][kind]
+        more = ", ..." if count > len(first) else ""
+        parts.append(f"ignored {count:,} {kind} ({', '.join(first)}{more})")
+    return f"{record['source']}: {'; '.join(parts)}"

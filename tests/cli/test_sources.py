@@ -1,0 +1,83 @@
+"""What commands say of the sources that they read, when they end."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+from ccrop_pipeline.images import Scenes, pack
+
+
+def run(*line):
+    result = CliRunner().invoke(cli, [str(part) for part in line])
+    return result, result.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    scenes = Scenes(9, size=32)
+    for i, sample in enumerate(scenes.read(scenes.shards[0])):
+        path = tmp_path / "photos" / ("cat" if i < 4 else "dog" if i < 8 else ".") / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.image)
+    (tmp_path / "photos/cat/note.txt").write_text("x")
+    (tmp_path / "photos/gone.png").symlink_to("nowhere")
+    pq.write_table(pa.table({"file_name": ["x"]}), tmp_path / "photos/metadata.parquet")
+    return tmp_path / "photos"
+
+
+def test_counts_of_images_classes_and_what_was_passed_over(photos, tmp_path):
+    result, line = run("data", "pack", photos, tmp_path / "tars", "--json")
+    (source,) = json.loads(result.stdout)["sources"]
+    assert source == {
+        "source": str(photos),
+        "images": 9,
+        "classes": {"cat": 4, "dog": 4},
+        "unlabelled": 1,
+        "ignored": {".txt": 1, ".parquet": 1, "broken links": 1},
+        "ignored_first": {
+            ".txt": ["cat/note.txt"],
+            ".parquet": ["metadata.parquet"],
+            "broken links": ["gone.png"],
+        },
+    }
+    said = "9 images; 2 classes (cat 4, dog 4); 1 without a label; ignored 1 "
+    assert line.startswith(f"{photos}: {said}")
+    for command in (["boxes", "full"], ["boxes", "centre"]):
+        result, other = run(*command, photos, tmp_path / command[1])
+        assert (result.exit_code, other) == (0, line)
+    result, other = run("boxes", "validate", tmp_path / "full", photos)
+    assert (result.exit_code, other) == (0, line)
+    (photos / "cat/0.jpg").write_bytes(b"other")
+    result, other = run("boxes", "validate", tmp_path / "full", photos)
+    assert (result.exit_code, other) == (1, line)
+
+
+def test_tars_and_tables_tell_the_same(photos, tmp_path):
+    run("data", "pack", photos, tmp_path / "tars")
+    (tmp_path / "tars/README.md").write_text("x")
+    result, _ = run("boxes", "full", tmp_path / "tars", tmp_path / "a", "--json")
+    (source,) = json.loads(result.stdout)["sources"]
+    counted = {name: source[name] for name in ("images", "classes", "unlabelled", "ignored")}
+    assert counted == {
+        "images": 9,
+        "classes": {"cat": 4, "dog": 4},
+        "unlabelled": 1,
+        "ignored": {".md": 1},
+    }
+    images = pa.array([str(i).encode() for i in range(40)])
+    labels = pa.array([None, *range(13), *range(26)])
+    pq.write_table(pa.table({"img": images, "label": labels}), tmp_path / "t.parquet")
+    _, line = run("data", "pack", tmp_path / "t.parquet", tmp_path / "b")
+    assert line.endswith("t.parquet: 40 images; 26 classes of 1 to 2 images; 1 without a label")
+
+
+def test_tars_that_are_read_in_order_are_not_counted(tmp_path):
+    pack(Scenes(4, size=32), tmp_path / "tars")
+    address = f"file://{tmp_path}/tars/data-000000.tar"
+    result, line = run("data", "pack", address, tmp_path / "out", "--json")
+    assert json.loads(result.stdout)["sources"][0]["images"] is None
+    assert line == f"{address}: images are not counted, as of tars that are read in order"
