@@ -12,10 +12,9 @@ from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
-from ccrop_pipeline.images.pack import RECORD
 from ccrop_pipeline.images.parquet import ParquetSource, has_images, ignored_columns
 from ccrop_pipeline.images.remote import RemoteTarSource, located
-from ccrop_pipeline.images.source import CLASSES_FILE, Ignored, Source, refuse_no_text
+from ccrop_pipeline.images.source import CLASSES_FILE, RECORD, Ignored, Source, refuse_no_text
 from ccrop_pipeline.images.splits import refuse_split_folders, refuse_split_shards
 from ccrop_pipeline.images.tar import TarSource
 from ccrop_pipeline.images.torchvision_data import Split, open_torchvision

@@ -18,7 +18,7 @@ from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.opening import open_source
-from ccrop_pipeline.images.source import CLASSES_FILE, Sample, Source, write_classes
+from ccrop_pipeline.images.source import CLASSES_FILE, RECORD, Sample, Source, write_classes
 from ccrop_pipeline.images.tar import refuse_restarted_keys
 
 
@@ -39,10 +39,6 @@ class PackSummary:
     images: int
     bytes: int
     was_there: bool = False
-
-
-# What made a folder of tars, beside them: the same call then knows that it is complete.
-RECORD = ".packed.json"
 
 
 def pack(

@@ -18,6 +18,8 @@ from ccrop_pipeline.errors import SourceError, reading
 
 Part = TypeVar("Part")
 CLASSES_FILE = "classes.txt"
+# What made a folder of tars, beside them: the same call of `pack` then knows that it is complete.
+RECORD = ".packed.json"
 NAMED = 3  # of each kind that is ignored
 FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
 
