@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, STATUSES
-from ccrop_pipeline.errors import reading
+from ccrop_pipeline.errors import CcropError, reading
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
@@ -95,6 +95,8 @@ def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
 def _annotations(
     found: dict[str, NDArray[np.float64]], kind: str, path: Path, *, pixels: bool
 ) -> Annotations:
+    if not found:
+        raise CcropError(f"{path} names no image. Give the file that has the boxes.")
     frame: Frame = "stored" if pixels else "shares"
     if pixels:
         kind += " in pixels"

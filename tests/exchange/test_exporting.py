@@ -48,7 +48,7 @@ def tables(draw, several):
 
 
 PAGE = (Path(__file__).parents[2] / "docs/import-export.md").read_text()
-(LINES,) = re.findall(r"```python\n(import numpy as np\n.*?)```", PAGE, re.DOTALL)
+(LINES,) = re.findall(r"```python\n(import numpy as np\nimport pyarrow.*?)```", PAGE, re.DOTALL)
 READERS = {"csv": partial(read_csv, pixels=False), "npz": partial(read_npz, pixels=False)}
 
 

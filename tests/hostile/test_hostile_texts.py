@@ -73,6 +73,14 @@ def test_an_archive_is_believed_only_what_the_file_has(members, said, tmp_path):
     assert "boxes.npz" in str(caught.value)
 
 
+def test_a_table_of_nothing_is_named(tmp_path):
+    (tmp_path / "boxes.csv").write_text("key,x_min,y_min,x_max,y_max\n")
+    np.savez(tmp_path / "boxes.npz")
+    for read, name in ((read_csv, "boxes.csv"), (read_npz, "boxes.npz")):
+        with pytest.raises(CcropError, match=f"{name} names no image"):
+            read(tmp_path / name)
+
+
 def test_a_line_without_a_key_and_text_in_another_encoding_are_no_table(tmp_path):
     edges = "x_min,y_min,x_max,y_max"
     for data in (f"key,{edges}\n\xe9,0,0,1,1\n".encode("latin-1"), f"{edges}\n0,0,1,1".encode()):
