@@ -4,9 +4,9 @@ Needs the standard library and fsspec only.
 """
 
 from ccrop_pipeline.base.addresses import Location, absolute, is_address
-from ccrop_pipeline.base.files import BoxFolder, open_folder
 from ccrop_pipeline.base.progress import SILENT, Observer, StageSeconds, StepReport
 from ccrop_pipeline.base.ranks import ALONE, Ranks
+from ccrop_pipeline.base.stores import BoxFolder, open_folder
 
 __all__ = [
     "ALONE",

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccrop_pipeline.base import BoxFolder
-from ccrop_pipeline.base.files import (
-    sha256_of,
-)
+from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.provenance import (
     FORMAT,

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
-from ccrop_pipeline.base.files import LocalFolder, TargetTakenError, remove_leftovers, sha256_of
+from ccrop_pipeline.base.files import TargetTakenError, remove_leftovers, sha256_of
+from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.manifest import (
     CARD,

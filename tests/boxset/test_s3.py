@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from table_strategies import PROVENANCE, make_table
 
-from ccrop_pipeline.base import files as base_files
+from ccrop_pipeline.base import stores
 from ccrop_pipeline.boxset import BoxSet, missing_shards, write_manifest, write_shard
 from ccrop_pipeline.errors import CcropError
 
@@ -67,7 +67,7 @@ def service(monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(base_files, "_CONFLICT_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(stores, "_CONFLICT_PAUSES", (0.0, 0.0, 0.0))
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     fsspec.filesystem("s3").mkdir("bucket")
     yield service
