@@ -25,9 +25,9 @@ from ccrop_pipeline.localize import (
     build_backbone,
     state_sha256,
 )
-from ccrop_pipeline.models.checkpoints import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.models.network import import_timm
 from ccrop_pipeline.models.own_checkpoints import Which
+from ccrop_pipeline.models.weight_files import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.training import load_checkpoint
 
 _CIFAR = "-cifar"

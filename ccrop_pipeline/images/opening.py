@@ -12,7 +12,8 @@ from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
-from ccrop_pipeline.images.parquet import ParquetSource, has_images, ignored_columns
+from ccrop_pipeline.images.parquet import ParquetSource
+from ccrop_pipeline.images.parquet_columns import has_images, ignored_columns
 from ccrop_pipeline.images.remote import RemoteTarSource, located
 from ccrop_pipeline.images.source import CLASSES_FILE, RECORD, Ignored, Source, refuse_no_text
 from ccrop_pipeline.images.splits import refuse_split_folders, refuse_split_shards

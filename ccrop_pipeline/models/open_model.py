@@ -12,7 +12,7 @@ from ccrop_pipeline.errors import ModelError, SettingError, shown
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import Precision
 from ccrop_pipeline.models.architecture import infer_network
-from ccrop_pipeline.models.checkpoints import find_weights, kind_of_file, read_weights
+from ccrop_pipeline.models.checkpoints import find_weights
 from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.layers import expect_whole_images, layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
@@ -23,6 +23,7 @@ from ccrop_pipeline.models.programs import (
     factory_network,
     torchscript_network,
 )
+from ccrop_pipeline.models.weight_files import kind_of_file, read_weights
 
 _LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
-from ccrop_pipeline.models.checkpoints import is_intact, kind_of_file, read_weights
+from ccrop_pipeline.models.weight_files import is_intact, kind_of_file, read_weights
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
 

@@ -11,7 +11,6 @@ from torch import nn
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
-from ccrop_pipeline.models.checkpoints import save_sealed
 from ccrop_pipeline.models.own_checkpoints import (
     NEWEST,
     OWN_KIND,
@@ -21,6 +20,7 @@ from ccrop_pipeline.models.own_checkpoints import (
     own_encoder,
     read_own,
 )
+from ccrop_pipeline.models.weight_files import save_sealed
 from ccrop_pipeline.recipes import Recipe
 
 

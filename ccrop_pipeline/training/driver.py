@@ -35,9 +35,10 @@ from ccrop_pipeline.training.checkpoint import (
 )
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
 from ccrop_pipeline.training.learner import Learner
+from ccrop_pipeline.training.metrics import Metrics, box_metrics
 from ccrop_pipeline.training.processes import Processes, slow_precision
 from ccrop_pipeline.training.refresh import forget_after, newest_boxes, refresh_boxes
-from ccrop_pipeline.training.run import Metrics, Run, box_metrics, expect_outside, identity_of
+from ccrop_pipeline.training.run import Run, expect_outside, identity_of
 
 
 class Trainer:

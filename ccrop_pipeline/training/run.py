@@ -1,7 +1,6 @@
-"""The folder of a run: what it was started with, and what it has measured."""
+"""The folder of a run: what is in it, what it was started with, and whose it is."""
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -10,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ccrop_pipeline.base import is_address
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import hidden_name, remove_leftovers, writing, written_aside
+from ccrop_pipeline.base.files import hidden_name, remove_leftovers, written_aside
 from ccrop_pipeline.base.values import differences, parse_json
-from ccrop_pipeline.boxset import BoxSet, iou
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
 from ccrop_pipeline.errors import CcropError, SettingError, reading
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
@@ -24,15 +21,15 @@ from ccrop_pipeline.models.own_checkpoints import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
 from ccrop_pipeline.training.inputs import Inputs
+from ccrop_pipeline.training.metrics import METRICS, Metrics
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    pass
 
 
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
 _ID = "id"  # differs between runs that are in one folder one after the other
-_METRICS = "metrics.jsonl"
 _PARTS = ("checkpoints", "boxes", "tensorboard")
 _OWN = re.compile(
     rf"run\.json|metrics\.jsonl|checkpoint\.pt|{'|'.join(_PARTS)}|checkpoints/epoch-\d+\.pt"
@@ -178,7 +175,7 @@ class Run:
         # The newest checkpoint first and run.json never: whenever this ends early, there is a run,
         # and it begins anew. Renamed, so that a follower cannot write into what is deleted.
         aside = self.folder / hidden_name("old")
-        names = [NEWEST, _METRICS, *_PARTS]
+        names = [NEWEST, METRICS, *_PARTS]
         aside.mkdir()
         for entry in (self.folder / name for name in names):
             if entry.exists() or entry.is_symlink():
@@ -203,7 +200,7 @@ class Run:
         if missing or not record:
             what = f"no {missing[0]}" if missing else "no record"
             raise CcropError(
-                f"{self.folder / _METRICS} has {what} of the last epoch: it was changed since. The "
+                f"{self.folder / METRICS} has {what} of the last epoch: it was changed since. The "
                 "weights of the run are not concerned."
             )
         return record
@@ -270,107 +267,3 @@ def _places(source: Source) -> tuple[Path, ...]:
     if isinstance(source, TarSource | ParquetSource):
         return source.paths
     return (source.root,) if isinstance(source, FolderSource | TorchvisionSource) else ()
-
-
-class Metrics:
-    """The records of a run, one JSON object a line.
-
-    Every record has an entry `epoch`, the epochs trained so far, and `stage`: "train" for
-    an epoch of training, "refresh" for a box set.
-
-    Args:
-        folder: Folder of the run.
-        tensorboard: Whether numbers also go to `tensorboard/` in it.
-
-    Raises:
-        CcropError: If TensorBoard is asked for and not installed.
-    """
-
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
-        self._file = folder / _METRICS
-        self._folder = folder / "tensorboard" if tensorboard else None
-        self._writer: SummaryWriter | None = None
-        if tensorboard:
-            _expect_tensorboard()
-
-    def records(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """Return all whole records so far, or those of one kind of stage.
-
-        Raises:
-            CcropError: If a line is no record.
-        """
-        lines = self._file.read_bytes().split(b"\n")[:-1] if self._file.is_file() else []
-        records = [self._record(number, line) for number, line in enumerate(lines, 1)]
-        return [record for record in records if stage in (None, record["stage"])]
-
-    def _record(self, number: int, line: bytes) -> dict[str, Any]:
-        with reading(
-            f"{self._file}, line {number},",
-            "is no record of a run",
-            "Delete the line: training does not need it.",
-        ):
-            record: dict[str, Any] = json.loads(line.decode())
-            kinds = {"stage": str, "epoch": int, "boxes": str | None}
-            for name, kind in kinds.items():
-                if not isinstance(record.get(name), kind):
-                    raise ValueError(f"{name!r} is missing or of another kind")
-        return record
-
-    def truncate_after(self, epoch: int) -> None:
-        """Drop records of epochs after `epoch`, which are about to be trained again."""
-        kept = [record for record in self.records() if record["epoch"] <= epoch]
-        with written_aside(self._file, replace=True) as aside:
-            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-        if self._folder:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder), purge_step=epoch + 1)
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Append one record; it is on the disk before the checkpoint that it goes with."""
-        with writing(self._file), self._file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if self._writer:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "epoch":
-                    self._writer.add_scalar(f"{record['stage']}/{name}", value, record["epoch"])
-            self._writer.flush()
-
-
-def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, float | None]:
-    """Return what a run records of a box set.
-
-    Args:
-        box_set: The new boxes.
-        previous: Those that were used before, of the same source; None: random crops.
-
-    Returns:
-        `mean_area` of its boxes; `share_full` and `share_empty`, the shares of images whose box is
-        the whole image and of those in which nothing was found; and `iou_with_previous`, the mean
-        IoU of the two boxes of an image, None without images in common, or where equal hashes of
-        keys keep them from being joined.
-    """
-    found = box_set.manifest.statistics
-    numbers = {
-        "mean_area": found.mean_area,
-        "share_full": found.share(found.full),
-        "share_empty": found.share(found.counts["empty"]),
-        "iou_with_previous": None,
-    }
-    common = None if previous is None else box_set.lookup().common(previous.lookup())
-    if common and len(common[0]):
-        new, old = common
-        numbers["iou_with_previous"] = float(iou(new, old.astype(np.float64)).mean())
-    return {name: None if n is None else round(n, 4) for name, n in numbers.items()}
-
-
-def _expect_tensorboard() -> None:
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
-        raise CcropError(
-            "`tensorboard` needs the package tensorboard, which is not installed. Install it, or "
-            "leave it out: metrics.jsonl has the same numbers."
-        ) from error

@@ -9,7 +9,7 @@ from made_boxes import box_set, located, provenance, table
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE, BoxSet
 from ccrop_pipeline.localize import BoxRule
 from ccrop_pipeline.report import audit
-from ccrop_pipeline.training.run import box_metrics
+from ccrop_pipeline.training.metrics import box_metrics
 
 
 def squares(*areas: float) -> list[list[float]]:

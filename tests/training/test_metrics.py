@@ -9,7 +9,7 @@ from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 from ccrop_pipeline.training import Metrics
-from ccrop_pipeline.training.run import box_metrics
+from ccrop_pipeline.training.metrics import box_metrics
 
 
 def test_tensorboard_has_the_numbers_of_the_lines_and_forgets_later_epochs(tmp_path):

@@ -1,0 +1,192 @@
+"""Files of weights: which kind they are, read without running code, sealed by a checksum."""
+
+import hashlib
+import os
+import re
+from argparse import Namespace
+from io import BufferedRandom, BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile, is_zipfile
+
+import torch
+from torch import Tensor
+
+from ccrop_pipeline.base.values import parse_json
+from ccrop_pipeline.errors import ModelError, reading, shortened, shown, stand_in
+from ccrop_pipeline.localize import state_sha256
+
+_INDEX = ".safetensors.index.json"
+# In front of the checksum, as the comment of a zip archive, which torch and others pass over.
+_SEAL = b"ccrop sha256 "
+_DIGITS = 64
+# In the metadata of a safetensors file of ours: `state_sha256` of its tensors.
+DIGEST = "ccrop_sha256"
+_DAMAGED = (
+    "cannot be read as a checkpoint: it is damaged, cut short, or no file of torch.save. Copy or "
+    "download it again."
+)
+
+
+def kind_of_file(path: Path) -> str:
+    """Tell `torchscript`, `export`, `safetensors` or `pickle`, by content where it can.
+
+    Raises:
+        ModelError: If another thing is in the place of the file.
+    """
+    if instead := stand_in(path):
+        raise ModelError(f"{path} holds no weights: {instead}.")
+    if path.suffix == ".safetensors":
+        return "safetensors"
+    if is_zipfile(path):
+        try:
+            names = ZipFile(path).namelist()
+        except BadZipFile:
+            return "pickle"
+        if path.suffix == ".pt2" or any(name.endswith("archive_format") for name in names):
+            return "export"
+        if any(Path(name).name == "constants.pkl" for name in names):
+            return "torchscript"
+    return "pickle"
+
+
+def read_weights(path: Path, *, unsafe: bool) -> Any:
+    """Read the content of a checkpoint, on the CPU.
+
+    Args:
+        path: A file of `torch.save`, or of safetensors; a folder with one or with its shards.
+        unsafe: Whether the file may run code of its own while it is read.
+
+    Raises:
+        ModelError: If there is no such file, it is damaged, it cannot be read, or not without
+            running code.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise ModelError(f"there is no file of weights at {path}.")
+    if is_intact(path) is False:
+        raise ModelError(f"{path} is damaged: its bytes are not those that its checksum is of.")
+    if kind_of_file(path) == "safetensors":
+        return _read_safetensors(path)
+    try:
+        # Argument lists are plain attributes, and DINO saves one in every checkpoint.
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not unsafe)
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"{path} holds objects of the package {error.name!r}, which is not installed here. "
+            f"Install it, or save the file again with the state dict alone."
+        ) from error
+    except UnpicklingError as error:
+        needed = _needed_globals(path, str(error))
+        if not needed or unsafe:
+            raise ModelError(f"{path} {_DAMAGED}") from error
+        raise ModelError(
+            f"{path} holds more than weights: to read it, Python would have to build "
+            f"{', '.join(needed)}, and a file that may build objects can run any code with your "
+            "rights. If you trust where it comes from, set `unsafe`; or save it again with the "
+            "state dict alone."
+        ) from error
+    except Exception as error:  # torch raises half a dozen kinds for files it cannot read
+        raise ModelError(f"{path} {_DAMAGED}") from error
+
+
+def save_sealed(content: Any, file: BufferedRandom | BytesIO) -> None:
+    """Write a file of `torch.save` with a checksum into one that is open to read and write.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk.
+        MemoryError: If there is too little of it.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        # Closing what it could not write, torch complains of that, and no longer says why.
+        if isinstance(error.__context__, OSError | MemoryError):
+            raise error.__context__ from None
+        raise
+    seal(file)
+
+
+def seal(file: BufferedRandom | BytesIO) -> None:
+    """Add the SHA-256 of its bytes to a file of `torch.save`, which is a zip archive.
+
+    The archive ends with the length of its comment (2 bytes, little-endian) and the comment
+    (APPNOTE.TXT 4.3.16), which becomes `ccrop sha256 ` and the digest in hex of all bytes before.
+
+    Args:
+        file: The whole file, open to read and write.
+    """
+    file.seek(-2, os.SEEK_END)
+    file.write((len(_SEAL) + _DIGITS).to_bytes(2, "little") + _SEAL)
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(digest.encode())
+
+
+def is_intact(path: Path) -> bool | None:
+    """Tell whether a file has the bytes that its checksum is of; None: it carries none."""
+    left = path.stat().st_size - _DIGITS
+    with path.open("rb") as file:
+        file.seek(max(0, left - len(_SEAL)))
+        if file.read(len(_SEAL)) != _SEAL:
+            return None
+        found, digest = file.read(), hashlib.sha256()
+        file.seek(0)
+        while left and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return found == digest.hexdigest().encode()
+
+
+def _needed_globals(path: Path, message: str) -> list[str]:
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # not for files before the zip format; the message then names the first one
+        return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with reading(path, "cannot be read as safetensors", "Copy or download it again.", ModelError):
+        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get(DIGEST)
+    if digest not in (None, state_sha256(state)):
+        raise ModelError(f"{path} is damaged: its weights are not those that its checksum is of.")
+    return state
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a folder, in one safetensors file or in shards with their index."""
+    files = sorted(folder.glob("*.safetensors"))
+    indices = sorted(folder.glob(f"*{_INDEX}"))
+    if len(indices) == 1:
+        files = _listed(indices[0])
+    elif len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise ModelError(
+            f"{folder} is no folder of weights: it needs one file *.safetensors, or shards and "
+            f"their index *{_INDEX}. It has {shortened(found)}. Name the file that is meant."
+        )
+    state: dict[str, Tensor] = {}
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{indices[0]} lists {file.name}, which is not there: fetch it.")
+        state |= _read_safetensors(file)
+    return state
+
+
+def _listed(index: Path) -> list[Path]:
+    with reading(index, "is no index of safetensors", "Download it again.", ModelError):
+        names = sorted(set(parse_json(index.read_text("utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+        if outside or not names:
+            raise ValueError(f"its files are {shown(outside)}, not beside it")
+        return [index.parent / name for name in names]
