@@ -210,7 +210,7 @@ def test_a_run_that_holds_what_the_next_is_made_from_is_not_deleted(source, run,
     before = content(run)
     monkeypatch.chdir(run.parent)
     given = ["boxes.kind=encoder", "boxes.refresh_at=[]"]
-    with pytest.raises(CcropError, match=r"the images lie in the folder.*run/data/.*choose"):
+    with pytest.raises(CcropError, match=r"the images are in the folder.*run/data/.*choose"):
         trainer(open_source("run/data"), run, overwrite=True)
     with pytest.raises(CcropError, match=r"`boxes`.*run/boxes/epoch-0001"):
         trainer(source, run, *given, boxes=Path("run/boxes/epoch-0001"), overwrite=True)
