@@ -81,8 +81,9 @@ def _set(name: str, encoded: list[bytes], view_size: int, small: bool = False) -
 
 
 def _spread(source: Path, count: int) -> list[bytes]:
-    """So many images from all over a source, some of them twice if there are not enough."""
-    index = open_source(source).index()
+    """So many training images from all over a source, some twice if there are not enough."""
+    training = source / "train-*.tar"
+    index = open_source(training if list(source.glob(training.name)) else source).index()
     rows = np.linspace(0, len(index), count, endpoint=False).astype(int)
     return [index.read(row) for row in rows]
 

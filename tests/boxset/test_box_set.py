@@ -2,6 +2,7 @@
 
 import pickle
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +153,23 @@ def test_what_two_lookups_share_is_what_dicts_share(tmp_path: Path) -> None:
     boxes = [dict(zip(t.keys, map(tuple, t.boxes.tolist()), strict=True)) for t in (one, two)]
     assert pairs == {boxes[0][key]: boxes[1][key] for key in "bd"}
     assert np.array_equal(*first.lookup().common(first.lookup()))
+
+
+class Counted(tuple):
+    """Shards that count how often they are gone through."""
+
+    passes = 0
+
+    def __iter__(self):
+        Counted.passes += 1
+        return super().__iter__()
+
+
+def test_reading_shard_after_shard_goes_through_their_list_once(tmp_path: Path) -> None:
+    boxes = make_set(tmp_path, *(make_table([f"k{number}"], 1) for number in range(12)))
+    names = [entry.name for entry in boxes.manifest.shards]
+    shards = Counted(boxes.manifest.shards)
+    counting = BoxSet(boxes.folder, replace(boxes.manifest, shards=shards))
+    Counted.passes = 0
+    assert [counting.read(name).keys for name in names] == [[f"k{number}"] for number in range(12)]
+    assert Counted.passes <= 1
