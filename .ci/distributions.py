@@ -122,7 +122,6 @@ class Trial:
         self.run("python", "-c", PHOTOS)
         self.run("ccrop", "--help")
         self.run("ccrop", "recipes")
-        self.run("ccrop", "data", "pack", "photos", "data/test")
         for command in readme_commands():
             self.run(*command.split())
 

@@ -31,7 +31,8 @@ if __name__ == "__main__":
         .map_tuple(augment)
         .batched(BATCH)
     )
-    loader = wds.WebLoader(pipeline, batch_size=None, num_workers=2)
+    workers = min(2, len(wds.shardlists.expand_urls(shards)))  # each needs a shard
+    loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers)
 
     model = resnet18(num_classes=10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)

@@ -220,7 +220,7 @@ class BoxSet:
             f"{len(absent)} of {of} images have no box in {self.folder}, such as "
             f"{', '.join(map(repr, absent[:3]))}; its keys look like {some!r}. Give the keys of "
             "the source that the boxes were computed from, compute boxes for these images, or let "
-            'them keep the full box (`missing`: "full").'
+            "them keep the full box (`missing` full)."
         )
 
 
