@@ -287,7 +287,7 @@ def _boxes(folder: str, missing: MissingBoxes, seed: int, epoch: int) -> Callabl
                 return full
             raise CcropError(
                 f"image {key!r} has no box in {box_set.folder}. Compute the boxes of this source "
-                'again, or let such images keep the full box (`missing`: "full").'
+                "again, or let such images keep the full box (`missing` full)."
             )
 
         return box_of

@@ -89,4 +89,4 @@ def test_the_command_names_the_flag_of_what_is_missing(run, tmp_path):
     result = CliRunner().invoke(cli, [*line, "--boxes", str(run.folder / "boxes/epoch-0001")])
     assert result.exit_code == 1
     assert "10 of 30 images have no box" in result.stderr
-    assert '(--missing-boxes: "full")' in result.stderr
+    assert "(--missing-boxes full)" in result.stderr
