@@ -44,7 +44,7 @@ def follow(
 
     \b
     Example:
-      ccrop boxes follow runs/first --device cuda:1
+      ccrop boxes follow runs/beside --device cuda:1
     """
     from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.localize import open_device

@@ -81,8 +81,8 @@ def probe(
 
     \b
     Example:
-      ccrop probe runs/first data/photos data/test
-      ccrop probe runs/first data/photos data/test --linear
+      ccrop probe runs/first data/photos
+      ccrop probe runs/first data/photos --linear
     """
     way = _way(context, linear, augmented)
     expect_model(model)

@@ -33,7 +33,7 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
 
     \b
     Example:
-      ccrop recipes cifar10-simclr
+      ccrop recipes photos-simclr-2core
     """
     if resolved and name is None:
         raise click.UsageError("--resolved needs the NAME of a recipe.")

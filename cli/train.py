@@ -92,7 +92,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
 
     \b
     Example:
-      ccrop train data/photos runs/first --recipe cifar10-mocov2-2core --set epochs=5
+      ccrop train data/photos runs/first --recipe photos-simclr-2core --set epochs=5
     """
     own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
     recipe, plan = _recipe_and_plan(**own, boxes=options["boxes"])

@@ -33,6 +33,7 @@ def pipeline(shards, stage):
     return data.compose(stage).to_tuple("png", "cls").map_tuple(VIEW).batched(4)
 
 
+@pytest.mark.slow
 def test_boxes_reach_the_crops_of_shuffled_shards_in_workers(shards, tmp_path):
     stage = add_boxes(box_set(tmp_path / "boxes", KEYS))
     loader = wds.WebLoader(pipeline(shards, stage), batch_size=None, num_workers=2)

@@ -8,6 +8,7 @@ from ccrop_pipeline.base.ranks import ALONE, Ranks, own_gpu
 from ccrop_pipeline.errors import CcropError
 
 
+@pytest.mark.slow
 @given(st.integers(0, 40), st.integers(1, 12))
 def test_portions_are_disjoint_complete_and_equal(shards, world_size):
     names = [f"s-{i}" for i in range(shards)]

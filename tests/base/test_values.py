@@ -173,6 +173,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(json_values, st.booleans())
 def test_json_that_all_understand_is_parsed_as_the_standard_library_does(value, ascii_only):
     text = json.dumps(value, ensure_ascii=ascii_only)

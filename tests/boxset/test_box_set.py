@@ -125,6 +125,7 @@ def test_a_pickle_holds_no_rows(tmp_path: Path) -> None:
     assert pickle.loads(copy)["k77"] == boxes["k77"]
 
 
+@pytest.mark.slow
 def test_iteration_holds_one_shard_at_a_time(tmp_path: Path) -> None:
     names = [f"s-{number}" for number in range(20)]
     for number, name in enumerate(names):

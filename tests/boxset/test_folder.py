@@ -191,6 +191,7 @@ def test_errors_of_a_file_system_are_told_in_words(monkeypatch):
         write_shard("shelf://b", "s", make_table(["k"]), PROVENANCE)
 
 
+@pytest.mark.slow
 def test_fsspec_is_imported_for_addresses_only(tmp_path):
     made(tmp_path)
     code = (

@@ -190,6 +190,7 @@ def test_manifest_names_sizes_and_hashes_of_the_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_example_reads_a_box_set_without_this_package(tmp_path: Path) -> None:
     table = make_table(["one"])
     table.boxes[:] = (0.25, 0.0, 0.75, 0.5)

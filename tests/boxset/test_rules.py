@@ -423,6 +423,7 @@ def found(form: str, edit: Edit, where: Path) -> list[Any]:
     return validate(where, images=sources)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "form", "edit"), cases(VALID))
 def test_a_box_set_that_keeps_the_rules_has_no_problem(
     rule: str, form: str, edit: Edit, tmp_path: Path
@@ -465,6 +466,7 @@ def test_no_box_is_taken_from_a_box_set_that_breaks_a_rule(
         use_all(tmp_path / "boxes")
 
 
+@pytest.mark.slow
 def test_a_row_group_may_not_be_larger(tmp_path: Path) -> None:
     raw = RawSet()
     raw.shards["b"] = [make_row(f"k{i}") for i in range(65_537)]
@@ -530,6 +532,7 @@ def repeated(table: pa.Table, n: int, **changes: Any) -> pa.Table:
     return pa.table(columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "n", "changes"),
     [

@@ -107,6 +107,7 @@ def test_a_box_set_with_and_without_conditional_puts(service, tmp_path, always):
         write_shard(ADDRESS, "a", tables["b"], PROVENANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [CONFLICT, SLOW_DOWN])
 def test_what_the_protocol_says_to_retry_is_retried(service, tmp_path, answer):
     service.answers = [answer] * 3
@@ -121,6 +122,7 @@ def test_a_conflict_without_end_is_an_error(service):
         write_shard(ADDRESS, "s", make_table(["k"], 1), PROVENANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", [[], [CONFLICT], [PRECONDITION]])
 def test_who_puts_first_stays(service, tmp_path, answers):
     theirs = shard_bytes(tmp_path, 1)

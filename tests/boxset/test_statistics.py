@@ -29,6 +29,7 @@ def rows_of(table: BoxTable) -> list[dict]:
     return [row | {"status": STATUSES[s]} for row, s in zip(rows, table.status, strict=True)]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(tables(), max_size=3))
 def test_statistics_agree_with_loops(parts: list[BoxTable]) -> None:

@@ -147,6 +147,7 @@ def test_help_is_quick_to_load_and_prints_the_commands():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -46,6 +46,7 @@ def test_json_has_the_same_lines(run, tmp_path):
     assert (found["form"], found["epoch"], found["encoder"]) == ("safetensors", 3, "online")
 
 
+@pytest.mark.slow
 def test_mistakes_get_one_message_and_the_right_status(run, tmp_path):
     (tmp_path / "there.pth").write_text("precious")
     for arguments, status, message in [

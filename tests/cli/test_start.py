@@ -72,6 +72,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_without_torch(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -145,6 +146,7 @@ def test_a_name_that_only_begins_with_a_tilde_is_a_name(home):
     assert list(source.index().keys) == ["c.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["head -c 1", "true"])
 def test_a_reader_that_stops_early_is_met_in_silence(home, reader):
     ccrop("boxes", "full", "~/photos", "~/full")

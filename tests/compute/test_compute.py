@@ -82,6 +82,7 @@ def plain_box(image: bytes, module: torch.nn.Module, threshold: float, size: int
     return [min(columns), min(rows), max(columns) + 1, max(rows) + 1], heat
 
 
+@pytest.mark.slow
 def test_boxes_are_those_of_the_papers_rule(source, tmp_path):
     ours = localizer()
     box_set = compute_boxes(source, ours, tmp_path / "boxes", **SETTINGS)

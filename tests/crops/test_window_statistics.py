@@ -35,6 +35,7 @@ def touches(drawn: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.concatenate([drawn[:, :2] == 0, gaps == 0], axis=1).mean(axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 32), (90, 61)])
 def test_full_box_and_alpha_1_are_random_resized_crop(size):
     n = 15_000

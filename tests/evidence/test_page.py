@@ -80,6 +80,7 @@ def test_the_cost_is_seconds_of_refreshes_by_seconds_of_training():
     ]
 
 
+@pytest.mark.slow
 def test_the_picture_names_the_arms_that_were_run_and_is_the_same_again(tmp_path):
     pytest.importorskip("matplotlib")
     from benchmarks.evidence.pictures import learning_curves

@@ -170,6 +170,7 @@ def test_a_resized_image_is_one_whose_sides_one_factor_explains(width, height, w
     assert (in_shares(annotated, w, h) is not None) == explained
 
 
+@pytest.mark.slow
 def test_what_rounding_leads_out_of_an_image_was_not_cut_off(tmp_path):
     """Labels of YOLO have six decimals; half of the last one of centre and size is .75e-6."""
     root = folder_of(tmp_path / "photos", [f"{number}.jpg" for number in range(500)])

@@ -16,6 +16,7 @@ from ccrop_pipeline.images import open_source
 from ccrop_pipeline.recipes import load_recipe, make_plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_of_each_kind_are_taken_or_refused(kind):
     assert set(verdicts(kind, range(10))) <= {"taken", "refused"}
@@ -44,6 +45,7 @@ def header(shape, kind):
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "said"),
     [

@@ -95,6 +95,7 @@ def test_an_orientation_that_does_not_exist_is_none(value):
     assert read_header(encoded("JPEG", exif=exif(value))).orientation == 1
 
 
+@pytest.mark.slow
 def test_a_png_is_not_decoded_for_its_header():
     png = encoded("PNG", picture(2000, 2000))
     assert read_header(png[: len(png) // 2]) == (2000, 2000, 1)

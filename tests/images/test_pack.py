@@ -238,6 +238,7 @@ def test_of_two_at_once_one_packs_and_the_other_is_refused(tmp_path):
     assert [s.key for s in read_all(open_source(out))] == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_processes_that_pack_at_once_lose_nothing(tmp_path):
     folder_of(tmp_path / "photos", [f"{i:03d}.png" for i in range(200)])
     code = (

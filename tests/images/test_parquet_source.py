@@ -147,6 +147,7 @@ def test_labels_beyond_63_bits_are_named(tmp_path):
             read(source)
 
 
+@pytest.mark.slow
 def test_a_long_table_is_cut_in_rows(tmp_path):
     count, cut = 140_000, 65_536
     images = pa.array([i.to_bytes(4, "big") for i in range(count)])
@@ -227,6 +228,7 @@ def test_more_rows_than_the_bytes_can_hold_are_refused(tmp_path):
         list(open_source(tmp_path / "a.parquet").read("a"))
 
 
+@pytest.mark.slow
 def test_one_image_repeated_over_and_over_does_not_fill_the_memory(tmp_path):
     rows = pa.array([0] * 2_000, pa.int16())
     images = pa.DictionaryArray.from_arrays(rows, [b"\x89PNG" + bytes(500_000)])

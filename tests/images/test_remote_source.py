@@ -61,6 +61,7 @@ def members(draw):
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(members())
 def test_any_tar_gives_what_it_gives_locally(tmp_path_factory, members):
@@ -397,6 +398,7 @@ def web(tmp_path):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_web_server_without_ranges_gives_images_and_no_fingerprint(tmp_path, web):
     # More than the 5 MiB that fsspec asks for at a time.
     write_tar(tmp_path / "x.tar", [(f"{i}.png", picture(i) * 20_000) for i in range(3)])
@@ -429,12 +431,14 @@ def many(path):
     return tar_of(path / "x.tar", [f"{i}" for i in range(90)])
 
 
+@pytest.mark.slow
 def test_a_slow_server_may_take_its_time(tmp_path, web, quick):
     local, (address, handler) = open_source(many(tmp_path)), web
     handler.pause = 0.12  # 1.2 seconds in all
     assert read_all(open_source(f"{address}/x.tar")) == read_all(local)
 
 
+@pytest.mark.slow
 def test_a_slow_reader_may_take_its_time(tmp_path, web, quick):
     write_tar(tmp_path / "x.tar", [(f"{i}.png", picture(i) * 40_000) for i in range(3)])
     samples = []
@@ -444,6 +448,7 @@ def test_a_slow_reader_may_take_its_time(tmp_path, web, quick):
     assert samples == read_all(open_source(tmp_path / "x.tar"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", [False, True])
 def test_reading_goes_on_at_the_byte_reached(tmp_path, web, quick, ranges):
     local, (address, handler) = open_source(many(tmp_path)), web

@@ -91,6 +91,7 @@ def steps_at_edges(pixels, box):
     return found
 
 
+@pytest.mark.slow
 def test_boxes_end_where_the_pixels_of_the_object_do():
     scenes = Scenes(400, seed=3)
     steps = []

@@ -129,6 +129,7 @@ def test_more_tars_than_descriptors_are_read(tmp_path, monkeypatch):
     assert len(index._open) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [64, 256])
 def test_three_hundred_tars_fit_any_limit_of_descriptors(tmp_path, limit):
     for i in range(300):

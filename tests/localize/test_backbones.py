@@ -92,6 +92,7 @@ def test_copy_is_independent() -> None:
     assert (twin.name, twin.layer, twin.feature_dim) == ("small", "layer4", 128)
 
 
+@pytest.mark.slow
 def test_small_learns() -> None:
     """Two kinds of images that differ only in where they are bright, told apart in 15 steps."""
     torch.manual_seed(0)

@@ -129,6 +129,7 @@ def component_of(content: set[tuple[int, int]], start: tuple[int, int]) -> set[t
     return reached
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)).flatmap(
@@ -209,6 +210,7 @@ def test_margin_and_least_size(
     assert torch.equal(turned[0, [1, 3]], boxes[0, [0, 2]])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(any_heatmap, any_mass, st.floats(0, 3), st.floats(0, 1))
 def test_grown_boxes_hold_the_box_and_are_as_large_as_asked(

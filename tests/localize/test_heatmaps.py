@@ -32,6 +32,7 @@ def test_channel_sum_refuses_tokens() -> None:
         channel_sum(torch.zeros(2, 197, 768))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     npst.arrays(

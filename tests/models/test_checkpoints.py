@@ -204,6 +204,7 @@ def test_every_weight_is_accounted_for(plain_resnet, tmp_path) -> None:
     assert sum(counts) + 100 + counters == len(content["state_dict"])
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_missing_refuses_the_file_unless_told(plain_resnet, tmp_path) -> None:
     state = dict(plain_resnet.state_dict())
     del state["layer3.0.conv2.weight"]
@@ -225,6 +226,7 @@ def test_a_backbone_with_more_than_the_network_is_refused(plain_resnet, tmp_path
         open_encoder(str(tmp_path / "moco.pth"))
 
 
+@pytest.mark.slow
 def test_the_hash_is_that_of_the_weights_and_the_epoch_that_of_the_file(
     plain_resnet, tmp_path
 ) -> None:
@@ -243,6 +245,7 @@ def test_a_file_of_safetensors(plain_resnet, tmp_path) -> None:
     assert_equal(encoder.features(images), trunk_of(plain_resnet, images))
 
 
+@pytest.mark.slow
 def test_a_folder_of_sharded_safetensors_is_one_model(plain_resnet, tmp_path) -> None:
     state = dict(plain_resnet.state_dict())
     names = sorted(state)

@@ -121,6 +121,7 @@ def test_an_export_is_a_model_of_ours_again(tmp_path):
     assert torch.equal(again.features(images), ours.features(images))
 
 
+@pytest.mark.slow
 def test_equal_backbones_give_equal_bytes(tmp_path):
     run, _, _ = a_run(tmp_path / "run", "small")
     # The library writes metadata in an order that it draws anew for each file.
@@ -209,6 +210,7 @@ def test_the_programs_of_the_document_run(tmp_path, monkeypatch):
         pytest.fail("docs/export.md has no program for torchvision's detectors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["b.pth", "b.safetensors"])
 def test_flipped_bits_of_an_exported_file_are_noticed(tmp_path, file):
     run, *_ = a_run(tmp_path / "run", "resnet18-cifar")

@@ -86,6 +86,7 @@ def test_boxes_of_patches_lie_on_the_object_at_every_size_that_is_taken(tmp_path
         assert np.mean(found) > 0.7, size
 
 
+@pytest.mark.slow
 def test_a_transformer_is_given_whole_patches_or_refuses() -> None:
     for model in ("torchvision:vit_b_16", "timm:vit_tiny_patch16_224", "timm:convnext_atto"):
         result = run(model, "--weights", "random", "--input-size", "239", "--device", "cpu")

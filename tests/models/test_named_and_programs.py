@@ -22,6 +22,7 @@ from ccrop_pipeline.models import layers_of, open_encoder
 RANDOM = {"weights": "random"}
 
 
+@pytest.mark.slow
 def test_torchvision_with_a_file(tmp_path) -> None:
     resnet = resnet18()
     torch.save(moco(resnet.state_dict()), tmp_path / "moco.pth")
@@ -233,6 +234,7 @@ class Planted:
         return (os.mkdir, (str(self.path),))
 
 
+@pytest.mark.slow
 def test_a_file_that_runs_code_is_refused_unless_told(tmp_path) -> None:
     content = moco(resnet18().state_dict()) | {"extra": Planted(tmp_path / "ran")}
     torch.save(content, tmp_path / "bad.pth")

@@ -78,6 +78,7 @@ def flipped(data, rng, bits=2):
     return bytes(damaged)
 
 
+@pytest.mark.slow
 def test_two_flipped_bits_are_noticed_wherever_they_are(tmp_path):
     file, rng = tmp_path / "checkpoint.pt", np.random.default_rng(0)
     save_checkpoint(file, checkpoint()[1])

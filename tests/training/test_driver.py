@@ -186,6 +186,7 @@ def test_given_boxes_are_used_from_the_start_and_refreshed_on_demand(source, und
     assert validate(tmp_path / "b/boxes/epoch-0001") == []
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_is_refused_until_overwritten(source, tmp_path):
     short = ("epochs=1", "boxes.kind=none")
     trained(source, tmp_path / "run", *short)

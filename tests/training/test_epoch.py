@@ -72,6 +72,7 @@ class SlowIndex(ScenesIndex):
         return super().read(i)
 
 
+@pytest.mark.slow
 def test_the_time_that_data_is_waited_for_is_recorded(tmp_path):
     class Watch(Observer):
         reports = ()

@@ -149,6 +149,7 @@ def test_gradients_longer_than_asked_for_are_scaled_down_together(source, tmp_pa
         torch.testing.assert_close(whole, part, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_clipped_gradients_that_are_not_finite_end_the_run_as_any_others_do(source, tmp_path):
     one_epoch = ("epochs=1", "boxes.kind=none", "precision=fp32", "probe.every=0")
     steep = ("optimizer.lr=10000", "optimizer.weight_decay=1", "batch_size=4")

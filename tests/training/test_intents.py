@@ -141,6 +141,7 @@ def test_a_momentum_encoder_that_is_not_there_is_refused_before_the_first_step(s
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_boxes_from_the_momentum_encoder_are_recorded_as_its_own(source, tmp_path):
     sets = {}
     for which in ("online", "momentum"):
@@ -246,6 +247,7 @@ def test_a_run_has_an_id_until_it_is_overwritten(source, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_deleting_that_was_stopped_leaves_a_run_that_begins_anew(source, run, monkeypatch):
     moved, rename = [], Path.rename
 
@@ -291,6 +293,7 @@ def test_files_of_others_in_a_run_are_named_and_kept(source, run, name):
     assert content(run) == before
 
 
+@pytest.mark.slow
 def test_what_a_run_writes_is_deleted_and_hidden_files_beside_it_are_not(source, run, tmp_path):
     settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
     shutil.rmtree(run / "data")

@@ -106,6 +106,7 @@ def test_fewer_shards_than_processes_that_stream_are_called_so(tars):
         open_loader(inputs, load_recipe("demo", SETTINGS), Machine(), Ranks(0, 4))
 
 
+@pytest.mark.slow
 def test_a_streamed_run_trains_refreshes_and_is_repeatable(tars, tmp_path):
     source = open_source(f"pipe:cat {tars}/data-{{000000..000002}}.tar")
     weights = []

@@ -31,6 +31,7 @@ def numbers_of(batch: Batch) -> list[int]:
     return numbers
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 6).flatmap(
         lambda size: st.tuples(st.just(size), st.lists(st.integers(-1, size - 1), max_size=12))

@@ -92,6 +92,7 @@ def test_batches_of_a_map_come_in_the_same_order_for_any_workers(source):
     assert orders[0] != [batch.key_hashes.tolist() for batch in map_loader(source).epoch(5)]
 
 
+@pytest.mark.slow
 def test_persistent_map_workers_see_a_refreshed_box_set(source, boxes):
     loader = map_loader(source, workers=2)
     random = by_key(loader.epoch(0), source)

@@ -224,6 +224,7 @@ def test_workers_leave_out_what_comes_before_the_start_for_certain(data):
     assert sum(sizes) % 2 == TOTAL % 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_running_workers_see_another_epoch_and_box_set(data, workers):
     loader = StreamLoader(data.source, CUTTER, batch_size=11, workers=workers)
@@ -233,6 +234,7 @@ def test_running_workers_see_another_epoch_and_box_set(data, workers):
         assert len(check(loader.epoch(epoch), expected(data, table, epoch))) == TOTAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_that_is_given_up_does_not_show_in_the_next(data, workers):
     loader = StreamLoader(data.source, CUTTER, batch_size=2, workers=workers)
@@ -289,6 +291,7 @@ def test_only_the_box_shards_of_the_images_read_are_opened(data, form, tmp_path)
         list(loaders[1].epoch(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(data, workers, tmp_path):
     absent = data.samples["t-3"][2].key

@@ -195,6 +195,7 @@ def test_a_stream_resumes_with_the_same_workers_and_buffer(folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "workers"), WITH_WORKERS)
 def test_boxes_change_between_epochs_also_for_workers_that_run(folder, boxes, way, workers):
     loader = opened(folder, way, workers=workers)
