@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ccrop_pipeline.localize import Localizer
 
 # Those of ccrop_pipeline.localize.MAPS, which takes torch to import.
-MAP_NAMES = ("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "keys")
+MAP_NAMES = (
+    *("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "keys"),
+    *("lost", "tokencut"),
+)
 
 
 @click.command("compute")
@@ -169,16 +172,19 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
 def _localizer(
     options: dict[str, Any], say: Callable[[str], None] = lambda _line: None
 ) -> "Localizer":
-    from ccrop_pipeline.localize import Localizer, choose_map
+    from ccrop_pipeline.localize import NATURAL_THRESHOLDS, BoxRule, Localizer, choose_map
 
     from .model_options import open_model
     from .rule_options import rule_from, rule_of_run
 
-    rule = rule_from(
-        rule_of_run(options["model"]), **{name: options[name] for name in RULE_OPTIONS}
-    )
-    encoder = open_model(say=say, **{name: options[name] for name in MODEL_OPTIONS})
     name = options["map_name"]
+    base = (
+        BoxRule(NATURAL_THRESHOLDS[name])
+        if name in NATURAL_THRESHOLDS
+        else rule_of_run(options["model"])
+    )
+    rule = rule_from(base, **{option: options[option] for option in RULE_OPTIONS})
+    encoder = open_model(say=say, **{option: options[option] for option in MODEL_OPTIONS})
     return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule)
 
 

@@ -27,12 +27,20 @@ from ccrop_pipeline.localize.encoder import (
     weights_sha256,
 )
 from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
-from ccrop_pipeline.localize.localizer import MAPS, Localizer, choose_map, open_device, rule_of
+from ccrop_pipeline.localize.localizer import (
+    MAPS,
+    NATURAL_THRESHOLDS,
+    Localizer,
+    choose_map,
+    open_device,
+    rule_of,
+)
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MAPS",
+    "NATURAL_THRESHOLDS",
     "Attention",
     "Backbone",
     "BoxRule",

@@ -12,6 +12,7 @@ from ccrop_pipeline.boxset import LocalizerInfo
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, class_attention, key_similarity
 from ccrop_pipeline.localize.box_rules import BoxRule, located
+from ccrop_pipeline.localize.discovery import cells_of_features, cells_of_keys, lost, tokencut
 from ccrop_pipeline.localize.encoder import Encoder, probe_images
 from ccrop_pipeline.localize.heatmaps import (
     absolute_sum,
@@ -32,7 +33,14 @@ _FROM_ATTENTION: Mapping[str, Callable[[Attention], Tensor]] = {
     "attention-max": partial(class_attention, heads="max"),
     "keys": key_similarity,
 }
-MAPS = (*_FROM_FEATURES, *_FROM_ATTENTION)
+# From the keys of a transformer where they can be read, else from the features of the layer.
+_MASKS: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    "lost": lost,
+    "tokencut": tokencut,
+}
+MAPS = (*_FROM_FEATURES, *_FROM_ATTENTION, *_MASKS)
+# Maps whose heatmaps say by themselves what is content: the threshold that is part of them.
+NATURAL_THRESHOLDS: Mapping[str, float] = dict.fromkeys(_MASKS, 0.5)
 
 
 def choose_map(encoder: Encoder) -> str:
@@ -77,19 +85,20 @@ class Localizer:
         """Refuse a map that cannot be made, before any image is read."""
         if self.map not in MAPS:
             raise SettingError(f"map is {self.map!r}; it must be one of {', '.join(MAPS)}.")
-        if self.map in _FROM_FEATURES:
+        if self.map not in _FROM_ATTENTION:
             return
+        others = ", ".join(name for name in MAPS if name not in _FROM_ATTENTION)
         what = f"layer {self.encoder.layer!r} of {self.encoder.name or 'this encoder'}"
         if not self.encoder.has_attention:
             raise ModelError(
                 f"the map {self.map!r} needs the attention of a transformer, and {what} has none "
-                f"that can be read. Choose one of {', '.join(_FROM_FEATURES)}, or name the last "
-                "block of a transformer as the layer."
+                f"that can be read. Choose one of {others}, or name the last block of a "
+                "transformer as the layer."
             )
         if self.map != "keys" and not self.encoder.prefix_tokens:
             raise ModelError(
                 f"the map {self.map!r} is the attention of a class token, and {what} has none. "
-                f"Choose one of {', '.join(_FROM_FEATURES)} or keys."
+                f"Choose one of {others} or keys."
             )
 
     @cached_property
@@ -132,7 +141,18 @@ class Localizer:
         """
         if self.map in _FROM_FEATURES:
             return min_max(_FROM_FEATURES[self.map](self.encoder.features(images)))
+        if self.map in _MASKS:
+            masks = _MASKS[self.map](*self._cells(images)).to(self.encoder.device)
+            return masks, masks.flatten(1).any(dim=1)
         return min_max(_FROM_ATTENTION[self.map](self.encoder.attention(images)))
+
+    def _cells(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return what the patches of images are compared by, `(B, N, C)`, and their grid."""
+        if self.encoder.has_attention:
+            attention = self.encoder.attention(images)
+            return cells_of_keys(attention), attention.grid
+        features = self.encoder.features(images)
+        return cells_of_features(features), (features.shape[2], features.shape[3])
 
     def locate(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the boxes of a batch, from its heatmaps as they are returned, in float16.
