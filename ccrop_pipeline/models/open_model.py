@@ -17,7 +17,13 @@ from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.layers import expect_whole_images, layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
 from ccrop_pipeline.models.network import Network
-from ccrop_pipeline.models.own_checkpoints import NEWEST, is_own, own_encoder, read_checkpoint
+from ccrop_pipeline.models.own_checkpoints import (
+    NEWEST,
+    expect_newest,
+    is_own,
+    own_encoder,
+    read_checkpoint,
+)
 from ccrop_pipeline.models.programs import (
     exported_network,
     factory_network,
@@ -141,6 +147,7 @@ def _from_path(
 ) -> Network | Encoder:
     if path.is_dir() and not any(path.glob("*.safetensors*")):
         path = path / NEWEST
+        expect_newest(path)
         if not path.exists():
             raise ModelError(
                 f"no checkpoint at {path}. Give the folder of a run that `ccrop train` has trained "

@@ -81,10 +81,11 @@ def read_own(path: str | Path) -> dict[str, Any] | None:
         Its content; None where `path` is anything else.
 
     Raises:
-        ModelError: If the file cannot be read.
+        ModelError: If the file cannot be read, or a run has lost its newest checkpoint.
     """
     file = local_path(path)
     file = file / NEWEST if file.is_dir() else file
+    expect_newest(file)
     if not file.is_file() or kind_of_file(file) != "pickle":
         return None
     content = read_checkpoint(file)
@@ -128,6 +129,19 @@ def _expect_whole(content: Mapping[str, Any], file: Path) -> None:
         Recipe.from_dict(content["recipe"])
     except SettingError as error:
         raise ModelError(f"{file} is no checkpoint: in its recipe, {error}") from error
+
+
+def expect_newest(file: Path) -> None:
+    """Refuse to take a run that has lost its newest checkpoint for one that has not trained.
+
+    Args:
+        file: Where a checkpoint is looked for.
+
+    Raises:
+        ModelError: If it is missing and there are earlier ones, of which the newest is named.
+    """
+    if file.name == NEWEST and not file.exists() and earlier_checkpoints(file.parent):
+        raise ModelError(f"{file} is missing.{_before(file)}")
 
 
 def _before(file: Path) -> str:

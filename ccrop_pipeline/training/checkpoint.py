@@ -87,7 +87,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_newest(run: Path) -> tuple[Checkpoint, str] | None:
-    """Load the newest checkpoint of a run that is intact.
+    """Load the newest checkpoint of a run that is there and intact.
 
     Args:
         run: Folder of the run.
@@ -99,10 +99,10 @@ def load_newest(run: Path) -> tuple[Checkpoint, str] | None:
     Raises:
         ModelError: If none is intact.
     """
-    newest, wrong = run / NEWEST, ""
-    if not newest.is_file():
+    newest, earlier, wrong = run / NEWEST, earlier_checkpoints(run), ""
+    if not newest.is_file() and not earlier:
         return None
-    for file in (newest, *earlier_checkpoints(run)):
+    for file in (newest, *earlier):
         try:
             return load_checkpoint(file), wrong
         except ModelError as error:

@@ -150,6 +150,15 @@ def test_of_a_damaged_run_the_checkpoint_before_is_named(tmp_path):
             read(tmp_path)
 
 
+def test_of_a_run_without_its_newest_checkpoint_the_one_before_is_named(tmp_path):
+    for name in ("checkpoints/epoch-0003.pt", "checkpoints/epoch-0010.pt"):
+        save_checkpoint(tmp_path / name, checkpoint()[1])
+    said = rf"{tmp_path}/checkpoint\.pt is missing\. The one before is \S+/epoch-0010\.pt\."
+    for read in (load_checkpoint, open_encoder):
+        with pytest.raises(ModelError, match=said):
+            read(tmp_path)
+
+
 class Full(io.BytesIO):
     """A disk that is full from a write on."""
 

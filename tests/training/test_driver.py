@@ -365,6 +365,25 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert f"epoch-000{epoch}.pt. Training goes on after epoch {epoch}." in warning
 
 
+@pytest.mark.slow
+def test_a_run_whose_newest_checkpoint_is_missing_goes_on_from_the_one_before(source, tmp_path):
+    twice = "boxes.refresh_at=[0.25, 0.75]"
+    trained(source, tmp_path / "undisturbed", twice)
+    folder, listener = tmp_path / "run", Warned()
+    trained(source, folder, twice)
+    (folder / "checkpoint.pt").unlink()
+    trained(source, folder, twice, observer=listener)
+    assert_same(folder, tmp_path / "undisturbed")
+    (warning,) = listener.warnings
+    assert warning.startswith(f"{folder / 'checkpoint.pt'} is missing. The one before is ")
+    assert warning.endswith("epoch-0003.pt. Training goes on after epoch 3.")
+    (folder / "checkpoint.pt").unlink()
+    for name in ("epoch-0003.pt", "epoch-0001.pt"):
+        damage(folder / "checkpoints" / name)
+    with pytest.raises(CcropError, match=r"checkpoint\.pt is missing\..*start afresh"):
+        trained(source, folder, twice)
+
+
 def test_a_run_without_an_intact_checkpoint_is_left_as_it_is(source, tmp_path):
     folder = tmp_path / "run"
     trained(source, folder, "boxes.kind=none", "epochs=1")
