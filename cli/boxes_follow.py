@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ccrop_pipeline.errors import CcropError
+
 from .paths import LocalPath
 from .printing import print_line
 from .rank_options import rank_options
@@ -46,6 +48,11 @@ def follow(
     Example:
       ccrop boxes follow runs/beside --device cuda:1
     """
+    if not run.absolute().parent.is_dir():
+        raise CcropError(
+            f"no run can begin at {run}: there is no folder {run.parent}. Correct the path, or "
+            "make the folder first."
+        )
     from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.localize import open_device
     from ccrop_pipeline.training import Run

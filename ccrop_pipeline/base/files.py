@@ -135,6 +135,11 @@ def hidden_name(name: str) -> str:
     return f".{name}.{_host()}{secrets.token_hex(4)}.tmp"
 
 
+def is_hidden_name(name: str) -> bool:
+    """Tell whether `hidden_name` gives such names: what has one is a leftover of a writer."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", name) is not None
+
+
 def _host() -> str:
     return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 

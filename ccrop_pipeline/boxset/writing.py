@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
-from ccrop_pipeline.base.files import TargetTakenError, remove_leftovers, sha256_of
+from ccrop_pipeline.base.files import TargetTakenError, is_hidden_name, remove_leftovers, sha256_of
 from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.manifest import (
@@ -251,7 +251,7 @@ def strangers(folder: Path) -> list[str]:
     known = (MANIFEST, CARD, DATA, ".cache")
     found = {path for path in folder.iterdir() if path.name not in known}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
-    return sorted(str(path.relative_to(folder)) for path in found if path.suffix != ".tmp")
+    return sorted(str(path.relative_to(folder)) for path in found if not is_hidden_name(path.name))
 
 
 def convert(folder: Location, out: Location, *, form: str) -> Manifest:

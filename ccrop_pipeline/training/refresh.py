@@ -141,12 +141,14 @@ def follow(
         Number of box sets that this process completed.
 
     Raises:
-        CcropError: If the run computes its boxes itself, or its images are not to be found.
+        CcropError: If the run computes its boxes itself, its images are not to be found, or none
+            can begin in its folder.
     """
     poll, done = _Poll(observer, poll_seconds), 0
     while True:
         while not run.exists:
-            poll.wait("the run to begin")
+            run.expect_free()
+            poll.wait(f"a run to begin in {run.folder}; there is none yet")
         follower = _Follower(
             run, open_source, device=device, threads=threads, observer=observer, ranks=ranks
         )

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ccrop_pipeline.base import is_address
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import hidden_name, remove_leftovers, written_aside
+from ccrop_pipeline.base.files import hidden_name, is_hidden_name, remove_leftovers, written_aside
 from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
@@ -22,10 +22,6 @@ from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
 from ccrop_pipeline.training.inputs import Inputs
 from ccrop_pipeline.training.metrics import METRICS, Metrics
-
-if TYPE_CHECKING:
-    pass
-
 
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
@@ -152,7 +148,20 @@ class Run:
                     f"{self.folder} holds files that no run has written: {_listed(foreign)}. "
                     "Move them elsewhere, or choose another folder for the run."
                 )
-        elif any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+        else:
+            self.expect_free()
+
+    def expect_free(self) -> None:
+        """Refuse a folder in which no run can begin.
+
+        Raises:
+            CcropError: If there is something else, or no folder to make it in.
+        """
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir() or any(
+            not entry.name.startswith(".") for entry in self.folder.iterdir()
+        ):
             raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder.")
 
     def _foreign(self) -> list[str]:
@@ -168,7 +177,11 @@ class Run:
     def _names(self, part: str) -> list[str]:
         folder = self.folder / part
         inside = folder.is_dir() and not folder.is_symlink()
-        entries = [entry for entry in folder.iterdir() if not _is_leftover(entry)] if inside else []
+        entries = (
+            [entry for entry in folder.iterdir() if not is_hidden_name(entry.name)]
+            if inside
+            else []
+        )
         return [entry.relative_to(self.folder).as_posix() for entry in entries]
 
     def _set_aside(self) -> Path:
@@ -222,10 +235,6 @@ class Run:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more
-
-
-def _is_leftover(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from table_strategies import PROVENANCE, assert_same, make_table
 
-from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.base.files import hidden_name, written_aside
 from ccrop_pipeline.boxset import (
     BoxSet,
     Provenance,
@@ -172,12 +172,14 @@ def test_addresses_without_a_file_system_are_refused(address, message):
 
 def test_what_is_no_part_of_a_box_set_is_named(tmp_path):
     made(tmp_path)
-    (tmp_path / ".manifest.json.0123.tmp").touch()
+    (tmp_path / hidden_name("manifest.json")).touch()
+    (tmp_path / "data" / hidden_name("s-0.parquet")).touch()
     (tmp_path / ".cache").mkdir()  # of the client of a hub
     assert strangers(tmp_path) == []
-    for name in ("notes.txt", "data/notes.txt", ".hidden"):
+    foreign = [".a.tmp", ".hidden", "data/b.tmp", "data/notes.txt", "notes.tmp", "notes.txt"]
+    for name in foreign:
         (tmp_path / name).touch()
-    assert strangers(tmp_path) == [".hidden", "data/notes.txt", "notes.txt"]
+    assert strangers(tmp_path) == foreign
 
 
 def test_errors_of_a_file_system_are_told_in_words(monkeypatch):

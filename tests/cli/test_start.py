@@ -48,6 +48,7 @@ boxes audit nowhere
 boxes diff nowhere nowhere
 boxes full nowhere/ y
 boxes follow
+boxes follow nowhere/run
 boxes nope
 data pack nowhere/ y
 probe nowhere x

@@ -416,3 +416,20 @@ def test_other_images_are_refused(source, tmp_path):
     pack(Scenes(30, size=32), moved)
     with pytest.raises(CcropError, match="does not hold the images"):
         followed(tmp_path / "run")
+
+
+def test_what_is_waited_for_is_named_and_what_cannot_come_is_refused(tmp_path):
+    observer = UntilOthers()
+    with pytest.raises(KeyboardInterrupt):
+        followed(tmp_path / "run", observer)
+    assert observer.waited_for == f"a run to begin in {tmp_path / 'run'}; there is none yet"
+    (tmp_path / "notes.txt").touch()
+    for folder in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(CcropError, match=f"^{folder} is not empty and holds no run"):
+            followed(folder)
+
+
+def test_a_mistyped_path_of_a_run_is_refused(tmp_path):
+    result = CliRunner().invoke(cli, ["boxes", "follow", str(tmp_path / "rnus/first")])
+    assert result.exit_code == 1
+    assert f"there is no folder {tmp_path / 'rnus'}." in result.stderr
