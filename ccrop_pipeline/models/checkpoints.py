@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.models.pickles import Inert
 
 # The way to the state dict, and who saves it so. The first that is there counts: DINO's teacher
 # before its student, for the teacher is what the paper evaluates (arXiv:2104.14294, section 3).
@@ -104,6 +105,14 @@ def find_weights(content: Any, path: Path) -> Checkpoint:
                 lightning,
                 any(re.search(r"(^|\.)2\.0\.conv1\.weight$", name) for name in state),
             )
+    entries = [content] if isinstance(content, Inert) else [_entry(content, k) for k, _ in _PLACES]
+    whole = sorted({type(entry).__name__ for entry in entries if isinstance(entry, Inert)})
+    if whole:
+        raise ModelError(
+            f"{path} holds a whole object ({', '.join(whole)}) where its weights should be, and "
+            "building it can run any code with your rights. If you trust where the file comes "
+            "from, set `unsafe`; or save it again with the state dict alone."
+        )
     found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
     raise ModelError(
         f"{path} holds no weights where any known format has them; it has: {found}. "
@@ -119,6 +128,8 @@ def _entry(content: Any, keys: tuple[str, ...]) -> Any:
 
 def _tensors(entry: Any) -> dict[str, Tensor]:
     """Return the entry, if it is a state dict: names and tensors, with little else in between."""
+    if isinstance(entry, nn.Module):
+        entry = entry.state_dict()
     if not isinstance(entry, Mapping):
         return {}
     tensors = {k: v for k, v in entry.items() if isinstance(k, str) and isinstance(v, Tensor)}

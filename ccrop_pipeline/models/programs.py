@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.models.network import Network
+from ccrop_pipeline.models.weight_files import load_torchscript, unreadable_program
 
 _USUAL_SIZE = 224
 
@@ -23,12 +23,15 @@ def torchscript_network(path: Path, input_size: int | None) -> Network:
     Raises:
         ModelError: If the file cannot be loaded.
     """
-    try:
-        with warnings.catch_warnings():  # it is deprecated, and the files are there all the same
-            warnings.simplefilter("ignore", FutureWarning)
-            program = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except Exception as error:  # RuntimeError, ValueError and others, by what is damaged
-        raise _unreadable(path, "TorchScript") from error
+    program = load_torchscript(path)
+    arguments = program.forward.schema.arguments if hasattr(program, "forward") else []
+    needed = [argument.name for argument in arguments[1:] if not argument.has_default_value()]
+    if len(needed) != 1:
+        raise ModelError(
+            f"{path} is a program that takes {', '.join(needed) or 'nothing'}, not images alone. "
+            "To use its weights in a network that does, name the network (timm:NAME) and give the "
+            "file as `weights`, with `unsafe`."
+        )
     return Network(_Whole(program), f"torchscript:{path.name}", input_size or _USUAL_SIZE)
 
 
@@ -67,7 +70,7 @@ def exported_network(
     try:
         program = torch.export.load(path)
     except Exception as error:
-        raise _unreadable(path, "torch.export") from error
+        raise unreadable_program(path, "torch.export") from error
     shape = _input_shape(program, path)
     if isinstance(shape[0], int):
         raise ModelError(
@@ -132,10 +135,3 @@ def _input_shape(program: torch.export.ExportedProgram, path: Path) -> list[Any]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise ModelError(f"{path} must take one batch of images (B, 3, H, W), not {shapes}.")
     return shapes[0]
-
-
-def _unreadable(path: Path, kind: str) -> ModelError:
-    return ModelError(
-        f"{path} cannot be read as a {kind} program: it is damaged, cut short, or of another "
-        "version of torch. Save it again with the one that is installed here."
-    )

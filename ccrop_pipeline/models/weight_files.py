@@ -2,8 +2,7 @@
 
 import hashlib
 import os
-import re
-from argparse import Namespace
+import warnings
 from io import BufferedRandom, BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +15,7 @@ from torch import Tensor
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.errors import ModelError, reading, shortened, shown, stand_in
 from ccrop_pipeline.localize import state_sha256
+from ccrop_pipeline.models.pickles import load_without_code, refused_names
 
 _INDEX = ".safetensors.index.json"
 # In front of the checksum, as the comment of a zip archive, which torch and others pass over.
@@ -68,20 +68,27 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
         raise ModelError(f"there is no file of weights at {path}.")
     if is_intact(path) is False:
         raise ModelError(f"{path} is damaged: its bytes are not those that its checksum is of.")
-    if kind_of_file(path) == "safetensors":
+    kind = kind_of_file(path)
+    if kind == "safetensors":
         return _read_safetensors(path)
+    if kind == "torchscript":
+        return _read_torchscript(path, unsafe=unsafe)
+    return _read_pickle(path, unsafe=unsafe)
+
+
+def _read_pickle(path: Path, *, unsafe: bool) -> Any:
     try:
-        # Argument lists are plain attributes, and DINO saves one in every checkpoint.
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=not unsafe)
+        if unsafe:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        return load_without_code(path)
     except ModuleNotFoundError as error:
         raise ModelError(
             f"{path} holds objects of the package {error.name!r}, which is not installed here. "
             f"Install it, or save the file again with the state dict alone."
         ) from error
     except UnpicklingError as error:
-        needed = _needed_globals(path, str(error))
-        if not needed or unsafe:
+        needed = [] if unsafe else refused_names(path, str(error))
+        if not needed:
             raise ModelError(f"{path} {_DAMAGED}") from error
         raise ModelError(
             f"{path} holds more than weights: to read it, Python would have to build "
@@ -142,14 +149,6 @@ def is_intact(path: Path) -> bool | None:
     return found == digest.hexdigest().encode()
 
 
-def _needed_globals(path: Path, message: str) -> list[str]:
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # not for files before the zip format; the message then names the first one
-        return re.findall(r"GLOBAL ([\w.]+)", message)[:1]
-
-
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -161,6 +160,38 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     if digest not in (None, state_sha256(state)):
         raise ModelError(f"{path} is damaged: its weights are not those that its checksum is of.")
     return state
+
+
+def _read_torchscript(path: Path, *, unsafe: bool) -> dict[str, Tensor]:
+    if not unsafe:
+        raise ModelError(
+            f"{path} is TorchScript, a program, and reading weights from one lets it run. If you "
+            "trust where it comes from, set `unsafe`; or give a file of its state dict alone."
+        )
+    state: dict[str, Tensor] = load_torchscript(path).state_dict()
+    return state
+
+
+def load_torchscript(path: Path) -> Any:
+    """Load a module saved by `torch.jit.save`, on the CPU.
+
+    Raises:
+        ModelError: If the file cannot be loaded.
+    """
+    try:
+        with warnings.catch_warnings():  # it is deprecated, and the files are there all the same
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # RuntimeError, ValueError and others, by what is damaged
+        raise unreadable_program(path, "TorchScript") from error
+
+
+def unreadable_program(path: Path, kind: str) -> ModelError:
+    """Return the error for a program that cannot be loaded."""
+    return ModelError(
+        f"{path} cannot be read as a {kind} program: it is damaged, cut short, or of another "
+        "version of torch. Save it again with the one that is installed here."
+    )
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
