@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from ccrop_pipeline.errors import SourceError
+from ccrop_pipeline.errors import SourceError, shortened
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.keys import Keys, numbered_shards
 from ccrop_pipeline.images.source import Ignored, Sample, digest, is_text, part_of, refuse_no_text
 
+_DEEP = 40  # folders inside each other, of which a message shows the first
 BEGINNING = 32  # bytes of a file by which its format is told
 OUTWARD = "links out of the folder"
 SPECIAL = "neither files nor folders"
@@ -88,8 +89,11 @@ class FolderSource:
             yield Sample(key, _read_file(self.root / key), label, annotation)
 
     def _is_side_car(self, path: Path) -> bool:
-        linked = path.is_symlink()
-        return path.is_file() and (not linked or _is_within(path, self.root, self.follow_links))
+        try:
+            linked, found = path.is_symlink(), path.is_file()
+        except OSError:  # with this ending, the name may be too long
+            return False
+        return found and (not linked or _is_within(path, self.root, self.follow_links))
 
     def fingerprint(self) -> str:
         """Return a digest of the images' keys and sizes, not of their contents."""
@@ -158,8 +162,9 @@ class _Walk:
                 with os.scandir(path) as listed:
                     entries = sorted(listed, key=lambda entry: entry.name)
             except OSError as error:
+                shown = str(path) if len(path.parts) < _DEEP else shortened(str(path))
                 raise SourceError(
-                    f"{path} cannot be listed ({error.strerror}), so that its images would be "
+                    f"{shown} cannot be listed ({error.strerror}), so that its images would be "
                     "missing. Get the right to read it, or move it out of the folder."
                 ) from error
             self._entered.add((status.st_dev, status.st_ino))

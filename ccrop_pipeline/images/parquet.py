@@ -117,7 +117,7 @@ class ParquetSource:
         refuse_duplicates(
             index.keys,
             index.shard_of,
-            self.shards,
+            [f"{shard} ({piece.path})" for shard, piece in self._pieces],
             "give the tables a column `key`, or drop the row that repeats another.",
         )
         return index

@@ -19,6 +19,7 @@ _KINDS_OF_KEY = (
     *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     *(pa.types.is_integer, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_dictionary),
 )
+_LABELS = ("label", "fine_label")
 _LABEL = re.compile(r"(.+_)?(label|labels|class|target|category|cls)(_id|_idx|_index)?", re.I)
 
 
@@ -90,6 +91,9 @@ def find_columns(schema: Any, path: Path) -> Columns:
             f"{', '.join(f'{column.name}: {column.type}' for column in schema)}. Name one `image`, "
             "of type struct<bytes, path> or binary."
         )
+    twice = [name for name in (*_KEYS, *_LABELS, *found) if schema.names.count(name) > 1]
+    if twice:
+        raise SourceError(f"{path} has several columns `{twice[0]}`. Name each as no other is.")
     key = next((name for name in _KEYS if name in schema.names), None)
     if key and not any(is_kind(schema.field(key).type) for is_kind in _KINDS_OF_KEY):
         raise SourceError(
@@ -108,15 +112,10 @@ def _label_of(schema: Any) -> str | None:
 
     Of CIFAR-100's two it is the finer one. Of others nobody can tell.
     """
-    numbers = [
-        name for name in _like_labels(schema) if pa.types.is_integer(schema.field(name).type)
-    ]
-    chosen = next((name for name in ("label", "fine_label") if name in numbers), None)
+    whole = [column.name for column in schema if pa.types.is_integer(column.type)]
+    numbers = [name for name in whole if _LABEL.fullmatch(name)]
+    chosen = next((name for name in _LABELS if name in numbers), None)
     return chosen or (numbers[0] if len(numbers) == 1 else None)
-
-
-def _like_labels(schema: Any) -> list[str]:
-    return [name for name in schema.names if _LABEL.fullmatch(name)]
 
 
 def ignored_columns(path: Path) -> list[str]:
@@ -124,7 +123,8 @@ def ignored_columns(path: Path) -> list[str]:
     try:
         with open_parquet(path) as file:
             taken = _label_of(file.schema_arrow)
-            return [name for name in _like_labels(file.schema_arrow) if name != taken]
+            names = file.schema_arrow.names
+            return [name for name in names if _LABEL.fullmatch(name) and name != taken]
     except SourceError:
         return []
 

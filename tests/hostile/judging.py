@@ -13,6 +13,7 @@ from typing import Any
 from ccrop_pipeline.errors import CcropError
 
 SECONDS = 10  # more for so small a file is a hang
+MEMORY = 2 << 30  # bytes; more than before for so small a file is a bomb that went off
 FINE = ("taken", "refused")
 
 
@@ -31,7 +32,14 @@ def _hang(*_: Any) -> None:
 def judged(use: Callable[[], Any], names: Iterable[str]) -> str:
     """`taken`, `refused` by a message that has one of the names; else what went wrong."""
     signal.signal(signal.SIGALRM, _hang)
+    before = _most_memory(afresh=True)
     signal.alarm(SECONDS)
+    said = _said(use, names)
+    used = _most_memory() - before
+    return said if used <= MEMORY else f"{used / 2**30:.1f} GiB, {said}"
+
+
+def _said(use: Callable[[], Any], names: Iterable[str]) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -47,6 +55,16 @@ def judged(use: Callable[[], Any], names: Iterable[str]) -> str:
     finally:
         signal.alarm(0)
     return "taken"
+
+
+def _most_memory(*, afresh: bool = False) -> int:
+    """Return the most memory that this process has had, in bytes; since now on, if afresh."""
+    if not Path("/proc/self/clear_refs").exists():  # Linux alone tells
+        return 0
+    if afresh:
+        Path("/proc/self/clear_refs").write_text("5")  # proc_pid_clear_refs(5)
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
 
 def counted(kind: str, seeds: range, verdict: Callable[[str, int, Path], str]) -> Counter[str]:
