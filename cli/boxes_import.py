@@ -17,28 +17,45 @@ _FOLDER = LocalPath(exists=True, file_okay=False)
 
 
 def _several(_context: click.Context, _option: click.Parameter, text: str) -> str:
-    if not re.fullmatch(r"union|largest|keep:[1-9]\d{0,8}", text):
-        raise click.BadParameter(f"{text!r} is not union, largest or keep:K with K at least 1.")
+    if not re.fullmatch(r"union|largest|(keep|top):[1-9]\d{0,8}", text):
+        raise click.BadParameter(
+            f"{text!r} is not union, largest, keep:K or top:K with K at least 1."
+        )
     return text
 
 
 @click.command("import")
 @click.argument("source")
 @click.argument("out")
-@click.option("--coco", type=_FILE, help="COCO detection JSON.")
+@click.option("--coco", type=_FILE, help="COCO detection JSON, or a detector's list of results.")
+@click.option(
+    "--images",
+    type=_FILE,
+    help="COCO JSON that lists the images of --coco, where that is a list of results.",
+)
 @click.option("--yolo", type=_FOLDER, help="Folder of YOLO label files.")
-@click.option("--csv", type=_FILE, help="Table with key, x_min, y_min, x_max, y_max.")
-@click.option("--masks", type=_FOLDER, help="Folder of PNG masks, not zero where the content is.")
+@click.option(
+    "--csv", type=_FILE, help="Table with key and x_min, y_min, x_max, y_max or x, y, radius."
+)
+@click.option(
+    "--radius",
+    type=click.FloatRange(0, min_open=True),
+    help="Of points of --csv that have none, in the unit of x and y.",
+)
+@click.option(
+    "--masks", type=_FOLDER, help="Folder of PNG masks, not zero where the content is, or SAM JSON."
+)
 @click.option("--npz", type=_FILE, help="NumPy archive: keys and boxes, or an array a key.")
 @click.option(
     "--several",
     callback=_several,
-    metavar="union|largest|keep:K",
+    metavar="union|largest|keep:K|top:K",
     default="union",
     show_default=True,
-    help="An image's several boxes: their union, the largest, or the K largest, of which the "
-    "loaders draw one each epoch.",
+    help="An image's several boxes: their union, the largest, or the K largest or of the highest "
+    "scores, of which the loaders draw one each epoch.",
 )
+@click.option("--min-score", type=float, help="Leave out boxes of lower scores.")
 @click.option("--pixels", is_flag=True, help="Numbers of --csv and --npz are pixels of the images.")
 @click.option(
     "--upright",
@@ -51,11 +68,14 @@ def import_(
     source: str,
     out: str,
     coco: Path | None,
+    images: Path | None,
     yolo: Path | None,
     csv: Path | None,
+    radius: float | None,
     masks: Path | None,
     npz: Path | None,
     several: str,
+    min_score: float | None,
     pixels: bool,
     upright: bool,
     as_json: bool,
@@ -78,6 +98,10 @@ def import_(
     ((form, path),) = chosen
     if pixels and form not in ("csv", "npz"):
         raise click.UsageError(f"--pixels is for --csv and --npz: --{form} says itself what it is.")
+    if images and form != "coco":
+        raise click.UsageError("--images is for --coco.")
+    if radius and form != "csv":
+        raise click.UsageError("--radius is for --csv with points x, y.")
 
     from ccrop_pipeline.exchange import Several, import_boxes
 
@@ -86,12 +110,17 @@ def import_(
     from .sources import open_source
 
     opened = open_source(source)
-    annotations = _read(form, path, pixels)
+    annotations = _read(form, path, images=images, radius=radius, pixels=pixels)
     total = len(opened.index()) if opened.random_access else None
     with Counter("boxes", total) as observer:
-        rule = Several(several)
         box_set, counts = import_boxes(
-            opened, annotations, out, several=rule, upright=upright, observer=observer
+            opened,
+            annotations,
+            out,
+            several=Several(several),
+            min_score=min_score,
+            upright=upright,
+            observer=observer,
         )
     if as_json:
         print_json(summary(box_set) | {"import": vars(counts)})
@@ -101,15 +130,18 @@ def import_(
         print_line(f"{name:<12}{value}")
 
 
-def _read(form: str, path: Path, pixels: bool) -> "Annotations":
+def _read(
+    form: str, path: Path, *, images: Path | None, radius: float | None, pixels: bool
+) -> "Annotations":
     from ccrop_pipeline import exchange
 
+    if form == "coco":
+        return exchange.read_coco(path, images=images)
     if form == "csv":
-        return exchange.read_csv(path, pixels=pixels)
+        return exchange.read_csv(path, pixels=pixels, radius=radius)
     if form == "npz":
         return exchange.read_npz(path, pixels=pixels)
-    readers = {"coco": exchange.read_coco, "yolo": exchange.read_yolo, "masks": exchange.read_masks}
-    return readers[form](path)
+    return exchange.read_yolo(path) if form == "yolo" else exchange.read_masks(path)
 
 
 def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:
@@ -125,6 +157,8 @@ def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:
             f"{counts.dropped:,} without area dropped",
         ),
     ]
+    if counts.below:
+        lines.append(("below", f"{counts.below:,} boxes of lower scores left out"))
     if counts.unlisted:
         lines.append(("unlisted", f"{counts.unlisted:,} annotations of images not in the file"))
     if counts.misfits:

@@ -1,7 +1,6 @@
 """Boxes as other tools keep them, whatever the files look like."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
@@ -29,10 +27,13 @@ class Annotated(NamedTuple):
     Attributes:
         boxes: float64 (k, 4), `x_min, y_min, x_max, y_max`, half-open; k may be 0.
         frame: What they are measured in.
+        scores: How sure the tool is of each, float64 (k,), NaN where it does not say; None where
+            it never says.
     """
 
     boxes: NDArray[np.float64]
     frame: Frame
+    scores: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Annotations:
         read: Gives the boxes of a name.
         digest: Sha256 of the files, lower-case hex.
         unlisted: Annotations that were passed over, of images that the file does not list.
+        advice: What to do where no name is that of an image, in a sentence.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Annotations:
     read: Callable[[str], Annotated]
     digest: str
     unlisted: int = 0
+    advice: str = "Give the images that were annotated, or change the names."
 
 
 def read_yolo(folder: str | Path) -> Annotations:
@@ -63,7 +66,7 @@ def read_yolo(folder: str | Path) -> Annotations:
         CcropError: If there is none.
     """
     folder = local_path(folder)
-    files = [path for path in _files(folder, "*.txt") if path.name not in _LISTS]
+    files = [path for path in files_below(folder, "*.txt") if path.name not in _LISTS]
     if not files:
         raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
@@ -75,10 +78,11 @@ def _read_labels(folder: Path, name: str) -> Annotated:
     with reading(path, "is no label file", "Expected is text in UTF-8, a box a line."):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    centres = np.array(rows, np.float64).reshape(-1, 4)
-    half = centres[:, 2:] / 2  # what is not finite is left out later
-    corners = np.concatenate([centres[:, :2] - half, centres[:, :2] + half], axis=1)
-    return Annotated(corners, "shares")
+    numbers = np.array(rows, np.float64).reshape(-1, 5)
+    centres, half = numbers[:, :2], numbers[:, 2:4] / 2  # what is not finite is left out later
+    boxes = np.concatenate([centres - half, centres + half], axis=1)
+    expect_shares(boxes, path, "Divide them by the width and height of the image.")
+    return Annotated(boxes, "shares", numbers[:, 4])
 
 
 def _numbers(path: Path, number: int, line: str) -> list[float]:
@@ -87,7 +91,7 @@ def _numbers(path: Path, number: int, line: str) -> list[float]:
         # A sixth word is the confidence of a detector.
         if len(words) not in (5, 6):
             raise ValueError(f"words: {len(words)}")
-        return [float(word) for word in words[1:5]]
+        return [float(word) for word in [*words[1:], "nan"][:5]]
     except ValueError as error:
         raise CcropError(
             f"{path} line {number} is no box ({cause(error)}): {shown(line)}. Expected are class, "
@@ -96,49 +100,11 @@ def _numbers(path: Path, number: int, line: str) -> list[float]:
         ) from error
 
 
-def read_masks(folder: str | Path) -> Annotations:
-    """Find the PNG files in a folder at any depth; each is decoded when its image comes.
-
-    Raises:
-        CcropError: If there is none.
-    """
-    folder = local_path(folder)
-    files = _files(folder, "*.png")
-    if not files:
-        raise CcropError(f"{folder} holds no masks *.png. Check the path.")
-    names = [path.relative_to(folder).as_posix() for path in files]
-    return Annotations("masks", names, partial(_read_mask, folder), folder_digest(folder, files))
-
-
-def _read_mask(folder: Path, name: str) -> Annotated:
-    with (
-        reading(folder / name, "cannot be decoded as a mask", "A mask is a PNG."),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Whatever a file says that it is: some formats start other programs.
-        with Image.open(folder / name, formats=("PNG",)) as mask:
-            # The numbers of a palette's colours, and grey of any depth, are kept as they are.
-            pixels = np.asarray(mask)
-            transparent = mask.mode in ("LA", "RGBA")
-    if transparent:
-        pixels = pixels[..., :-1]
-    content = pixels != 0 if pixels.ndim == 2 else (pixels != 0).any(axis=-1)
-    height, width = content.shape
-    return Annotated(_box(content), (width, height))
-
-
-def _files(folder: Path, pattern: str) -> list[Path]:
+def files_below(folder: Path, *patterns: str) -> list[Path]:
+    """Return the files of a folder at any depth that match a pattern, sorted."""
     # No pipes or devices, which have no end.
-    return sorted(path for path in folder.rglob(pattern) if path.is_file())
-
-
-def _box(content: NDArray[np.bool_]) -> NDArray[np.float64]:
-    columns, rows = (np.flatnonzero(content.any(axis=axis)) for axis in (0, 1))
-    if not len(rows):
-        return np.empty((0, 4))
-    edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    return np.array([edges], np.float64)
+    found = {path for pattern in patterns for path in folder.rglob(pattern)}
+    return sorted(path for path in found if path.is_file())
 
 
 def folder_digest(root: Path, files: Iterable[Path]) -> str:
@@ -150,12 +116,20 @@ def folder_digest(root: Path, files: Iterable[Path]) -> str:
     return whole.hexdigest()
 
 
-def grouped(names: Iterable[str], boxes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def grouped(
+    names: Iterable[str],
+    boxes: NDArray[np.float64],
+    frame: Frame,
+    *,
+    scores: NDArray[np.float64] | None = None,
+) -> dict[str, Annotated]:
     """Gather boxes by name; rows with a NaN name their image and give it no box.
 
     Args:
         names: n names, in any order, repeated or not.
         boxes: float64 (n, 4).
+        frame: What they are measured in.
+        scores: float64 (n,), or None.
     """
     rows: dict[str, list[int]] = {}
     known = np.all(~np.isnan(boxes), axis=1).tolist()
@@ -163,19 +137,27 @@ def grouped(names: Iterable[str], boxes: NDArray[np.float64]) -> dict[str, NDArr
         own = rows.setdefault(name, [])
         if has_box:
             own.append(row)
-    return {name: boxes[own] for name, own in rows.items()}
+    return {
+        name: Annotated(boxes[own], frame, None if scores is None else scores[own])
+        for name, own in rows.items()
+    }
 
 
-def expect_shares(boxes: NDArray[np.float64], where: Path) -> None:
-    """Refuse edges that can only be pixels.
+def expect_shares(numbers: NDArray[np.float64], where: Path, advice: str) -> None:
+    """Refuse numbers that can only be pixels.
+
+    Args:
+        numbers: Edges, or whatever else is a share of a side.
+        where: The file.
+        advice: What to do where they are pixels.
 
     Raises:
-        CcropError: If an edge is 2 or more; a box may reach a little beyond its image.
+        CcropError: If one is 2 or more; a box may reach a little beyond its image.
     """
-    if len(boxes) and np.nanmax(boxes, initial=0) >= 2:
+    if numbers.size and np.nanmax(numbers, initial=0) >= 2:
         raise CcropError(
-            f"{where} has edges as large as {np.nanmax(boxes):g}, which are no shares of the "
-            "image. If they are pixels of the stored images, set `pixels`."
+            f"{where} has numbers as large as {np.nanmax(numbers):g}, which are no shares of the "
+            f"image but pixels. {advice}"
         )
 
 

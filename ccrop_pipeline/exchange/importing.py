@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -20,7 +20,7 @@ from ccrop_pipeline.images import ImageHeader, Source, tar_key
 
 # The orientation that turns back what another has turned; the others undo themselves.
 _BACK: Final = {6: 8, 8: 6}
-_FORMS = re.compile(r"union|largest|keep:([1-9]\d{0,8})")
+_FORMS = re.compile(r"union|largest|(keep|top):([1-9]\d{0,8})")
 
 # YOLO labels have six decimals: rounding may lead them out of the image, but not this far.
 _BEYOND = 1e-5
@@ -31,8 +31,9 @@ class Several:
     """The rule for images with several boxes.
 
     Attributes:
-        text: `union` takes the box around all, `largest` the one of the largest area, and
-            `keep:K` keeps the K largest for a sampler to draw from.
+        text: `union` takes the box around all, `largest` the one of the largest area; `keep:K`
+            keeps the K largest, and `top:K` those of the K highest scores, for a sampler to draw
+            from.
 
     Raises:
         SettingError: If the text is another.
@@ -43,28 +44,39 @@ class Several:
     def __post_init__(self) -> None:
         """Refuse what is no rule."""
         if not _FORMS.fullmatch(self.text):
-            raise SettingError(f"{self.text!r} is not union, largest or keep:K with K at least 1.")
+            raise SettingError(
+                f"{self.text!r} is not union, largest, keep:K or top:K with K at least 1."
+            )
 
     @property
     def keeps_choices(self) -> bool:
         """Whether images keep several boxes."""
-        return self.text.startswith("keep")
+        return ":" in self.text
 
-    def apply(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    @property
+    def by_score(self) -> bool:
+        """Whether scores decide."""
+        return self.text.startswith("top")
+
+    def apply(
+        self, boxes: NDArray[np.float32], scores: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float32]:
         """Choose or join boxes.
 
         Args:
             boxes: float32 (k, 4), k at least 1.
+            scores: float64 (k,), for `top:K`.
 
         Returns:
-            float32 (j, 4): for `union` and `largest` one box, for `keep:K` at most K, the largest
-            first. Equally large ones stay in their order.
+            float32 (j, 4): for `union` and `largest` one box, for `keep:K` and `top:K` at most K,
+            the largest or best first. Equal ones stay in their order.
         """
         if self.text == "union":
             return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
         widths, heights = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).T
-        order = np.argsort(-widths * heights, kind="stable")
-        return boxes[order[: int(self.text[5:]) if self.keeps_choices else 1]]
+        weights = scores if self.by_score and scores is not None else widths * heights
+        count = int(self.text.partition(":")[2]) if self.keeps_choices else 1
+        return boxes[np.argsort(-weights, kind="stable")[:count]]
 
 
 UNION: Final = Several()
@@ -84,6 +96,7 @@ class ImportCounts:
         misfits: Images whose annotation is for an image of another shape, such as one that was
             turned by its EXIF orientation; they count as images without a box.
         unlisted: Annotations of images that their own file does not list.
+        below: Boxes that were left out since their score is too low.
     """
 
     matched: int = 0
@@ -94,6 +107,7 @@ class ImportCounts:
     dropped: int = 0
     misfits: int = 0
     unlisted: int = 0
+    below: int = 0
 
 
 def import_boxes(
@@ -102,6 +116,7 @@ def import_boxes(
     folder: str | Path,
     *,
     several: Several = UNION,
+    min_score: float | None = None,
     upright: bool = False,
     observer: Observer = SILENT,
 ) -> tuple[BoxSet, ImportCounts]:
@@ -115,6 +130,7 @@ def import_boxes(
         annotations: Boxes.
         folder: Where the box set goes; complete shards of the same are kept.
         several: How images with several boxes are treated.
+        min_score: Boxes of lower scores are left out.
         upright: Whether the boxes were drawn on images turned upright by their EXIF orientation,
             as most tools show them, and not on the stored pixels.
         observer: Hears how it goes.
@@ -123,16 +139,22 @@ def import_boxes(
         The box set, and what was met, in shards that were kept as well.
 
     Raises:
-        CcropError: If no annotation belongs to an image, the folder holds other boxes, or
-            something cannot be read.
+        CcropError: If no annotation belongs to an image, scores are needed and missing or all too
+            low, pixels can only be shares, the folder holds other boxes, or something cannot be
+            read.
     """
     keys = _keys(source)
     name_of = join(annotations.names, keys)
     if not name_of:
-        refuse_no_match(annotations.names, keys, source.location)
-    placing = _Placing(annotations, name_of, several, upright)
-    frame = ", upright" if upright else ""
-    rule = f"import {annotations.kind}, {several.text}{frame}, sha256 {annotations.digest}"
+        refuse_no_match(annotations, keys, source.location)
+    _expect_pixels(annotations, name_of.values())
+    if several.by_score or min_score is not None:
+        _expect_scores(annotations, name_of.values(), min_score)
+    placing = _Placing(annotations, name_of, several, min_score, upright)
+    settings = [f"import {annotations.kind}", several.text]
+    settings += [] if min_score is None else [f"score at least {min_score:g}"]
+    settings += ["upright"] if upright else []
+    rule = ", ".join([*settings, f"sha256 {annotations.digest}"])
     box_set = write_boxes(
         source,
         folder,
@@ -156,6 +178,38 @@ def _keys(source: Source) -> list[str]:
     return [sample.key for shard in source.shards for sample in source.read(shard)]
 
 
+def _expect_pixels(annotations: Annotations, names: Iterable[str]) -> None:
+    """Refuse pixels of which none lies beyond the first of its image; stops at the first other."""
+    some = False
+    for name in names:
+        boxes, frame, _ = annotations.read(name)
+        if frame == "shares" or np.nanmax(boxes, initial=0) > 1:
+            return
+        some = some or len(boxes) > 0
+    if some:
+        raise CcropError(
+            f"all boxes ({annotations.kind}) lie within the first pixel of their image: they are "
+            "shares of the image and no pixels. Leave out `pixels`, or where the form demands "
+            "pixels multiply by width and height."
+        )
+
+
+def _expect_scores(annotations: Annotations, names: Iterable[str], min_score: float | None) -> None:
+    best = -np.inf
+    for name in names:
+        boxes, _, scores = annotations.read(name)
+        if len(boxes) and (scores is None or np.isnan(scores).any()):
+            raise CcropError(
+                f"a box of {name!r} has no score ({annotations.kind}). Leave out `min_score`, and "
+                "take keep:K in place of top:K, or give the file with the scores."
+            )
+        best = max(best, np.max(scores, initial=-np.inf) if scores is not None else best)
+    if min_score is not None and best > -np.inf and not best >= min_score:
+        raise CcropError(
+            f"no box has a score of {min_score:g}: the highest is {best:g}. Lower `min_score`."
+        )
+
+
 @dataclass
 class _Placing:
     """The boxes of an image by its key and size, and the counts of what was met."""
@@ -163,6 +217,7 @@ class _Placing:
     annotations: Annotations
     name_of: dict[str, str]
     several: Several
+    min_score: float | None
     upright: bool
     counts: ImportCounts = field(default_factory=ImportCounts)
     seen: set[str] = field(default_factory=set)
@@ -174,8 +229,9 @@ class _Placing:
         name = self.name_of.get(key)
         if name is None:
             return nothing
+        annotated = self._sure(self.annotations.read(name))
         with np.errstate(over="ignore", invalid="ignore"):  # numbers near the end of all floats
-            shares = self._shares(name, header)
+            shares = self._shares(annotated, header)
         if shares is None:
             self.counts.misfits += 1
             return nothing
@@ -186,12 +242,21 @@ class _Placing:
         self.counts.boxes += int(proper.sum())
         self.counts.clipped += int((beyond & proper).sum())
         self.counts.dropped += int((~proper).sum())
-        return self.several.apply(boxes[proper]) if proper.any() else nothing
+        scores = None if annotated.scores is None else annotated.scores[proper]
+        return self.several.apply(boxes[proper], scores) if proper.any() else nothing
 
-    def _shares(self, name: str, header: ImageHeader) -> NDArray[np.float64] | None:
-        """Return the boxes of an image in shares of its stored pixels; None for a misfit."""
+    def _sure(self, annotated: Annotated) -> Annotated:
+        """Return the boxes without those whose score is too low."""
+        boxes, frame, scores = annotated
+        if self.min_score is None or scores is None:
+            return annotated
+        kept = scores >= self.min_score
+        self.counts.below += int((~kept).sum())
+        return Annotated(boxes[kept], frame, scores[kept])
+
+    def _shares(self, annotated: Annotated, header: ImageHeader) -> NDArray[np.float64] | None:
+        """Return boxes in shares of the stored pixels of their image; None for a misfit."""
         width, height, orientation = header
-        annotated = self.annotations.read(name)
         if not self.upright:
             return in_shares(annotated, width, height)
         shares = in_shares(annotated, *((height, width) if orientation > 4 else (width, height)))
@@ -224,7 +289,7 @@ def in_shares(annotated: Annotated, width: int, height: int) -> NDArray[np.float
     Returns:
         float64 (k, 4), or None where they belong to an image of another shape.
     """
-    boxes, frame = annotated
+    boxes, frame, _ = annotated
     if frame == "shares":
         return boxes
     if isinstance(frame, tuple):
@@ -290,16 +355,17 @@ def _stem(name: str) -> str:
     return _packed(_last_part(name))
 
 
-def refuse_no_match(names: Sequence[str], keys: Sequence[str], where: str) -> None:
+def refuse_no_match(annotations: Annotations, keys: Sequence[str], where: str) -> None:
     """Raise the error for annotations of other images.
 
     Raises:
         CcropError: Always.
     """
+    names = annotations.names
     raise CcropError(
         f"none of the {len(names)} annotated images is among the {len(keys)} of {where}: the "
-        f"annotations name {_some(names)}, the source {_some(keys)}. Give the images that were "
-        "annotated, or change the names; nothing was written."
+        f"annotations name {_some(names)}, the source {_some(keys)}. {annotations.advice} "
+        "Nothing was written."
     )
 
 

@@ -1,4 +1,4 @@
-"""Boxes from tables: CSV, one box a line, and NumPy archives, each with the keys of the images."""
+"""Boxes from tables: CSV, a box or point a line, and NumPy archives, each with keys of images."""
 
 import math
 import zipfile
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import OK, STATUSES
-from ccrop_pipeline.errors import CcropError, reading
+from ccrop_pipeline.errors import CcropError, SettingError, reading
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
@@ -25,55 +25,88 @@ from ccrop_pipeline.exchange.annotations import (
 EDGES: Final = ("x_min", "y_min", "x_max", "y_max")
 _SMALL: Final = 1 << 28  # bytes of which no archive is asked how it came by them
 _COLUMNS: Final = (
-    "It needs a header line with x_min, y_min, x_max, y_max and one of key, file_name, filename, "
-    "image, path."
+    "It needs a header line with x_min, y_min, x_max, y_max, or x, y and perhaps radius, and one "
+    "of key, file_name, filename, image, path."
 )
 _ARRAYS: Final = (
     "It needs the arrays keys (n,) of text and boxes (n, 4), or for each image an array (k, 4) of "
     "its key."
 )
+_PIXELS: Final = "If they are pixels of the stored images, set `pixels`."
+_POINT: Final = ("x", "y", "radius")
 _KEYS: Final = ("key", "file_name", "filename", "image", "path")
 
 
-def read_csv(path: str | Path, *, pixels: bool = False) -> Annotations:
-    """Read boxes from a table with a header.
+def read_csv(path: str | Path, *, pixels: bool = False, radius: float | None = None) -> Annotations:
+    """Read boxes, or points with a radius, from a table with a header.
 
     Columns are `key` (or `file_name`, `filename`, `image`, `path`) and `x_min`, `y_min`, `x_max`,
-    `y_max`. A line without numbers, or with another `status` than `ok`, says that the image has
-    no box. Other columns do not count.
+    `y_max`, or `x`, `y` and `radius`; perhaps `score`. A line without numbers, or with another
+    `status` than `ok`, says that the image has no box. Other columns do not count.
 
     Args:
         path: The file.
-        pixels: Whether edges are pixels of the stored image, and not shares of it.
+        pixels: Whether numbers are pixels of the stored image, and not shares of its sides.
+        radius: Of points that have none of their own, measured as x and y are.
 
     Raises:
+        SettingError: If `radius` is given for boxes, or missing for points.
         CcropError: If it is no such table, or the numbers are pixels and that was not said.
     """
     path = local_path(path)
-    texts = dict.fromkeys((*_KEYS, "status"), pa.string())
-    options = pc.ConvertOptions(column_types=texts | dict.fromkeys(EDGES, pa.float64()))
+    names = (*EDGES, *_POINT, "score")
+    types = dict.fromkeys((*_KEYS, "status"), pa.string()) | dict.fromkeys(names, pa.float64())
     with reading(path, "is no table of boxes", _COLUMNS):
-        table = pc.read_csv(path.absolute(), convert_options=options)
-        key = next((name for name in _KEYS if name in table.column_names), None)
-        if key is None or not set(EDGES) <= set(table.column_names):
+        table = pc.read_csv(path.absolute(), convert_options=pc.ConvertOptions(column_types=types))
+        columns = set(table.column_names)
+        key = next((name for name in _KEYS if name in columns), None)
+        points, edges = {"x", "y"} <= columns, set(EDGES) <= columns
+        if key is None or points == edges:
             raise ValueError(f"its columns are {', '.join(table.column_names)}")
         if table[key].null_count:
             raise ValueError(f"{table[key].null_count} lines have no {key}")
-        boxes = np.stack([table[edge].to_numpy() for edge in EDGES], axis=1).astype(np.float64)
-        if "status" in table.column_names:
-            boxes[table["status"].to_numpy() != STATUSES[OK]] = np.nan
-        found = grouped(table[key].to_pylist(), boxes)
+        numbers = {name: table[name].to_numpy() for name in names if name in columns}
+    if radius is not None and edges:
+        raise SettingError(f"{path} has boxes and no points x, y: leave out `radius`.")
+    boxes = np.stack([numbers[edge] for edge in EDGES], axis=1) if edges else None
+    if boxes is None:
+        boxes = _around_points(path, numbers, radius, pixels=pixels)
+    elif not pixels:
+        expect_shares(boxes, path, _PIXELS)
+    if "status" in columns:
+        boxes[table["status"].to_numpy() != STATUSES[OK]] = np.nan
+    found = grouped(
+        table[key].to_pylist(), boxes, _frame(pixels=pixels), scores=numbers.get("score")
+    )
+    kind = "csv" if edges else "csv of points" if radius is None else f"csv of points, {radius:g}"
+    return _annotations(found, kind, path, pixels=pixels)
+
+
+def _around_points(
+    path: Path, numbers: dict[str, NDArray[np.float64]], radius: float | None, *, pixels: bool
+) -> NDArray[np.float64]:
+    """Return the box that reaches from each point by its radius to all sides."""
+    x, y = numbers["x"], numbers["y"]
+    own = numbers.get("radius", np.full(len(x), np.nan))
+    reach = np.where(np.isnan(own), np.nan if radius is None else radius, own)
+    lacking = int((np.isnan(reach) & ~np.isnan(x + y)).sum())
+    if lacking:
+        raise SettingError(
+            f"{path} has {lacking} points without a radius. Set `radius`, or add a column radius."
+        )
+    if (reach <= 0).any():
+        raise CcropError(f"{path} has the radius {np.nanmin(reach):g}. It must be above 0.")
     if not pixels:
-        expect_shares(boxes, path)
-    return _annotations(found, "csv", path, pixels=pixels)
+        expect_shares(np.stack([x, y, reach]), path, _PIXELS)
+    return np.stack([x - reach, y - reach, x + reach, y + reach], axis=1)
 
 
 def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
     """Read boxes from an archive of either layout.
 
     Either `keys`, text (n,), and `boxes`, numbers (n, 4), a key as often as it has boxes, and
-    perhaps `status`, text (n,), where anything but `ok` says that the image has no box. Or an
-    array for each image, named by its key, of shape (k, 4) or (4,).
+    perhaps `scores`, numbers (n,), and `status`, text (n,), where anything but `ok` says that the
+    image has no box. Or an array for each image, named by its key, of shape (k, 4) or (4,).
 
     Args:
         path: The file.
@@ -83,24 +116,29 @@ def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
         CcropError: If it is no such archive, or the numbers are pixels and that was not said.
     """
     path = local_path(path)
+    frame = _frame(pixels=pixels)
     with reading(path, "is no archive of boxes", _ARRAYS):
         arrays = _read_arrays(path)
-        found = _table(arrays) if {"keys", "boxes"} <= set(arrays) else _by_key(arrays)
+        table = {"keys", "boxes"} <= set(arrays)
+        found = _table(arrays, frame) if table else _by_key(arrays, frame)
     if not pixels:
-        for boxes in found.values():
-            expect_shares(boxes, path)
+        for annotated in found.values():
+            expect_shares(annotated.boxes, path, _PIXELS)
     return _annotations(found, "npz", path, pixels=pixels)
 
 
+def _frame(*, pixels: bool) -> Frame:
+    return "stored" if pixels else "shares"
+
+
 def _annotations(
-    found: dict[str, NDArray[np.float64]], kind: str, path: Path, *, pixels: bool
+    found: dict[str, Annotated], kind: str, path: Path, *, pixels: bool
 ) -> Annotations:
     if not found:
         raise CcropError(f"{path} names no image. Give the file that has the boxes.")
-    frame: Frame = "stored" if pixels else "shares"
     if pixels:
         kind += " in pixels"
-    return Annotations(kind, list(found), lambda n: Annotated(found[n], frame), sha256_of(path))
+    return Annotations(kind, list(found), found.__getitem__, sha256_of(path))
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -136,7 +174,7 @@ def _expect_plain(name: str, file: IO[bytes], size: int) -> None:
         raise ValueError(f"{name!r} claims the shape {shape}, which does not fit into the file")
 
 
-def _table(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+def _table(arrays: dict[str, NDArray[Any]], frame: Frame) -> dict[str, Annotated]:
     keys, boxes = arrays["keys"], _numbers("boxes", arrays["boxes"])
     if keys.ndim != 1 or keys.dtype.kind != "U" or boxes.shape != (len(keys), 4):
         raise ValueError(f"keys are {keys.dtype} {keys.shape} and boxes {boxes.shape}")
@@ -145,14 +183,20 @@ def _table(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
         if status.shape != keys.shape or status.dtype.kind != "U":
             raise ValueError(f"status is {status.dtype} {status.shape} and keys {keys.shape}")
         boxes[status != STATUSES[OK]] = np.nan
-    return grouped(keys.tolist(), boxes)
+    scores = _numbers("scores", arrays["scores"]) if "scores" in arrays else None
+    if scores is not None and scores.shape != keys.shape:
+        raise ValueError(f"scores are {scores.shape} and keys {keys.shape}")
+    return grouped(keys.tolist(), boxes, frame, scores=scores)
 
 
-def _by_key(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+def _by_key(arrays: dict[str, NDArray[Any]], frame: Frame) -> dict[str, Annotated]:
     for name, array in arrays.items():
         if array.shape != (4,) and array.shape[1:] != (4,):
             raise ValueError(f"the array {name!r} is {array.shape}")
-    return {name: _numbers(name, array).reshape(-1, 4) for name, array in arrays.items()}
+    return {
+        name: Annotated(_numbers(name, array).reshape(-1, 4), frame)
+        for name, array in arrays.items()
+    }
 
 
 def _numbers(name: str, array: NDArray[Any]) -> NDArray[np.float64]:

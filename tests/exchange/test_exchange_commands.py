@@ -66,6 +66,7 @@ def test_import_prints_json_for_scripts(place):
     assert found["import"] == {
         "matched": 1, "unannotated": 1, "without_image": 0,
         "boxes": 1, "clipped": 0, "dropped": 0, "misfits": 0, "unlisted": 0,
+        "below": 0,
     }  # fmt: skip
     assert found["provenance"]["rule"].startswith("import coco, keep:2, sha256 ")
 
@@ -78,6 +79,9 @@ def test_import_prints_json_for_scripts(place):
         (("--coco", "coco.json", "--several", "keep"), "keep:K"),
         (("--coco", "coco.json", "--pixels"), "--coco says itself"),
         (("--coco", "none.json"), "does not exist"),
+        (("--yolo", "yolo", "--images", "coco.json"), "--images is for --coco"),
+        (("--npz", "b.npz", "--radius", "3"), "--radius is for --csv"),
+        (("--csv", "b.csv", "--radius", "0"), "0.0 is not in the range"),
         (("--yolo", "coco.json"), "is a file"),
     ],
 )
@@ -88,6 +92,11 @@ def test_wrong_usage_ends_with_two(options, said, place):
 
 def test_bad_input_ends_with_one_and_writes_nothing(place):
     assert "--pixels" in ccrop("import", "photos", "out", "--csv", "b.csv", code=1)
+    assert "Leave out --min-score" in ccrop(
+        "import", "photos", "out", "--coco", "coco.json", "--min-score", ".5", code=1
+    )
+    (place / "results.json").write_text('[{"image_id": 139, "bbox": [10, 5, 10, 10]}]')
+    assert "set --images to" in ccrop("import", "photos", "out", "--coco", "results.json", code=1)
     (place / "yolo/a.txt").rename(place / "yolo/z.txt")
     assert "none of the 1" in ccrop("import", "photos", "out", "--yolo", "yolo", code=1)
     assert not (place / "out").exists()

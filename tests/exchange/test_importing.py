@@ -64,6 +64,55 @@ def test_annotations_of_images_that_a_file_does_not_list_are_counted(tmp_path):
     assert (counts.matched, counts.boxes, counts.unlisted) == (1, 1, 2)
 
 
+def scored(boxes, scores):
+    read = lambda _: Annotated(np.array(boxes, np.float64), "shares", scores)  # noqa: E731
+    return Annotations("made", ["a"], read, "ab" * 32)
+
+
+def test_scores_choose_boxes(tmp_path):
+    source = open_source(folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"]))
+    boxes = [[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.25, 0, 0.5, 0.5], [0.5, 0, 0.75, 1]]
+    annotations = scored(boxes, np.array([0.25, 0.5, 0.75, 0.5]))
+    for number, (rule, least, chosen) in enumerate(
+        [("top:2", None, [2, 1]), ("top:9", 0.5, [2, 1, 3]), ("keep:2", 0.5, [1, 3])]
+    ):
+        box_set, counts = import_boxes(
+            source, annotations, tmp_path / str(number), several=Several(rule), min_score=least
+        )
+        found = boxes_by_key(box_set)
+        assert found["a.jpg"][2] == [boxes[i] for i in chosen]
+        assert found["b.jpg"] == ("empty", [0, 0, 1, 1], [[0, 0, 1, 1]])
+        assert (counts.boxes, counts.below) == ((4, 0) if least is None else (3, 1))
+        rule = box_set.manifest.provenance.rule
+        assert ("score at least 0.5" in rule) == (least is not None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "said"),
+    [
+        (None, {"min_score": 0.5}, "'a' has no score"),
+        (None, {"several": Several("top:1")}, "'a' has no score"),
+        (np.array([0.5, np.nan]), {"several": Several("top:1")}, "no score.*keep:K"),
+        (np.array([0.5, 0.75]), {"min_score": 50}, "score of 50: the highest is 0.75"),
+        (np.array([0.5, 0.75]), {"min_score": float("nan")}, "score of nan"),
+    ],
+)
+def test_scores_that_are_missing_or_in_another_unit_are_refused(scores, options, said, tmp_path):
+    source = open_source(folder_of(tmp_path / "photos", ["a.jpg"]))
+    with pytest.raises(CcropError, match=said):
+        import_boxes(source, scored([[0, 0, 1, 1]] * 2, scores), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("frame", ["stored", (40, 20)])
+def test_pixels_that_are_shares_are_refused(frame, tmp_path):
+    source = open_source(folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"]))
+    annotations = made(frame, a=[[0, 0, 0.5, 1]], b=[[0.5, 0.5, 1, 1]])
+    with pytest.raises(CcropError, match=r"within the first pixel.*shares"):
+        import_boxes(source, annotations, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_image_gets_a_row_and_everything_met_is_counted(tmp_path):
     root = folder_of(tmp_path / "photos", ["x/a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"])
     (root / "broken.jpg").write_bytes(b"no image")
@@ -88,7 +137,7 @@ def test_every_image_gets_a_row_and_everything_met_is_counted(tmp_path):
     }
     assert asdict(counts) == {
         "matched": 5, "unannotated": 1, "without_image": 2,
-        "boxes": 3, "clipped": 1, "dropped": 3, "misfits": 0, "unlisted": 0,
+        "boxes": 3, "clipped": 1, "dropped": 3, "misfits": 0, "unlisted": 0, "below": 0,
     }  # fmt: skip
     assert problems(tmp_path / "out", source) == []
     provenance = box_set.manifest.provenance

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.exchange import Annotations
 from ccrop_pipeline.exchange.importing import join, refuse_no_match
 from ccrop_pipeline.images import tar_key
 
@@ -62,4 +63,4 @@ def test_join_agrees_with_the_definition(names, keys):
 
 def test_the_error_shows_names_of_both_sides():
     with pytest.raises(CcropError, match=r"none of the 1 annotated.*2 of photos.*'x'.*'a', 'b'"):
-        refuse_no_match(["x"], ["a", "b"], "photos")
+        refuse_no_match(Annotations("coco", ["x"], {}.__getitem__, ""), ["a", "b"], "photos")

@@ -15,7 +15,7 @@ from ccrop_pipeline.exchange.importing import in_shares
 
 
 def read(annotations, name):
-    boxes, frame = annotations.read(name)
+    boxes, frame, _ = annotations.read(name)
     assert boxes.dtype == np.float64
     return boxes.tolist(), frame
 
@@ -65,6 +65,87 @@ def test_what_is_no_coco_is_refused(images, annotations, said, tmp_path):
         read_coco(coco(tmp_path / "i.json", images, annotations))
 
 
+LISTING = [
+    {"id": 139, "file_name": "000000000139.jpg", "width": 40, "height": 20},
+    {"id": 285, "file_name": "000000000285.jpg", "width": 10, "height": 10},
+]
+RESULTS = [
+    {"image_id": 285, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.25},
+    {"image_id": 139, "category_id": 1, "bbox": [4, 5, 8.5, 10], "score": 0.9},
+    {"image_id": 139, "category_id": 1, "bbox": [0, 0, 2, 2]},
+]
+
+
+def results(folder, content=RESULTS):
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder / "results.json"
+
+
+def test_results_of_a_detector_with_the_list_of_their_images(tmp_path):
+    listing = coco(tmp_path / "images.json", LISTING, [])
+    found = read_coco(results(tmp_path), images=listing)
+    assert list(found.names) == [image["file_name"] for image in LISTING]
+    boxes, frame, scores = found.read("000000000139.jpg")
+    assert (boxes.tolist(), frame) == ([[4, 5, 12.5, 15], [0, 0, 2, 2]], (40, 20))
+    np.testing.assert_equal(scores, [0.9, np.nan])
+    # What either file says decides.
+    digests = {found.digest, read_coco(results(tmp_path)).digest}
+    coco(listing, LISTING[::-1], [])
+    digests.add(read_coco(results(tmp_path), images=listing).digest)
+    assert len(digests) == 3
+
+
+def test_ids_of_results_without_a_list_are_names(tmp_path):
+    content = [{"image_id": "n01/a.JPEG", "bbox": [1, 2, 3, 4], "score": 1}, RESULTS[0]]
+    found = read_coco(results(tmp_path, content))
+    assert list(found.names) == ["n01/a.JPEG", "285"]
+    assert read(found, "285") == ([[1, 2, 4, 6]], "stored")
+    assert "set `images` to the COCO JSON that lists the images" in found.advice
+
+
+def test_a_box_that_is_missing_is_that_of_the_segmentation(tmp_path):
+    rle = {"size": [20, 40], "counts": [105, 3, 692]}  # column 5, rows 5 to 7
+    annotations = [
+        {"image_id": 139, "segmentation": rle},
+        {"image_id": 139, "segmentation": [[1, 2, 3, 2, 3, 7.5]]},
+        {"image_id": 139, "segmentation": {"size": [20, 40], "counts": [800]}},  # of nothing
+    ]
+    found = read_coco(coco(tmp_path / "i.json", LISTING, annotations))
+    assert read(found, "000000000139.jpg") == ([[5, 5, 6, 8], [1, 2, 3, 7.5]], (40, 20))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_size_of_a_mask_corrects_that_of_its_image(listed, tmp_path):
+    mask = {"size": [20, 40], "counts": [105, 3, 692]}
+    content = [{"image_id": "a.jpg", "bbox": [5, 5, 1, 3], "segmentation": mask}]
+    swapped = {"id": "a.jpg", "file_name": "a.jpg", "width": 20, "height": 40}
+    path = coco(tmp_path / "i.json", [swapped], content) if listed else results(tmp_path, content)
+    assert read(read_coco(path), "a.jpg") == ([[5, 5, 6, 8]], (40, 20))
+
+
+@pytest.mark.parametrize(
+    ("content", "listing", "said"),
+    [
+        (RESULTS, [], "none of its 3 annotations has the id .*images.json lists"),
+        (RESULTS, [{"id": 1}], "images.json lists no images .'file_name' is missing"),
+        ([{"bbox": [1, 2, 3, 4]}], None, "'image_id' is missing"),
+        ([{"image_id": 139, "score": 1}], None, "'bbox' is missing"),
+        ([RESULTS[0] | {"score": "high"}], None, "a score is 'high'"),
+        ({"annotations": RESULTS}, None, "'images' is missing"),
+        ({"images": [], "annotations": []}, LISTING, "leave out `images`"),
+        (
+            [{"image_id": 139, "segmentation": {"size": [2, 3], "counts": [6]}}],
+            LISTING,
+            r"a mask of \(3, 2\) px is of an image of \(40, 20\) px",
+        ),
+    ],
+)
+def test_results_that_cannot_be_read_are_refused(content, listing, said, tmp_path):
+    images = None if listing is None else coco(tmp_path / "images.json", listing, [])
+    with pytest.raises(CcropError, match=said):
+        read_coco(results(tmp_path, content), images=images)
+
+
 def test_yolo_boxes_are_centre_and_size_in_shares(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train/a.b.txt").write_text("0 0.5 0.5 0.25 0.5\n\n17 0.1 0.2 0.2 0.4 0.93\n")
@@ -74,9 +155,10 @@ def test_yolo_boxes_are_centre_and_size_in_shares(tmp_path):
     assert list(found.names) == ["none", "train/a.b"]
     centres = torch.tensor([[0.5, 0.5, 0.25, 0.5], [0.1, 0.2, 0.2, 0.4]], dtype=torch.float64)
     expected = box_convert(centres, "cxcywh", "xyxy").numpy()
-    boxes, frame = found.read("train/a.b")
+    boxes, frame, scores = found.read("train/a.b")
     np.testing.assert_allclose(boxes, expected, rtol=0, atol=1e-15)
     assert frame == "shares"
+    np.testing.assert_equal(scores, [np.nan, 0.93])
     assert read(found, "none") == ([], "shares")
 
 
@@ -84,6 +166,12 @@ def test_yolo_boxes_are_centre_and_size_in_shares(tmp_path):
 def test_a_yolo_line_that_is_no_box_is_named(line, tmp_path):
     (tmp_path / "a.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     with pytest.raises(CcropError, match=r"a\.txt line 2"):
+        read_yolo(tmp_path).read("a")
+
+
+def test_yolo_numbers_that_are_pixels_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("0 20 10 8 8\n")
+    with pytest.raises(CcropError, match=r"a\.txt has numbers as large as 24.*[Dd]ivide"):
         read_yolo(tmp_path).read("a")
 
 
@@ -155,6 +243,44 @@ def test_what_is_no_table_of_boxes_is_refused(text, tmp_path):
         read_csv(tmp_path / "b.csv", pixels=False)
 
 
+def test_points_have_a_box_as_far_as_their_radius(tmp_path):
+    path = tmp_path / "gaze.csv"
+    path.write_text("image,x,y,radius,score\na,0.5,0.25,0.125,3\na,0.75,0.5,,1\nb,,,,\n")
+    found = read_csv(path, radius=0.25)
+    boxes, frame, scores = found.read("a")
+    assert boxes.tolist() == [[0.375, 0.125, 0.625, 0.375], [0.5, 0.25, 1, 0.75]]
+    assert (frame, scores.tolist()) == ("shares", [3, 1])
+    assert read(found, "b") == ([], "shares")
+    assert (found.kind, read_csv(path, radius=0.5).kind) == (
+        "csv of points, 0.25",
+        "csv of points, 0.5",
+    )
+
+
+def test_points_in_pixels(tmp_path):
+    (tmp_path / "clicks.csv").write_text("key,x,y\na,20,10\na,30,5\n")
+    with pytest.raises(CcropError, match=r"as large as 30.*`pixels`"):
+        read_csv(tmp_path / "clicks.csv", radius=0.1)
+    found = read_csv(tmp_path / "clicks.csv", radius=4, pixels=True)
+    assert read(found, "a") == ([[16, 6, 24, 14], [26, 1, 34, 9]], "stored")
+
+
+@pytest.mark.parametrize(
+    ("text", "radius", "said"),
+    [
+        ("key,x,y\na,0.5,0.5\nb,,\n", None, "1 points without a radius.*`radius`"),
+        ("key,x,y,radius\na,0.5,0.5,0\n", None, "the radius 0"),
+        ("key,x,y\na,0.5,0.5\n", 20, "as large as 20"),
+        ("key,x_min,y_min,x_max,y_max\na,0,0,1,1\n", 0.1, "no points x, y: leave out `radius`"),
+        ("key,x_min,y_min,x_max,y_max,x,y\na,0,0,1,1,1,1\n", None, "its columns are"),
+    ],
+)
+def test_points_that_are_not_clear_are_refused(text, radius, said, tmp_path):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(CcropError, match=said):
+        read_csv(tmp_path / "p.csv", radius=radius)
+
+
 def test_npz_of_keys_and_boxes(tmp_path):
     path = tmp_path / "b.npz"
     boxes = np.array([[0, 0, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0, 1, 1]], np.float32)
@@ -163,6 +289,8 @@ def test_npz_of_keys_and_boxes(tmp_path):
     assert read(found, "a") == (boxes[[0, 2]].tolist(), "shares")
     np.savez(path, keys=np.array(["a", "b", "a"]), boxes=boxes, status=["ok", "empty", "ok"])
     assert read(read_npz(path, pixels=False), "b") == ([], "shares")
+    np.savez(path, keys=np.array(["a", "b", "a"]), boxes=boxes, scores=[1, 2, 3])
+    assert read_npz(path).read("a").scores.tolist() == [1, 3]
 
 
 def test_npz_of_an_array_a_key(tmp_path):
@@ -180,6 +308,7 @@ def test_npz_of_an_array_a_key(tmp_path):
         {"keys": np.array(["a"]), "boxes": np.zeros((2, 4))},
         {"keys": np.array([1]), "boxes": np.zeros((1, 4))},
         {"keys": np.array(["a"], object), "boxes": np.zeros((1, 4))},
+        {"keys": np.array(["a"]), "boxes": np.zeros((1, 4)), "scores": np.zeros(2)},
         {"a": np.zeros((2, 5))},
         {"a": np.array(["x"] * 4)},
     ],
