@@ -35,12 +35,17 @@ def read_masks(folder: str | Path) -> Annotations:
     files = files_below(folder, "*.png", "*.json")
     if not files:
         raise CcropError(f"{folder} holds no masks *.png or *.json. Check the path.")
-    names = [path.relative_to(folder).as_posix() for path in files]
-    return Annotations("masks", names, partial(_read, folder), folder_digest(folder, files))
+    paths = {_name(path.relative_to(folder)): path for path in files}
+    return Annotations("masks", list(paths), partial(_read, paths), folder_digest(folder, files))
 
 
-def _read(folder: Path, name: str) -> Annotated:
-    return (_read_json if name.endswith(".json") else _read_png)(folder / name)
+def _name(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix == ".json" else path).as_posix()
+
+
+def _read(paths: dict[str, Path], name: str) -> Annotated:
+    path = paths[name]
+    return (_read_json if path.suffix == ".json" else _read_png)(path)
 
 
 def _read_png(path: Path) -> Annotated:

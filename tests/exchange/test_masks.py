@@ -123,15 +123,15 @@ def test_masks_of_sam(form, tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x/sa_1.json").write_text(json.dumps(data))
     found = read_masks(tmp_path)
-    assert list(found.names) == ["x/sa_1.json"]
-    boxes, frame, scores = found.read("x/sa_1.json")
+    assert list(found.names) == ["x/sa_1"]
+    boxes, frame, scores = found.read("x/sa_1")
     assert boxes.tolist() == [by_loop(mask) for mask in masks]
     assert (frame, scores.tolist()) == ((9, 6), [0.5, 0.75])
 
 
 def test_no_masks_of_sam_give_no_box(tmp_path):
     (tmp_path / "a.json").write_text("[]")
-    assert read_masks(tmp_path).read("a.json").boxes.shape == (0, 4)
+    assert read_masks(tmp_path).read("a").boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_no_masks_of_sam_give_no_box(tmp_path):
 def test_what_is_no_file_of_masks_is_refused(data, said, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(data))
     with pytest.raises(CcropError, match=rf"a\.json is no file of masks.*{said}"):
-        read_masks(tmp_path).read("a.json")
+        read_masks(tmp_path).read("a")

@@ -179,9 +179,10 @@ def test_commands_take_and_give_upright_boxes(photos, tmp_path):
 def test_the_lines_of_the_page_turn_boxes_for_readers_that_turn_images(boxes, photos, orientation):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (lines,) = (block for block in blocks if "import BoxSet, upright" in block)
-    names = {"folder": boxes.folder, "key": f"{orientation}.png"}
+    key, names = f"{orientation}.png", {}
+    lines = lines.replace("boxes/first", str(boxes.folder)).replace("cats/0001.jpg", key)
     exec(compile(lines, str(PAGE), "exec"), names)
-    reader = ImageOps.exif_transpose(Image.open(io.BytesIO((photos / names["key"]).read_bytes())))
+    reader = ImageOps.exif_transpose(Image.open(io.BytesIO((photos / key).read_bytes())))
     assert covers_the_object(reader, np.asarray(names["box"]) * np.tile(reader.size, 2))
 
 
