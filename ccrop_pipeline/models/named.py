@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 from urllib.error import URLError
 
+import torch
 from torch import nn
+from torchvision.models import WeightsEnum
 
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import ModelError
@@ -66,7 +69,7 @@ def torchvision_network(
         module, f"torchvision:{name}", size, tuple(preset.mean), tuple(preset.std), None
     )
     if weights == "pretrained":
-        state = _fetched(f"torchvision:{name}", lambda: default.get_state_dict(progress=False))
+        state = _fetched(f"torchvision:{name}", lambda: _read_cached(default))
         weights = Checkpoint(Path(default.url), state, format="torchvision")
     return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
 
@@ -125,6 +128,19 @@ def _with_weights(
         weights = with_positions_for(network.module, weights)
     fit(network.module, weights, partial=partial, say=say)
     return replace(network, epoch=weights.epoch)
+
+
+def _read_cached(weights: WeightsEnum) -> Any:
+    """Return torchvision's weights, downloaded where they are not in torch's cache.
+
+    Raises:
+        OSError: If the file in the cache is damaged, or holds more than weights.
+    """
+    try:
+        return weights.get_state_dict(progress=False, weights_only=True)
+    except (UnpicklingError, EOFError) as error:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        raise OSError(f"{file} is damaged or no file of weights: delete it") from error
 
 
 def _fetched(label: str, get: Callable[[], Any]) -> Any:

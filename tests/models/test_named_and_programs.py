@@ -246,6 +246,16 @@ def test_a_file_that_runs_code_is_refused_unless_told(tmp_path) -> None:
     assert (tmp_path / "ran").exists()
 
 
+def test_a_cached_file_of_torchvision_runs_no_code(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    cached = tmp_path / "hub/checkpoints" / models.ResNet18_Weights.DEFAULT.url.split("/")[-1]
+    torch.save({"fc.weight": Planted(tmp_path / "ran")}, cached)
+    with pytest.raises(CcropError, match=f"{cached} is damaged or no file of weights"):
+        open_encoder("torchvision:resnet18")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("name", ["program.pt2", "program.pth"])
 def test_an_exported_program_that_runs_code_is_refused_whatever_its_name(name, tmp_path) -> None:
     program = torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(2, 3, 16, 16),))
