@@ -22,6 +22,19 @@ MAP_NAMES = (
     *("auto", "sum", "abs", "l2", "pca", "attention", "attention-max", "keys"),
     *("lost", "tokencut"),
 )
+_LINEAR = "linear:"
+
+
+class _MapName(click.ParamType[str]):
+    """The name of a map, or `linear:` and a file."""
+
+    name = "map"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text as it is, if it is one of these."""
+        if str(value).startswith(_LINEAR) and value != _LINEAR:
+            return str(value)
+        return click.Choice((*MAP_NAMES, f"{_LINEAR}FILE")).convert(value, param, ctx)
 
 
 @click.command("compute")
@@ -32,11 +45,12 @@ MAP_NAMES = (
 @click.option(
     "--map",
     "map_name",
-    type=click.Choice(MAP_NAMES),
+    type=_MapName(),
+    metavar=f"{'|'.join(MAP_NAMES)}|linear:FILE",
     default="auto",
     show_default=True,
-    help="From features to heatmap: `sum` is the paper's; `auto` takes what suits the features "
-    "(docs/maps.md).",
+    help="From features to heatmap: `sum` is the paper's; `auto` takes what suits the features; "
+    "`linear` is a head of FOUND or of `ccrop boxes fit-linear` (docs/maps.md).",
 )
 @rule_options
 @click.option(
@@ -173,11 +187,12 @@ def _localizer(
     options: dict[str, Any], say: Callable[[str], None] = lambda _line: None
 ) -> "Localizer":
     from ccrop_pipeline.localize import NATURAL_THRESHOLDS, BoxRule, Localizer, choose_map
+    from ccrop_pipeline.models.head_files import read_head
 
     from .model_options import open_model
     from .rule_options import rule_from, rule_of_run
 
-    name = options["map_name"]
+    name, _, file = options["map_name"].partition(":")
     base = (
         BoxRule(NATURAL_THRESHOLDS[name])
         if name in NATURAL_THRESHOLDS
@@ -185,7 +200,8 @@ def _localizer(
     )
     rule = rule_from(base, **{option: options[option] for option in RULE_OPTIONS})
     encoder = open_model(say=say, **{option: options[option] for option in MODEL_OPTIONS})
-    return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule)
+    head = read_head(file, encoder) if file else None
+    return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule, head)
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:

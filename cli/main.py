@@ -17,6 +17,7 @@ from .boxes_audit import audit
 from .boxes_compute import compute
 from .boxes_diff import diff
 from .boxes_export import export
+from .boxes_fit_linear import fit_linear
 from .boxes_fixed import centre, full
 from .boxes_follow import follow
 from .boxes_import import import_
@@ -134,6 +135,7 @@ boxes.add_command(compute)
 boxes.add_command(centre)
 boxes.add_command(diff)
 boxes.add_command(export)
+boxes.add_command(fit_linear)
 boxes.add_command(follow)
 boxes.add_command(full)
 boxes.add_command(import_)

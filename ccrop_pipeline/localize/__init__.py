@@ -19,6 +19,7 @@ from ccrop_pipeline.localize.backbones import (
     expect_backbone,
 )
 from ccrop_pipeline.localize.box_rules import BoxRule, boxes_from_heatmaps
+from ccrop_pipeline.localize.discovery import CellSource
 from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -27,6 +28,7 @@ from ccrop_pipeline.localize.encoder import (
     weights_sha256,
 )
 from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
+from ccrop_pipeline.localize.linear_head import LinearHead
 from ccrop_pipeline.localize.localizer import (
     MAPS,
     NATURAL_THRESHOLDS,
@@ -44,7 +46,9 @@ __all__ = [
     "Attention",
     "Backbone",
     "BoxRule",
+    "CellSource",
     "Encoder",
+    "LinearHead",
     "Localizer",
     "backbone_names",
     "boxes_from_heatmaps",

@@ -5,12 +5,16 @@ object is a component of cells that touch along their edges. Each image is worke
 in float64, so that its mask does not depend on its batch.
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccrop_pipeline.localize.attention import Attention
+from ccrop_pipeline.localize.encoder import Encoder
+
+CellSource = Literal["keys", "layer"]
 
 MOST_OBJECTS = 32  # of one heatmap: see `object_level`
 _NEAREST = 100  # patches that may join the seed; k of LOST, section 3.3
@@ -20,19 +24,40 @@ _SAME = 1e-9  # eigenvalues of normalised Laplacians, in [0, 2], that rounding m
 _TIE = 1e-6  # entries of an eigenvector, relative to the greatest, likewise
 
 
-def cells_of_keys(attention: Attention) -> Tensor:
-    """Return the keys of the patches, those of all heads side by side, float32 `(B, N, C)`."""
-    return attention.keys[:, :, attention.prefix_tokens :].transpose(1, 2).flatten(2)
+def cells_of(encoder: Encoder, images: Tensor, of: CellSource) -> tuple[Tensor, tuple[int, int]]:
+    """Return one vector for each cell of the grid.
 
+    Args:
+        encoder: What looks at the images.
+        images: As for `Encoder.features`.
+        of: `keys` of the attention in the encoder's layer, those of all heads side by side, or
+            the features of the `layer`.
 
-def cells_of_features(features: Tensor) -> Tensor:
-    """Return feature maps `(B, C, h, w)` as cells `(B, N, C)` around the mean of each image.
+    Returns:
+        float32 `(B, N, C)`, the cells in rows from the top left; and rows and columns.
 
-    The features of convolutions are mostly not negative, so that every two cells would be alike.
-    The code published with LOST centres them over all cells and channels of an image.
+    Raises:
+        ModelError: If there are no keys that can be read.
     """
-    centred = features - features.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64)
-    return centred.flatten(2).transpose(1, 2)
+    if of == "keys":
+        attention = encoder.attention(images)
+        keys = attention.keys[:, :, attention.prefix_tokens :]
+        return keys.transpose(1, 2).flatten(2), attention.grid
+    features = encoder.features(images)
+    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+
+def compared_cells(encoder: Encoder, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Return the cells that `lost` and `tokencut` compare: keys where they can be read.
+
+    Else the features of the layer, around their mean over all cells and channels of an image, as
+    in the code published with LOST: those of convolutions are mostly not negative, so that every
+    two cells would be alike.
+    """
+    if encoder.has_attention:
+        return cells_of(encoder, images, "keys")
+    cells, grid = cells_of(encoder, images, "layer")
+    return cells - cells.mean(dim=(1, 2), keepdim=True, dtype=torch.float64), grid
 
 
 def object_level(number: int) -> float:

@@ -12,7 +12,7 @@ from ccrop_pipeline.boxset import LocalizerInfo
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, class_attention, key_similarity
 from ccrop_pipeline.localize.box_rules import BoxRule, located
-from ccrop_pipeline.localize.discovery import cells_of_features, cells_of_keys, lost, tokencut
+from ccrop_pipeline.localize.discovery import cells_of, compared_cells, lost, tokencut
 from ccrop_pipeline.localize.encoder import Encoder, probe_images
 from ccrop_pipeline.localize.heatmaps import (
     absolute_sum,
@@ -21,6 +21,7 @@ from ccrop_pipeline.localize.heatmaps import (
     l2_norm,
     min_max,
 )
+from ccrop_pipeline.localize.linear_head import LinearHead
 
 _FROM_FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sum": channel_sum,
@@ -38,9 +39,10 @@ _MASKS: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
     "lost": lost,
     "tokencut": tokencut,
 }
-MAPS = (*_FROM_FEATURES, *_FROM_ATTENTION, *_MASKS)
+_LINEAR = "linear"
+MAPS = (*_FROM_FEATURES, *_FROM_ATTENTION, *_MASKS)  # all that need nothing but the encoder
 # Maps whose heatmaps say by themselves what is content: the threshold that is part of them.
-NATURAL_THRESHOLDS: Mapping[str, float] = dict.fromkeys(_MASKS, 0.5)
+NATURAL_THRESHOLDS: Mapping[str, float] = dict.fromkeys((*_MASKS, _LINEAR), 0.5)
 
 
 def choose_map(encoder: Encoder) -> str:
@@ -69,22 +71,26 @@ class Localizer:
 
     Attributes:
         encoder: What looks at the images.
-        map: One of `MAPS`: what makes one heatmap of features or attention.
+        map: One of `MAPS`: what makes one heatmap of features or attention; or `linear`.
         rule: What of a heatmap its box is drawn around.
+        head: The layer whose output the map `linear` is; None for other maps.
 
     Raises:
         ModelError: If the map needs attention, and the encoder's layer has none that can be read.
-        SettingError: If there is no such map.
+        SettingError: If there is no such map, or `linear` and a head are not given together.
     """
 
     encoder: Encoder
     map: str = "sum"
     rule: BoxRule = field(default_factory=BoxRule)
+    head: LinearHead | None = None
 
     def __post_init__(self) -> None:
         """Refuse a map that cannot be made, before any image is read."""
-        if self.map not in MAPS:
-            raise SettingError(f"map is {self.map!r}; it must be one of {', '.join(MAPS)}.")
+        if self.map not in (*MAPS, _LINEAR):
+            raise SettingError(f"map is {self.map!r}; it must be one of {', '.join(MAPS)}, linear.")
+        if (self.map == _LINEAR) != (self.head is not None):
+            raise SettingError("the map linear and its head must be given together.")
         if self.map not in _FROM_ATTENTION:
             return
         others = ", ".join(name for name in MAPS if name not in _FROM_ATTENTION)
@@ -118,7 +124,7 @@ class Localizer:
         """What a box set records of this localizer, the encoder apart."""
         encoder = self.encoder
         return LocalizerInfo(
-            map=self.map,
+            map=self.map if self.head is None else f"{self.map} sha256 {self.head.sha256}",
             **asdict(self.rule),
             interpolation="bilinear",
             input_size=encoder.input_size,
@@ -142,17 +148,11 @@ class Localizer:
         if self.map in _FROM_FEATURES:
             return min_max(_FROM_FEATURES[self.map](self.encoder.features(images)))
         if self.map in _MASKS:
-            masks = _MASKS[self.map](*self._cells(images)).to(self.encoder.device)
+            masks = _MASKS[self.map](*compared_cells(self.encoder, images)).to(self.encoder.device)
             return masks, masks.flatten(1).any(dim=1)
+        if self.head is not None:
+            return self.head.heatmaps(*cells_of(self.encoder, images, self.head.on))
         return min_max(_FROM_ATTENTION[self.map](self.encoder.attention(images)))
-
-    def _cells(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return what the patches of images are compared by, `(B, N, C)`, and their grid."""
-        if self.encoder.has_attention:
-            attention = self.encoder.attention(images)
-            return cells_of_keys(attention), attention.grid
-        features = self.encoder.features(images)
-        return cells_of_features(features), (features.shape[2], features.shape[3])
 
     def locate(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the boxes of a batch, from its heatmaps as they are returned, in float16.

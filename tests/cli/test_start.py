@@ -32,6 +32,7 @@ boxes compute x y --model . --engine ray --overwrite
 boxes compute x y --model . --rank 1
 boxes compute x y --model . --input-size 4000000
 boxes compute nowhere/ y --model .
+boxes fit-linear x y z --model nowhere
 boxes import x y
 boxes import x y --csv . --yolo .
 boxes import x y --several keep:0 --yolo .

@@ -16,10 +16,9 @@ from ccrop_pipeline.localize import (
     boxes_from_heatmaps,
     build_backbone,
 )
-from ccrop_pipeline.localize.attention import Attention
 from ccrop_pipeline.localize.discovery import (
-    cells_of_features,
-    cells_of_keys,
+    cells_of,
+    compared_cells,
     lost,
     object_level,
     tokencut,
@@ -182,33 +181,47 @@ def test_patches_that_are_all_alike_have_no_best_cut() -> None:
     assert lost(torch.zeros(1, 12, 4), (3, 4)).eq(0).all()
 
 
-def test_cells_of_keys_have_the_heads_side_by_side_and_no_prefix() -> None:
-    keys = torch.randn(2, 3, 2 + 6, 4)
-    cells = cells_of_keys(Attention(keys, keys, 2, (2, 3), 1.0))
-    for b, patch, head, d in np.ndindex(2, 6, 3, 4):
-        assert cells[b, patch, 4 * head + d] == keys[b, head, 2 + patch, d]
+def transformer() -> Encoder:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", img_size=96, depth=2, num_classes=0)
+    return Encoder(module, "blocks.1", 96, layout="tokens", prefix_tokens=1)
 
 
-def test_cells_of_features_are_centred_over_each_image() -> None:
-    features = torch.rand(2, 5, 3, 4) + 3
-    cells = cells_of_features(features)
-    for b in range(2):
-        mean = math.fsum(features[b].flatten().tolist()) / 60
-        for y, x, c in np.ndindex(3, 4, 5):
+def convolutional() -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(build_backbone("small"), "layer4", 96)
+
+
+def test_keys_have_the_heads_side_by_side_and_no_prefix() -> None:
+    encoder, images = transformer(), probe_images(96)
+    keys = encoder.attention(images).keys
+    cells, grid = compared_cells(encoder, images)
+    assert (grid, cells.shape) == ((6, 6), (8, 36, 192))
+    for b, patch, head in np.ndindex(8, 36, 3):
+        expected = keys[b, head, 1 + patch]
+        assert torch.equal(cells[b, patch, 64 * head : 64 * head + 64], expected)
+
+
+def test_features_are_centred_over_each_image() -> None:
+    encoder, images = convolutional(), probe_images(96)
+    features = encoder.features(images)
+    cells, grid = compared_cells(encoder, images)
+    h, w = grid
+    assert features.shape[2:] == grid
+    for b in range(len(images)):
+        mean = math.fsum(features[b].flatten().tolist()) / features[b].numel()
+        for y, x, c in np.ndindex(h, w, 3):
             expected = float(features[b, c, y, x]) - mean
-            assert float(cells[b, 4 * y + x, c]) == pytest.approx(expected, rel=1e-9)
+            assert float(cells[b, w * y + x, c]) == pytest.approx(expected, rel=1e-9)
+    same, _ = cells_of(encoder, images, "layer")
+    assert torch.equal(same.transpose(1, 2).reshape(features.shape), features)
 
 
 @pytest.mark.parametrize("name", ["lost", "tokencut"])
 @pytest.mark.parametrize("kind", ["convolutional", "transformer"])
 def test_the_box_is_that_of_the_cells_of_the_mask(name: str, kind: str) -> None:
-    torch.manual_seed(0)
-    if kind == "convolutional":
-        encoder = Encoder(build_backbone("small"), "layer4", 96)
-    else:
-        timm = pytest.importorskip("timm")
-        module = timm.create_model("vit_tiny_patch16_224", img_size=96, depth=2, num_classes=0)
-        encoder = Encoder(module, "blocks.1", 96, layout="tokens", prefix_tokens=1)
+    encoder = convolutional() if kind == "convolutional" else transformer()
     localizer = Localizer(encoder, name, BoxRule(NATURAL_THRESHOLDS[name]))
     images = probe_images(96)
     heatmaps, boxes, found = localizer.locate(images)

@@ -1,0 +1,87 @@
+"""Files of linear heads: FOUND's, those of `ccrop boxes fit-linear`, and any like them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from torch import Tensor
+
+from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.base.files import TargetTakenError, written_aside
+from ccrop_pipeline.errors import ModelError, SettingError, shown
+from ccrop_pipeline.localize import CellSource, Encoder, LinearHead
+from ccrop_pipeline.models.weight_files import DIGEST, read_weights
+
+
+def read_head(path: str | Path, encoder: Encoder) -> LinearHead:
+    """Read a linear head.
+
+    The weights are those of a 1x1 convolution or of a linear layer to one output, alone in the
+    file or in one mapping inside it, such as the `decoder` of FOUND (valeoai/FOUND). In ours it is
+    named by what it takes. Any other is for the keys of a transformer, as FOUND's, or where no
+    keys can be read for the features of the layer.
+
+    Args:
+        path: A file of `torch.save` or of safetensors.
+        encoder: What the head is for.
+
+    Raises:
+        ModelError: If the file holds anything else.
+    """
+    path = local_path(path)
+    numbers = list(_numbers(read_weights(path, unsafe=False)))
+    weights = [value for name, value in numbers if name.rpartition(".")[2] == "weight"]
+    biases = [value for name, value in numbers if name.rpartition(".")[2] == "bias"]
+    if len(numbers) != 2 or len(weights) != 1 or len(biases) != 1 or not _fit(*weights, *biases):
+        found = ", ".join(f"{name} {tuple(value.shape)}" for name, value in numbers) or "no weights"
+        raise ModelError(
+            f"{path} is no linear head: it holds {shown(found)}. Expected are `weight` (1, C), or "
+            "(1, C, 1, 1), and `bias` (1,), and nothing else."
+        )
+    declared = numbers[0][0].rpartition(".")[0]
+    on: CellSource = "keys" if encoder.has_attention else "layer"
+    on = cast(CellSource, declared) if declared in get_args(CellSource) else on
+    return LinearHead(weights[0].float().reshape(-1), float(biases[0]), on)
+
+
+def _numbers(content: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Tensor):
+        yield path, content
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            yield from _numbers(value, f"{path}.{name}" if path else str(name))
+
+
+def _fit(weight: Tensor, bias: Tensor) -> bool:
+    finite = bool(weight.isfinite().all()) and bool(bias.isfinite().all())
+    flat = weight.ndim in (2, 4) and weight.numel() == weight.shape[1]
+    return flat and bias.numel() == 1 and finite
+
+
+def check_head_target(path: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse a file that `save_head` could not write, before anything slow begins.
+
+    Raises:
+        CcropError: If its name does not end in `.safetensors`, or it is there and is not to be
+            replaced.
+    """
+    path = local_path(path)
+    if path.suffix != ".safetensors":
+        raise SettingError(f"{path} is to be a file of safetensors; let its name end in it.")
+    if path.exists() and not overwrite:
+        raise TargetTakenError(path, replaceable=True)
+
+
+def save_head(head: LinearHead, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a head to a safetensors file; the same head gives the same bytes.
+
+    Raises:
+        CcropError: If `check_head_target` refuses the file.
+    """
+    from safetensors.torch import save
+
+    path = local_path(path)
+    check_head_target(path, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path, replace=overwrite) as aside:
+        aside.write_bytes(save(head.state, {DIGEST: head.sha256}))
