@@ -1,10 +1,11 @@
 """From what a person writes (a folder, a file, a pattern) to a source."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from glob import escape, glob, has_magic
-from pathlib import Path, PurePosixPath
-from typing import Final
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Final
 
 from braceexpand import braceexpand
 
@@ -192,9 +193,15 @@ def _matching(pattern: str) -> tuple[Path, ...]:
         if missing:
             raise SourceError(f"there is no file {missing[0]}. {ACCEPTED}")
         if len(found) > 1:  # by one wildcard: braces name what they mean
-            refuse_split_shards([path.stem for path in found], str(place / name), found[0].suffix)
+            refuse_split_shards(_names_below(found), str(place / name), found[0].suffix)
         paths.extend(found)
     return tuple(paths)
+
+
+def _names_below(files: Sequence[PurePath]) -> list[str]:
+    """Return paths below the folder that all files are in, without extensions."""
+    above = os.path.commonpath([file.parent for file in files])
+    return [file.relative_to(above).with_suffix("").as_posix() for file in files]
 
 
 def _literal(pattern: str) -> tuple[Path, str]:
@@ -210,22 +217,38 @@ def _literal(pattern: str) -> tuple[Path, str]:
 def _open_remote(location: str) -> RemoteTarSource:
     urls = tuple(expand_braces(location))
     if not is_pipe(location):
-        urls = tuple(url for pattern in urls for url in _matching_remote(pattern))
+        folders: dict[str, bool] = {}
+        urls = tuple(url for pattern in urls for url in _matching_remote(pattern, folders))
     source = RemoteTarSource(location, urls)
     _refuse_equal_stems(zip(source.shards, urls, strict=True))
     return source
 
 
-def _matching_remote(pattern: str) -> list[str]:
+def _matching_remote(pattern: str, folders: dict[str, bool]) -> list[str]:
     files, (path,) = located([pattern])
     if not has_magic(path):
         return [pattern]
     with explained(pattern):
-        found = sorted(files.glob(path))
+        escaped = _literal_remote(files, path, folders)
+        if not has_magic(escaped.replace("[[]", "")) or ("[" in path and files.isfile(path)):
+            return [pattern]
+        found = sorted(files.glob(escaped))
     if not found:
         raise SourceError(f"nothing is found at {pattern}. {ACCEPTED}")
-    refuse_split_shards([PurePosixPath(name).stem for name in found], pattern, ".tar")
+    refuse_split_shards(_names_below([PurePosixPath(name) for name in found]), pattern, ".tar")
     return [files.unstrip_protocol(name) for name in found]
+
+
+def _literal_remote(files: Any, path: str, folders: dict[str, bool]) -> str:
+    """Escape the brackets of folders that are there by these very names, asking once for each."""
+    *above, name = path.split("/")
+    for i, part in enumerate(above):
+        folder = "/".join(path.split("/")[: i + 1])
+        if "[" in part and folder not in folders:
+            folders[folder] = files.isdir(folder)
+        if folders.get(folder):
+            above[i] = part.replace("[", "[[]")
+    return "/".join([*above, name])
 
 
 def _refuse_equal_stems(shards: Iterable[tuple[str, str]]) -> None:

@@ -18,7 +18,7 @@ def refuse_split_shards(shards: Iterable[str], place: str, extension: str) -> No
     """Refuse shards of several splits, such as `train-000000` beside `test-000000`.
 
     Args:
-        shards: Stems of the files.
+        shards: Names of the files without extension, with the folders that differ.
         place: Folder or pattern that means them.
         extension: Of the files, such as `.tar`.
 

@@ -9,7 +9,6 @@ from urllib.error import URLError
 
 import torch
 from torch import nn
-from torchvision.models import WeightsEnum
 
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import ModelError
@@ -130,7 +129,7 @@ def _with_weights(
     return replace(network, epoch=weights.epoch)
 
 
-def _read_cached(weights: WeightsEnum) -> Any:
+def _read_cached(weights: Any) -> Any:
     """Return torchvision's weights, downloaded where they are not in torch's cache.
 
     Raises:

@@ -92,6 +92,16 @@ def test_shards_of_several_splits_are_not_merged(tmp_path, names):
     assert open_source(f"{tmp_path}/{names[0]}*").shards == (names[0],)
 
 
+def test_shards_in_folders_of_splits_are_not_merged(tmp_path):
+    for name in ("train/a-0", "test/b-0"):
+        (tmp_path / name).parent.mkdir()
+        tar_of(tmp_path / f"{name}.tar", [name])
+    for spec in (tmp_path / "*/*.tar", f"file://{tmp_path}/*/*.tar"):
+        with pytest.raises(CcropError, match=r"several splits: test/b-0\.tar .*train/a-0\.tar"):
+            open_source(spec)
+    assert open_source(f"{tmp_path}/{{train,test}}/*.tar").shards == ("a-0", "b-0")
+
+
 @pytest.mark.parametrize(
     "folders",
     [
@@ -125,6 +135,9 @@ def test_a_folder_that_is_there_is_no_part_of_a_pattern(tmp_path, monkeypatch, f
     for rest in ("d-{000..001}.tar", "d-*.tar", "d-00?.tar"):
         for spec in (f"{folder}/{rest}", f"{tmp_path}/{folder}/{rest}"):
             assert open_source(spec).shards == ("d-000", "d-001")
+            if "{" not in folder:
+                remote = open_source(f"file://{tmp_path}/{folder}/{rest}")
+                assert remote.shards == ("d-000", "d-001")
     monkeypatch.chdir(folder)
     lasting = absolute_spec("d-*.tar")
     monkeypatch.chdir("/")
@@ -150,7 +163,8 @@ def test_class_names_are_lines_and_nothing_else_ends_one(tmp_path):
 
 def test_a_name_with_brackets_is_no_pattern(tmp_path):
     tar_of(tmp_path / "a[1].tar", ["x"])
-    assert open_source(tmp_path / "a[1].tar").shards == ("a[1]",)
+    for spec in (tmp_path / "a[1].tar", f"file://{tmp_path}/a[1].tar"):
+        assert open_source(spec).shards == ("a[1]",)
 
 
 def test_what_was_found_and_what_is_accepted(tmp_path):
