@@ -98,6 +98,12 @@ def shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one: "1 box", "2,000 boxes"."""
+    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
 def shortened(text: str) -> str:
     """Return a text, cut where it is too long for a message."""
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."

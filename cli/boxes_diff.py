@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .boxes_audit import bars
 from .printing import print_json, print_line
 
@@ -55,13 +57,17 @@ def _lines(found: "BoxDiff") -> list[str]:
     if not found.both:
         return lines
     lines += [
-        f"changed     {found.images_changed:,} images have other bytes",
+        f"changed     {counted(found.images_changed, 'image')} with other bytes",
         f"boxes       {found.identical:,} identical, mean IoU {found.mean_iou:.3f}",
-        f"deciles     {' '.join(f'{value:.2f}' for value in found.deciles)}",
+        "deciles     IoU of the images at 0 %, 10 %, ... 100 %: "
+        f"{' '.join(f'{value:.2f}' for value in found.deciles)}",
         *bars(found.histogram, "IoU "),
     ]
     lines += [f"status      {name}: {count:,}" for name, count in found.status_changes.items()]
+    if found.movers:
+        box = "x_min y_min x_max y_max"
+        lines.append(f"moved       IoU    {box}  ->  {box}  key")
     for mover in found.movers:
         one, other = (" ".join(f"{edge:.3f}" for edge in b) for b in (mover.before, mover.after))
-        lines.append(f"moved       IoU {mover.iou:.3f}  {one}  ->  {other}  {mover.key}")
+        lines.append(f"            {mover.iou:.3f}  {one}  ->  {other}  {mover.key}")
     return lines

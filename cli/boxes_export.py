@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .paths import LocalPath
 from .printing import print_json, print_line
 
@@ -65,4 +67,4 @@ def export(
     if as_json:
         print_json({"images": rows, "form": form, "path": str(written)})
     else:
-        print_line(f"{rows:,} images in {written} ({form})")
+        print_line(f"{counted(rows, 'image')} in {written} ({form})")

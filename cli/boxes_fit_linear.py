@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .model_options import MODEL_HELP, expect_model, model_options, open_model
 from .paths import LocalPath
 from .printing import note, print_json, print_line
@@ -80,6 +82,6 @@ def fit_linear(
         return
     print_line(f"{out}: {len(found.head.weight) + 1} numbers on the {found.head.on}")
     print_line(
-        f"{found.images:,} images, {found.cells:,} cells, {found.objects:.1%} of them of objects; "
-        f"{found.agreement:.1%} on the right side of 0.5"
+        f"{counted(found.images, 'image')}, {found.cells:,} cells, {found.objects:.1%} of them of "
+        f"objects; {found.agreement:.1%} on the right side of 0.5"
     )

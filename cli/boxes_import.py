@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .paths import LocalPath
 from .printing import print_json, print_line
 
@@ -148,25 +150,27 @@ def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:
     lines = [
         (
             "matched",
-            f"{counts.matched:,} images; {counts.unannotated:,} without an annotation, "
-            f"{counts.without_image:,} annotations without an image",
+            f"{counted(counts.matched, 'image')}; {counts.unannotated:,} without an annotation, "
+            f"{counted(counts.without_image, 'annotation')} without an image",
         ),
         (
             "taken",
-            f"{counts.boxes:,} boxes, {counts.clipped:,} of them clipped at the border; "
+            f"{counted(counts.boxes, 'box')}, {counts.clipped:,} of them clipped at the border; "
             f"{counts.dropped:,} without area dropped",
         ),
     ]
     if counts.below:
-        lines.append(("below", f"{counts.below:,} boxes of lower scores left out"))
+        lines.append(("below", f"{counted(counts.below, 'box')} of lower scores left out"))
     if counts.unlisted:
-        lines.append(("unlisted", f"{counts.unlisted:,} annotations of images not in the file"))
+        lines.append(
+            ("unlisted", f"{counted(counts.unlisted, 'annotation')} of images not in the file")
+        )
     if counts.misfits:
         lines.append(
             (
                 "misfits",
-                f"{counts.misfits:,} images of another shape than annotated, perhaps turned by "
-                "EXIF: the full box (--upright takes such boxes)",
+                f"{counted(counts.misfits, 'image')} of another shape than annotated, perhaps "
+                "turned by EXIF: the full box (--upright takes such boxes)",
             )
         )
     return lines

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .paths import LocalPath
 from .printing import note, print_json, print_line, printable
 
@@ -98,7 +100,7 @@ def _write_unreadable(box_set: "BoxSet", file: Path) -> None:
     lines = [f"{printable(key)}\n" for key in unreadable_keys(box_set, most=None)]
     with written_aside(file) as aside:
         aside.write_text("".join(lines), encoding="utf-8")
-    note(f"{len(lines):,} keys in {file}")
+    note(f"{counted(len(lines), 'key')} in {file}")
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -106,7 +108,10 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     encoder, localizer = made_by["encoder"], made_by["localizer"]
     lines = [
         ("box set", f"{summary['folder']} ({summary['form']})"),
-        ("images", f"{images:,} in {summary['shards']} shards, {summary['bytes']:,} bytes"),
+        (
+            "images",
+            f"{images:,} in {counted(summary['shards'], 'shard')}, {summary['bytes']:,} bytes",
+        ),
         ("status", ", ".join(f"{name} {count:,}" for name, count in summary["counts"].items())),
     ]
     if keys := summary["unreadable_keys"]:

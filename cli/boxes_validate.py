@@ -1,8 +1,17 @@
 """`ccrop boxes validate`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .printing import print_json, print_line
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.boxset import Problem
+
+_SHOWN = 10  # breaches of a rule
 
 
 @click.command("validate")
@@ -12,8 +21,8 @@ from .printing import print_json, print_line
 def validate(boxes: str, source: str | None, as_json: bool) -> None:
     """Check the box set BOXES against the rules of the format and, if given, against SOURCE.
 
-    All problems are printed, each with the id of its rule in docs/format.md; the exit status is
-    1 if there are any.
+    Of each rule in docs/format.md the first ten breaches are printed, and how many more there are;
+    --json prints all. The exit status is 1 if there are any.
 
     \b
     Example:
@@ -37,7 +46,21 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     if as_json:
         print_json([problem._asdict() for problem in problems])
     else:
-        for problem in problems:
-            print_line(str(problem).replace(" ", "  ", 1))
-        print_line(f"{boxes}: {len(problems)} problems" if problems else f"{boxes}: valid")
+        for line in _lines(problems):
+            print_line(line)
+        print_line(
+            f"{boxes}: {counted(len(problems), 'problem')}" if problems else f"{boxes}: valid"
+        )
     raise SystemExit(bool(problems))
+
+
+def _lines(problems: "list[Problem]") -> list[str]:
+    rules: dict[str, list[str]] = {}
+    for problem in problems:
+        rules.setdefault(problem.rule, []).append(str(problem).replace(" ", "  ", 1))
+    lines = []
+    for rule, found in sorted(rules.items()):
+        lines += found[:_SHOWN]
+        if len(found) > _SHOWN:
+            lines.append(f"{rule}  and {len(found) - _SHOWN:,} more")
+    return lines

@@ -3,6 +3,7 @@
 import time
 
 from ccrop_pipeline.base import Observer, StageSeconds
+from ccrop_pipeline.errors import counted
 
 from .progress import Display, console, say
 
@@ -27,7 +28,7 @@ class ComputeProgress(Display, Observer):
     def begun(self, shards: int, kept: int) -> None:
         """Say how much there is to do."""
         before = f", {kept} were complete" if kept else ""
-        say(f"{self._prefix}{shards} shards to compute{before}")
+        say(f"{self._prefix}{counted(shards, 'shard')} to compute{before}")
         self._started = self._said = time.perf_counter()
         self._shards = shards
         total = None if kept else self._total
@@ -42,7 +43,7 @@ class ComputeProgress(Display, Observer):
         note = f"shard {self._written + 1}/{self._shards} {shard}  {figures}"
         self._advance(self._task, images, note, total=self._expected())
         if not console.is_terminal and now - self._said >= _QUIET_SECONDS:
-            say(f"{self._prefix}{self._done:,} images  {note}")
+            say(f"{self._prefix}{counted(self._done, 'image')}  {note}")
             self._said = now
 
     def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:
@@ -53,14 +54,16 @@ class ComputeProgress(Display, Observer):
 
     def batch_halved(self, batch_size: int) -> None:
         """Say that the GPU has less memory than was hoped for."""
-        say(f"{self._prefix}out of GPU memory: {batch_size} images at a time from now on")
+        say(
+            f"{self._prefix}out of GPU memory: {counted(batch_size, 'image')} at a time from now on"
+        )
 
     def summary(self) -> None:
         """Print how fast it was, and which stage was the busiest."""
         if self._done:
             seconds = time.perf_counter() - self._started
             figures = self._figures(self._last, time.perf_counter())
-            say(f"{self._prefix}{self._done:,} images in {seconds:.1f} s  {figures}")
+            say(f"{self._prefix}{counted(self._done, 'image')} in {seconds:.1f} s  {figures}")
 
     def _figures(self, stages: StageSeconds, now: float) -> str:
         seconds = max(now - self._started, 1e-9)

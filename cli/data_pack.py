@@ -5,6 +5,8 @@ from typing import Literal
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .paths import LocalPath
 from .printing import print_json, print_line
 
@@ -88,4 +90,7 @@ def pack(
         print_json(result)
     else:
         known = ", packed before and complete" if summary.was_there else ""
-        print_line(f"{summary.images:,} images in {len(summary.shards)} shards in {out}{known}")
+        print_line(
+            f"{counted(summary.images, 'image')} in {counted(len(summary.shards), 'shard')} in "
+            f"{out}{known}"
+        )

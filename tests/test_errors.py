@@ -3,7 +3,7 @@
 import pytest
 
 import ccrop_pipeline as ccrop
-from ccrop_pipeline.errors import BoxSetError, ModelError, SettingError, SourceError
+from ccrop_pipeline.errors import BoxSetError, ModelError, SettingError, SourceError, counted
 from ccrop_pipeline.images import Scenes
 
 SCENES = Scenes(4, size=16)
@@ -36,3 +36,12 @@ def test_a_mistake_has_the_leaf_of_what_it_is_about(leaf, mistake):
 def test_a_wrong_setting_is_also_what_python_has_for_wrong_arguments():
     with pytest.raises(ValueError, match=r"threshold is 2\.0"):
         ccrop.BoxRule(2.0)
+
+
+def test_one_is_counted_in_the_singular():
+    nouns = ("image", "box", "class", "batch", "GPU")
+    assert [counted(1, noun) for noun in nouns] == [f"1 {noun}" for noun in nouns]
+    several = [
+        counted(number, noun) for number, noun in zip((0, 2, 3, 4, 5000), nouns, strict=True)
+    ]
+    assert several == ["0 images", "2 boxes", "3 classes", "4 batches", "5,000 GPUs"]

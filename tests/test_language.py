@@ -76,6 +76,21 @@ def test_docstrings_say_if_and_mark_code_by_single_backticks(file):
                 assert entry.startswith(("If ", "Always")), f"{file}: {name}: {entry}"
 
 
+# A number of them may be one. "1 of 1 images" is said; "images/s" is a rate.
+COUNTED = re.compile(
+    r"(?<! of )(?<! of the )(?<! of its )\{\} (different |labelled )?(annotations|batches|boxes|"
+    r"classes|columns|epochs|files|images|keys|members|problems|processes|rows|shards|tensors|"
+    r"weights)\b(?!/)"
+)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_what_may_be_one_is_in_the_plural_by_counted(file):
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.JoinedStr):
+            assert not COUNTED.search(text_of(node)), f"{file}:{node.lineno}: {text_of(node)!r}"
+
+
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_arrays_name_their_kind(file):
     for node in ast.walk(ast.parse((ROOT / file).read_text())):

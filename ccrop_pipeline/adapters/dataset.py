@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ccrop_pipeline.boxset import Boxes, BoxSet, Choices, MissingBoxes, opened, upright
 from ccrop_pipeline.crops import attach_box
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.images import decode
 
 
@@ -122,7 +122,8 @@ class BoxedDataset(Dataset[Any]):
     ) -> None:
         if len(keys) != len(dataset):
             raise CcropError(
-                f"there are {len(keys)} keys for {len(dataset)} images. Give each image its key, "
+                f"there are {counted(len(keys), 'key')} for {counted(len(dataset), 'image')}. "
+                "Give each image its key, "
                 "in the data set's order."
             )
         _refuse_what_would_not_fit(dataset)

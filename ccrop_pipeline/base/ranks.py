@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import CcropError, SettingError, counted
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 # srun sets the last two for the tasks of a step. A batch script alone has a rank of 0, and whatever
@@ -48,8 +48,8 @@ class Ranks:
             )
         if self.machines < 1 or self.world_size % self.machines:
             raise SettingError(
-                f"{self.world_size} processes on {self.machines} machines: every machine must "
-                "have the same number. Start as many processes on each."
+                f"{counted(self.world_size, 'process')} on {counted(self.machines, 'machine')}: "
+                "every machine must have the same number. Start as many processes on each."
             )
 
     @property
@@ -136,8 +136,8 @@ def _torchrun(numbers: Mapping[str, int | None]) -> Ranks:
         return Ranks(rank, world_size, started_by="variables")
     if local < 1 or world_size % local:
         raise CcropError(
-            f"{world_size} processes of which this machine has {local}: every machine must have "
-            "the same number. Start torchrun with the same --nproc-per-node everywhere."
+            f"{counted(world_size, 'process')} of which this machine has {local}: every machine "
+            "must have the same number. Start torchrun with the same --nproc-per-node everywhere."
         )
     return Ranks(rank, world_size, world_size // local, "torchrun")
 

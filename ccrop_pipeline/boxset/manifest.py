@@ -20,7 +20,7 @@ from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file
 from ccrop_pipeline.boxset.statistics import BoxStatistics
 from ccrop_pipeline.boxset.table import BoxTable
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, counted
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -96,7 +96,7 @@ def check_row_count(table: BoxTable, entry: ShardEntry) -> list[Problem]:
     """Compare the number of rows of a shard with that listed; rule B008."""
     if len(table) == entry.rows:
         return []
-    message = f"{len(table)} rows, and {entry.rows} in the manifest"
+    message = f"{counted(len(table), 'row')}, and {entry.rows} in the manifest"
     return [Problem("B008", entry.file, message)]
 
 

@@ -14,6 +14,7 @@ from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Entries, Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+from ccrop_pipeline.errors import counted
 
 MAX_ROW_GROUP = 65_536
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -112,7 +113,9 @@ def load(
         problems.append(Problem("B011", path.name, f"not a readable Parquet file: {_line(error)}"))
         return None, None
     if max(groups, default=0) > MAX_ROW_GROUP:
-        problems.append(Problem("B015", path.name, f"a row group has {max(groups)} rows"))
+        problems.append(
+            Problem("B015", path.name, f"a row group has {counted(max(groups), 'row')}")
+        )
     wrong = list(_wrong_columns(data))
     problems += [Problem("B014", path.name, message) for message in wrong]
     return texts, None if wrong else _table(data, path.name, problems)
@@ -140,7 +143,7 @@ def _refuse_more_than_the_bytes_can_hold(footer: Any, size: int) -> None:
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     unpacked = sum(max(c.total_uncompressed_size, 2 * c.num_values) for c in columns)
     if max(rows, footer.num_rows) > size:
-        raise pa.ArrowInvalid(f"{rows} rows in {size} bytes are no rows of a box set")
+        raise pa.ArrowInvalid(f"{counted(rows, 'row')} in {size} bytes are no rows of a box set")
     if unpacked > _SMALL + _SHRINK * size:
         raise pa.ArrowInvalid(f"its {size} bytes would unpack into {unpacked}")
 

@@ -30,7 +30,7 @@ from ccrop_pipeline.boxset.shards import (
     shard_file,
 )
 from ccrop_pipeline.boxset.table import BoxRow, BoxTable
-from ccrop_pipeline.errors import BoxSetError, SettingError
+from ccrop_pipeline.errors import BoxSetError, SettingError, counted
 
 MissingBoxes = Literal["error", "full"]
 
@@ -238,8 +238,8 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
         raise BoxSetError(f"there is no folder {folder}. Compute boxes into it, or check the path.")
     if found := strays(there, ()):
         raise BoxSetError(
-            f"the box set {folder} is not complete: it has {len(found)} shards and no {MANIFEST}. "
-            "Resume by running the same command that was computing it."
+            f"the box set {folder} is not complete: it has {counted(len(found), 'shard')} and no "
+            f"{MANIFEST}. Resume by running the same command that was computing it."
         )
     raise BoxSetError(f"{folder} is not a box set: it has no {MANIFEST}. Check the path.")
 

@@ -79,7 +79,7 @@ class BoxTable:
                 raise ValueError(f"heatmaps must be (n, h, w), not {self.heatmaps.shape}")
             _expect("heatmaps", self.heatmaps, np.float16, (n, *grid))
         if self.choices is not None and len(self.choices) != n:
-            raise ValueError(f"choices must have {n} rows, not {len(self.choices)}")
+            raise ValueError(f"there are choices for {len(self.choices)} of {n} rows")
         if n and int(self.status.max()) >= len(STATUSES):
             raise ValueError(f"status must be below {len(STATUSES)}, not {self.status.max()}")
 

@@ -17,6 +17,7 @@ from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Entries, Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
+from ccrop_pipeline.errors import counted
 
 MEMBER_SUFFIX = ".box.json"
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -122,7 +123,9 @@ def load(
         heatmaps = False
     with_choices = sum("choices" in sample for sample in samples)
     if with_choices not in (0, len(samples)):
-        problems.append(Problem("B028", path.name, f"only {with_choices} rows have choices"))
+        problems.append(
+            Problem("B028", path.name, f"choices in only {counted(with_choices, 'row')}")
+        )
     fatal = any(problem.rule in ("B011", "B014") for problem in problems[count:])
     return texts, None if fatal else _table(samples, heatmaps=bool(grids) and heatmaps)
 

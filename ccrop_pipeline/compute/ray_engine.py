@@ -194,8 +194,9 @@ class _Pool:
         )(_Worker)
         if not self.room():
             raise CcropError(
-                f"no node of the Ray cluster has {cpus} cores and {gpus:g} GPUs, which a worker "
-                "is to have: choose fewer `threads` or a smaller `gpu_share`, or add nodes."
+                f"no node of the Ray cluster has room for a worker with `threads` {cpus} and "
+                f"`gpu_share` {gpus:g}. Lower them, or add nodes; to compute without GPUs, set "
+                "`device` to cpu and `gpu_share` to 0."
             )
 
     def room(self) -> int:

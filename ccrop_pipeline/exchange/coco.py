@@ -18,7 +18,7 @@ import numpy as np
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.errors import CcropError, SettingError, reading, shown
+from ccrop_pipeline.errors import CcropError, SettingError, counted, reading, shown
 from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
@@ -67,8 +67,8 @@ def read_coco(path: str | Path, *, images: str | Path | None = None) -> Annotati
         )
     if len(found) < len(names):
         raise CcropError(
-            f"{images or path} gives {len(names)} images only {len(found)} different names. Give "
-            "each file_name its folder, or import the parts one by one."
+            f"{images or path} gives {counted(len(names), 'image')} only {len(found)} different "
+            "names. Give each file_name its folder, or import the parts one by one."
         )
     digest = sha256_of(path)
     if images is not None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from braceexpand import braceexpand
 
 from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_path
-from ccrop_pipeline.errors import CcropError, SourceError
+from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
 from ccrop_pipeline.images.parquet import ParquetSource
@@ -157,7 +157,8 @@ def _goes_before(source: FolderSource, shards: list[Path]) -> bool:
         return True
     kinds = sorted({path.suffix for path in shards})
     raise SourceError(
-        f"{source.root} holds {len(shards)} shards ({shards[0].name}, …) and {len(images)} images "
+        f"{source.root} holds {counted(len(shards), 'shard')} ({shards[0].name}, …) and "
+        f"{counted(len(images), 'image')} "
         f"({images[0]}, …), and either may be meant. Open the shards as "
         f"'{source.root}/*{kinds[0]}', or move one kind to a folder of its own."
     )

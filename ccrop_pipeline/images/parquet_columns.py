@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from ccrop_pipeline.errors import SourceError
+from ccrop_pipeline.errors import SourceError, counted
 
 _KEYS = ("key", "__key__")
 _KINDS_OF_KEY = (
@@ -59,8 +59,8 @@ def open_parquet(path: Path) -> Any:
     if rows > size:  # no encoded image has less than a byte
         file.close()
         raise SourceError(
-            f"{path} has {rows:,} rows in {size:,} bytes, which cannot be images. Fetch or write "
-            "it again."
+            f"{path} has {counted(rows, 'row')} in {size:,} bytes, which cannot be images. Fetch "
+            "or write it again."
         )
     return file
 
@@ -86,7 +86,7 @@ def find_columns(schema: Any, path: Path) -> Columns:
         found = ["image"]
     if len(found) != 1:
         raise SourceError(
-            f"{path} has {len(found)} columns that could hold images"
+            f"{path} has {counted(len(found), 'column')} that could hold images"
             f"{' (' + ', '.join(found) + ')' if found else ''}; its columns are "
             f"{', '.join(f'{column.name}: {column.type}' for column in schema)}. Name one `image`, "
             "of type struct<bytes, path> or binary."

@@ -13,7 +13,7 @@ from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ccrop_pipeline.errors import SourceError
+from ccrop_pipeline.errors import SourceError, counted
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
 from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entries
@@ -324,7 +324,7 @@ def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Co
     images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
         raise SourceError(
-            f"sample {key!r} in {where} has {len(images)} images (members: "
+            f"sample {key!r} in {where} has {counted(len(images), 'image')} (members: "
             f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
             f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.errors import ModelError, counted
 from ccrop_pipeline.localize import backbone_names, build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import best_match, shapes_of
@@ -40,8 +40,8 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
     if any(re.search(r"(^|\.)patch_embed\.proj\.weight$", key) for key in keys):
         return _vit(checkpoint, input_size)
     raise ModelError(
-        f"the architecture of {checkpoint.path} cannot be told from its {len(keys)} weights "
-        f"({', '.join(list(keys)[:3])}, ...)"
+        f"the architecture of {checkpoint.path} cannot be told from its "
+        f"{counted(len(keys), 'weight')} ({', '.join(list(keys)[:3])}, ...)"
         + (f"; it calls itself {checkpoint.arch!r}" if checkpoint.arch else "")
         + ". Name it: torchvision:NAME or timm:NAME with `weights`, or module.py:factory."
     )

@@ -97,7 +97,7 @@ def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
     bank, queries = _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
     if not len(bank.rows) or not len(queries.rows):
         raise SourceError(
-            f"{len(images.rows)} labelled images are too few to hold out a sixth of them for a "
+            f"too few images are labelled ({len(images.rows)}) to hold out a sixth of them for a "
             "test. Give other images for the test, or take no probe (probe.every=0 in a run)."
         )
     return bank, queries
@@ -124,7 +124,7 @@ def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledIm
     fitted, validation = _without(images, chosen)
     if not len(fitted.rows) or not len(validation.rows):
         raise SourceError(
-            f"{len(images.rows)} labelled images are too few to choose the settings of a linear "
+            f"too few images are labelled ({len(images.rows)}) to choose the settings of a linear "
             "probe on a tenth of them. Use the kNN probe."
         )
     return fitted, validation

@@ -176,7 +176,9 @@ def describe(stage: Stage) -> str:
     crops = f"boxes from {stage.boxes}" if stage.boxes else "random crops"
     if stage.newest:
         crops = f"the newest boxes; until there are any, {crops}"
-    return f"train epochs {stage.first + 1}-{stage.stop}: {crops}"
+    first, last = stage.first + 1, stage.stop
+    epochs = f"epoch {first}" if first == last else f"epochs {first}-{last}"
+    return f"train {epochs}: {crops}"
 
 
 def as_record(stage: Stage) -> dict[str, Any]:

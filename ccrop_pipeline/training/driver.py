@@ -13,7 +13,7 @@ from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks, is_address
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex, Source, absolute_spec, open_source
 from ccrop_pipeline.localize import open_device
@@ -222,8 +222,8 @@ class Trainer:
         before = [s for s in self.plan if isinstance(s, RefreshStage) and s.epoch < stage.first]
         if len(before) == 1 and self.epoch == stage.first:  # once: the first that are late
             self.observer.warning(
-                f"after {self.epoch} epochs no boxes of a refresh are there yet. Is `ccrop boxes "
-                f"follow {self.run.folder}` running?"
+                f"after {counted(self.epoch, 'epoch')} no boxes of a refresh are there yet. Is "
+                f"`ccrop boxes follow {self.run.folder}` running?"
             )
 
     def _end_epoch(self, record: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ccrop_pipeline.base import ALONE, Location, Ranks
 from ccrop_pipeline.boxset import MissingBoxes
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, counted
 from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
@@ -111,8 +111,9 @@ def _expect_two_images(recipe: Recipe, processes: int) -> None:
     own = recipe.batch_size // recipe.accumulate // processes
     if own < 2:
         raise SettingError(
-            f"batch_size is {recipe.batch_size} and accumulate {recipe.accumulate}: each of "
-            f"{processes} processes would compute parts of {own} images, and needs 2 or more. "
+            f"batch_size is {recipe.batch_size} and accumulate {recipe.accumulate}: with "
+            f"{counted(processes, 'process')}, each would compute parts of "
+            f"{counted(own, 'image')}, and needs 2 or more. "
             f"Set batch_size to {2 * recipe.accumulate * processes} or more, lower accumulate, "
             "or start fewer processes."
         )

@@ -10,7 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ccrop_pipeline.base import Ranks
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, counted
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -145,7 +145,8 @@ def _expect_gpus(device: torch.device, processes: int) -> None:
     seen = torch.cuda.device_count()
     if device.type == "cuda" and seen < processes:
         raise CcropError(
-            f"this machine has {processes} processes, but this one sees {seen} GPUs. Start one "
+            f"this machine has {counted(processes, 'process')}, but this one sees "
+            f"{counted(seen, 'GPU')}. Start one "
             "process for each GPU, and let each see all of them (srun --gpu-bind=none)."
         )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.crops import key_hash
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, counted
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def unreadable_note(problems: Sequence[str]) -> str:
     """
     more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
     return (
-        f"{len(problems)} images cannot be decoded and are shown as grey, or left out: "
+        f"{counted(len(problems), 'image')} cannot be decoded, shown as grey or left out: "
         f"{', '.join(sorted(problems)[:10])}{more}. Repair them, or leave them out next time."
     )
 

@@ -11,7 +11,7 @@ import torch
 from ccrop_pipeline.base import Ranks
 from ccrop_pipeline.base.values import differences
 from ccrop_pipeline.boxset import Boxes, MissingBoxes, opened
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import CcropError, SettingError, counted
 from ccrop_pipeline.images import ImageIndex, Source, open_source
 from ccrop_pipeline.localize import open_device
 from ccrop_pipeline.recipes import ViewGroup
@@ -118,14 +118,14 @@ class ViewLoader:
         _expect_a_batch(len(index), size)
         canvas = canvas_within(index, round(resident_gb * 1e9), self._device)
         if canvas is None:
-            self.note = f"{len(index):,} images are read by position, in {self._processes}"
+            self.note = f"{counted(len(index), 'image')} are read by position, in {self._processes}"
             pin = self._device.type == "cuda"
             return MapLoader(
                 index, self._cutter, batch_size=size, workers=self._workers, pin_memory=pin, **order
             )
         images = load_images(index, canvas, self._device, threads or os.cpu_count() or 1)
         self.note = (
-            f"{len(index):,} images are decoded in the memory of {self._device} "
+            f"{counted(len(index), 'image')} are decoded in the memory of {self._device} "
             f"({images.pixels.nbytes / 1e9:.2f} GB of {resident_gb:g} allowed)"
         )
         return ResidentLoader(images, self._cutter, batch_size=size, **order)
@@ -158,7 +158,7 @@ class ViewLoader:
 
     @property
     def _processes(self) -> str:
-        return f"{self._workers} processes" if self._workers else "the calling process"
+        return f"{counted(self._workers, 'process')}" if self._workers else "the calling process"
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch.
@@ -256,10 +256,12 @@ def _expect_a_batch(images: int, batch_size: int, processes: int = 1) -> None:
         return
     if processes == 1:
         raise SettingError(
-            f"there are {images} images, less than one batch of {batch_size}. Lower `batch_size`."
+            f"there are {counted(images, 'image')}, less than one batch of {batch_size}. Lower "
+            "`batch_size`."
         )
     raise SettingError(
-        f"of the shards, one of {processes} processes may have no more than {images} images, less "
+        f"of the shards, one of {processes} processes may have no more than "
+        f"{counted(images, 'image')}, less "
         f"than its {batch_size} of a batch. Lower `batch_size`, start fewer processes, or pack "
         "the images into more shards of equal size."
     )

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
-from ccrop_pipeline.errors import CcropError, SourceError
+from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images import Sample, Source
 from ccrop_pipeline.views.batch import Batch, from_workers, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
@@ -194,9 +194,9 @@ class StreamLoader:
     ) -> None:
         if len(source.shards) < ranks.world_size:
             raise SourceError(
-                f"{source.location} has {len(source.shards)} shards, too few for "
-                f"{ranks.world_size} processes that each need one. Pack the images into more "
-                "shards."
+                f"{source.location} has {counted(len(source.shards), 'shard')}, too few for "
+                f"{counted(ranks.world_size, 'process')} that each need one. Pack the images into "
+                "more shards."
             )
         self._images = images
         self.batches = None if images is None else images // batch_size
@@ -245,7 +245,8 @@ class StreamLoader:
                 yield batch.pin_memory() if self._pin else batch
         if self.batches is not None and done < self.batches:
             raise SourceError(
-                f"{self._views.source.location} gave {done} batches and not {self.batches}: its "
+                f"{self._views.source.location} gave {counted(done, 'batch')} and not "
+                f"{self.batches}: its "
                 f"shards have fewer images than the {self._images} that they should. Compute the "
                 "boxes of this source again, or give `shard_sizes` as they are."
             )

@@ -56,6 +56,18 @@ def test_counts_of_images_classes_and_what_was_passed_over(photos, tmp_path):
     assert (result.exit_code, other) == (1, line)
 
 
+def test_of_a_wrong_source_ten_images_are_named_and_the_others_counted(tmp_path):
+    for side in (32, 48):
+        pack(Scenes(40, size=side), tmp_path / str(side))
+    run("boxes", "full", tmp_path / "32", tmp_path / "boxes")
+    line = ["boxes", "validate", tmp_path / "boxes", tmp_path / "48"]
+    lines = run(*line)[0].stdout.splitlines()
+    assert [text[:35] for text in lines[:10]] == ["B027  data-000000.parquet: the image"[:35]] * 10
+    assert lines[10:] == ["B027  and 30 more", f"{tmp_path / 'boxes'}: 40 problems"]
+    result, _ = run(*line, "--json")
+    assert len(json.loads(result.stdout)) == 40
+
+
 def test_tars_and_tables_tell_the_same(photos, tmp_path):
     run("data", "pack", photos, tmp_path / "tars")
     (tmp_path / "tars/README.md").write_text("x")

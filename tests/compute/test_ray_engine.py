@@ -119,5 +119,6 @@ def test_errors_of_workers_are_told_as_if_there_were_no_ray(cluster, source, tmp
 @pytest.mark.parametrize(("threads", "gpus"), [(64, 0.0), (1, 1.0), (1, 0.5)])
 def test_a_worker_that_fits_nowhere_is_told_at_once(cluster, source, tmp_path, threads, gpus):
     made = tmp_path / "boxes"
-    with pytest.raises(CcropError, match=f"no node of the Ray cluster has {threads} cores"):
+    said = f"with `threads` {threads} and `gpu_share` {gpus:g}.*without GPUs, set `device` to cpu"
+    with pytest.raises(CcropError, match=said):
         compute_boxes_with_ray(source, localizer, made, threads=threads, gpu_share=gpus)

@@ -80,7 +80,7 @@ def test_the_bank_of_one_split_can_be_split_again():
 
 @pytest.mark.parametrize("split", [held_out, validation_split])
 def test_too_few_images_cannot_be_split(split):
-    with pytest.raises(CcropError, match="1 labelled images are too few"):
+    with pytest.raises(CcropError, match="too few images are labelled \\(1\\)"):
         split(labelled(Scenes(1, size=16).index(), "scenes"))
 
 

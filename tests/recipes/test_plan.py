@@ -224,6 +224,7 @@ def test_an_overlapped_plan_keeps_given_boxes_until_there_are_newer_ones():
 
 def test_stages_are_described_with_epochs_counted_from_one():
     assert describe(TrainStage(0, 20, None)) == "train epochs 1-20: random crops"
+    assert describe(TrainStage(4, 5, None)) == "train epoch 5: random crops"
     assert describe(TrainStage(20, 40, "boxes/x")) == "train epochs 21-40: boxes from boxes/x"
     assert "the newest boxes" in describe(TrainStage(20, 40, None, newest=True))
     assert "ccrop boxes follow" in describe(RefreshStage(20, "boxes/x", overlapped=True))

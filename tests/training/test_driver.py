@@ -217,7 +217,7 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     trainer = trained(source, tmp_path / "run", "epochs=2", observer=listener)
     assert [record["unreadable"] for record in trainer.run.metrics()] == [1, 1]
     (warning,) = listener.warnings  # once, and not in every epoch
-    assert warning.startswith("1 images cannot be decoded and are shown as grey")
+    assert warning.startswith("1 image cannot be decoded, shown as grey")
     assert f": {samples[3].key} (cannot decode 8 bytes as an image" in warning
     assert "0x" not in warning
     assert (
