@@ -23,6 +23,8 @@ augment = v2.Compose([
 ])  # fmt: skip
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     table, boxes = sys.argv[1:]
     dataset = load_dataset("parquet", data_files=table, split="train")
     dataset = dataset.cast_column("image", Image(decode=False))

@@ -15,6 +15,8 @@ from ccrop_pipeline.adapters import folder_keys, replace_crop
 SIDE, BATCH, STEPS = 32, 64, 20
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     folder, boxes = sys.argv[1:]
     # Any of lightly's transforms that crop by RandomResizedCrop, multi-crop as well.
     transform = replace_crop(SimCLRTransform(SIDE, cj_strength=0.5, gaussian_blur=0.0))

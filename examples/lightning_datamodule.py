@@ -54,5 +54,7 @@ class SimCLR(lightning.LightningModule):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     trainer = lightning.Trainer(max_epochs=2, logger=False, enable_checkpointing=False)
     trainer.fit(SimCLR(), datamodule=BoxedViews(*sys.argv[1:]))

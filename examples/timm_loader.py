@@ -14,6 +14,8 @@ from ccrop_pipeline.adapters import folder_keys, replace_crop
 SIDE, BATCH, STEPS = 64, 64, 20
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     folder, boxes = sys.argv[1:]
     images = ImageFolder(folder)  # in timm: create_dataset("torch/folder", folder, split="train")
     dataset = BoxedDataset(images, folder_keys(images), boxes)

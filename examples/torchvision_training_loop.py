@@ -33,6 +33,8 @@ def nt_xent(first: Tensor, second: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     folder, boxes = sys.argv[1:]
     images = ImageFolder(folder)
     dataset = BoxedDataset(images, folder_keys(images), boxes, transform=two_views)

@@ -21,6 +21,8 @@ augment = v2.Compose([
 ])  # fmt: skip
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     shards, boxes = sys.argv[1:]
     pipeline = (
         wds.WebDataset(shards, shardshuffle=100)

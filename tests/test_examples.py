@@ -87,6 +87,16 @@ def test_examples_are_short():
     assert all(len(file.read_text().splitlines()) <= 60 for file in files)
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_without_arguments_an_example_says_how_it_is_started(name):
+    done = subprocess.run([sys.executable, EXAMPLES / name], capture_output=True, text=True)
+    if "ModuleNotFoundError" in done.stderr:
+        pytest.skip(f"{name} needs a library that is not installed")
+    assert done.returncode == 1
+    assert f": python {name} " in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+
+
 def test_boxes_in_a_plain_torchvision_loop(image_folder):
     output = run("torchvision_training_loop.py", image_folder / "images", image_folder / "boxes")
     assert len(losses_of(output)) == 2  # 128 images in batches of 64
