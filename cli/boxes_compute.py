@@ -164,10 +164,12 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
         if options[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray.")
     expect_model(options["model"])
+    from .sources import expect, open_source
+
+    expect(source)
     from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
 
     from .compute_progress import ComputeProgress
-    from .sources import open_source
 
     opened, gpus = open_source(source), options["gpu_share"]
     if gpus is None:

@@ -8,6 +8,7 @@ import click
 
 from ccrop_pipeline.errors import CcropError
 
+from .model_options import device_option
 from .paths import LocalPath
 from .printing import print_line
 from .rank_options import rank_options
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("follow")
 @click.argument("run", type=LocalPath())
 @click.option("--source", help="Where the images are.  [default: as the run found them]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--poll",
     type=click.FloatRange(0, min_open=True),

@@ -108,14 +108,12 @@ _MARK = "demo.json"
 
 
 def _claim(out: Path) -> None:
-    from ccrop_pipeline.base.files import written_aside
-    from ccrop_pipeline.errors import CcropError
+    from ccrop_pipeline.base.files import expect_free, written_aside
 
     out.mkdir(parents=True, exist_ok=True)
     if (out / _MARK).is_file():
         return
-    if any(not path.name.startswith(".") for path in out.iterdir()):
-        raise CcropError(f"{out} is not empty and holds no demo; choose another folder.")
+    expect_free(out, "demo")
     with written_aside(out / _MARK) as aside:
         aside.write_text('{"made by": "ccrop demo"}\n', "utf-8")
 

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ccrop_pipeline.errors import counted
+
+from .model_options import expect_model
 from .paths import LocalPath
 from .printing import note, print_json, print_line
 
@@ -49,6 +52,7 @@ def export(
     Example:
       ccrop export runs/first backbone.safetensors
     """
+    expect_model(str(run))
     from ccrop_pipeline.export import export_backbone
 
     done = export_backbone(run, out, form=form, encoder=encoder, overwrite=overwrite)
@@ -59,7 +63,7 @@ def export(
     )
     note(
         f"{done.path}: {encoder} encoder {done.backbone} after epoch {done.epoch}, "
-        f"{done.weights} tensors, form {done.form}; checked: {checked}"
+        f"{counted(done.weights, 'tensor')}, form {done.form}; checked: {checked}"
     )
     if as_json:
         print_json({**vars(done), "path": str(done.path), "encoder": encoder})

@@ -1,5 +1,6 @@
 """The options that say which model to read, shared by the commands that read one."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -12,6 +13,25 @@ if TYPE_CHECKING:
     from ccrop_pipeline.localize import Encoder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|hpu|mtia|xla|maia|privateuseone)(:\d+)?")
+
+
+def _known(_context: click.Context, _option: click.Parameter, device: str) -> str:
+    # As far as that can be told without torch.
+    if not _DEVICE.fullmatch(device):
+        raise click.BadParameter(f"{device!r} is none: give auto, cpu, cuda, cuda:1, ...")
+    return device
+
+
+device_option = click.option(
+    "--device",
+    callback=_known,
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:1, ...",
+)
 
 MODEL_HELP = """\
 What reads the images: a run or checkpoint of `ccrop train`; a checkpoint of MoCo, MoCo v3, SimCLR,
@@ -40,9 +60,7 @@ _OPTIONS = (
         help="Let a checkpoint run code of its own while it is read. Only for files you trust.",
     ),
     click.option("--partial", is_flag=True, help="Accept weights that fit the model only in part."),
-    click.option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."
-    ),
+    device_option,
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
@@ -80,15 +98,22 @@ def model_options(command: Command) -> Command:
 
 
 def expect_model(model: str) -> None:
-    """Refuse a file that is not there, before anything slow begins.
+    """Refuse a file that is not there, or a folder without any, before anything slow begins.
 
     Raises:
         ModelError: If the model is no name, and nothing of its name is there.
     """
-    if ":" not in model and not local_path(model).exists():
+    path = local_path(model)
+    if ":" not in model and not path.exists():
         raise ModelError(
             f"there is no model {model}: no such file or folder, and it starts with neither "
             "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
+        )
+    kinds = ("checkpoint*", "*.safetensors*")
+    if path.is_dir() and not any(file for kind in kinds for file in path.glob(kind)):
+        raise ModelError(
+            f"the folder {model} holds no checkpoint. Give the folder of a run that `ccrop train` "
+            "has trained for an epoch or more, one of its checkpoints, or a folder of safetensors."
         )
 
 

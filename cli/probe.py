@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ccrop_pipeline.errors import counted
+
 from .model_options import expect_model, model_options, open_model
 from .printing import note, print_json, print_line, warn
 
@@ -86,9 +88,11 @@ def probe(
     """
     way = _way(context, linear, augmented)
     expect_model(model)
-    from ccrop_pipeline.probes import KnnSettings
+    from .sources import expect, open_source
 
-    from .sources import open_source
+    for source in filter(None, (train_source, test_source)):
+        expect(source)
+    from ccrop_pipeline.probes import KnnSettings
 
     encoder = _encoder(model, options)
     test = open_source(test_source, split="test") if test_source else None
@@ -239,7 +243,7 @@ def _sentence(way: str, found: dict[str, Any], counts: dict[str, int], encoder: 
     )
     ways = {
         "linear": "whole images",
-        "augmented": f"{found.get('epochs')} epochs of random crops and flips",
+        "augmented": f"{counted(found.get('epochs', 0), 'epoch')} of random crops and flips",
     }
     return f"linear accuracy {found[way]:.2%}{epoch} ({ways[way]}, {images}; {chosen})"
 

@@ -6,7 +6,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.base.addresses import is_address, is_pipe, local_path
+from ccrop_pipeline.errors import CcropError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,17 @@ def open_source(spec: str | Path, **options: Any) -> "Source":
     source = images.open_source(spec, **options)
     remember(source)
     return source
+
+
+def expect(spec: str) -> None:
+    """Refuse a source that is not there, before anything slow begins; it is opened later."""
+    from ccrop_pipeline.images import open_source
+    from ccrop_pipeline.images.torchvision_data import DATASETS
+
+    path = local_path(spec)
+    known = spec.lower() in {name.lower() for name in DATASETS}
+    if not (path.exists() or known or is_address(spec) or is_pipe(spec)):
+        open_source(spec)
 
 
 def remember(source: "Source") -> None:
@@ -88,13 +100,13 @@ def _line(record: dict[str, Any]) -> str:
     images, classes = record["images"], record["classes"]
     parts = ["images are not counted, as of tars that are read in order"]
     if images is not None:
-        parts = [f"{images:,} image{'' if images == 1 else 's'}"]
+        parts = [counted(images, "image")]
         if classes and len(classes) <= _SHOWN:
             sizes = ", ".join(f"{name} {size:,}" for name, size in classes.items())
-            parts.append(f"{len(classes)} classes ({sizes})")
+            parts.append(f"{counted(len(classes), 'class')} ({sizes})")
         elif classes:
             sizes = f"{min(classes.values()):,} to {max(classes.values()):,}"
-            parts.append(f"{len(classes):,} classes of {sizes} images")
+            parts.append(f"{counted(len(classes), 'class')} of {sizes} images")
         if record["unlabelled"]:
             parts.append(f"{record['unlabelled']:,} without a label")
     for kind, count in record["ignored"].items():

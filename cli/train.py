@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ccrop_pipeline.errors import counted
+
+from .model_options import device_option, expect_model
 from .paths import LocalPath
 from .printing import print_json, print_line
 
@@ -65,7 +68,7 @@ METHODS = (
 )
 @click.option("--overwrite", is_flag=True, help="Delete the run that is in RUN.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@device_option
 @click.option(
     "--workers",
     type=click.IntRange(0),
@@ -97,11 +100,9 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
     recipe, plan = _recipe_and_plan(**own, boxes=options["boxes"])
     if dry_run:
-        from ccrop_pipeline.localize import expect_backbone
-
-        expect_backbone(recipe.backbone)
         _print_plan(plan, recipe, as_json)
         return
+    _expect_inputs(source, run, options)
     # All that can be said without torch has been said: it takes seconds to import.
     from ccrop_pipeline import training
     from ccrop_pipeline.base import Ranks
@@ -134,6 +135,22 @@ def _recipe_and_plan(
     return found, make_plan(found, boxes)
 
 
+def _expect_inputs(source: str, run: Path, options: dict[str, Any]) -> None:
+    from ccrop_pipeline.base.files import expect_free
+    from ccrop_pipeline.boxset import BoxSet
+
+    from .sources import expect
+
+    for images in filter(None, (source, options["test"])):
+        expect(images)
+    if options["load"]:
+        expect_model(str(options["load"]))
+    if options["boxes"]:
+        BoxSet.open(options["boxes"])
+    if not (run / "run.json").is_file():
+        expect_free(run, "run")
+
+
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:
     from ccrop_pipeline.recipes import as_record, describe
 
@@ -152,4 +169,4 @@ def _print_result(run: Path, record: dict[str, Any], as_json: bool) -> None:
         from .train_progress import knn_of
 
         knn = f", {knn_of(record)}" if "knn" in record else ""
-        print_line(f"{run}: {record['epoch']} epochs, loss {record['loss']:.4f}{knn}")
+        print_line(f"{run}: {counted(record['epoch'], 'epoch')}, loss {record['loss']:.4f}{knn}")

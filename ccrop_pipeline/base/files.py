@@ -135,6 +135,24 @@ def hidden_name(name: str) -> str:
     return f".{name}.{_host()}{secrets.token_hex(4)}.tmp"
 
 
+def expect_free(folder: Path, what: str) -> None:
+    """Refuse a folder in which something is, hidden files apart, or a file in its place.
+
+    Args:
+        folder: The folder; it need not be there.
+        what: What is to be made in it, and is not there yet.
+
+    Raises:
+        CcropError: If it is not free.
+    """
+    if folder.is_dir():
+        taken = any(not entry.name.startswith(".") for entry in folder.iterdir())
+    else:
+        taken = folder.exists()
+    if taken:
+        raise CcropError(f"{folder} is not empty and holds no {what}; choose another folder.")
+
+
 def is_hidden_name(name: str) -> bool:
     """Tell whether `hidden_name` gives such names: what has one is a leftover of a writer."""
     return re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", name) is not None

@@ -16,7 +16,6 @@ from ccrop_pipeline.localize.backbones import (
     Backbone,
     backbone_names,
     build_backbone,
-    expect_backbone,
 )
 from ccrop_pipeline.localize.box_rules import BoxRule, boxes_from_heatmaps
 from ccrop_pipeline.localize.discovery import CellSource
@@ -55,7 +54,6 @@ __all__ = [
     "build_backbone",
     "channel_sum",
     "choose_map",
-    "expect_backbone",
     "min_max",
     "open_device",
     "rule_of",

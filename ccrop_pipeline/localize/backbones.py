@@ -54,16 +54,11 @@ def build_backbone(name: str) -> Backbone:
     Raises:
         SettingError: If there is no backbone of that name.
     """
-    expect_backbone(name)
+    _expect_known(name)
     return _small() if name == "small" else _resnet(name)
 
 
-def expect_backbone(name: str) -> None:
-    """Refuse a name that `build_backbone` does not know.
-
-    Raises:
-        SettingError: If there is no backbone of that name.
-    """
+def _expect_known(name: str) -> None:
     if name == "small":
         return
     names = backbone_names()

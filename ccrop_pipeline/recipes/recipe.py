@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ccrop_pipeline.base.values import check_ranges, from_plain, ranged, to_plain
+from ccrop_pipeline.base.values import check_ranges, did_you_mean, from_plain, ranged, to_plain
 from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, shown
 from ccrop_pipeline.recipes.method_settings import (
     METHOD_SETTINGS,
     MethodSettings,
@@ -18,6 +18,21 @@ from ccrop_pipeline.recipes.method_settings import (
 )
 from ccrop_pipeline.recipes.settings import BoxSettings, KnnSettings, OptimizerSettings
 from ccrop_pipeline.recipes.view_settings import AugmentSettings, LocalViews, ViewGroup
+
+_RESNETS = (
+    "resnet101",
+    "resnet152",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "resnext50_32x4d",
+    "wide_resnet101_2",
+    "wide_resnet50_2",
+)
+# Those of `localize.backbone_names`, which a test compares: it takes seconds to import.
+BACKBONES = ("small", *_RESNETS, *(f"{resnet}-cifar" for resnet in _RESNETS))
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Recipe:
         probe: The kNN probe.
 
     Raises:
-        SettingError: If a setting is out of its range or not finite.
+        SettingError: If a setting is unknown, out of its range or not finite.
     """
 
     backbone: str = "resnet50"
@@ -69,8 +84,13 @@ class Recipe:
     probe: KnnSettings = field(default_factory=KnnSettings)
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that a batch has equal parts."""
+        """Check the backbone, the ranges, and that a batch has equal parts."""
         check_ranges(self)
+        if self.backbone not in BACKBONES:
+            close = did_you_mean(self.backbone, BACKBONES, most=3)
+            raise SettingError(
+                f"backbone is {shown(self.backbone)}{close}. Known are: {', '.join(BACKBONES)}."
+            )
         if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
             raise SettingError(
                 f"batch_size is {self.batch_size} and accumulate {self.accumulate}; a batch must "

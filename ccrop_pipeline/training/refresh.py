@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks
+from ccrop_pipeline.base.files import expect_free
 from ccrop_pipeline.boxset import BoxSet, missing_shards
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
@@ -147,7 +148,7 @@ def follow(
     poll, done = _Poll(observer, poll_seconds), 0
     while True:
         while not run.exists:
-            run.expect_free()
+            expect_free(run.folder, "run")
             poll.wait(f"a run to begin in {run.folder}; there is none yet")
         follower = _Follower(
             run, open_source, device=device, threads=threads, observer=observer, ranks=ranks

@@ -11,7 +11,13 @@ from typing import Any
 
 from ccrop_pipeline.base import is_address
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import hidden_name, is_hidden_name, remove_leftovers, written_aside
+from ccrop_pipeline.base.files import (
+    expect_free,
+    hidden_name,
+    is_hidden_name,
+    remove_leftovers,
+    written_aside,
+)
 from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
@@ -26,7 +32,8 @@ from ccrop_pipeline.training.metrics import METRICS, Metrics
 _STARTED = "run.json"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
 _ID = "id"  # differs between runs that are in one folder one after the other
-_PARTS = ("checkpoints", "boxes", "tensorboard")
+_CHECKPOINTS = "checkpoints"
+_PARTS = (_CHECKPOINTS, "boxes", "tensorboard")
 _OWN = re.compile(
     rf"run\.json|metrics\.jsonl|checkpoint\.pt|{'|'.join(_PARTS)}|checkpoints/epoch-\d+\.pt"
     r"|boxes/(epoch-\d+|centre|full)|tensorboard/events\.out\.tfevents\..+"
@@ -149,20 +156,7 @@ class Run:
                     "Move them elsewhere, or choose another folder for the run."
                 )
         else:
-            self.expect_free()
-
-    def expect_free(self) -> None:
-        """Refuse a folder in which no run can begin.
-
-        Raises:
-            CcropError: If there is something else, or no folder to make it in.
-        """
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir() or any(
-            not entry.name.startswith(".") for entry in self.folder.iterdir()
-        ):
-            raise CcropError(f"{self.folder} is not empty and holds no run; choose another folder.")
+            expect_free(self.folder, "run")
 
     def _foreign(self) -> list[str]:
         # Hidden files of others beside run.json stay where they are.
@@ -185,10 +179,11 @@ class Run:
         return [entry.relative_to(self.folder).as_posix() for entry in entries]
 
     def _set_aside(self) -> Path:
-        # The newest checkpoint first and run.json never: whenever this ends early, there is a run,
-        # and it begins anew. Renamed, so that a follower cannot write into what is deleted.
+        # Earlier checkpoints first, then the newest, and run.json never: whenever this ends early,
+        # there is a run, the old one or one that begins anew, and none that goes on from an earlier
+        # checkpoint. Renamed, so that a follower cannot write into what is deleted.
         aside = self.folder / hidden_name("old")
-        names = [NEWEST, METRICS, *_PARTS]
+        names = [_CHECKPOINTS, NEWEST, METRICS, *_PARTS]
         aside.mkdir()
         for entry in (self.folder / name for name in names):
             if entry.exists() or entry.is_symlink():
@@ -228,7 +223,8 @@ class Run:
             f"{self.folder} holds a run that was started differently:\n  "
             + "\n  ".join(changed)
             + "\nRepeat its settings to resume it, choose another folder, or start afresh "
-            "with `overwrite`."
+            "with `overwrite`. To begin another run with its weights, choose another folder and "
+            f"set `load` to {self.folder}."
         )
 
 

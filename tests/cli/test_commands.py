@@ -167,7 +167,7 @@ def test_help_is_quick_to_load_and_prints_the_commands():
         ),
         (["train", "cifar11", "run", "--recipe", "demo"], 1, "cifar10"),
         (["train", "photos", "run", "--method", "mocov9"], 2, "mocov9"),
-        (["train", "photos", "run", "--recipe", "demo", "--device", "gpu"], 1, "device 'gpu'"),
+        (["train", "photos", "run", "--recipe", "demo", "--device", "gpu"], 2, "'gpu' is none"),
         (
             ["train", "photos", "photos", "--recipe", "demo", "--device", "cpu"],
             1,
@@ -235,12 +235,12 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     line = ["train", "photos", "dry", "--recipe", "demo", "--set", "epochs=20", "--dry-run"]
     result = ccrop(*line)
     assert result.stdout.splitlines()[:2] == [
-        "1. train epochs 1-1: random crops",
+        "1. train epoch 1: random crops",
         "2. refresh after epoch 1: compute boxes/epoch-0001",
     ]
     plan = json.loads(ccrop(*line, "--json").stdout)
     first = {"stage": "train", "first": 0, "stop": 1, "boxes": None, "newest": False}
-    assert plan["plan"][0] == {**first, "text": "train epochs 1-1: random crops"}
+    assert plan["plan"][0] == {**first, "text": "train epoch 1: random crops"}
     assert plan["recipe"]["epochs"] == 20
     assert not (workplace / "dry").exists()
 

@@ -25,6 +25,14 @@ train x y --recipe demo --set epochs=2.5
 train x y --recipe demo --set boxes.kind=none --boxes z
 train x y --recipe demo --nope
 train x y --recipe demo --load nowhere
+train x y --recipe demo --load .
+train x y --recipe demo
+train . y --recipe demo --test x
+train . y --recipe demo --boxes x
+train . . --recipe demo
+train . y --recipe demo --device gpu
+train . y --recipe demo --set backbone=resnet19
+train . y --recipe demo --set backbone=resnet19 --dry-run
 boxes compute x y
 boxes compute x y --model nowhere
 boxes compute x y --model . --mass .5 --threshold .1
@@ -33,6 +41,9 @@ boxes compute x y --model . --rank 1
 boxes compute x y --model . --input-size 4000000
 boxes compute nowhere/ y --model .
 boxes fit-linear x y z --model nowhere
+boxes compute x y --model .
+boxes compute x y --model torchvision:resnet18 --device gpu
+boxes compute x y --model torchvision:resnet18 --engine ray
 boxes import x y
 boxes import x y --csv . --yolo .
 boxes import x y --several keep:0 --yolo .
@@ -52,12 +63,17 @@ boxes follow
 boxes follow nowhere/run
 boxes nope
 data pack nowhere/ y
+data pack nowhere y
 probe nowhere x
+probe . x
+probe torchvision:resnet18 x
+probe torchvision:resnet18 . x
 probe . x --linear --augmented
 probe . x --linear --k 3
 recipes --resolved
 recipes nowhere
 export nowhere y
+export . y
 export . y --form zip
 demo x y
 """
@@ -76,6 +92,7 @@ for line in sys.stdin.read().splitlines():
 
 @pytest.mark.slow
 def test_mistakes_are_told_without_torch(tmp_path):
+    (tmp_path / "notes.txt").touch()
     run = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         input=MISTAKES.strip(),

@@ -7,6 +7,7 @@ from torchvision import models
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.localize import backbone_names, build_backbone
+from ccrop_pipeline.recipes.recipe import BACKBONES
 
 
 def parameters(module: nn.Module) -> int:
@@ -135,3 +136,7 @@ def test_every_name_is_a_resnet_or_small() -> None:
 def test_unknown_name_comes_with_advice(name: str, advice: str) -> None:
     with pytest.raises(CcropError, match=advice):
         build_backbone(name)
+
+
+def test_recipes_know_the_same_names():
+    assert {*BACKBONES} == {*backbone_names()}

@@ -248,24 +248,28 @@ def test_a_run_has_an_id_until_it_is_overwritten(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_deleting_that_was_stopped_leaves_a_run_that_begins_anew(source, run, monkeypatch):
+@pytest.mark.parametrize(("most", "trained"), [(1, []), (2, [1, 2]), (3, [1, 2])])
+def test_deleting_that_was_stopped_leaves_the_old_run_or_one_that_begins_anew(
+    source, run, monkeypatch, most, trained
+):
     moved, rename = [], Path.rename
+    settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
+    shutil.rmtree(run / "data")
+    trainer(source, run, *settings, overwrite=True).train()
 
-    def one_only(self, target):
-        if moved:
+    def few_only(self, target):
+        if len(moved) == most:
             raise KeyboardInterrupt
         moved.append(self.name)
         return rename(self, target)
 
-    settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
-    shutil.rmtree(run / "data")
-    monkeypatch.setattr(Path, "rename", one_only)
+    monkeypatch.setattr(Path, "rename", few_only)
     with pytest.raises(KeyboardInterrupt):
         trainer(source, run, *settings, overwrite=True).train()
     monkeypatch.undo()
     listener = Listener()
     trainer(source, run, *settings, observer=listener).train()
-    assert listener.epochs == [1, 2]
+    assert listener.epochs == trained
 
 
 FOREIGN = [
@@ -325,7 +329,9 @@ def test_until_the_first_checkpoint_a_run_may_be_started_anew(source, tmp_path):
         "metrics.jsonl",
         "checkpoint.pt",
     }
-    with pytest.raises(CcropError, match=r"started differently:\n  recipe\.seed: 5 -> 0"):
+    with pytest.raises(
+        CcropError, match=r"started differently:\n  recipe\.seed: 5 -> 0\n(.|\n)*set `load` to "
+    ):
         trainer(source, folder).train()
 
 
