@@ -129,7 +129,7 @@ def test_what_is_not_there_is_told_with_its_address(address):
     with pytest.raises(CcropError, match=r"there is no folder .*boxes"):
         BoxSet.open(address)
     write_shard(address, "s", make_table(["k"]), PROVENANCE)
-    with pytest.raises(CcropError, match=r"boxes is not complete: it has 1 shards"):
+    with pytest.raises(CcropError, match=r"boxes is not complete: it has 1 shard "):
         BoxSet.open(address)
     with pytest.raises(CcropError, match=r"boxes lacks 1 of 2 shards, such as t.parquet"):
         write_manifest(address, ["s", "t"], PROVENANCE)

@@ -54,8 +54,8 @@ def test_every_form_gives_the_same_boxes(options, place):
         "a.jpg": ("ok", [0.25, 0.25, 0.5, 0.75], None),
         "b.jpg": ("empty", [0, 0, 1, 1], None),
     }
-    assert "matched     1 images; 1 without an annotation, 0 annotations without an image" in out
-    assert "taken       1 boxes, 0 of them clipped" in out
+    assert "matched     1 image; 1 without an annotation, 0 annotations without an image" in out
+    assert "taken       1 box, 0 of them clipped" in out
     assert "out: valid" in ccrop("validate", "out", "photos")
 
 

@@ -69,7 +69,8 @@ def test_what_may_be_meant_either_way_is_refused(tmp_path, shards, images):
     folder_of(tmp_path / "x", [f"c/{i}.png" for i in range(images)])
     for name in shards:
         tar_of(tmp_path / f"x/{name}.tar", [name])
-    with pytest.raises(CcropError, match=rf"{len(shards)} shards .* and {images} images .*either"):
+    said = rf"{len(shards)} shards? .* and {images} images? .*either"
+    with pytest.raises(CcropError, match=said):
         open_source(tmp_path / "x")
     assert open_source(tmp_path / "x/*.tar").shards == tuple(shards)
 
