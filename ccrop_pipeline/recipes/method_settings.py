@@ -35,7 +35,7 @@ class SimCLRSettings(MethodSettings):
     """
 
     name: str = "simclr"
-    temperature: float = ranged(0.1, "(0, 1000]")
+    temperature: float = ranged(0.1, "[0.0001, 1000]")
     projection_dim: int = ranged(128, "[1, 1048576]")
 
 
@@ -53,7 +53,7 @@ class MoCoV2Settings(MethodSettings):
     """
 
     name: str = "mocov2"
-    temperature: float = ranged(0.2, "(0, 1000]")
+    temperature: float = ranged(0.2, "[0.0001, 1000]")
     projection_dim: int = ranged(128, "[1, 1048576]")
     queue_size: int = ranged(65536, "[1, 16777216]")
     encoder_momentum: float = ranged(0.999, "[0, 1)")
@@ -65,7 +65,7 @@ class MoCoV1Settings(MoCoV2Settings):
     """Numbers of MoCo v1; those of v2 but for the temperature, which is that of section 3.3."""
 
     name: str = "mocov1"
-    temperature: float = ranged(0.07, "(0, 1000]")
+    temperature: float = ranged(0.07, "[0.0001, 1000]")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class MoCoV3Settings(MethodSettings):
     """
 
     name: str = "mocov3"
-    temperature: float = ranged(1.0, "(0, 1000]")
+    temperature: float = ranged(1.0, "[0.0001, 1000]")
     hidden_dim: int = ranged(4096, "[1, 1048576]")
     projection_dim: int = ranged(256, "[1, 1048576]")
     encoder_momentum: float = ranged(0.99, "[0, 1)")
@@ -143,9 +143,9 @@ class DINOSettings(MethodSettings):
     """
 
     name: str = "dino"
-    student_temperature: float = ranged(0.1, "(0, 1000]")
-    teacher_temperature: float = ranged(0.07, "(0, 1000]")
-    warmup_teacher_temperature: float = ranged(0.04, "(0, 1000]")
+    student_temperature: float = ranged(0.1, "[0.0001, 1000]")
+    teacher_temperature: float = ranged(0.07, "[0.0001, 1000]")
+    warmup_teacher_temperature: float = ranged(0.04, "[0.0001, 1000]")
     temperature_warmup_epochs: int = ranged(30, "[0, 100000]")
     center_momentum: float = ranged(0.9, "[0, 1)")
     encoder_momentum: float = ranged(0.996, "[0, 1)")

@@ -91,6 +91,8 @@ class Recipe:
             raise SettingError(
                 f"backbone is {shown(self.backbone)}{close}. Known are: {', '.join(BACKBONES)}."
             )
+        if 0 < self.eval_size < 8:
+            raise SettingError(f"eval_size is {self.eval_size}; it must be 0, or 8 or more.")
         if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:
             raise SettingError(
                 f"batch_size is {self.batch_size} and accumulate {self.accumulate}; a batch must "

@@ -161,7 +161,7 @@ class KnnSettings:
 
     every: int = ranged(10, "[0, 100000]")
     k: int = ranged(200, "[1, 100000]")
-    temperature: float = ranged(0.1, "(0, 1000]")
+    temperature: float = ranged(0.1, "[0.0001, 1000]")
     max_images: int = ranged(50_000, "[1, 10000000]")
 
     def __post_init__(self) -> None:

@@ -65,3 +65,17 @@ def test_differences_name_each_setting_once():
     new = {**old, "epochs": 6, "crop": {**old["crop"], "alpha": 0.1}}
     assert differences(old, new) == ["epochs: 5 -> 6", "crop.alpha: 0.6 -> 0.1"]
     assert differences(old, old) == []
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "method.temperature=1e-9",
+        "probe.temperature=5e-324",
+        "eval_size=1",
+        "backbone=resnet19",
+    ],
+)
+def test_what_no_run_can_take_is_refused_with_the_recipe(setting):
+    with pytest.raises(CcropError, match=f"{setting.partition('=')[0].split('.')[-1]} is "):
+        load_recipe("cifar10-simclr-2core", [setting])
