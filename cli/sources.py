@@ -1,5 +1,6 @@
 """The sources that a command reads, and what it says of them when it ends."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -58,7 +59,8 @@ def remember(source: "Source") -> None:
 def records() -> list[dict[str, Any]]:
     """Return what is known of each source: its images, the sizes of its classes, what it ignored.
 
-    `images` and `classes` are `None` where only reading everything tells, as for tars elsewhere.
+    Of tars that are read in order, it is what this process has read, and `shards_read` says how
+    many of them.
     """
     return [_record(source) for source in _read.get() or ()]
 
@@ -71,12 +73,16 @@ def lines() -> list[str]:
 def _record(source: "Source") -> dict[str, Any]:
     import numpy as np
 
+    from ccrop_pipeline.images import RemoteTarSource
+
     try:
         labels, names = _labels(source), source.classes
     except (CcropError, OSError, ValueError):  # such as files that have gone: the work is done
         labels, names = None, ()
     ignored = getattr(source, "ignored", None)
     record: dict[str, Any] = {"source": source.location, "images": None, "classes": None}
+    if isinstance(source, RemoteTarSource):
+        record |= {"shards": len(source.shards), "shards_read": len(source.labels_read)}
     if labels is not None:
         known, sizes = np.unique(labels[labels >= 0], return_counts=True)
         named = [names[i] if i < len(names) else str(i) for i in known.tolist()]
@@ -88,19 +94,21 @@ def _record(source: "Source") -> dict[str, Any]:
     }
 
 
-def _labels(source: "Source") -> "NDArray[np.int64] | None":
-    from ccrop_pipeline.images import ParquetSource
+def _labels(source: "Source") -> "NDArray[np.int64]":
+    import numpy as np
 
-    if isinstance(source, ParquetSource):
-        return source.labels()
-    return source.index().labels if source.random_access else None
+    from ccrop_pipeline.images import ParquetSource, RemoteTarSource
+
+    if isinstance(source, RemoteTarSource):
+        read = sum(source.labels_read.values(), Counter[int]())
+        return np.repeat(np.array([*read], np.int64), np.array([*read.values()], np.int64))
+    return source.labels() if isinstance(source, ParquetSource) else source.index().labels
 
 
 def _line(record: dict[str, Any]) -> str:
-    images, classes = record["images"], record["classes"]
-    parts = ["images are not counted, as of tars that are read in order"]
+    images, classes, parts = record["images"], record["classes"], []
     if images is not None:
-        parts = [counted(images, "image")]
+        parts.append(counted(images, "image"))
         if classes and len(classes) <= _SHOWN:
             sizes = ", ".join(f"{name} {size:,}" for name, size in classes.items())
             parts.append(f"{counted(len(classes), 'class')} ({sizes})")
@@ -109,6 +117,9 @@ def _line(record: dict[str, Any]) -> str:
             parts.append(f"{counted(len(classes), 'class')} of {sizes} images")
         if record["unlabelled"]:
             parts.append(f"{record['unlabelled']:,} without a label")
+    if record.get("shards_read", 0) < record.get("shards", 0):
+        read = f"{record['shards_read']:,} of {record['shards']:,} shards"
+        parts.append(f"counted in the {read} that this process has read to their end")
     for kind, count in record["ignored"].items():
         first = record["ignored_first"][kind]
         more = ", ..." if count > len(first) else ""

@@ -2,9 +2,10 @@
 
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import IO, Any, ClassVar, NoReturn
 
@@ -41,12 +42,17 @@ class RemoteTarSource:
     Attributes:
         location: What was opened, as given.
         urls: Addresses, or commands after `pipe:`, one a shard, in order.
+        labels_read: Of each shard that this process has read to its end, how many images have
+            each label; -1 where there is none.
     """
 
     kind: ClassVar[str] = "tar"
     random_access: ClassVar[bool] = False
     location: str
     urls: tuple[str, ...]
+    labels_read: dict[str, Counter[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def _url_of(self) -> dict[str, str]:
@@ -78,11 +84,13 @@ class RemoteTarSource:
             CcropError: If the tar cannot be read to its end, a sample has no image, or a key
                 comes twice.
         """
-        url = part_of(self._url_of, shard)
+        url, labels = part_of(self._url_of, shard), Counter[int]()
         with _to_its_end(url), opened(url, command=self._piped) as stream:
             for entry in group(_members(stream, url), url):
                 label = parse_label(entry.label, entry.key, url)
+                labels[-1 if label is None else label] += 1
                 yield Sample(entry.key, entry.image, label, entry.annotation)
+        self.labels_read[shard] = labels
 
     def fingerprint(self) -> str:
         """Return that of the same tars on a local disk; for commands, a digest of their texts.

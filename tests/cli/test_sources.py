@@ -87,9 +87,32 @@ def test_tars_and_tables_tell_the_same(photos, tmp_path):
     assert line.endswith("t.parquet: 40 images; 26 classes of 1 to 2 images; 1 without a label")
 
 
-def test_tars_that_are_read_in_order_are_not_counted(tmp_path):
-    pack(Scenes(4, size=32), tmp_path / "tars")
-    address = f"file://{tmp_path}/tars/data-000000.tar"
-    result, line = run("data", "pack", address, tmp_path / "out", "--json")
-    assert json.loads(result.stdout)["sources"][0]["images"] is None
-    assert line == f"{address}: images are not counted, as of tars that are read in order"
+def test_tars_that_are_read_in_order_are_counted_as_they_are_read(photos, tmp_path):
+    run("data", "pack", photos, tmp_path / "tars", "--max-images", "4")
+    address = f"file://{tmp_path}/tars/data-*.tar"
+    commands = (
+        ["data", "pack", address, tmp_path / "again"],
+        ["boxes", "full", address, tmp_path / "boxes"],
+        ["boxes", "validate", tmp_path / "boxes", address],
+    )
+    for command in commands:
+        result, line = run(*command)
+        assert result.exit_code == 0
+        assert line == f"{address}: 9 images; 2 classes (cat 4, dog 4); 1 without a label"
+    pipe = f"pipe:cat {tmp_path}/tars/data-000000.tar"
+    result, line = run("data", "pack", pipe, tmp_path / "piped", "--json")
+    (source,) = json.loads(result.stdout)["sources"]
+    assert (source["images"], sum(source["classes"].values()) + source["unlabelled"]) == (4, 4)
+    assert (source["shards"], source["shards_read"]) == (1, 1)
+
+
+def test_of_tars_that_were_not_read_again_is_said_so(photos, tmp_path):
+    run("data", "pack", photos, tmp_path / "tars", "--max-images", "4")
+    address = f"file://{tmp_path}/tars/data-*.tar"
+    run("boxes", "full", address, tmp_path / "boxes")
+    (tmp_path / "boxes/manifest.json").unlink()
+    (tmp_path / "boxes/data/data-000001.parquet").unlink()
+    _, line = run("boxes", "full", address, tmp_path / "boxes")
+    said = "counted in the 1 of 3 shards that this process has read to their end"
+    assert line.startswith(f"{address}: 4 images; ")
+    assert line.endswith(said)
