@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base.tars import TarHeader
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Entries, Provenance
@@ -92,7 +93,7 @@ def _shortest() -> NDArray[np.float64]:
 def entries(path: Path, problems: list[Problem]) -> Entries | None:
     """Read the texts of the global PAX header by name; rule B011."""
     try:
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+        with tarfile.open(path, "r:", encoding="utf-8", tarinfo=TarHeader) as tar:
             return dict(tar.pax_headers)
     except _UNREADABLE as error:
         problems.append(Problem("B011", path.name, f"not a readable tar file: {error}"))
@@ -107,7 +108,7 @@ def load(
     texts, count = None, len(problems)
     try:
         _expect_end(path)
-        with tarfile.open(path, "r:", encoding="utf-8") as tar:
+        with tarfile.open(path, "r:", encoding="utf-8", tarinfo=TarHeader) as tar:
             texts = dict(tar.pax_headers)
             for row, (name, content) in enumerate(_members(tar, path.stat().st_size)):
                 sample = _sample(name, content, f"{path.name} row {row}", problems)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import UNREADABLE, BoxSet
 from ccrop_pipeline.boxset import upright as turn_upright
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.exchange.annotations import Annotated, Annotations
 from ccrop_pipeline.exchange.fixed import write_boxes
 from ccrop_pipeline.images import ImageHeader, Source, tar_key
@@ -344,7 +344,10 @@ def _unique(names: Sequence[str], form: Callable[[str], str]) -> dict[str, str]:
 
 def _packed(name: str) -> str:
     # As `ccrop data pack` names members: without extension, and without other dots.
-    return tar_key(name) if _last_part(name) and "\0" not in name else name
+    try:
+        return tar_key(name)
+    except SourceError:  # no tar can have it
+        return name
 
 
 def _last_part(name: str) -> str:

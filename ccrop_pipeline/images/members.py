@@ -7,6 +7,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import Any, NamedTuple
 
+from ccrop_pipeline.base.tars import TarHeader
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 
@@ -76,7 +77,7 @@ _EOF, _EMPTY = tarfile.EOFHeaderError, tarfile.EmptyHeaderError  # type: ignore[
 _STUMBLES = (tarfile.TarError, ValueError, LookupError, TypeError, RecursionError, MemoryError)
 
 
-class _StrictHeader(tarfile.TarInfo):
+class _StrictHeader(TarHeader):
     # Between members tarfile takes a damaged header, or nothing at all, for the end of the archive.
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictHeader":

@@ -255,8 +255,11 @@ def _pack(path: Path, samples: list[Sample]) -> None:
         if out.exists():
             raise WrongError("packed in spite of an error") from None
         return
-    packed = open_source(out)
-    again = [sample.image for shard in packed.shards for sample in packed.read(shard)]
+    try:
+        packed = open_source(out)
+        again = [sample.image for shard in packed.shards for sample in packed.read(shard)]
+    except CcropError as error:
+        raise WrongError("packed, and then not readable") from error
     if again != [sample.image for sample in samples]:
         raise WrongError("other images when packed")
     shutil.rmtree(out)

@@ -12,7 +12,8 @@ from typing import Any
 
 from ccrop_pipeline.errors import CcropError
 
-SECONDS = 10  # more for so small a file is a hang
+SECONDS = 10  # of the processor; more for so small a file is a hang
+WAITING = 120  # seconds, on a machine that others use too
 MEMORY = 2 << 30  # bytes; more than before for so small a file is a bomb that went off
 FINE = ("taken", "refused")
 
@@ -31,9 +32,11 @@ def _hang(*_: Any) -> None:
 
 def judged(use: Callable[[], Any], names: Iterable[str]) -> str:
     """`taken`, `refused` by a message that has one of the names; else what went wrong."""
-    signal.signal(signal.SIGALRM, _hang)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, _hang)
     before = _most_memory(afresh=True)
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(WAITING)
     said = _said(use, names)
     used = _most_memory() - before
     return said if used <= MEMORY else f"{used / 2**30:.1f} GiB, {said}"
@@ -54,6 +57,7 @@ def _said(use: Callable[[], Any], names: Iterable[str]) -> str:
         return f"{type(error).__name__}: {str(error)[:80]}"
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "taken"
 
 

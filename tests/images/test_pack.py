@@ -74,6 +74,15 @@ def test_what_is_packed_is_read_back(made, max_images, max_bytes):
             assert sum(sizes) <= max_bytes or images == 1
 
 
+@pytest.mark.parametrize("key", ["0" * 1_025, "ab/" * 341 + "cd"])
+def test_a_key_longer_than_readers_of_tars_take_is_refused(key, tmp_path):
+    assert pack(samples_of(key[1:]), tmp_path / "out").images == 1
+    assert [sample.key for sample in read_all(open_source(tmp_path / "out"))] == [key[1:]]
+    with pytest.raises(CcropError, match="cannot name a file in a tar") as caught:
+        pack(samples_of(key), tmp_path / "more")
+    assert len(str(caught.value)) < 600
+
+
 @given(keys)
 def test_tar_keys_are_stable_and_survive_webdatasets_rule(key):
     made = tar_key(key)

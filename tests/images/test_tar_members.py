@@ -256,3 +256,15 @@ def test_a_label_that_is_none_is_named(tmp_path, label):
         open_source(path).index()
     write_tar(path, [("a.png", picture(0)), ("a.cls", b"9223372036854775807")])
     assert open_source(path).index().labels.tolist() == [2**63 - 1]
+
+
+@pytest.mark.parametrize("keyword", ["path", "comment", "GNU.sparse.size"])
+def test_records_of_many_digits_are_refused_at_once(tmp_path, keyword):
+    # 70,000 took half a minute
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.png")
+        member.size, member.pax_headers = len(picture(0)), {keyword: "0" * 300_000}
+        tar.addfile(member, io.BytesIO(picture(0)))
+    for way in ways(tmp_path / "x.tar"):
+        with pytest.raises(CcropError, match="more than 1024 digits in a row"):
+            read_all(open_source(way))
