@@ -62,9 +62,11 @@ dist: setup ## Build wheel and source distribution into dist/
 release: dist ## Build both, install each in an environment of its own, and follow README there
 	$(BIN)/python .ci/distributions.py dist/*
 
-hostile: setup ## Read thousands of damaged annotations, masks, recipes, lists and box sets; count by verdict
-	$(BIN)/python tests/hostile/hostile_texts.py 3500
-	$(BIN)/python tests/hostile/hostile_boxsets.py 4000
+hostile: setup ## Read thousands of damaged inputs of every kind; count by verdict
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_texts.py 3500
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_boxsets.py 4000
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_sources.py 1500
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_images.py 2000
 
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json

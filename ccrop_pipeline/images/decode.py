@@ -36,6 +36,10 @@ IMAGE_EXTENSIONS = frozenset(
     )
 )
 
+# Progressive JPEGs have ten scans, some twenty. Each takes as long as the pixels, for few bytes.
+_MOST_SCANS = 100
+_SEQUENTIAL, _START_OF_SCAN = (b"\xc0", b"\xc1", b"\xc9"), b"\xda"  # ITU-T T.81, table B.1
+
 # Pillow opens more, and starts Ghostscript for one of them. HEIF needs a plugin.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "JPEG2000", "AVIF", "HEIF")
 # Larger images need a byte for each so many pixels: flat colour takes no more, photographs less.
@@ -94,7 +98,7 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
     Raises:
         UnreadableImage: If the bytes cannot be decoded whole, or the size is taken for an attack:
             by Pillow (twice `PIL.Image.MAX_IMAGE_PIXELS`), or because there are fewer bytes than
-            such an image takes.
+            such an image takes; or it is a JPEG of more than a hundred scans.
     """
     # Pillow's plugins raise whatever a damaged file makes them stumble over (ValueError,
     # SyntaxError, struct.error, IndexError ...): nothing narrower holds the promise above.
@@ -119,6 +123,8 @@ def _open(image: bytes) -> Image.Image:
             raise
         opened = Image.open(io.BytesIO(without_exif), formats=_formats())
     _expect_bytes_for(*opened.size, image)
+    if _has_many_scans(image):
+        raise ValueError(f"a JPEG of more than {_MOST_SCANS} scans")
     return opened
 
 
@@ -131,6 +137,23 @@ def _expect_bytes_for(width: int, height: int, image: bytes) -> None:
     pixels = width * height
     if pixels > _ALWAYS_ALLOWED and pixels > _PIXELS_A_BYTE * len(image):
         raise ValueError(f"{width} x {height} pixels are too many for so few bytes")
+
+
+def _has_many_scans(image: bytes) -> bool:
+    """Tell whether a JPEG has more scans than any that is meant to be seen."""
+    if not image.startswith(b"\xff\xd8"):
+        return False
+    at, components = 2, b""
+    while image[at : at + 1] == b"\xff":
+        kind, size = image[at + 1 : at + 2], int.from_bytes(image[at + 2 : at + 4], "big")
+        if kind == _START_OF_SCAN and image[at + 4 : at + 5] == components:
+            return False  # all of a sequential image is in its first scan
+        if kind == _START_OF_SCAN:
+            break
+        if kind in _SEQUENTIAL:
+            components = image[at + 9 : at + 10]
+        at += 2 + size
+    return image.count(b"\xff" + _START_OF_SCAN, at) > _MOST_SCANS
 
 
 class ImageHeader(NamedTuple):
@@ -223,7 +246,7 @@ def decode_reduced(image: bytes, reduction: int) -> tuple[NDArray[np.uint8], int
     """
     width, height = stored_size(image)
     reduced = -(-width // reduction), -(-height // reduction)
-    if simplejpeg is not None and simplejpeg.is_jpeg(image):
+    if simplejpeg is not None and simplejpeg.is_jpeg(image) and not _has_many_scans(image):
         try:
             pixels = simplejpeg.decode_jpeg(image, min_width=reduced[0], min_height=reduced[1])
             if pixels.shape[1::-1] == reduced:

@@ -335,3 +335,27 @@ def test_real_photographs():
         tensor = F.pil_to_tensor(decoded)
         assert tensor.shape[0] == 3
         assert tensor.to(torch.float32).std() > 5
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded():
+    # 240 kB, which took 12 seconds
+    made = encoded(Image.new("L", (500, 375)), "JPEG", progressive=True)
+    scan = made[made.rindex(b"\xff\xda") : -2]
+    for odd in (b"", b"\xff", b"x"):  # between two segments; Pillow takes no `x` there
+        sound, bomb = (made[:20] + odd + made[20:-2] + scan * n + made[-2:] for n in (0, 20_000))
+        assert decode_reduced(sound, 1)[0].shape == (375, 500, 3)
+        for read in (decode, read_header, lambda image: decode_reduced(image, 1)):
+            with pytest.raises(
+                UnreadableImage, match="cannot decode" if odd == b"x" else "100 scans"
+            ):
+                read(bomb)
+
+
+@pytest.mark.parametrize("thumbnails", [0, 200])
+def test_marks_of_scans_in_a_sequential_jpeg_are_no_scans(thumbnails):
+    image = noise(40, 30)
+    made = encoded(image, "JPEG", quality=90)
+    comment = b"\xff\xda" * thumbnails
+    segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment
+    got, _ = decode_reduced(made[:2] + segment + made[2:], 1)
+    np.testing.assert_array_equal(got, decode_reduced(made, 1)[0])
