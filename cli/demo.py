@@ -108,10 +108,11 @@ _MARK = "demo.json"
 
 
 def _claim(out: Path) -> None:
-    from ccrop_pipeline.base.files import expect_free, written_aside
+    from ccrop_pipeline.base.files import expect_free, remove_leftovers, written_aside
 
     out.mkdir(parents=True, exist_ok=True)
     if (out / _MARK).is_file():
+        remove_leftovers(out)
         return
     expect_free(out, "demo")
     with written_aside(out / _MARK) as aside:

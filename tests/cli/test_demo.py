@@ -6,6 +6,7 @@ from ccrop_cli.main import cli
 from click.testing import CliRunner
 from PIL import Image
 
+from ccrop_pipeline.base.files import hidden_name
 from ccrop_pipeline.boxset import validate
 from ccrop_pipeline.images import open_source
 
@@ -33,7 +34,10 @@ def test_the_demo_leaves_what_it_promises_and_takes_itself_up(tmp_path):
     )
     with Image.open(tmp_path / "demo/contact_sheet.png") as sheet:
         assert sheet.width > 1000
+    left = tmp_path / "demo" / hidden_name("demo.json")
+    left.touch()
     again = run_demo(tmp_path / "demo", SMALL)
+    assert not left.exists()
     assert (again.knn, again.quality) == (first.knn, first.quality)
     assert "run-random: train with random crops" not in again.seconds
 
