@@ -100,7 +100,7 @@ def shown(value: object) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: "1 box", "2,000 boxes"."""
-    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    ending = "es" if noun.endswith(("s", "x", "ch")) and noun != "epoch" else "s"
     return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 

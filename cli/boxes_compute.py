@@ -203,7 +203,7 @@ def _localizer(
     rule = rule_from(base, **{option: options[option] for option in RULE_OPTIONS})
     encoder = open_model(say=say, **{option: options[option] for option in MODEL_OPTIONS})
     head = read_head(file, encoder) if file else None
-    return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule, head)
+    return Localizer(encoder, choose_map(encoder) if name == "auto" else name, rule, head=head)
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def test_a_wrong_setting_is_also_what_python_has_for_wrong_arguments():
 
 
 def test_one_is_counted_in_the_singular():
-    nouns = ("image", "box", "class", "batch", "GPU")
+    nouns = ("image", "box", "class", "batch", "epoch", "GPU")
     assert [counted(1, noun) for noun in nouns] == [f"1 {noun}" for noun in nouns]
     several = [
-        counted(number, noun) for number, noun in zip((0, 2, 3, 4, 5000), nouns, strict=True)
+        counted(number, noun) for number, noun in zip((0, 2, 3, 4, 5, 6000), nouns, strict=True)
     ]
-    assert several == ["0 images", "2 boxes", "3 classes", "4 batches", "5,000 GPUs"]
+    assert several == ["0 images", "2 boxes", "3 classes", "4 batches", "5 epochs", "6,000 GPUs"]

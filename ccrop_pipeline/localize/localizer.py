@@ -1,7 +1,7 @@
 """From images to boxes: an encoder, a map and a rule together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -83,6 +83,7 @@ class Localizer:
     encoder: Encoder
     map: str = "sum"
     rule: BoxRule = field(default_factory=BoxRule)
+    _: KW_ONLY
     head: LinearHead | None = None
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def test_a_process_with_less_than_two_images_of_a_part_is_refused(tars, kind):
     assert len(open_loader(inputs, recipe, machine)) // 4 == 2  # steps of 8 of 20 images
     for processes, own, enough in ((2, 1, 16), (3, 0, 24)):
         told = (
-            rf"batch_size is 8 and accumulate 4.*{processes} processes.* {own} images.*to {enough}"
+            rf"batch_size is 8 and accumulate 4.*{processes} processes.* {own} image.*to {enough}"
         )
         for rank in range(processes):
             with pytest.raises(CcropError, match=told):
