@@ -16,6 +16,12 @@ from ccrop_pipeline.models.fitting import best_match, shapes_of
 from ccrop_pipeline.models.network import Network, import_timm
 
 _CIFAR_SIZE, _USUAL_SIZE = 32, 224
+# Networks of one set of names that compute different things.
+_TO_BE_NAMED = (
+    (r"(^|\.)storage_tokens$", "DINOv3", "vit_small_patch16_dinov3"),
+    (r"(^|\.)visual\.class_embedding$", "CLIP", "vit_base_patch32_clip_quickgelu_224"),
+    (r"(^|\.)visual\.attnpool\.", "CLIP", "resnet50_clip"),
+)
 _HEAD_WIDTH = 64  # channels of each attention head in ViT, DeiT and DINO of every size up to L
 
 
@@ -33,6 +39,12 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
         ModelError: If the weights are of no network that is known here.
     """
     keys = checkpoint.state
+    for pattern, project, example in _TO_BE_NAMED:
+        if any(re.search(pattern, key) for key in keys):
+            raise ModelError(
+                f"{checkpoint.path} has the names of {project}, whose variants its weights do not "
+                f"tell apart. Name the network, such as timm:{example} with `weights`."
+            )
     if any(re.search(r"(^|\.)layer1\.0\.conv1\.weight$", key) for key in keys):
         return _resnet(checkpoint, input_size)
     if any(re.search(r"(^|\.)conv_proj\.weight$", key) for key in keys):

@@ -62,10 +62,21 @@ def best_match(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]
         prefix: sum(_shape(state, prefix + name) == shape for name, shape in shapes.items())
         for prefix in _prefixes(state, shapes)
     }
-    most = max(counts.values(), default=0)
-    if most == 0:
-        return None
+    copies = copies_by_rank(counts)
+    return _match(state, shapes, copies[0], copies[1:]) if copies else None
+
+
+def copies_by_rank(counts: Mapping[str, int]) -> list[str]:
+    """Return the prefixes under which copies of one network are, the one to take first.
+
+    Args:
+        counts: How many weights of the network are under each prefix.
+
+    Returns:
+        The copy that learns before those that follow it, DINO's teacher before its student.
+    """
     # Copies of one network fit about equally well; a part of it that looks alike fits worse.
+    most = max(counts.values(), default=0)
     copies = [prefix for prefix, count in counts.items() if count > most / 2]
     distilled = any("student" in prefix for prefix in copies)
 
@@ -73,8 +84,7 @@ def best_match(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]
         wanted = "teacher" in prefix if distilled else not _FOLLOWS.search(prefix)
         return not wanted, -counts[prefix], prefix
 
-    chosen = min(copies, key=rank)
-    return _match(state, shapes, chosen, [prefix for prefix in copies if prefix != chosen])
+    return sorted(copies, key=rank)
 
 
 def fit(
@@ -96,7 +106,7 @@ def fit(
     if match is None:
         raise ModelError(
             f"{checkpoint.path} has none of the {len(own)} weights of the network, under any "
-            f"prefix. The file has {_few(checkpoint.state)}; the network {_few(own)}. "
+            f"prefix. The file has {few(checkpoint.state)}; the network {few(own)}. "
             "Name the architecture that the file was saved from."
         )
     for line in _account(match, checkpoint, len(own)):
@@ -192,7 +202,7 @@ def _account(match: Match, checkpoint: Checkpoint, total: int) -> list[str]:
 
 def _refusal(match: Match, checkpoint: Checkpoint, total: int) -> str:
     parts = [
-        f"{len(names)} {what} ({_few(names)})"
+        f"{len(names)} {what} ({few(names)})"
         for what, names in (
             ("missing", match.missing),
             ("of another shape", match.reshaped),
@@ -208,7 +218,8 @@ def _refusal(match: Match, checkpoint: Checkpoint, total: int) -> str:
     )
 
 
-def _few(names: Iterable[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """Return the first three names, and how many there are."""
     every = list(names)
     more = f", ... ({len(every)} in all)" if len(every) > 3 else ""
     return ", ".join(every[:3]) + more

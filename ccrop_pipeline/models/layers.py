@@ -160,6 +160,7 @@ def _watched(encoder: Encoder) -> list[_Run]:
             names.setdefault(part, name)
     numbers: dict[int, tuple[int, Tensor]] = {}  # the tensors are kept, so that ids are unique
     pooled: set[int] = set()
+    pools: list[str] = []
     runs: dict[str, _Run] = {}
     prefix = _prefix_tokens(encoder.module)
     last_is_channels = getattr(encoder.module, "output_fmt", "NCHW") == "NHWC"
@@ -170,6 +171,7 @@ def _watched(encoder: Encoder) -> list[_Run]:
         number, _ = numbers.setdefault(id(output), (len(numbers), output))
         if "pool" in type(part).__name__.lower() and not names[part].endswith("features"):
             pooled.add(number)
+            pools.append(names[part])
         info = _info(names[part], output, prefix, last_is_channels=last_is_channels)
         if info is None:
             return
@@ -192,7 +194,13 @@ def _watched(encoder: Encoder) -> list[_Run]:
     finally:
         for handle in handles:
             handle.remove()
-    return list(runs.values())
+    return _outside(pools, runs)
+
+
+def _outside(pools: list[str], runs: dict[str, _Run]) -> list[_Run]:
+    """Return the runs that are not inside of a pooling, such as one by attention, to no grid."""
+    inside = tuple(f"{pool}." for pool in pools if pool and pool not in runs)
+    return [run for name, run in runs.items() if not name.startswith(inside)]
 
 
 def _info(

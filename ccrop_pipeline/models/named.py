@@ -16,6 +16,7 @@ from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.network import Network, import_timm
+from ccrop_pipeline.models.timm_weights import Convert, built_by_timm, converted
 
 Weights = Checkpoint | Literal["pretrained", "random"]
 _OURS = "-cifar"
@@ -92,18 +93,29 @@ def timm_network(
     if "/" not in name and not timm.is_model(name):
         raise ModelError(_unknown("timm", name, timm.list_models(pretrained=True)))
 
-    def build() -> nn.Module:
-        options: dict[str, Any] = {"pretrained": weights == "pretrained", "num_classes": 0}
+    def build(**options: Any) -> tuple[nn.Module, Convert | None]:
+        options["num_classes"] = 0
+        if isinstance(weights, Checkpoint):
+            return built_by_timm(name, **options)
+        return timm.create_model(name, pretrained=weights == "pretrained", **options), None
+
+    def sized(**options: Any) -> tuple[nn.Module, Convert | None]:
         if input_size is not None:
             try:
-                sized: nn.Module = timm.create_model(name, img_size=input_size, **options)
-                return sized
+                return build(img_size=input_size, **options)
             except TypeError:  # convolutional networks are not built for a size
                 pass
-        built: nn.Module = timm.create_model(name, **options)
-        return built
+        return build(**options)
 
-    module = _fetched(label, build)
+    module, convert = _fetched(label, sized)
+    if isinstance(weights, Checkpoint):
+        found = converted(module, convert, weights)
+        if found.lost and all(name.endswith(".qkv.bias") for name in found.lost):
+            # DINOv3: timm builds it without biases, for those of some published sizes are 0.
+            module, convert = sized(qkv_bias=True)
+            found = converted(module, convert, weights)
+        found.account(label, partial=partial, say=say)
+        weights = found.checkpoint
     config = timm.data.resolve_model_data_config(module)
     size = input_size or config["input_size"][-1]
     network = Network(module, label, size, tuple(config["mean"]), tuple(config["std"]))

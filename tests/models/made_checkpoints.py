@@ -3,6 +3,7 @@
 The names were looked up in the repositories; each function notes where.
 """
 
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
@@ -194,6 +195,93 @@ def dino(state: State) -> Any:
         "args": Namespace(arch="vit_small", patch_size=16),
         "dino_loss": {"center": torch.zeros(1, 8)},
     }
+
+
+def dinov3(state: State) -> State:
+    """facebookresearch/dinov3, models/vision_transformer.py and layers/attention.py.
+
+    Takes the state of timm's network, whose keys have no bias.
+    """
+    names = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+    made = {"mask_token": torch.zeros(1, 8), "rope_embed.periods": torch.ones(16)}
+    for name, value in state.items():
+        head, _, last = name.rpartition(".")
+        if last in ("q_bias", "k_bias", "v_bias"):
+            continue
+        made[f"{head}.{names[last]}" if head and last in names else names.get(name, name)] = value
+        if name.endswith("attn.qkv.weight"):
+            query = state.get(f"{head.removesuffix('.qkv')}.q_bias", torch.zeros(len(value) // 3))
+            values = state.get(f"{head.removesuffix('.qkv')}.v_bias", torch.zeros(len(value) // 3))
+            made[f"{head}.bias"] = torch.cat([query, torch.zeros_like(query), values])
+            made[f"{head}.bias_mask"] = torch.ones(len(value))
+    return made
+
+
+def clip(visual: State) -> State:
+    """openai/CLIP, model.py: the text encoder beside the image encoder."""
+    text = {
+        "positional_embedding": torch.zeros(7, 8),
+        "text_projection": torch.zeros(8, 8),
+        "logit_scale": torch.ones([]),
+        "token_embedding.weight": torch.zeros(9, 8),
+        "ln_final.weight": torch.ones(8),
+        "transformer.resblocks.0.attn.in_proj_weight": torch.zeros(24, 8),
+        "transformer.resblocks.0.mlp.c_fc.weight": torch.zeros(32, 8),
+    }
+    return text | _under("visual.", visual)
+
+
+def clip_vit(state: State) -> State:
+    """The image encoder of openai/CLIP as a transformer; takes the state of timm's."""
+    made = {"proj": torch.zeros(len(state["norm.weight"]), 8)}
+    for name, value in state.items():
+        if name == "cls_token":
+            made["class_embedding"] = value[0, 0]
+        elif name == "pos_embed":
+            made["positional_embedding"] = value[0]
+        else:
+            made[_clip_vit_name(name)] = value
+    return clip(made)
+
+
+def _clip_vit_name(name: str) -> str:
+    block = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
+    if block is None:
+        part, _, kind = name.rpartition(".")
+        return {"patch_embed.proj": "conv1", "norm_pre": "ln_pre", "norm": "ln_post"}[
+            part
+        ] + f".{kind}"
+    part, _, kind = block[2].rpartition(".")
+    inside = {
+        "norm1": "ln_1.",
+        "norm2": "ln_2.",
+        "attn.qkv": "attn.in_proj_",
+        "attn.proj": "attn.out_proj.",
+        "mlp.fc1": "mlp.c_fc.",
+        "mlp.fc2": "mlp.c_proj.",
+    }[part]
+    return f"transformer.resblocks.{block[1]}.{inside}{kind}"
+
+
+def clip_resnet(state: State) -> State:
+    """The ModifiedResNet of openai/CLIP; takes the state of timm's."""
+    made = {f"attnpool.{name}_proj.weight": torch.zeros(8, 8) for name in "kqvc"}
+    kinds = {"conv1_1x1": "1", "conv2_kxk": "2", "conv3_1x1": "3"}
+    for name, value in state.items():
+        parts = name.split(".")
+        if parts[0] == "stem":  # stem.conv1.bn.weight
+            which = parts[2] + parts[1][-1]
+            made[f"{which}.{parts[3]}"] = value
+        elif parts[0] == "stages":  # stages.0.1.conv2_kxk.bn.weight
+            block = f"layer{int(parts[1]) + 1}.{parts[2]}"
+            kind = parts[-2]
+            which = f"{kind}{kinds[parts[3]]}" if parts[3] in kinds else _downsample(kind)
+            made[f"{block}.{which}.{parts[-1]}"] = value
+    return clip(made)
+
+
+def _downsample(kind: str) -> str:
+    return {"conv": "downsample.0", "bn": "downsample.1"}[kind]
 
 
 def plain(state: State) -> Any:
