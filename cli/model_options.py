@@ -25,6 +25,15 @@ def _known(_context: click.Context, _option: click.Parameter, device: str) -> st
     return device
 
 
+def _colours(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> list[float] | None:
+    try:
+        return None if value is None else [float(part) for part in re.split(r"[,\s]+", value)]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: give one number, or three as 0.5,0.4,0.3.") from None
+
+
 device_option = click.option(
     "--device",
     callback=_known,
@@ -54,6 +63,16 @@ _OPTIONS = (
         type=click.IntRange(8, 4096),
         help="Side in pixels of the images that the model sees.  [default: what it expects]",
     ),
+    *(
+        click.option(
+            f"--{name}",
+            callback=_colours,
+            metavar="NUMBER[,G,B]",
+            help=f"{what} of pixels from 0 to 1 that the model was trained with, one number or "
+            "three for R, G, B.  [default: what the model is known or assumed to expect]",
+        )
+        for name, what in (("mean", "Mean"), ("std", "Standard deviation"))
+    ),
     click.option(
         "--unsafe",
         is_flag=True,
@@ -82,6 +101,8 @@ MODEL_OPTIONS = (
     "weights",
     "layer",
     "input_size",
+    "mean",
+    "std",
     "unsafe",
     "partial",
     "device",
@@ -122,6 +143,8 @@ def open_model(
     weights: str | None,
     layer: str | None,
     input_size: int | None,
+    mean: list[float] | None,
+    std: list[float] | None,
     unsafe: bool,
     partial: bool,
     device: str,
@@ -148,10 +171,12 @@ def open_model(
         weights=weights,
         layer=layer,
         input_size=input_size,
+        mean=mean,
+        std=std,
         unsafe=unsafe,
         partial=partial,
         device=place,
         precision=cast(Literal["fp32", "bf16", "fp16"], precision),
         compile=compiled,
-        say=say,
+        say=lambda line: say(re.sub(r"`(mean|std)`", r"--\1", line)),
     )

@@ -20,6 +20,7 @@ from ccrop_pipeline.models.timm_weights import Convert, built_by_timm, converted
 
 Weights = Checkpoint | Literal["pretrained", "random"]
 _OURS = "-cifar"
+_OWN = "{}'s for its own weights"
 
 
 def torchvision_network(
@@ -65,8 +66,9 @@ def torchvision_network(
             f"torchvision:{name} cannot be built for `input_size` {size}: give a multiple of the "
             "side of its patches."
         ) from error
+    colours = tuple(preset.mean), tuple(preset.std)
     network = Network(
-        module, f"torchvision:{name}", size, tuple(preset.mean), tuple(preset.std), None
+        module, f"torchvision:{name}", size, *colours, colours=_OWN.format("torchvision")
     )
     if weights == "pretrained":
         state = _fetched(f"torchvision:{name}", lambda: _read_cached(default))
@@ -118,7 +120,8 @@ def timm_network(
         weights = found.checkpoint
     config = timm.data.resolve_model_data_config(module)
     size = input_size or config["input_size"][-1]
-    network = Network(module, label, size, tuple(config["mean"]), tuple(config["std"]))
+    colours = tuple(config["mean"]), tuple(config["std"])
+    network = Network(module, label, size, *colours, colours=_OWN.format("timm"))
     if weights == "pretrained":
         return network
     return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
@@ -138,6 +141,8 @@ def _with_weights(
     if input_size is not None:
         weights = with_positions_for(network.module, weights)
     fit(network.module, weights, partial=partial, say=say)
+    if network.colours != Network.colours:
+        network = replace(network, colours=f"{network.colours}, assumed for this file as well")
     return replace(network, epoch=weights.epoch)
 
 

@@ -1,6 +1,6 @@
 """Whatever names a model, opened as an encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ccrop_pipeline.models.checkpoints import find_weights
 from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.layers import expect_whole_images, layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
-from ccrop_pipeline.models.network import Network
+from ccrop_pipeline.models.network import Network, three_channels
 from ccrop_pipeline.models.own_checkpoints import (
     NEWEST,
     expect_newest,
@@ -45,6 +45,8 @@ def open_encoder(
     weights: str | Path | None = None,
     layer: str | None = None,
     input_size: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     unsafe: bool = False,
     partial: bool = False,
     device: torch.device | str = "cpu",
@@ -62,6 +64,9 @@ def open_encoder(
             library's own pretrained ones.
         layer: Layer to read; None for the default.
         input_size: Side of the images in pixels, 8 to 4096; None for what the model expects.
+        mean: Mean of pixels from 0 to 1 that images are normalised by, one number or one a channel;
+            None for what the model is known or assumed to expect.
+        std: Standard deviation, likewise.
         unsafe: Whether files may run code of their own while they are read.
         partial: Whether weights that fit the network only in part are accepted.
         device: Where it runs.
@@ -76,6 +81,7 @@ def open_encoder(
         raise SettingError(
             f"`input_size` is {shown(input_size)}; it must be from 8 to {_LARGEST} pixels."
         )
+    given = three_channels("mean", mean), three_channels("std", std)
     say = say or _silent
     # Weights that nothing sets are the same in every process: ranks that start apart must agree.
     with torch.random.fork_rng(devices=[]):
@@ -103,6 +109,12 @@ def open_encoder(
                 say=say,
             )
     encoder = _encoder_of(opened, layer, input_size, device)
+    encoder = replace(encoder, mean=given[0] or encoder.mean, std=given[1] or encoder.std)
+    if isinstance(opened, Network) and None in given:
+        say(
+            f"{encoder.name}: mean {encoder.mean}, std {encoder.std}: {opened.colours}. "
+            "`mean` and `std` set others."
+        )
     if input_size is not None:  # a network's own size suits it
         expect_whole_images(encoder)
     return replace(encoder, precision=precision, compile=compile)

@@ -46,9 +46,9 @@ def normalised(images: Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
 
 
 @torch.no_grad()
-def trunk_of(resnet: nn.Module, images: Tensor) -> Tensor:
+def trunk_of(resnet: nn.Module, images: Tensor, *colours: tuple) -> Tensor:
     """layer4 of a ResNet, its stages called one after the other."""
-    x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(normalised(images)))))
+    x = resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(normalised(images, *colours)))))
     return resnet.layer4(resnet.layer3(resnet.layer2(resnet.layer1(x))))
 
 

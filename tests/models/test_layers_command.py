@@ -93,3 +93,16 @@ def test_a_transformer_is_given_whole_patches_or_refuses() -> None:
         assert result.exit_code == 1
         assert "--input-size" in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_mean_and_std_of_a_command() -> None:
+    model = ("torchvision:resnet18", "--weights", "random", "--input-size", "64")
+    said = run(*model).stderr
+    assert "mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225): torchvision's" in said
+    assert "--mean and --std set others" in said
+    said = run(*model, "--mean", "0.5", "--std", "0.5, 0.4,0.3").stderr
+    assert "mean (" not in said
+    assert run(*model, "--mean", "0.5;0.4").exit_code == 2
+    refused = run(*model, "--std", "58")
+    assert refused.exit_code == 1
+    assert "--std is [58.0]" in refused.stderr

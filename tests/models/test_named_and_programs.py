@@ -15,8 +15,8 @@ from test_checkpoints import assert_equal, made_images, normalised, trunk_of
 from torch import nn
 from torchvision import models
 
-from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Localizer, build_backbone
 from ccrop_pipeline.models import layers_of, open_encoder
 
 RANDOM = {"weights": "random"}
@@ -295,3 +295,33 @@ def test_files_of_something_else_are_refused(tmp_path) -> None:
     torch.save(models.alexnet().features.state_dict(), tmp_path / "alexnet.pth")
     with pytest.raises(CcropError, match=r"cannot be told from its 10 weights.*Name it"):
         open_encoder(str(tmp_path / "alexnet.pth"))
+
+
+def test_mean_and_standard_deviation_are_given_or_said(tmp_path) -> None:
+    torch.save(resnet18().state_dict(), tmp_path / "file.pth")
+    lines: list[str] = []
+    assumed = open_encoder(tmp_path / "file.pth", input_size=64, say=lines.append)
+    assert (assumed.mean, assumed.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert "ImageNet's, assumed" in lines[-1]
+    given = open_encoder(tmp_path / "file.pth", input_size=64, mean=0, std=[0.5, 0.25, 1])
+    images, colours = made_images(64), ((0.0, 0.0, 0.0), (0.5, 0.25, 1.0))
+    assert_equal(given.features(images), trunk_of(resnet18(), images, *colours))
+    assert "mean [0.0, 0.0, 0.0], std [0.5, 0.25, 1.0]" in Localizer(given).info.preprocessing
+    options = {"weights": tmp_path / "file.pth", "input_size": 64, "say": lines.append}
+    named = open_encoder("torchvision:resnet18", mean=0.5, **options)
+    assert (named.mean, named.std) == ((0.5, 0.5, 0.5), IMAGENET_STD)
+    assert "torchvision's for its own weights, assumed for this file as well" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mean": 123.7}, "`mean` is 123.7; it must be from 0 to 1"),
+        ({"std": [0.2, 0.0, 0.2]}, "`std` is .*above 0"),
+        ({"std": [0.2, 0.2]}, "`std` has 2 numbers"),
+        ({"mean": float("nan")}, "`mean` is nan"),
+    ],
+)
+def test_means_that_cannot_be_are_refused(wrong, message) -> None:
+    with pytest.raises(SettingError, match=message):
+        open_encoder("torchvision:resnet18", weights="random", **wrong)
