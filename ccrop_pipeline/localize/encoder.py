@@ -104,6 +104,14 @@ class Encoder:
         """Whether `attention` can read the queries and keys of this layer."""
         return self.layout == "tokens" and attention_in(self._hooked()) is not None
 
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first of the tokens before the patches is a class token.
+
+        Networks that pool patches may have registers alone; timm's then have a `cls_token` of None.
+        """
+        return self.prefix_tokens > 0 and getattr(self.module, "cls_token", self) is not None
+
     def features(self, images: Tensor) -> Tensor:
         """Return feature maps of a batch, with the module in evaluation mode and without gradients.
 

@@ -102,7 +102,7 @@ class Localizer:
                 f"that can be read. Choose one of {others}, or name the last block of a "
                 "transformer as the layer."
             )
-        if self.map != "keys" and not self.encoder.prefix_tokens:
+        if self.map != "keys" and not self.encoder.has_class_token:
             raise ModelError(
                 f"the map {self.map!r} is the attention of a class token, and {what} has none. "
                 f"Choose one of {others} or keys."

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.localize import Attention, Encoder
+from ccrop_pipeline.errors import CcropError, ModelError
+from ccrop_pipeline.localize import Attention, Encoder, Localizer
 
 timm = pytest.importorskip("timm")
 
@@ -152,3 +152,26 @@ def test_convolutions_have_none() -> None:
     assert not encoder.has_attention
     with pytest.raises(CcropError, match="not a block of a vision transformer"):
         encoder.attention(made_images(64))
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "has"),
+    [
+        ("vit_little_patch16_reg4_gap_256", 4, False),  # registers alone
+        ("vit_small_patch14_reg4_dinov2", 5, True),
+        ("vit_base_patch16_siglip_gap_224", 0, False),
+    ],
+)
+def test_a_register_is_not_taken_for_a_class_token(name: str, prefix: int, has: bool) -> None:
+    size = 56 if "14" in name else 64
+    module = timm.create_model(name, img_size=size, depth=1, num_classes=0)
+    encoder = Encoder(module, "blocks.0", size, layout="tokens", prefix_tokens=prefix)
+    assert encoder.has_attention
+    assert encoder.has_class_token == has
+    for heatmap in ("attention", "attention-max"):
+        if has:
+            Localizer(encoder, heatmap)
+        else:
+            with pytest.raises(ModelError, match=r"attention of a class token, and .* has none"):
+                Localizer(encoder, heatmap)
+    Localizer(encoder, "keys")
