@@ -62,7 +62,7 @@ def test_a_head_learns_where_the_boxes_are_and_is_always_the_same(place):
     assert found.agreement > 0.8
     assert found.head.sha256 == fit_linear(boxes, source, small(), images=30).head.sha256
     made = compute_boxes(
-        source, Localizer(small(), "linear", BoxRule(0.5), found.head), place / "linear"
+        source, Localizer(small(), "linear", BoxRule(0.5), head=found.head), place / "linear"
     )
     maps = np.concatenate([table.heatmaps for _, table in made.tables()]).mean(axis=0)
     assert maps[2:6, 2:6].mean() > 2 * maps[[0, -1]].mean()
