@@ -72,7 +72,8 @@ def expect_whole_images(encoder: Encoder) -> None:
 
     Patches, pools and convolutions drop what fills no step of theirs: patches of 16 pixels cover
     224 of 239. The map would be drawn out over the whole image, and boxes come out too far to the
-    right and bottom. A 64th of the side is let pass, and what is left out on both sides alike.
+    right and bottom. Less than a 64th of the side is let pass, and what is left out on both sides
+    alike.
 
     Raises:
         ModelError: If there is such a strip.
@@ -87,7 +88,9 @@ def expect_whole_images(encoder: Encoder) -> None:
     seen = step * side  # where others than these layers made it smaller, they are taken to pad
     left = max(0.0, centre - (step - 1) / 2)
     right = size - (centre + step * (side - 1) + (step + 1) / 2)
-    if seen < size - tolerance and right - left > tolerance:
+    # Where nothing is left out at the left, the map is drawn out; else it is about in the middle.
+    uneven = right - left > tolerance if left else right >= tolerance
+    if seen <= size - tolerance and uneven:
         # Without a margin at the left, steps fill the image at their multiples.
         other = "Leave it out" if left else f"Give {seen} or {size // step * step + step}"
         raise ModelError(

@@ -41,8 +41,9 @@ def test_bad_input_is_one_message_and_bad_usage_another() -> None:
 @pytest.mark.parametrize(
     ("layers", "taken", "refused"),
     [
-        # Patches, as of a ViT: what fills none is not seen. A 64th of the side may be.
+        # Patches, as of a ViT: what fills none is not seen. Less than a 64th of the side may be.
         ([nn.Conv2d(3, 8, 16, 16)], (224, 226, 240), {239: (224, 240), 255: (240, 256)}),
+        ([nn.Conv2d(3, 8, 14, 14)], (224, 252, 255), {256: (252, 266)}),
         ([nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2)], (64, 72, 65), {70: (64, 72)}),
         # Pools, behind convolutions with padding, which see beyond their step.
         ([nn.Conv2d(3, 8, 3, 1, 1), nn.MaxPool2d(2), nn.MaxPool2d(8)], (224,), {239: (224, 240)}),
