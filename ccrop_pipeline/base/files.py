@@ -155,7 +155,12 @@ def expect_free(folder: Path, what: str) -> None:
 
 def is_hidden_name(name: str) -> bool:
     """Tell whether `hidden_name` gives such names: what has one is a leftover of a writer."""
-    return re.fullmatch(r"\..+\.[0-9a-f]{16}\.tmp", name) is not None
+    return _hidden(".+").fullmatch(name) is not None
+
+
+def _hidden(name: str) -> re.Pattern[str]:
+    """Return the pattern of hidden names of files that `name`, a pattern, matches; host first."""
+    return re.compile(rf"\.{name}\.([0-9a-f]{{8}})[0-9a-f]{{8}}\.tmp")
 
 
 def _host() -> str:
@@ -175,9 +180,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         folder: Where they wrote; it need not be there.
         name: Name of the file that was written; None: of any.
     """
-    hidden = re.compile(
-        rf"\.{'.+' if name is None else re.escape(name)}\.([0-9a-f]{{8}})[0-9a-f]{{8}}\.tmp"
-    )
+    hidden = _hidden(".+" if name is None else re.escape(name))
     with suppress(OSError):
         for path in [path for path in folder.iterdir() if path.name.startswith(".")]:
             found = hidden.fullmatch(path.name)
