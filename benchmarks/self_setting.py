@@ -29,7 +29,7 @@ from PIL import Image
 
 from ccrop_pipeline.images import Sample, open_source, true_boxes
 from ccrop_pipeline.images.decode import decode
-from ccrop_pipeline.localize import Localizer, choose_map
+from ccrop_pipeline.localize import BoxRule, Localizer, boxes_from_heatmaps, choose_map
 from ccrop_pipeline.models import open_encoder
 
 Floats = NDArray[np.floating]
@@ -45,7 +45,7 @@ _BATCH = 32
 
 @dataclass
 class Maps:
-    """Heatmaps of images (n, h, w) and of windows of them (n, WINDOWS, h, w), float32."""
+    """Heatmaps of images (n, h, w) and of windows of them (n, WINDOWS, h, w), float16."""
 
     images: Floats
     inside: Floats
@@ -83,22 +83,9 @@ def maps_of(samples: list[Sample], localizer: Localizer, seed: int) -> Maps:
                 square = image.resize((size, size), Image.Resampling.BILINEAR, box=tuple(box))
                 squares.append(np.asarray(square))
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-        heat.append(localizer.heatmaps(pixels)[0].float().cpu().numpy())
+        heat.append(localizer.heatmaps(pixels)[0].cpu().numpy())
     every = np.concatenate(heat).reshape(len(samples), 1 + WINDOWS, *heat[0].shape[1:])
     return Maps(every[:, 0], every[:, 1:], windows, size)
-
-
-def boxes_above(heat: Floats, thresholds: Floats, size: int) -> Floats:
-    """Return the box around what is above a threshold in each upsampled heatmap; the slow way."""
-    boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (len(heat), 1))
-    for row, (one, threshold) in enumerate(zip(heat, thresholds, strict=True)):
-        large = torch.nn.functional.interpolate(
-            torch.from_numpy(one)[None, None], size=(size, size), mode="bilinear"
-        )[0, 0].numpy()
-        y, x = np.nonzero(large > threshold)
-        if len(x):
-            boxes[row] = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1]) / size
-    return boxes
 
 
 def kappa(boxes: Floats, inside: Floats, windows: Floats) -> float:
@@ -129,11 +116,8 @@ def rows_of(maps: Maps, truths: list[Floats] | None) -> list[Row]:
     size, rows = min(maps.size, 112), []
     for rule, values in (("fixed", FIXED), ("beside the mean", BESIDE_THE_MEAN)):
         for value in values:
-            found = [
-                boxes_above(heat, _thresholds(heat, rule, value), size)
-                for heat in (maps.images, flat)
-            ]
-            boxes, inside = found[0], found[1].reshape(n, WINDOWS, 4)
+            boxes, inside = (_boxes(heat, rule, value, size) for heat in (maps.images, flat))
+            inside = inside.reshape(n, WINDOWS, 4)
             fit = best_iou(boxes, truths) if truths else None
             rows.append(
                 Row(
@@ -149,10 +133,16 @@ def rows_of(maps: Maps, truths: list[Floats] | None) -> list[Row]:
     return rows
 
 
-def _thresholds(heat: Floats, rule: str, value: float) -> Floats:
+def _boxes(heat: Floats, rule: str, value: float, size: int) -> Floats:
+    heatmaps = torch.from_numpy(heat)
     if rule == "fixed":
-        return np.full(len(heat), value)
-    return ((heat.mean(axis=(1, 2)) + value) / 2).clip(0, 0.99)
+        return boxes_from_heatmaps(heatmaps, BoxRule(value), size)[0].double().numpy()
+    thresholds = ((heat.mean(axis=(1, 2), dtype=np.float64) + value) / 2).clip(0, 0.99)
+    each = [
+        boxes_from_heatmaps(one[None], BoxRule(threshold), size)[0]
+        for one, threshold in zip(heatmaps, thresholds.tolist(), strict=True)
+    ]
+    return torch.cat(each).double().numpy()
 
 
 def chosen(rows: list[Row]) -> Row | None:
