@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ccrop_pipeline.base.values import check_ranges, did_you_mean, ranged
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, shown
 
 
 @dataclass(frozen=True)
@@ -224,5 +224,5 @@ def settings_type(name: str) -> type[MethodSettings]:
     if name not in METHOD_SETTINGS:
         close = did_you_mean(name, METHOD_SETTINGS)
         known = ", ".join(METHOD_SETTINGS)
-        raise SettingError(f"there is no method {name!r}{close}. Known are: {known}.")
+        raise SettingError(f"there is no method {shown(name)}{close}. Known are: {known}.")
     return METHOD_SETTINGS[name]

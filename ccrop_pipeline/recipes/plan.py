@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ccrop_pipeline.base import Location, absolute
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, shown
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.settings import PAPER_REFRESHES, BoxSettings, OptimizerSettings
 
@@ -130,11 +130,11 @@ def _refresh_epochs(settings: BoxSettings, epochs: int, *, given: bool) -> list[
     shares = settings.refresh_at or PAPER_REFRESHES
     chosen = list(settings.refresh_epochs) or [round(share * epochs) for share in shares]
     if len({0, epochs, *chosen}) < len(chosen) + 2 or chosen[-1] > epochs:
-        name = "refresh_epochs" if settings.refresh_epochs else f"refresh_at {list(shares)}"
+        name = "refresh_epochs" if settings.refresh_epochs else f"refresh_at {shown(list(shares))}"
         raise SettingError(
-            f"boxes.{name} of {epochs} epochs gives refreshes after epochs {chosen}: they must "
-            f"differ and be between 0 and {epochs}. Train for more epochs, refresh less often, or "
-            "set boxes.kind to 'none' for random crops throughout."
+            f"boxes.{name} of {epochs} epochs gives refreshes after epochs {shown(chosen)}: they "
+            f"must differ and be between 0 and {epochs}. Train for more epochs, refresh less "
+            "often, or set boxes.kind to 'none' for random crops throughout."
         )
     return chosen
 
@@ -159,9 +159,9 @@ def _expect_a_rate_that_falls(optimizer: OptimizerSettings, epochs: int) -> None
         )
     if milestones and milestones[-1] >= epochs:
         raise SettingError(
-            f"optimizer.milestones is {milestones} and epochs {epochs}: the learning rate would "
-            f"not take all of these steps. Train for more epochs, give milestones below {epochs}, "
-            "or do without: optimizer.schedule=cosine and optimizer.milestones=[]."
+            f"optimizer.milestones is {shown(milestones)} and epochs {epochs}: the learning rate "
+            f"would not take all of these steps. Train for more epochs, give milestones below "
+            f"{epochs}, or do without: optimizer.schedule=cosine and optimizer.milestones=[]."
         )
 
 

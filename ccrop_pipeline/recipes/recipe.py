@@ -62,7 +62,8 @@ class Recipe:
         probe: The kNN probe.
 
     Raises:
-        SettingError: If a setting is unknown, out of its range or not finite.
+        SettingError: If a setting is unknown, out of its range or not finite, or two contradict
+            each other.
     """
 
     backbone: str = "resnet50"
@@ -70,7 +71,7 @@ class Recipe:
     eval_size: int = ranged(0, "[0, 4096]")
     epochs: int = ranged(200, "[1, 100000]")
     batch_size: int = ranged(256, "[2, 1048576]")
-    accumulate: int = ranged(1, "[1, inf)")
+    accumulate: int = ranged(1, "[1, 1048576]")
     seed: int = ranged(0, "[0, 4294967295]")
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     method: MethodSettings = field(default_factory=MoCoV2Settings)
@@ -84,7 +85,7 @@ class Recipe:
     probe: KnnSettings = field(default_factory=KnnSettings)
 
     def __post_init__(self) -> None:
-        """Check the backbone, the ranges, and that a batch has equal parts."""
+        """Check the backbone, the ranges, and what several settings must agree on."""
         check_ranges(self)
         if self.backbone not in BACKBONES:
             close = did_you_mean(self.backbone, BACKBONES, most=3)
@@ -97,6 +98,11 @@ class Recipe:
             raise SettingError(
                 f"batch_size is {self.batch_size} and accumulate {self.accumulate}; a batch must "
                 "have that many equal parts of 2 images or more."
+            )
+        if self.boxes.refresh_from == "momentum" and not hasattr(self.method, "encoder_momentum"):
+            raise SettingError(
+                f"boxes.refresh_from is 'momentum', but {self.method.name} has no momentum "
+                "encoder. Set it to 'online'."
             )
 
     @classmethod
@@ -135,7 +141,7 @@ class Recipe:
 def _method(values: Mapping[str, Any]) -> MethodSettings:
     name = values.get("name")
     if not isinstance(name, str):
-        raise SettingError(f"method.name is {name!r}; it must be the name of a method.")
+        raise SettingError(f"method.name is {shown(name)}; it must be the name of a method.")
     kind = settings_type(name)
     own = {each.name for each in fields(kind)}
     others = {each.name for other in METHOD_SETTINGS.values() for each in fields(other)} - own

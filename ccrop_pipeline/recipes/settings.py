@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ccrop_pipeline.base.values import check_ranges, ranged
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import SettingError, shown
 
 # Section 4.1 of ContrastiveCrop (Peng et al., CVPR 2022, arXiv:2202.03278).
 PAPER_REFRESHES = (0.2, 0.4, 0.6, 0.8)
@@ -85,7 +85,8 @@ class OptimizerSettings:
         factor: What the learning rate is multiplied by at a milestone, in (0, 1).
 
     Raises:
-        SettingError: If a number is out of its range, or milestones and schedule disagree.
+        SettingError: If a number is out of its range, milestones and schedule disagree, or LARS has
+            no weight decay and would be plain SGD.
     """
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
@@ -102,14 +103,20 @@ class OptimizerSettings:
     factor: float = ranged(0.1, "(0, 1)")
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that a schedule in steps has its milestones."""
+        """Check the ranges, the milestones, and that LARS is LARS."""
         check_ranges(self)
         if (self.schedule == "step") != bool(self.milestones):
             raise SettingError(
-                f"schedule is {self.schedule!r} and milestones {list(self.milestones)}: 'step' has "
-                "milestones, and no other schedule has."
+                f"schedule is {self.schedule!r} and milestones {shown(list(self.milestones))}: "
+                "'step' has milestones, and no other schedule has."
             )
         _expect_increasing("milestones", self.milestones)
+        if self.name == "lars" and 0 in (self.weight_decay, self.final_weight_decay):
+            raise SettingError(
+                "name is 'lars' and the weight decay is or becomes 0: parameters that do not decay "
+                "get no trust ratio, so this would be plain SGD. Set optimizer.weight_decay above "
+                "0 (SimCLR has 1e-6), or optimizer.name to 'sgd'."
+            )
 
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step; every schedule begins with the same warm-up.
@@ -175,4 +182,4 @@ def _half_cosine(first: float, last: float, done: float) -> float:
 
 def _expect_increasing(name: str, values: tuple[Any, ...]) -> None:
     if list(values) != sorted(set(values)):
-        raise SettingError(f"{name} is {list(values)}; the numbers must increase.")
+        raise SettingError(f"{name} is {shown(list(values))}; the numbers must increase.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
-from ccrop_pipeline.errors import CcropError, ModelError, SettingError
+from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.methods import Method, build_method, embedding_std
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
@@ -29,21 +29,12 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
     Args:
         method: Already on its device; parameters without gradient are left out.
         settings: Kind of optimizer and its numbers.
-
-    Raises:
-        SettingError: If LARS has no weight decay and would be plain SGD.
     """
     groups = _groups(method, settings)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    if settings.weight_decay == 0 or settings.final_weight_decay == 0:
-        raise SettingError(
-            "optimizer.name is 'lars' and the weight decay is or becomes 0: parameters that do "
-            "not decay get no trust ratio, so this would be plain SGD. Set "
-            "optimizer.weight_decay above 0 (SimCLR has 1e-6), or optimizer.name to 'sgd'."
-        )
     from lightly.utils.lars import LARS
 
     optimizer: torch.optim.Optimizer = LARS(groups, lr=settings.lr, momentum=settings.momentum)
@@ -118,9 +109,6 @@ class Learner:
     Attributes:
         method: The method itself, without what spreads it over processes.
         started_from: What was loaded, in a line for people; None where nothing was.
-
-    Raises:
-        SettingError: If boxes are to come from a momentum encoder that the method does not have.
     """
 
     def __init__(
@@ -137,7 +125,6 @@ class Learner:
         self._named: set[int] = set()  # hashes of the keys that were named
         torch.manual_seed(recipe.seed)
         method = build_method(recipe.method, recipe.backbone)
-        _expect_encoder(recipe, method)
         self.started_from = (
             weights.load_into(method, recipe.method.name, recipe.backbone) if weights else None
         )
@@ -261,14 +248,6 @@ class Learner:
             self._optimizer.load_state_dict(optimizer)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(f"the checkpoint does not fit this recipe: {error}.") from error
-
-
-def _expect_encoder(recipe: Recipe, method: Method) -> None:
-    if recipe.boxes.refresh_from == "momentum" and method.momentum_backbone is None:
-        raise SettingError(
-            f"boxes.refresh_from is 'momentum', but {recipe.method.name} has no momentum encoder. "
-            "Set it to 'online'."
-        )
 
 
 def _compile(method: Method) -> None:

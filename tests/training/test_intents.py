@@ -135,12 +135,6 @@ MOMENTUM = [
 ]
 
 
-def test_a_momentum_encoder_that_is_not_there_is_refused_before_the_first_step(source, tmp_path):
-    with pytest.raises(CcropError, match="simclr has no momentum encoder"):
-        trainer(source, tmp_path / "run", *MOMENTUM)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 def test_boxes_from_the_momentum_encoder_are_recorded_as_its_own(source, tmp_path):
     sets = {}

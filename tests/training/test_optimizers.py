@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.recipes import settings_type
 from ccrop_pipeline.recipes.settings import OptimizerSettings
@@ -136,12 +135,6 @@ def test_groups_come_back_from_a_checkpoint():
         assert {k: v for k, v in a.items() if k != "params"} == {
             k: v for k, v in b.items() if k != "params"
         }
-
-
-def test_lars_without_weight_decay_is_refused():
-    for settings in ({"weight_decay": 0.0}, {"final_weight_decay": 0.0}):
-        with pytest.raises(CcropError, match=r"'lars' and the weight decay .* optimizer.name"):
-            build_optimizer(method(), OptimizerSettings("lars", **settings))
 
 
 def test_step_schedule_falls_at_milestones_after_the_same_warmup():
