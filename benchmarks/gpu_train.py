@@ -1,18 +1,28 @@
-"""Training from resident images beside the bare training step: python benchmarks/gpu_train.py.
+"""Training beside the bare training step: python benchmarks/gpu_train.py.
 
-Runs on any device and needs no data: 50,000 images of noise at 32 px cost what those of CIFAR-10
-cost. For SimCLR and MoCo v2, eager and compiled, in bf16 and channels_last, prints JSON lines with
-the images per second of
+Without --source it needs no data: 50,000 images of noise at 32 px cost what those of CIFAR-10 cost,
+and stay decoded on the device. With --source photographs are read and decoded for each step, e.g.
+
+    python benchmarks/gpu_train.py --source SHARDS --backbone resnet50 --image-size 224
+
+For SimCLR and MoCo v2, eager and compiled, in bf16 and channels_last, prints JSON lines with the
+images per second of
 
     step      a training step on views that already lie on the device: the limit,
-    epoch     the same with crops and augmentation made for each step,
-    augment   crops and augmentation alone.
+    epoch     the same with views made for each step,
+    views     views alone: crops and augmentation, and decoding where there is a source.
+
+Each is the median of five rounds, in turns. Batches that workers have made while the clock stood
+still are thrown away first.
 """
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
+from statistics import median
 
 import numpy as np
 import torch
@@ -20,11 +30,11 @@ from torch import Tensor
 
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.recipes import settings_type
-from ccrop_pipeline.views import AugmentSettings, Batch, ViewCutter, ViewGroup
+from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup, ViewLoader
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.by_position import ResidentImages, ResidentLoader
 
-GROUP = ViewGroup(2, 32, augment=AugmentSettings())
+ROUNDS = 5
 
 
 class Noise:
@@ -72,16 +82,33 @@ def trainer(method: str, backbone: str, device: torch.device, compiled: bool) ->
     return step
 
 
-def seconds(work: Callable[[], object], device: torch.device, rounds: int = 5) -> float:
-    """Median seconds of some calls."""
-    taken = []
-    for _ in range(rounds):
-        _synchronize(device)
-        started = time.perf_counter()
+def views_of(args: argparse.Namespace, device: torch.device) -> Iterator[Tensor]:
+    """Yield views of one batch after another, float32 (2, B, 3, S, S) on the device, for ever."""
+    augmentation = AugmentSettings(blur_p=0.5 if args.source else 0.0)
+    group = ViewGroup(2, args.image_size, augment=augmentation)
+    if args.source:
+        loader = ViewLoader(
+            args.source, group, batch_size=args.batch_size, workers=args.workers, device=device
+        )
+        while True:
+            for batch in loader:
+                yield batch.views[0]
+    images = resident_noise(args.images, device)
+    resident = ResidentLoader(images, ViewCutter((group,)), batch_size=args.batch_size)
+    augment = Augment((group,), 0, device)
+    for epoch in count():
+        for batch in resident.epoch(epoch):
+            yield augment(batch, epoch)[0]
+
+
+def seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """Return the seconds that so many calls take."""
+    _synchronize(device)
+    started = time.perf_counter()
+    for _ in range(times):
         work()
-        _synchronize(device)
-        taken.append(time.perf_counter() - started)
-    return sorted(taken)[rounds // 2]
+    _synchronize(device)
+    return time.perf_counter() - started
 
 
 def _synchronize(device: torch.device) -> None:
@@ -89,49 +116,41 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def endless(loader: ResidentLoader) -> Iterator[tuple[Batch, int]]:
-    """Return the batches of one epoch after another."""
-    epoch = 0
-    while True:
-        for batch in loader.epoch(epoch):
-            yield batch, epoch
-        epoch += 1
-
-
 def measure(args: argparse.Namespace, method: str, compiled: bool) -> dict[str, object]:
     """Return one line of the result."""
     device = torch.device(args.device)
-    images = resident_noise(args.images, device)
-    loader = ResidentLoader(images, ViewCutter((GROUP,)), batch_size=args.batch_size)
-    augment = Augment((GROUP,), 0, device)
-    step = trainer(method, args.backbone, device, compiled)
-    batches = endless(loader)
-
-    def views() -> Tensor:
-        return augment(*next(batches))[0]
-
-    def repeated(work: Callable[[], object]) -> Callable[[], None]:
-        return lambda: [work() for _ in range(args.steps)] and None
-
-    ready = views()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    step, views = trainer(method, args.backbone, device, compiled), views_of(args, device)
+    ready = next(views)
     for _ in range(3):
-        step(views())
-    rates = {
-        name: args.steps * args.batch_size / seconds(repeated(work), device)
-        for name, work in (
-            ("step", lambda: step(ready)),
-            ("epoch", lambda: step(views())),
-            ("augment", views),
-        )
+        step(next(views))
+    works = {
+        "step": lambda: step(ready),
+        "epoch": lambda: step(next(views)),
+        "views": lambda: next(views),
     }
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        rounds.append({})
+        for name, work in works.items():
+            if args.source and name != "step":
+                for _ in range(2 * args.workers):  # as many as the loader holds ready
+                    next(views)
+            rounds[-1][name] = seconds(work, args.steps, device)
+    images = args.steps * args.batch_size
     return {
         "method": method,
         "backbone": args.backbone,
+        "image_size": args.image_size,
         "compiled": compiled,
         "batch_size": args.batch_size,
-        **{f"{name}_images_per_s": round(rate) for name, rate in rates.items()},
-        "seconds_per_epoch": round(loader.batches * args.batch_size / rates["epoch"], 2),
-        "share_of_limit": round(rates["epoch"] / rates["step"], 3),
+        **{
+            f"{name}_images_per_s": round(images / median(r[name] for r in rounds))
+            for name in works
+        },
+        "share_of_limit": [round(r["step"] / r["epoch"], 3) for r in rounds],
+        "gpu_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
     }
 
 
@@ -139,15 +158,19 @@ def main() -> None:
     """Print a line for each method, eager and compiled."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--source", help="images to read; without it, noise")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="for --source")
     parser.add_argument("--backbone", default="resnet18-cifar")
-    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=50_000, help="of noise")
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=50, help="steps a round, five rounds")
+    parser.add_argument("--steps", type=int, default=50, help=f"steps a round, {ROUNDS} rounds")
+    parser.add_argument("--methods", default="simclr,mocov2")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
     args = parser.parse_args()
     name = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     print(json.dumps({"device": name, "torch": torch.__version__}), flush=True)
-    for method in ("simclr", "mocov2"):
+    for method in args.methods.split(","):
         for compiled in (False,) if args.eager else (False, True):
             print(json.dumps(measure(args, method, compiled)), flush=True)
 
