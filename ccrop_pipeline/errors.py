@@ -8,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Control characters (a terminal obeys ESC, CSI and OSC), lone surrogates, which cannot be encoded,
+# line and paragraph separators, and what turns the direction of writing (CVE-2021-42574).
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MOST = 200  # characters of anything that comes from a file, or from a library about it
 
 
@@ -107,3 +113,8 @@ def counted(number: int, noun: str) -> str:
 def shortened(text: str) -> str:
     """Return a text, cut where it is too long for a message."""
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."
+
+
+def printable(text: object) -> str:
+    """Return text as one line, with what a terminal would obey as an escape such as `\\u001b`."""
+    return _OBEYED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", str(text))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ccrop_pipeline.errors import counted
+from ccrop_pipeline.errors import counted, printable
 
 from .paths import LocalPath
-from .printing import note, print_json, print_line, printable
+from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet

@@ -6,7 +6,6 @@ by `progress.say` where there may be a live line, and both escape it.
 
 import io
 import json
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,18 +15,9 @@ from typing import Any, TextIO
 
 import click
 
-# Control characters (a terminal obeys ESC, CSI and OSC), lone surrogates, which cannot be encoded,
-# line and paragraph separators, and what turns the direction of writing (CVE-2021-42574).
-_OBEYED = re.compile(
-    "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+from ccrop_pipeline.errors import printable
+
 _results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
-
-
-def printable(text: object) -> str:
-    """Return text as one line, with what a terminal would obey as an escape such as `\\u001b`."""
-    return _OBEYED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", str(text))
 
 
 def results() -> TextIO:

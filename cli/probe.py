@@ -1,6 +1,7 @@
 """`ccrop probe`."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from .printing import note, print_json, print_line, warn
 if TYPE_CHECKING:
     from ccrop_pipeline.images import Source
     from ccrop_pipeline.localize import Encoder
-    from ccrop_pipeline.probes import LabelledImages, LinearResult
+    from ccrop_pipeline.probes import Features, LabelledImages, LinearResult
 
 # Options that only one of the probes reads, and the flag of that probe.
 _OWN = {"k": "kNN", "temperature": "kNN", "epochs": "--augmented", "rates": "--augmented"}
@@ -156,31 +157,33 @@ def _labelled(train: "Source", test: "Source | None") -> "tuple[LabelledImages, 
 def _knn(
     images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder", settings: Any
 ) -> dict[str, Any]:
-    from ccrop_pipeline.probes import embed, knn_accuracy
+    from ccrop_pipeline.probes import knn_accuracy
 
-    from .progress import Counter
-
-    with Counter("probe", sum(len(part.rows) for part in images)) as observer:
-        bank, queries = (
-            embed(part, encoder, threads=_cores(), observer=observer) for part in images
-        )
+    bank, queries = _embedded(images, encoder)
     accuracy = knn_accuracy(bank, queries, settings)
     return {"knn": accuracy, "k": settings.k, "temperature": settings.temperature}
 
 
 def _linear(images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder") -> dict[str, Any]:
-    from ccrop_pipeline.probes import embed, linear_probe, validation_split
+    from ccrop_pipeline.probes import linear_probe, validation_split
+
+    fitted, validation = validation_split(images[0])
+    train, held, test = _embedded((fitted, validation, images[1]), encoder)
+    result = linear_probe(train, held, test, device=encoder.device)
+    return _record("linear", result, len(validation.rows))
+
+
+def _embedded(parts: "Sequence[LabelledImages]", encoder: "Encoder") -> "list[Features]":
+    from ccrop_pipeline.probes import embed
+    from ccrop_pipeline.views.batch import unreadable_note
 
     from .progress import Counter
 
-    fitted, validation = validation_split(images[0])
-    with Counter("probe", sum(len(part.rows) for part in images)) as observer:
-        train, held, test = (
-            embed(part, encoder, threads=_cores(), observer=observer)
-            for part in (fitted, validation, images[1])
-        )
-    result = linear_probe(train, held, test, device=encoder.device)
-    return _record("linear", result, len(validation.rows))
+    with Counter("probe", sum(len(part.rows) for part in parts)) as observer:
+        found = [embed(part, encoder, threads=_cores(), observer=observer) for part in parts]
+    if problems := [problem for part in found for problem in part.problems]:
+        warn(unreadable_note(problems))
+    return found
 
 
 def _augmented(

@@ -16,8 +16,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ccrop_pipeline.base import Observer, StageSeconds
-
-from .printing import printable
+from ccrop_pipeline.errors import printable
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -44,8 +43,14 @@ def bar() -> Progress:
 class Display:
     """Something with a bar, which lives as long as a `with` block."""
 
+    _prefix = ""
+
     def __init__(self) -> None:
         self._bar = bar()
+
+    def warning(self, note: str) -> None:
+        """Say what is wrong."""
+        say(f"{self._prefix}Warning: {note}")
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -42,10 +42,6 @@ class TrainProgress(Display, Observer):
         self._images = images or 0
         say(f"{self._prefix}{note}")
 
-    def warning(self, note: str) -> None:
-        """Say what is wrong."""
-        say(f"{self._prefix}Warning: {note}")
-
     def loaded(self, note: str) -> None:
         """Say what the weights start from."""
         say(f"{self._prefix}begins with {note}")

@@ -86,6 +86,8 @@ def augmented_probe(
         embed(part, encoder, threads=threads, observer=observer) for part in (validation, test)
     )
     held, asked = embedded
+    if problems := held.problems + asked.problems:
+        observer.warning(unreadable_note(problems))
     labels = torch.from_numpy(fitted.index.labels[fitted.rows])
     trained = Features(torch.empty(0), labels)
     expect_several_classes(trained)

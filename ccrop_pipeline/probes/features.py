@@ -14,6 +14,7 @@ from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.views.batch import hash_keys
+from ccrop_pipeline.views.cutter import decode_or_note
 
 _HELD_OUT = 6  # one image in six asks, the others answer, when there is no test source
 _VALIDATION = 10  # one training image in ten chooses the settings of a linear probe
@@ -154,10 +155,12 @@ class Features:
     Attributes:
         values: float32 (n, channels), in main memory.
         labels: int64 (n,).
+        problems: Key and reason of images that cannot be decoded, and so are left out.
     """
 
     values: Tensor
     labels: Tensor
+    problems: tuple[str, ...] = ()
 
 
 def numbered(*parts: Features) -> tuple[tuple[Features, ...], Tensor]:
@@ -207,7 +210,15 @@ def embed(
     return Features(
         torch.cat(values)[torch.from_numpy(kept)],
         torch.from_numpy(images.index.labels[images.rows[kept]]),
+        _problems(images.index, images.rows[~kept]),
     )
+
+
+def _problems(index: ImageIndex, rows: NDArray[np.integer]) -> tuple[str, ...]:
+    found: dict[int, str] = {}
+    for row in rows.tolist():
+        decode_or_note(index.read(row), index.keys[row], found, row)
+    return tuple(found.values())
 
 
 class Subset:

@@ -1,7 +1,9 @@
 """One driver for all methods: executes a plan, stage by stage, and resumes it anywhere."""
 
+import math
 import os
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,8 @@ from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.metrics import Metrics, box_metrics
 from ccrop_pipeline.training.processes import Processes, slow_precision
 from ccrop_pipeline.training.refresh import forget_after, newest_boxes, refresh_boxes
-from ccrop_pipeline.training.run import Run, expect_outside, identity_of
+from ccrop_pipeline.training.run import UNREADABLE, Run, expect_outside, identity_of
+from ccrop_pipeline.views.batch import unreadable_note
 
 
 class Trainer:
@@ -227,6 +230,8 @@ class Trainer:
             )
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
+        self._name_unreadable(self.learner.unreadable)
+        _expect_finite(record["loss"], self.epoch)
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}
         record |= self._probed()
         self.metrics.add(record)
@@ -238,11 +243,17 @@ class Trainer:
             return {}
         encoder = self._checkpoint().encoder(self.machine.device)
         try:
-            return self._probe.record(encoder, self.machine.threads)
+            record, unreadable = self._probe.record(encoder, self.machine.threads)
         except (CcropError, OSError, torch.OutOfMemoryError) as error:
             # Must not cost the epoch, which is not saved yet.
             self.observer.warning(f"epoch {self.epoch} has no kNN accuracy: {error}")
             return {}
+        self._name_unreadable(unreadable)
+        return record
+
+    def _name_unreadable(self, problems: Iterable[str]) -> None:
+        if new := self.run.list_unreadable(problems):
+            self.observer.warning(unreadable_note(new, self.run.folder / UNREADABLE))
 
     def _open_probe(self, index: ImageIndex | None) -> None:
         self._probe = open_probe(self.inputs, index, self.recipe.probe)
@@ -252,6 +263,14 @@ class Trainer:
 
     def _save(self, file: Path) -> None:
         save_checkpoint(file, self._checkpoint())
+
+
+def _expect_finite(loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise CcropError(
+            f"the loss of epoch {epoch} is {loss}. The newest checkpoint is of epoch {epoch - 1}; "
+            "start another run with a lower learning rate (optimizer.lr)."
+        )
 
 
 def train(

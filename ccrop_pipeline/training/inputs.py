@@ -137,8 +137,8 @@ class Probe:
         """Tell whether a run of so many epochs is probed after this one, the first being 1."""
         return epoch == epochs or epoch % self.settings.every == 0
 
-    def record(self, encoder: Encoder, threads: int) -> dict[str, Any]:
-        """Return the accuracy, and what it depends on.
+    def record(self, encoder: Encoder, threads: int) -> tuple[dict[str, Any], list[str]]:
+        """Return the accuracy and what it depends on, and the images that cannot be decoded.
 
         Args:
             encoder: What is probed; similarities are computed on its device.
@@ -150,12 +150,13 @@ class Probe:
         bank, queries = (
             embed(part, encoder, threads=threads) for part in (self.bank, self.queries)
         )
-        return {
+        record = {
             "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
             "knn_k": self.settings.k,
             "knn_temperature": self.settings.temperature,
             "knn_bank": len(bank.labels),
         }
+        return record, [*bank.problems, *queries.problems]
 
 
 def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) -> Probe | None:

@@ -1,6 +1,5 @@
 """A method with its optimizer: one step of both, and an epoch of steps."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
-from ccrop_pipeline.errors import CcropError, ModelError
+from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.methods import Method, build_method, embedding_std
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
 from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Batch, ViewLoader
-from ccrop_pipeline.views.batch import unreadable_note
 
 
 def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -109,6 +107,7 @@ class Learner:
     Attributes:
         method: The method itself, without what spreads it over processes.
         started_from: What was loaded, in a line for people; None where nothing was.
+        unreadable: Key and reason of the images of the last epoch that cannot be decoded.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class Learner:
     ) -> None:
         self._recipe, self._processes, self._fabric = recipe, processes, processes.fabric
         self._steps_per_epoch = steps_per_epoch
-        self._named: set[int] = set()  # hashes of the keys that were named
+        self.unreadable: list[str] = []
         torch.manual_seed(recipe.seed)
         method = build_method(recipe.method, recipe.backbone)
         self.started_from = (
@@ -189,9 +188,6 @@ class Learner:
 
         Returns:
             Record of the epoch: means over its steps and all processes.
-
-        Raises:
-            CcropError: If the loss is not finite.
         """
         steps, processes = self._steps_per_epoch, self._processes
         images_a_step = self._recipe.batch_size // processes.count * processes.count
@@ -211,9 +207,8 @@ class Learner:
             observer.step(StepReport(epoch, step + 1, steps, images, seconds, batches.waited))
         loss, spread = (processes.mean(sums) / steps).tolist()
         unreadable = processes.sum(sums.new_tensor(batches.unreadable)).item()
-        if unreadable:
-            self._name(batches.problems, observer)
-        _expect_finite(loss, epoch)
+        found = processes.together(batches.problems) if unreadable else {}
+        self.unreadable = [*found.values()]
         seconds = time.perf_counter() - started
         return {
             "loss": loss,
@@ -224,14 +219,6 @@ class Learner:
             "data_wait": round(batches.waited / seconds, 4),
             "unreadable": int(unreadable),
         }
-
-    def _name(self, problems: dict[int, str], observer: Observer) -> None:
-        """Name images that cannot be decoded, once each."""
-        found = self._processes.together(problems)
-        new = [found[own] for own in found.keys() - self._named]
-        self._named |= found.keys()
-        if new:
-            observer.warning(unreadable_note(new))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the state dicts of the method and of the optimizer."""
@@ -254,14 +241,6 @@ def _compile(method: Method) -> None:
     for encoder in (method.backbone, method.momentum_backbone):
         if encoder is not None:
             encoder.compile()
-
-
-def _expect_finite(loss: float, epoch: int) -> None:
-    if not math.isfinite(loss):
-        raise CcropError(
-            f"the loss of epoch {epoch + 1} is {loss}. The newest checkpoint is of epoch "
-            f"{epoch}; start another run with a lower learning rate (optimizer.lr)."
-        )
 
 
 class _Watched:

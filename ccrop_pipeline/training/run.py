@@ -4,7 +4,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ccrop_pipeline.base.files import (
 from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
-from ccrop_pipeline.errors import CcropError, SettingError, reading
+from ccrop_pipeline.errors import CcropError, SettingError, printable, reading
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
 from ccrop_pipeline.models.own_checkpoints import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
@@ -30,12 +30,13 @@ from ccrop_pipeline.training.inputs import Inputs
 from ccrop_pipeline.training.metrics import METRICS, Metrics
 
 _STARTED = "run.json"
+UNREADABLE = "unreadable.txt"
 _PLACES = "places"  # what opens the images: another host may find the same ones elsewhere
 _ID = "id"  # differs between runs that are in one folder one after the other
 _CHECKPOINTS = "checkpoints"
 _PARTS = (_CHECKPOINTS, "boxes", "tensorboard")
 _OWN = re.compile(
-    rf"run\.json|metrics\.jsonl|checkpoint\.pt|{'|'.join(_PARTS)}|checkpoints/epoch-\d+\.pt"
+    rf"run\.json|metrics\.jsonl|unreadable\.txt|checkpoint\.pt|{'|'.join(_PARTS)}|checkpoints/epoch-\d+\.pt"
     r"|boxes/(epoch-\d+|centre|full)|tensorboard/events\.out\.tfevents\..+"
 )
 _ELSEWHERE = "Move it away if it is of another program, or choose another folder for the run."
@@ -46,7 +47,8 @@ class Run:
     """A run on disk.
 
     It holds `run.json` (what it was started with), `metrics.jsonl`, `checkpoint.pt` (the
-    newest), `checkpoints/` (those that boxes were computed from) and `boxes/`.
+    newest), `checkpoints/` (those that boxes were computed from), `boxes/`, and `unreadable.txt`
+    where images cannot be decoded.
 
     Attributes:
         folder: Where it lies.
@@ -183,12 +185,29 @@ class Run:
         # there is a run, the old one or one that begins anew, and none that goes on from an earlier
         # checkpoint. Renamed, so that a follower cannot write into what is deleted.
         aside = self.folder / hidden_name("old")
-        names = [_CHECKPOINTS, NEWEST, METRICS, *_PARTS]
+        names = [_CHECKPOINTS, NEWEST, METRICS, UNREADABLE, *_PARTS]
         aside.mkdir()
         for entry in (self.folder / name for name in names):
             if entry.exists() or entry.is_symlink():
                 entry.rename(aside / entry.name)
         return aside
+
+    def list_unreadable(self, problems: Iterable[str]) -> list[str]:
+        """Add images to `unreadable.txt`, each once in the life of a run.
+
+        Args:
+            problems: Key and reason of each.
+
+        Returns:
+            Those that are new, as they are listed: a line each.
+        """
+        file = self.folder / UNREADABLE
+        known = file.read_text("utf-8", "replace").splitlines() if file.is_file() else []
+        new = sorted({*map(printable, problems)} - {*known})
+        if new:
+            with written_aside(file, replace=True) as aside:
+                aside.write_text("".join(f"{line}\n" for line in [*known, *new]), "utf-8")
+        return new
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of all epochs so far."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_start_method
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -95,16 +96,19 @@ def make_batch(
     return Batch(views, rows[0], rows[1], rows[2], by_hash)
 
 
-def unreadable_note(problems: Sequence[str]) -> str:
+def unreadable_note(problems: Sequence[str], file: Path | None = None) -> str:
     """Return a warning of images that cannot be decoded: how many, and the first ten.
 
     Args:
         problems: Key and reason of each.
+        file: What lists all of them.
     """
     more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+    listed = f"; {file} lists all" if file else ""
     return (
         f"{counted(len(problems), 'image')} cannot be decoded, shown as grey or left out: "
-        f"{', '.join(sorted(problems)[:10])}{more}. Repair them, or leave them out next time."
+        f"{', '.join(sorted(problems)[:10])}{more}{listed}. Repair them, or leave them out next "
+        "time."
     )
 
 

@@ -13,7 +13,6 @@ import pytest
 from ccrop_cli import demo, progress
 from ccrop_cli.compute_progress import ComputeProgress
 from ccrop_cli.main import cli
-from ccrop_cli.printing import printable
 from ccrop_cli.train_progress import TrainProgress
 from click.testing import CliRunner
 from rich.console import Console
@@ -25,6 +24,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
+from ccrop_pipeline.errors import printable
 
 CLI = sorted((Path(__file__).parents[2] / "cli").glob("*.py"))
 # A title for the window, a colour, a jump up, the 8-bit form of the same, writing turned around,

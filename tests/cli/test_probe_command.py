@@ -46,6 +46,18 @@ def test_knn_is_the_default_and_prints_its_numbers_for_any_model(photos):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", [(), ("--linear",), ("--augmented", "--epochs", "1")])
+def test_images_that_cannot_be_decoded_are_named(photos, tmp_path, way):
+    shutil.copytree(photos / "test", tmp_path / "test")
+    first = sorted((tmp_path / "test").rglob("*.jpg"))[0]
+    first.write_bytes(b"no image")
+    where = [str(photos / "train"), str(tmp_path / "test")]
+    said = CliRunner().invoke(cli, ["probe", MODEL[0], *where, *MODEL[1:], *way]).stderr
+    key = first.relative_to(tmp_path / "test").as_posix()
+    assert f"Warning: 1 image cannot be decoded, shown as grey or left out: {key} (" in said
+
+
+@pytest.mark.slow
 def test_another_layer_is_probed_when_it_is_named(photos):
     found = json.loads(probe(photos, "--layer", "layer2", "--json").stdout)
     assert found["layer"] == "layer2"

@@ -43,9 +43,9 @@ def recipe(*settings):
     return load_recipe("demo", [*SETTINGS, *settings])
 
 
-def trained(source, folder, *settings, observer=None, workers=0, boxes=None, overwrite=False):
+def trained(source, folder, *settings, observer=None, workers=0, overwrite=False, **inputs):
     machine = Machine(workers=workers, resident_gb=0)
-    inputs = Inputs(source, boxes=boxes)
+    inputs = Inputs(source, **inputs)
     observer = observer or Observer()
     trainer = Trainer(inputs, folder, recipe(*settings), machine, observer, overwrite=overwrite)
     trainer.train()
@@ -220,9 +220,44 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     assert warning.startswith("1 image cannot be decoded, shown as grey")
     assert f": {samples[3].key} (cannot decode 8 bytes as an image" in warning
     assert "0x" not in warning
+    (line,) = (tmp_path / "run/unreadable.txt").read_text().splitlines()
+    assert line.startswith(f"{samples[3].key} (cannot decode 8 bytes as an image")
+    assert f"{tmp_path / 'run/unreadable.txt'} lists all" in warning
     assert (
         BoxSet.open(tmp_path / "run/boxes/epoch-0001").manifest.statistics.counts["unreadable"] == 1
     )
+
+
+def test_unreadable_images_are_listed_once_in_the_life_of_a_run(tmp_path):
+    """All of those to train and to probe on, also of keys that have line breaks."""
+    for part, count in (("train", 30), ("test", 4)):
+        samples = list(Scenes(count, size=32).read("train-000000"))
+        for row in range(1, count, 2):
+            samples[row] = Sample(f"{part}\n{row}", b"no image", row % 2)
+        pack(samples, tmp_path / part)
+    sources = [open_source(tmp_path / part) for part in ("train", "test")]
+    why = "cannot decode 8 bytes as an image: it is no such image; re-create the file or leave it"
+    bad = [rf"train\n{row} ({why} out)" for row in range(1, 30, 2)]
+    bad += [rf"test\n{row} ({why} out)" for row in (1, 3)]
+    short = ("epochs=1", "batch_size=30", "boxes.kind=none", "probe.every=1")
+    listener = Warned()
+    run = trained(
+        sources[0], tmp_path / "run", *short, test_source=sources[1], observer=listener
+    ).run
+    listed = (run.folder / "unreadable.txt").read_text().splitlines()
+    assert sorted(listed) == sorted(bad)
+    first, second = listener.warnings
+    assert first.startswith("15 images cannot be decoded")
+    assert f"and 5 more; {run.folder / 'unreadable.txt'} lists all." in first
+    assert second.startswith("2 images cannot be decoded")
+    (run.folder / "checkpoint.pt").unlink()
+    again = Warned()
+    trained(sources[0], run.folder, *short, test_source=sources[1], observer=again)
+    assert again.warnings == []
+    assert (run.folder / "unreadable.txt").read_text().splitlines() == listed
+    Run(run.folder).list_unreadable(["another (of an earlier state)"])
+    trained(sources[0], run.folder, *short, test_source=sources[1], overwrite=True)
+    assert sorted((run.folder / "unreadable.txt").read_text().splitlines()) == sorted(bad)
 
 
 @pytest.mark.slow
