@@ -4,7 +4,7 @@ Catch `CcropError` for everything that a user can put right; its leaves say what
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,8 @@ _OBEYED = re.compile(
 )
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MOST = 200  # characters of anything that comes from a file, or from a library about it
+_MOST_OF_ALL = 1_500  # characters of a message
+_END = 500  # of these, with what to do
 
 
 class CcropError(Exception):
@@ -23,6 +25,13 @@ class CcropError(Exception):
     The message says what is wrong, the value, where it is and what to do. The command line prints
     it without a traceback and exits with status 1.
     """
+
+    def __str__(self) -> str:
+        """Return the message; the middle of a very long one, which only data make, is left out."""
+        text = str(self.args[0]) if len(self.args) == 1 else super().__str__()
+        if len(text) <= _MOST_OF_ALL:
+            return text
+        return f"{text[: _MOST_OF_ALL - _END - 5]} ... {text[-_END:]}"
 
 
 class SettingError(CcropError, ValueError):
@@ -102,6 +111,13 @@ def shown(value: object) -> str:
         return shortened(repr(value))
     except ValueError:  # whole numbers of more digits than Python turns into text
         return "a number of thousands of digits"
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """Return the first names, none of them very long, and how many there are if more."""
+    every = list(names)
+    more = f", ... ({len(every)} in all)" if len(every) > most else ""
+    return ", ".join(map(shortened, every[:most])) + more
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 import ccrop_pipeline as ccrop
-from ccrop_pipeline.errors import BoxSetError, ModelError, SettingError, SourceError, counted
+from ccrop_pipeline.errors import BoxSetError, ModelError, SettingError, SourceError, counted, few
 from ccrop_pipeline.images import Scenes
 
 SCENES = Scenes(4, size=16)
@@ -45,3 +45,19 @@ def test_one_is_counted_in_the_singular():
         counted(number, noun) for number, noun in zip((0, 2, 3, 4, 5, 6000), nouns, strict=True)
     ]
     assert several == ["0 images", "2 boxes", "3 classes", "4 batches", "5 epochs", "6,000 GPUs"]
+
+
+def test_of_a_very_long_message_beginning_and_end_are_kept():
+    for kind in (SourceError, ccrop.boxset.MissingBoxError):
+        text = str(kind("a.tar is wrong: " + "x" * 10**6 + ". Do this."))
+        assert text.startswith("a.tar is wrong: xxx")
+        assert text.endswith("xxx. Do this.")
+        assert " ... " in text
+        assert len(text) == 1_500
+        assert str(kind("y" * 1_500)) == "y" * 1_500
+
+
+def test_a_few_names_stand_for_many():
+    assert few(["a", "b", "c"]) == "a, b, c"
+    assert few("abcd") == "a, b, c, ... (4 in all)"
+    assert few(["a" * 999, "b"], 1) == "a" * 200 + "..., ... (2 in all)"

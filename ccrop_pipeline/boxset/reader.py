@@ -38,10 +38,6 @@ MissingBoxes = Literal["error", "full"]
 class MissingBoxError(BoxSetError, KeyError):
     """An image has no box."""
 
-    def __str__(self) -> str:
-        """Return the message, which `KeyError` would put in quotes."""
-        return str(self.args[0])
-
 
 @dataclass(frozen=True)
 class BoxSet:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError, counted
+from ccrop_pipeline.errors import ModelError, counted, few, shown
 from ccrop_pipeline.localize import backbone_names, build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import best_match, shapes_of
@@ -53,8 +53,8 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
         return _vit(checkpoint, input_size)
     raise ModelError(
         f"the architecture of {checkpoint.path} cannot be told from its "
-        f"{counted(len(keys), 'weight')} ({', '.join(list(keys)[:3])}, ...)"
-        + (f"; it calls itself {checkpoint.arch!r}" if checkpoint.arch else "")
+        f"{counted(len(keys), 'weight')} ({few(keys)})"
+        + (f"; it calls itself {shown(checkpoint.arch)}" if checkpoint.arch else "")
         + ". Name it: torchvision:NAME or timm:NAME with `weights`, or module.py:factory."
     )
 
@@ -143,8 +143,14 @@ def _vit(checkpoint: Checkpoint, input_size: int | None) -> Network:
     placed = prefix_tokens if isqrt(positions) ** 2 != positions else 0
     grid = isqrt(positions - placed)
     size = input_size or grid * patch
-    module = _build_vit(state, size, patch, heads, no_embed_class=placed == 0)
     depth = _depth(state)
+    build = partial(_build_vit, state, size, patch, heads, no_embed_class=placed == 0)
+    if depth > len(state) or not _is_in(state, build):
+        raise ModelError(
+            f"the weights of {checkpoint.path} are too few for the ViT that their names and shapes "
+            f"are of (width {width}, depth {depth}). Name it: timm:NAME with `weights`."
+        )
+    module = build()
     name = f"vit(width {width}, depth {depth}, heads {heads}, patch {patch})"
     return Network(module, name, size, epoch=checkpoint.epoch)
 
@@ -161,6 +167,13 @@ def _vit_weights(checkpoint: Checkpoint) -> tuple[str, dict[str, Tensor]]:
         if key.startswith(match.prefix)
     }
     return match.prefix, under
+
+
+def _is_in(state: Mapping[str, Tensor], build: Callable[[], nn.Module]) -> bool:
+    """Tell whether a network is hardly larger than the weights, before it takes any memory."""
+    with torch.device("meta"):
+        size = sum(weight.numel() for weight in build().parameters())
+    return size <= 2 * sum(weight.numel() for weight in state.values())
 
 
 def _heads(width: int, prefix: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.errors import ModelError, few
 from ccrop_pipeline.models.pickles import Inert
 
 # The way to the state dict, and who saves it so. The first that is there counts: DINO's teacher
@@ -109,11 +109,11 @@ def find_weights(content: Any, path: Path) -> Checkpoint:
     whole = sorted({type(entry).__name__ for entry in entries if isinstance(entry, Inert)})
     if whole:
         raise ModelError(
-            f"{path} holds a whole object ({', '.join(whole)}) where its weights should be, and "
+            f"{path} holds a whole object ({few(whole)}) where its weights should be, and "
             "building it can run any code with your rights. If you trust where the file comes "
             "from, set `unsafe`; or save it again with the state dict alone."
         )
-    found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    found = few(map(str, content), 10) if isinstance(content, Mapping) else type(content).__name__
     raise ModelError(
         f"{path} holds no weights where any known format has them; it has: {found}. "
         "Save the state dict of the network alone, or write a factory (module.py:function)."

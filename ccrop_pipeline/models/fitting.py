@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.errors import ModelError, few
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.network import import_timm
 
@@ -132,11 +132,11 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _prefixes(state: Iterable[str], names: Iterable[str]) -> set[str]:
     """Return the prefixes under which some of the names occur; a few names find them all."""
-    few = sorted(names, key=lambda name: -name.count("."))[:3] + list(names)[:3]
+    some = sorted(names, key=lambda name: -name.count("."))[:3] + list(names)[:3]
     return {
         key.removesuffix(name)
         for key in state
-        for name in few
+        for name in some
         if key == name or key.endswith("." + name)
     }
 
@@ -216,13 +216,6 @@ def _refusal(match: Match, checkpoint: Checkpoint, total: int) -> str:
         "mean little: name the right architecture (torchvision:NAME or timm:NAME with "
         "`weights`), or accept it by `partial`."
     )
-
-
-def few(names: Iterable[str]) -> str:
-    """Return the first three names, and how many there are."""
-    every = list(names)
-    more = f", ... ({len(every)} in all)" if len(every) > 3 else ""
-    return ", ".join(every[:3]) + more
 
 
 _TORCHVISION, _TIMM = "encoder.pos_embedding", "pos_embed"

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.errors import ModelError, SettingError, shown
+from ccrop_pipeline.errors import ModelError, SettingError, reading, shown
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import Precision
 from ccrop_pipeline.models.architecture import infer_network
-from ccrop_pipeline.models.checkpoints import find_weights
+from ccrop_pipeline.models.checkpoints import Checkpoint, find_weights
 from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.layers import expect_whole_images, layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
@@ -35,6 +35,8 @@ _LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
 
 # More than any network was trained at; a batch of one such image is 200 MB.
 _LARGEST = 4096
+
+_NAME_IT = "Name it: torchvision:NAME or timm:NAME with `weights`, or module.py:factory."
 
 Say = Callable[[str], None]
 
@@ -182,15 +184,25 @@ def _from_path(
         return exported_network(path, input_size, device, unsafe=unsafe)
     content = read_checkpoint(path, unsafe=unsafe)
     if is_own(content):
-        return own_encoder(content, device)
+        try:
+            return own_encoder(content, device)
+        except ModelError as error:
+            raise ModelError(f"in {path}: {error}") from error
     if isinstance(content, nn.Module):
         return Network(content, f"pickle:{path.name}", input_size or 224)
-    checkpoint = find_weights(content, path)
-    network = infer_network(checkpoint, input_size)
-    if input_size is not None:
-        checkpoint = with_positions_for(network.module, checkpoint)
-    say(f"{path}: taken for {network.name}.")
-    fit(network.module, checkpoint, partial=partial, say=say)
+    return _network_of(find_weights(content, path), input_size, partial=partial, say=say)
+
+
+def _network_of(
+    checkpoint: Checkpoint, input_size: int | None, *, partial: bool, say: Say
+) -> Network:
+    path = checkpoint.path
+    with reading(path, "holds weights of which no network can be built", _NAME_IT, ModelError):
+        network = infer_network(checkpoint, input_size)
+        if input_size is not None:
+            checkpoint = with_positions_for(network.module, checkpoint)
+        say(f"{path}: taken for {network.name}.")
+        fit(network.module, checkpoint, partial=partial, say=say)
     return network
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.errors import ModelError, SettingError
+from ccrop_pipeline.errors import ModelError, SettingError, shortened, shown
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
-from ccrop_pipeline.models.weight_files import is_intact, kind_of_file, read_weights
+from ccrop_pipeline.models.weight_files import is_intact, kind_of_file, read_weights, tensors_in
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
 
@@ -42,11 +42,16 @@ def own_backbone(name: str, method: Mapping[str, Any], which: Which = "online") 
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
         raise ModelError(
-            f"the weights of this checkpoint are not those of its backbone {name!r}: {reason}."
+            f"the weights of this checkpoint are not those of its backbone {name!r}: "
+            f"{unfitting(error)}."
         ) from error
     return backbone
+
+
+def unfitting(error: RuntimeError) -> str:
+    """Return what torch says last of a state dict that does not fit: which of the weights."""
+    return shortened(str(error).splitlines()[-1].strip(" \t."))
 
 
 def own_encoder(
@@ -62,12 +67,12 @@ def own_encoder(
     Raises:
         ModelError: If the method has no such encoder.
     """
-    recipe = content["recipe"]
-    backbone = own_backbone(recipe["backbone"], content["method"], which)
+    recipe = Recipe.from_dict(content["recipe"])
+    backbone = own_backbone(recipe.backbone, content["method"], which)
     return Encoder(
         backbone,
         backbone.layer,
-        recipe["eval_size"] or recipe["image_size"],
+        recipe.eval_size or recipe.image_size,
         name=backbone.name,
         epoch=content["epoch"],
         device=device,
@@ -125,6 +130,12 @@ def _expect_whole(content: Mapping[str, Any], file: Path) -> None:
     weights = content["method"].items()
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights):
         raise ModelError(f"{file} is no checkpoint: its 'method' is no state dict.")
+    for tensor in tensors_in(content):
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ModelError(
+                f"{file} is no checkpoint: it has a sparse or quantized tensor, of the shape "
+                f"{shown(tuple(tensor.shape))}."
+            )
     try:
         Recipe.from_dict(content["recipe"])
     except SettingError as error:

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.errors import ModelError, few
 from ccrop_pipeline.models.checkpoints import Checkpoint
-from ccrop_pipeline.models.fitting import best_match, copies_by_rank, few, shapes_of
+from ccrop_pipeline.models.fitting import best_match, copies_by_rank, shapes_of
 from ccrop_pipeline.models.network import import_timm
 
 Convert = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Any]]

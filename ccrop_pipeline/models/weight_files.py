@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+from collections.abc import Iterator, Mapping
 from io import BufferedRandom, BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ccrop_pipeline.base.values import parse_json
-from ccrop_pipeline.errors import ModelError, reading, shortened, shown, stand_in
+from ccrop_pipeline.errors import ModelError, few, reading, shown, stand_in
 from ccrop_pipeline.localize import state_sha256
 from ccrop_pipeline.models.pickles import load_without_code, refused_names
 
@@ -23,6 +24,8 @@ _SEAL = b"ccrop sha256 "
 _DIGITS = 64
 # In the metadata of a safetensors file of ours: `state_sha256` of its tensors.
 DIGEST = "ccrop_sha256"
+_SMALL = 1 << 28  # bytes of a tensor that repeats its values, of whatever file
+_MOST_PARTS = 1_000_000  # of a checkpoint, looked at one by one
 _DAMAGED = (
     "cannot be read as a checkpoint: it is damaged, cut short, or no file of torch.save. Copy or "
     "download it again."
@@ -73,7 +76,9 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
         return _read_safetensors(path)
     if kind == "torchscript":
         return _read_torchscript(path, unsafe=unsafe)
-    return _read_pickle(path, unsafe=unsafe)
+    content = _read_pickle(path, unsafe=unsafe)
+    _expect_values(content, path)
+    return content
 
 
 def _read_pickle(path: Path, *, unsafe: bool) -> Any:
@@ -92,12 +97,42 @@ def _read_pickle(path: Path, *, unsafe: bool) -> Any:
             raise ModelError(f"{path} {_DAMAGED}") from error
         raise ModelError(
             f"{path} holds more than weights: to read it, Python would have to build "
-            f"{', '.join(needed)}, and a file that may build objects can run any code with your "
+            f"{few(needed, 10)}, and a file that may build objects can run any code with your "
             "rights. If you trust where it comes from, set `unsafe`; or save it again with the "
             "state dict alone."
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for files it cannot read
         raise ModelError(f"{path} {_DAMAGED}") from error
+
+
+def tensors_in(content: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested mappings, lists and tuples, in no order."""
+    waiting, seen = [content], 0
+    while waiting and seen < _MOST_PARTS:
+        seen += 1
+        part = waiting.pop()
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, Mapping):
+            waiting += part.values()
+        elif isinstance(part, list | tuple):
+            waiting += part
+
+
+def _expect_values(content: Any, path: Path) -> None:
+    """Refuse tensors without values, or of so many that repeat each other that it is a trap."""
+    for part in tensors_in(content):
+        if part.device.type == "meta" or part.numel() * part.element_size() > _stored(part):
+            raise ModelError(
+                f"{path} holds a tensor of the shape {shown(tuple(part.shape))} whose "
+                "values are not all in the file. Save it again from the network itself."
+            )
+
+
+def _stored(tensor: Tensor) -> int:
+    """Return how many bytes a tensor may have."""
+    strided = tensor.layout == torch.strided
+    return max(_SMALL, tensor.untyped_storage().nbytes() if strided else 0)
 
 
 def save_sealed(content: Any, file: BufferedRandom | BytesIO) -> None:
@@ -201,10 +236,11 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     if len(indices) == 1:
         files = _listed(indices[0])
     elif len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
+        names = [path.name for path in files]
         raise ModelError(
             f"{folder} is no folder of weights: it needs one file *.safetensors, or shards and "
-            f"their index *{_INDEX}. It has {shortened(found)}. Name the file that is meant."
+            f"their index *{_INDEX}. It has {few(names, 10) or 'none'}. Name the one that is "
+            "meant."
         )
     state: dict[str, Tensor] = {}
     for file in files:

@@ -19,6 +19,7 @@ from ccrop_pipeline.models.own_checkpoints import (
     own_backbone,
     own_encoder,
     read_own,
+    unfitting,
 )
 from ccrop_pipeline.models.weight_files import save_sealed
 from ccrop_pipeline.recipes import Recipe
@@ -171,8 +172,7 @@ class StartingWeights:
         try:
             method.load_state_dict(state)
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
             raise ModelError(
-                f"the weights in {self.path} do not fit this recipe: {reason}. Give the method "
-                "the settings it had there."
+                f"the weights in {self.path} do not fit this recipe: {unfitting(error)}. Give the "
+                "method the settings it had there."
             ) from error

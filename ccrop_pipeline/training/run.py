@@ -21,7 +21,7 @@ from ccrop_pipeline.base.files import (
 from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
-from ccrop_pipeline.errors import CcropError, SettingError, printable, reading
+from ccrop_pipeline.errors import CcropError, SettingError, few, printable, reading
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
 from ccrop_pipeline.models.own_checkpoints import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
@@ -154,7 +154,7 @@ class Run:
             self.started()  # or it is another program's
             if foreign := self._foreign():
                 raise CcropError(
-                    f"{self.folder} holds files that no run has written: {_listed(foreign)}. "
+                    f"{self.folder} holds files that no run has written: {few(foreign, 10)}. "
                     "Move them elsewhere, or choose another folder for the run."
                 )
         else:
@@ -245,11 +245,6 @@ class Run:
             "with `overwrite`. To begin another run with its weights, choose another folder and "
             f"set `load` to {self.folder}."
         )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more
 
 
 def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hostile_texts import changed, garbled
+from damaging import changed, garbled
 from judging import WrongError, counted, judged, main
 
 from ccrop_pipeline.boxset import (

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hostile_texts import garbled
+from damaging import garbled
 from judging import WrongError, counted, judged, main
 from numpy.typing import NDArray
 from PIL import Image

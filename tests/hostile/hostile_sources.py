@@ -18,8 +18,8 @@ from typing import Any
 import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
+from damaging import garbled
 from hostile_tars import compare_tar, expect_streamed, picture, tar_bytes, tar_members, written
-from hostile_texts import garbled
 from judging import WrongError, counted, judged, main
 
 from ccrop_pipeline.errors import CcropError

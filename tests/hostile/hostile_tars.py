@@ -12,7 +12,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from hostile_texts import garbled
+from damaging import garbled
 from judging import WrongError
 from PIL import Image
 

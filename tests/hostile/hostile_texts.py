@@ -6,7 +6,6 @@ The long run: `python tests/hostile/hostile_texts.py 3000`.
 import io
 import json
 import struct
-import sys
 import warnings
 import zipfile
 import zlib
@@ -17,6 +16,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from damaging import changed, dumped, garbled, odd_text, written
 from judging import counted, judged, main
 from PIL import Image
 
@@ -34,83 +34,6 @@ from ccrop_pipeline.recipes import load_recipe, make_plan
 IMAGES = ("a.jpg", "c/b.jpg")
 
 
-def _texts(rng: Random) -> str:
-    texts = ["", "\0", "\ufeff", "a.jpg", "\ud800", "../" * 300, "x" * 70_000, "\n\n", "\r", "nan"]
-    texts += ["[/red]\x1b]0;t\x07", "1e999", "-0", "٣", "1_0", "0x10", "\u0301" * 99]
-    return rng.choice(texts)
-
-
-def _numbers(rng: Random) -> Any:
-    huge = [10**400, -(10**400), 10**4000, 1 << 63, -(1 << 63) - 1, 1 << 64, 10**18, -1, 0, 7]
-    return rng.choice([*huge, 1e308, -1e308, 5e-324, float("nan"), float("inf"), -float("inf")])
-
-
-def _oddity(rng: Random) -> Any:
-    kinds: list[Callable[[], Any]] = [
-        lambda: _numbers(rng),
-        lambda: _texts(rng),
-        lambda: rng.choice([None, True, False, [], {}, [[]], {"": {}}, [None] * 5, [1, 2, 3, 4]]),
-        lambda: [_numbers(rng) for _ in range(rng.choice([1, 3, 4, 5]))],
-    ]
-    return rng.choice(kinds)()
-
-
-def changed(rng: Random, value: Any) -> Any:
-    """Nested values with one part replaced, dropped, doubled or renamed."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        name = rng.choice(list(value))
-        what = rng.random()
-        if what < 0.1:
-            return {k: v for k, v in value.items() if k != name}
-        if what < 0.2:
-            return {**value, _texts(rng): value[name]}
-        return {**value, name: changed(rng, value[name])}
-    if isinstance(value, list) and value and rng.random() < 0.9:
-        at = rng.randrange(len(value))
-        if rng.random() < 0.15:
-            return value[:at] + value[at:] * 2
-        return [*value[:at], changed(rng, value[at]), *value[at + 1 :]]
-    return _oddity(rng)
-
-
-def garbled(rng: Random, content: bytes) -> bytes:
-    """Bytes with some flipped, cut, repeated or put in; or something else altogether."""
-    data = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 5, 30])):
-        at = rng.randrange(len(data) + 1)
-        match rng.randrange(6):
-            case 0 if data:
-                data[at % len(data)] ^= 1 << rng.randrange(8)
-            case 1:
-                del data[at:]
-            case 2:
-                del data[at : at + rng.randrange(1, 30)]
-            case 3:
-                data[at:at] = data[at : at + rng.randrange(1, 300)]
-            case 4:
-                data[at:at] = rng.choice(_INSERTED)
-            case _ if data:
-                data[at % len(data)] = rng.randrange(256)
-    whole = rng.random()
-    return rng.choice(_WHOLES) if whole < 0.05 else bytes(data)
-
-
-# fmt: off
-_INSERTED = (
-    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xc3", b"\xed\xa0\x80", b"[" * 100_000,
-    b"{\"a\":" * 9_999, b"9" * 5_000, b"-", b"1e400", b"NaN", b"\"", b",,,", b"\r\n",
-    b"\x1b]0;t\x07", b"[[a]]\n", b"'''", b"a=" + b"[" * 5_000, b"a." * 5_000, b"inf",
-    b"2026-99-99", b"\\ud800",
-)
-_WHOLES = (
-    b"", b"\0" * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"GIF89a",
-    b"<!doctype html><html>", b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
-    b"PK\x05\x06" + b"\0" * 18, b"PK\x03\x04", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY\x01\x00",
-    b"\xff\xd8\xff", b"[" * 1_000_000,
-)
-# fmt: on
-
-
 def _coco(rng: Random, folder: Path) -> Path:
     images = [
         {"id": n, "file_name": name, "width": 40, "height": 20} for n, name in enumerate(IMAGES)
@@ -119,11 +42,8 @@ def _coco(rng: Random, folder: Path) -> Path:
     value: Any = {"images": images, "annotations": boxes, "categories": []}
     for _ in range(rng.randrange(3)):
         value = changed(rng, value)
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    text = json.dumps(value, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
-    sys.set_int_max_str_digits(limit)
-    return _written(folder / "boxes.json", garbled(rng, text) if rng.random() < 0.5 else text)
+    text = dumped(value, ensure_ascii=rng.random() < 0.5)
+    return written(folder / "boxes.json", garbled(rng, text) if rng.random() < 0.5 else text)
 
 
 def _csv(rng: Random, folder: Path) -> Path:
@@ -132,10 +52,10 @@ def _csv(rng: Random, folder: Path) -> Path:
     for _ in range(rng.randrange(3)):
         line = rng.choice(lines)
         line[rng.randrange(len(line))] = str(
-            _texts(rng) if rng.random() < 0.7 else _number_text(rng)
+            odd_text(rng) if rng.random() < 0.7 else _number_text(rng)
         )
     text = "\n".join(",".join(line) for line in lines).encode("utf-8", "surrogatepass")
-    return _written(folder / "boxes.csv", garbled(rng, text) if rng.random() < 0.6 else text)
+    return written(folder / "boxes.csv", garbled(rng, text) if rng.random() < 0.6 else text)
 
 
 def _number_text(rng: Random) -> str:
@@ -150,11 +70,11 @@ def _yolo(rng: Random, folder: Path) -> Path:
         words = [["0", ".5", ".5", ".2", ".3"] for _ in range(2)]
         for _ in range(rng.randrange(3)):
             line = rng.choice(words)
-            line[rng.randrange(5)] = _texts(rng) if rng.random() < 0.5 else _number_text(rng)
+            line[rng.randrange(5)] = odd_text(rng) if rng.random() < 0.5 else _number_text(rng)
         text = "\n".join(map(" ".join, words)).encode("utf-8", "surrogatepass")
         path = labels / Path(name).with_suffix(".txt")
-        _written(path, garbled(rng, text) if rng.random() < 0.5 else text)
-    _written(labels / "classes.txt", b"\xff\xfe")
+        written(path, garbled(rng, text) if rng.random() < 0.5 else text)
+    written(labels / "classes.txt", b"\xff\xfe")
     return labels
 
 
@@ -210,7 +130,7 @@ def _npz(rng: Random, folder: Path) -> Path:
         if rng.random() < 0.02:  # a bomb
             archive.writestr("more.npy", bytes(300_000_000), 8)
     data = file.getvalue()
-    return _written(folder / "boxes.npz", garbled(rng, data) if rng.random() < 0.3 else data)
+    return written(folder / "boxes.npz", garbled(rng, data) if rng.random() < 0.3 else data)
 
 
 def _mask(rng: Random, width: int, height: int) -> bytes:
@@ -235,7 +155,7 @@ def _masks(rng: Random, folder: Path) -> Path:
                 head[12 + rng.randrange(5)] = rng.randrange(256)
             data = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
         path = masks / Path(name).with_suffix(".png")
-        _written(path, garbled(rng, data) if rng.random() < 0.6 else data)
+        written(path, garbled(rng, data) if rng.random() < 0.6 else data)
     return masks
 
 
@@ -261,7 +181,7 @@ def _recipe(rng: Random, folder: Path) -> Path:
         (folder / "loop" / "self").symlink_to("self")
         text = 'extends = "loop/self"'
     data = text.encode("utf-8", "surrogatepass")
-    return _written(folder / "own.toml", garbled(rng, data) if rng.random() < 0.4 else data)
+    return written(folder / "own.toml", garbled(rng, data) if rng.random() < 0.4 else data)
 
 
 def _toml(value: dict[str, Any], path: str = "") -> list[str]:
@@ -291,9 +211,9 @@ def _toml_value(value: Any) -> str:
 
 def _classes(rng: Random, folder: Path) -> Path:
     source = folder / "classed"
-    _written(source / "s.tar", _TAR)
-    text = "\n".join(["cat", "dog", _texts(rng)]).encode("utf-8", "surrogatepass")
-    return _written(source / "classes.txt", garbled(rng, text)).parent
+    written(source / "s.tar", _TAR)
+    text = "\n".join(["cat", "dog", odd_text(rng)]).encode("utf-8", "surrogatepass")
+    return written(source / "classes.txt", garbled(rng, text)).parent
 
 
 def _tar() -> bytes:
@@ -317,17 +237,11 @@ def _jpeg() -> bytes:
 _TAR = _tar()
 
 
-def _written(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
 def _importing(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     def use(path: Path) -> None:
         source = path.parent / "images"
         for name in IMAGES:
-            _written(source / name, _jpeg())
+            written(source / name, _jpeg())
         import_boxes(open_source(source), read(path), path.parent / "out")
 
     return use
