@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.errors import ModelError
+
 from .model_options import MODEL_HELP, MODEL_OPTIONS, expect_model, model_options
 from .printing import note, print_json, warn
 from .rank_options import rank_options
@@ -130,7 +133,7 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     from ccrop_pipeline.base import Ranks
 
     ranks = Ranks.from_environment(options["rank"], options["world_size"], array=True)
-    expect_model(options["model"])
+    _expect_model(options)
     from .sources import open_source
 
     opened = open_source(source)
@@ -163,7 +166,7 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
     for name in ("rank", "world_size", "overwrite"):
         if options[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} does not go with --engine ray.")
-    expect_model(options["model"])
+    _expect_model(options)
     from .sources import expect, open_source
 
     expect(source)
@@ -183,6 +186,13 @@ def _with_ray(source: str, out: str, options: dict[str, Any]) -> "BoxSet":
             gpu_share=gpus,
             observer=progress,
         )
+
+
+def _expect_model(options: dict[str, Any]) -> None:
+    expect_model(options["model"], options["weights"])
+    head = options["map_name"].removeprefix(_LINEAR)
+    if head != options["map_name"] and not local_path(head).exists():
+        raise ModelError(f"there is no file {head} of a linear head.")
 
 
 def _localizer(

@@ -62,9 +62,15 @@ def fit_linear(
     Example:
       ccrop boxes fit-linear boxes/coco data/photos head.safetensors --model runs/first
     """
-    expect_model(model)
+    expect_model(model, options["weights"])
+    from ccrop_pipeline.base.files import TargetTakenError
+    from ccrop_pipeline.boxset import BoxSet
+
     from .sources import open_source
 
+    BoxSet.open(boxes)
+    if out.exists() and not overwrite:
+        raise TargetTakenError(out, replaceable=True)
     opened = open_source(source)
     from ccrop_pipeline.compute.linear_fit import fit_linear as fit
     from ccrop_pipeline.models.head_files import check_head_target, save_head

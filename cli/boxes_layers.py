@@ -23,7 +23,7 @@ def layers(model: str, as_json: bool, **options: Any) -> None:
     Example:
       ccrop boxes layers runs/first
     """
-    expect_model(model)
+    expect_model(model, options["weights"])
     from dataclasses import asdict
 
     from ccrop_pipeline.models import layers_of

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.base.values import did_you_mean
+from ccrop_pipeline.errors import ModelError, SettingError
 
 if TYPE_CHECKING:
     from ccrop_pipeline.localize import Encoder
@@ -118,14 +121,38 @@ def model_options(command: Command) -> Command:
     return command
 
 
-def expect_model(model: str) -> None:
-    """Refuse a file that is not there, or a folder without any, before anything slow begins.
+def expect_model(model: str, weights: str | None = None) -> None:
+    """Refuse what names no model, and files that are not there, before anything slow begins.
+
+    Args:
+        model: As `--model` has it.
+        weights: As `--weights` has it.
 
     Raises:
-        ModelError: If the model is no name, and nothing of its name is there.
+        ModelError: If there is no such network, file or folder, or no checkpoint in the folder.
+        SettingError: If weights are given for a model that brings its own.
     """
+    library, _, name = model.partition(":")
+    if library in ("torchvision", "timm"):
+        _expect_network(library, name)
+        if weights not in (None, "random") and not local_path(weights).exists():
+            raise ModelError(f"there is no file of weights at {weights}.")
+        return
+    file, _, name = model.rpartition(":")
+    if file.endswith(".py"):
+        if not local_path(file).is_file():
+            raise ModelError(f"there is no Python file {file} to take {name!r} from.")
+    else:
+        _expect_path(model)
+    if weights is not None:
+        raise SettingError(
+            f"`weights` goes with torchvision:NAME and timm:NAME; {model} brings its own."
+        )
+
+
+def _expect_path(model: str) -> None:
     path = local_path(model)
-    if ":" not in model and not path.exists():
+    if not path.exists():
         raise ModelError(
             f"there is no model {model}: no such file or folder, and it starts with neither "
             "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
@@ -136,6 +163,27 @@ def expect_model(model: str) -> None:
             f"the folder {model} holds no checkpoint. Give the folder of a run that `ccrop train` "
             "has trained for an epoch or more, one of its checkpoints, or a folder of safetensors."
         )
+
+
+# How both libraries enter a function that builds a network into the list of their names.
+_REGISTERED = re.compile(r"@register_model[^\n]*\n(?:@[^\n]*\n)*def (\w+)")
+
+
+def _expect_network(library: str, name: str) -> None:
+    """Look for a name in the source of a library, which takes seconds to import."""
+    found = find_spec(library)
+    if found is None:
+        raise ModelError(f"{library} is not installed: pip install {library}.")
+    places = found.submodule_search_locations or ()
+    files = [file for place in places for file in Path(place, "models").glob("*.py")]
+    source = "".join(file.read_text("utf-8", "replace") for file in files)
+    known = _REGISTERED.findall(source)
+    plain = name.removesuffix("-cifar") if library == "torchvision" else name.partition(".")[0]
+    # Of a library that is not what it was, or of a name with a place, the library itself decides.
+    if not known or "/" in name or plain in known or f"'{plain}'" in source:
+        return
+    close = did_you_mean(name, known, most=3)
+    raise ModelError(f"{library} has no network {name!r}{close}; it has {len(known)} others.")
 
 
 def open_model(

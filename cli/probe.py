@@ -88,7 +88,7 @@ def probe(
       ccrop probe runs/first data/photos --linear
     """
     way = _way(context, linear, augmented)
-    expect_model(model)
+    expect_model(model, options["weights"])
     from .sources import expect, open_source
 
     for source in filter(None, (train_source, test_source)):

@@ -40,7 +40,20 @@ boxes compute x y --model . --engine ray --overwrite
 boxes compute x y --model . --rank 1
 boxes compute x y --model . --input-size 4000000
 boxes compute nowhere/ y --model .
+boxes compute . y --model torchvision:resnet19
+boxes compute . y --model tochvision:resnet18
+boxes compute . y --model timm:vit_smol_patch16_224
+boxes compute . y --model timm:resnet18 --weights nowhere.pth
+boxes compute . y --model nowhere.py:make
+boxes compute . y --model notes.txt --weights random
+boxes compute . y --model timm:resnet18 --map linear:nowhere
+boxes compute . y --model timm:resnet18 --engine ray --weights nowhere.pth
 boxes fit-linear x y z --model nowhere
+boxes fit-linear x y z --model torchvision:resnet19
+boxes fit-linear x y z --model torchvision:resnet18
+boxes fit-linear x y notes.txt --model torchvision:resnet18
+boxes layers torchvision:resnet19-cifar
+boxes layers timm:resnet18 --weights nowhere.pth
 boxes compute x y --model .
 boxes compute x y --model torchvision:resnet18 --device gpu
 boxes compute x y --model torchvision:resnet18 --engine ray
@@ -66,6 +79,8 @@ data pack nowhere/ y
 data pack nowhere y
 probe nowhere x
 probe . x
+probe timm:resnet19 .
+probe torchvision:resnet18 . --weights nowhere.pth
 probe torchvision:resnet18 x
 probe torchvision:resnet18 . x
 probe . x --linear --augmented
