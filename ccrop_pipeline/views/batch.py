@@ -1,11 +1,13 @@
 """What a loader hands to a training step."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_start_method
+from multiprocessing import get_start_method, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import TypeVar
 
 import numpy as np
@@ -121,6 +123,21 @@ def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
     # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
     stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
     return stored.permute(0, 1, 4, 2, 3)
+
+
+def end_with_parent(_worker: int) -> None:
+    """Let a loader process end as soon as the one that started it has ended, however it did.
+
+    torch looks only between batches, so that one that waits for an image would stay.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def from_workers(loader: Iterable[T]) -> Iterator[T]:

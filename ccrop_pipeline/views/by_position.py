@@ -16,7 +16,7 @@ from ccrop_pipeline.boxset import Boxes, MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
 from ccrop_pipeline.localize.encoder import to_device
-from ccrop_pipeline.views.batch import Batch, from_workers, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, end_with_parent, from_workers, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_note
 
@@ -119,6 +119,7 @@ class MapLoader:
             batch_sampler=self._order,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=end_with_parent,
             pin_memory=pin_memory,
             collate_fn=_as_it_is,
             # Else every epoch begun, so every restart, would draw from the generator of all.

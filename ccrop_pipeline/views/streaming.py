@@ -13,7 +13,7 @@ from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images import Sample, Source
-from ccrop_pipeline.views.batch import Batch, from_workers, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, end_with_parent, from_workers, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
 
@@ -209,6 +209,7 @@ class StreamLoader:
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=end_with_parent,
             pin_memory=pin_memory,
             # Else every epoch begun, so every restart, would draw from the generator of all.
             generator=torch.Generator(),

@@ -442,7 +442,8 @@ for batch in loader:
 
 
 @pytest.mark.slow
-def test_after_an_interrupt_no_process_is_left(data):
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_a_program_ends_no_process_is_left(data, end):
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(data.folder)],
         stdout=subprocess.PIPE,
@@ -456,7 +457,8 @@ def test_after_an_interrupt_no_process_is_left(data):
                 time.sleep(0.02)  # the second worker may begin its command later
             descendants = tree(process.pid)
             assert len(descendants) >= 5  # two workers, each with a command that still runs
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+            # A terminal interrupts the whole group.
+            (os.killpg if end == signal.SIGINT else os.kill)(process.pid, end)
             assert process.wait(20) != 0
         finally:
             process.kill()
