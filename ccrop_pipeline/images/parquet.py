@@ -143,15 +143,12 @@ class ParquetIndex:
             with open_parquet(piece.path) as file:
                 columns = find_columns(file.schema_arrow, piece.path)
                 sizes.append(len(piece.rows))
-                room = _SMALL + _SHRINK * piece.path.stat().st_size
+                room = _room(piece.path)
                 for batch in _batches(file, piece, columns):
                     images, batch_keys = keys_of(batch, columns, piece.path)
                     room -= images.nbytes
                     if room < 0:
-                        raise SourceError(
-                            f"the images of {piece.path} unpack into more than {_SHRINK} times "
-                            "its bytes: one is repeated over and over. Write each once."
-                        )
+                        raise _too_much(piece.path)
                     chunks.append(images)
                     keys.extend(batch_keys)
                     labels.append(labels_of(batch, columns, piece.path))
@@ -192,6 +189,8 @@ def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:
             first = start if not groups else first
             groups.append(group)
         start = stop
+    if _unpacked(file.metadata, groups, columns) > _room(piece.path):
+        raise _too_much(piece.path)
     position = first
     try:
         for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns.needed):
@@ -202,6 +201,24 @@ def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:
                 yield kept
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{piece.path} is damaged ({error}). Fetch or write it again.") from error
+
+
+def _unpacked(footer: Any, groups: list[int], columns: Columns) -> int:
+    """Return the bytes of the columns that are read, before anything is unpacked."""
+    chunks = [footer.row_group(g).column(i) for g in groups for i in range(footer.num_columns)]
+    of = [(f"{chunk.path_in_schema}.", chunk.total_uncompressed_size) for chunk in chunks]
+    return sum(size for path, size in of if path.startswith(tuple(f"{n}." for n in columns.needed)))
+
+
+def _room(path: Path) -> int:
+    return _SMALL + _SHRINK * path.stat().st_size
+
+
+def _too_much(path: Path) -> SourceError:
+    return SourceError(
+        f"the images of {path} unpack into more than {_SHRINK} times its bytes: one is repeated "
+        "over and over, or holds nothing. Write each once, and leave out what is no image."
+    )
 
 
 def _join(chunks: list[Any]) -> Any:

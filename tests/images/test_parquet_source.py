@@ -238,3 +238,11 @@ def test_one_image_repeated_over_and_over_does_not_fill_the_memory(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet", store_schema=False)
     with pytest.raises(CcropError, match="unpack into more than 100 times its bytes"):
         open_source(tmp_path / "a.parquet").index()
+
+
+def test_an_image_of_nothing_is_refused_before_it_is_unpacked(tmp_path):
+    table = pa.table({"image": pa.array([picture(0), bytes(100_000_000)], pa.binary())})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 20_000
+    with pytest.raises(CcropError, match=r"a\.parquet unpack into more than 100 times its bytes"):
+        next(open_source(tmp_path / "a.parquet").read("a"))
