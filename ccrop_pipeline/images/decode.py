@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ccrop_pipeline.errors import SourceError, cause
 
@@ -25,6 +26,8 @@ else:
 _EXIF = b"Exif\0\0"
 # What may hold the orientation of a PNG, before its pixels or after them.
 _PNG_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+HEIF_EXTENSIONS = ("heic", "heif", "hif")
+HEIF_NEEDS = "readable with `pip install pillow-heif`"
 # Those torchvision.datasets.ImageFolder takes, with GIF, bitmaps of one bit, other names of JPEG,
 # JPEG 2000, and what Pillow reads where it was built or extended for it.
 IMAGE_EXTENSIONS = frozenset(
@@ -32,7 +35,7 @@ IMAGE_EXTENSIONS = frozenset(
         *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
         *(("avif",) if features.check("avif") else ()),
-        *(("heic", "heif", "hif") if pillow_heif else ()),
+        *(HEIF_EXTENSIONS if pillow_heif else ()),
     )
 )
 
@@ -104,7 +107,8 @@ def decode(image: bytes, reduction: int = 1) -> Image.Image:
     # SyntaxError, struct.error, IndexError ...): nothing narrower holds the promise above.
     try:
         loaded = _open(image)
-        if reduction > 1 and loaded.mode == "RGB":
+        # pillow-heif would take a thumbnail that the file brings, whatever it shows.
+        if reduction > 1 and loaded.mode == "RGB" and isinstance(loaded, JpegImageFile):
             least = max(1, loaded.width // reduction), max(1, loaded.height // reduction)
             loaded.draft("RGB", least)
         loaded.load()
@@ -173,7 +177,8 @@ class ImageHeader(NamedTuple):
 def read_header(image: bytes) -> ImageHeader:
     """Read size and EXIF orientation of an image without decoding it.
 
-    The orientation is 1 for TIFF files: Pillow turns them as it decodes them.
+    The orientation is 1 for TIFF and HEIF files: Pillow and pillow-heif turn them as they decode
+    them.
 
     Args:
         image: Bytes of a JPEG, PNG, WebP, BMP, PPM, TIFF, GIF, JPEG 2000, AVIF or HEIF file.
@@ -191,7 +196,7 @@ def read_header(image: bytes) -> ImageHeader:
 def _orientation(opened: Image.Image, image: bytes) -> int:
     # Pillow would decode all of a PNG to look for EXIF after the pixels.
     bare = opened.format == "PNG" and not any(name in image for name in _PNG_CHUNKS)
-    if bare or opened.format == "TIFF":
+    if bare or opened.format in ("TIFF", "HEIF"):
         return 1
     try:
         found: Any = opened.getexif().get(ExifTags.Base.Orientation)

@@ -12,7 +12,12 @@ from typing import ClassVar
 import numpy as np
 
 from ccrop_pipeline.errors import SourceError, shortened
-from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
+from ccrop_pipeline.images.decode import (
+    HEIF_EXTENSIONS,
+    HEIF_NEEDS,
+    extension_by_content,
+    extension_by_name,
+)
 from ccrop_pipeline.images.keys import Keys, numbered_shards
 from ccrop_pipeline.images.source import Ignored, Sample, digest, is_text, part_of, refuse_no_text
 
@@ -20,8 +25,6 @@ _DEEP = 40  # folders inside each other, of which a message shows the first
 BEGINNING = 32  # bytes of a file by which its format is told
 OUTWARD = "links out of the folder"
 SPECIAL = "neither files nor folders"
-HEIF = "pillow-heif"
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class _Walk:
             self._side_cars.append(name)
         else:
             suffix = PurePosixPath(name).suffix.lower()
-            needs = f" (readable with `pip install {HEIF}`)" if suffix in HEIF_SUFFIXES else ""
+            needs = f" ({HEIF_NEEDS})" if suffix[1:] in HEIF_EXTENSIONS else ""
             self.ignored.add((suffix or "without extension") + needs, name)
 
     def _is_image(self, name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from ccrop_pipeline.errors import SourceError, counted
-from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
+from ccrop_pipeline.images.decode import HEIF_EXTENSIONS, HEIF_NEEDS, IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
 from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entries
 from ccrop_pipeline.images.source import (
@@ -323,9 +323,10 @@ def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Co
         parts[member.extension] = member.content
     images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
+        needs = f" HEIC is {HEIF_NEEDS}." if parts.keys() & {*HEIF_EXTENSIONS} else ""
         raise SourceError(
             f"sample {key!r} in {where} has {counted(len(images), 'image')} (members: "
             f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
-            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}."
+            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}.{needs}"
         )
     return Entry(key, images[0], parts.get("cls"), parts.get("json"))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from ccrop_pipeline.images import decode, read_header
+from ccrop_pipeline.images.decode import decode_reduced, extension_by_content
 from ccrop_pipeline.images.squares import resized_images
 
 TURNS = pytest.mark.parametrize("orientation", range(1, 9))
@@ -61,7 +62,10 @@ KINDS = {
     "PNG, last": png_with_exif_last,
     "PNG of 16 bits": lambda value: encoded("PNG", Image.new("I;16", (40, 30)), exif=exif(value)),
     "WEBP": lambda value: encoded("WEBP", exif=exif(value)),
+    "AVIF": lambda value: encoded("AVIF", exif=exif(value)),
 }
+if not features.check("avif"):
+    del KINDS["AVIF"]
 
 
 @TURNS
@@ -83,6 +87,50 @@ def test_of_a_tiff_the_frame_is_upright(compression, orientation):
     header = read_header(data)
     assert header.orientation == 1
     assert decode(data).size == header[:2] == ((40, 30) if orientation < 5 else (30, 40))
+
+
+def coloured():
+    """Red at the top left, green at the bottom right."""
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:16, :24], pixels[16:, 24:] = (255, 0, 0), (0, 255, 0)
+    return Image.fromarray(pixels)
+
+
+def are_alike(first, second):
+    """The same size, and colours that differ by no more than compression makes of them."""
+    pixels = [np.asarray(image, np.float64) for image in (first, second)]
+    return pixels[0].shape == pixels[1].shape and np.abs(pixels[0] - pixels[1]).mean() < 3
+
+
+@TURNS
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_of_an_avif_the_frame_is_the_stored_one(orientation):
+    data = encoded("AVIF", coloured(), exif=exif(orientation))
+    assert extension_by_content(data) == "avif"
+    assert read_header(data) == (48, 32, orientation)
+    for pixels in (decode(data), Image.fromarray(decode_reduced(data, 2)[0])):
+        assert are_alike(pixels, coloured())
+
+
+@TURNS
+def test_of_a_heic_the_frame_is_upright(orientation):
+    pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    data = encoded("HEIF", coloured(), exif=exif(orientation).tobytes(), quality=95)
+    assert extension_by_content(data) == "heic"
+    plain = Image.open(io.BytesIO(encoded("PNG", coloured(), exif=exif(orientation))))
+    upright = ImageOps.exif_transpose(plain)
+    assert read_header(data) == (*upright.size, 1)
+    for pixels in (decode(data), Image.fromarray(decode_reduced(data, 2)[0])):
+        assert are_alike(pixels, upright)
+
+
+def test_the_thumbnail_in_a_heic_is_never_taken_for_the_image():
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    file = heif.from_pillow(picture(800, 600))
+    out = io.BytesIO()
+    file.save(out, quality=95, thumbnails=[400])
+    assert Image.open(io.BytesIO(out.getvalue())).info["thumbnails"]
+    assert decode(out.getvalue(), 2).size == (800, 600)
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])

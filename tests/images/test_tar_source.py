@@ -14,6 +14,7 @@ from made_sources import DATA, needs_data, picture, read_in_worker, tar_of, writ
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import TarSource, open_source
 from ccrop_pipeline.images import tar as tar_module
+from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
 
 
 def read_all(source):
@@ -183,6 +184,11 @@ def test_a_key_in_two_tars_is_refused_with_both(tmp_path):
         ([("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3")], "'a' occurs twice.*samples 0 and 2"),
         ([("a.png", b"1"), ("a.png", b"2")], r"two files a\.png"),
         ([("a.cls", b"1")], r"'a' in .*x\.tar has 0 images \(members: \.cls\)"),
+        pytest.param(
+            [("a.heic", b"1")],
+            "0 images .*pip install pillow-heif",
+            marks=pytest.mark.skipif("heic" in IMAGE_EXTENSIONS, reason="pillow-heif is installed"),
+        ),
         ([("a.png", b"1"), ("a.jpg", b"2")], "'a' in .* has 2 images"),
         ([("a.png", b"1"), ("a.cls", b"cat")], "label b'cat' of key 'a'"),
     ],
