@@ -75,12 +75,16 @@ def _record(source: "Source") -> dict[str, Any]:
 
     from ccrop_pipeline.images import RemoteTarSource
 
+    labels, names, problem = None, (), None
     try:
-        labels, names = _labels(source), source.classes
-    except (CcropError, OSError, ValueError):  # such as files that have gone: the work is done
-        labels, names = None, ()
+        labels = _labels(source)
+        names = source.classes
+    except (CcropError, OSError, ValueError) as error:  # such as files that have gone
+        problem = str(error)  # only said: the work is done
     ignored = getattr(source, "ignored", None)
     record: dict[str, Any] = {"source": source.location, "images": None, "classes": None}
+    if problem:
+        record["problem"] = problem
     if isinstance(source, RemoteTarSource):
         record |= {"shards": len(source.shards), "shards_read": len(source.labels_read)}
     if labels is not None:
@@ -124,4 +128,6 @@ def _line(record: dict[str, Any]) -> str:
         first = record["ignored_first"][kind]
         more = ", ..." if count > len(first) else ""
         parts.append(f"ignored {count:,} {kind} ({', '.join(first)}{more})")
+    if "problem" in record:
+        parts.append(record["problem"])
     return f"{record['source']}: {'; '.join(parts)}"

@@ -116,3 +116,12 @@ def test_of_tars_that_were_not_read_again_is_said_so(photos, tmp_path):
     said = "counted in the 1 of 3 shards that this process has read to their end"
     assert line.startswith(f"{address}: 4 images; ")
     assert line.endswith(said)
+
+
+def test_what_hinders_counting_is_said_once_the_work_is_done(photos, tmp_path):
+    pack(photos, tmp_path / "tars")
+    (tmp_path / "tars/classes.txt").write_bytes(b"caf\xe9\nb\n")
+    result, line = run("boxes", "full", tmp_path / "tars", tmp_path / "full")
+    assert result.exit_code == 0
+    assert line.startswith(f"{tmp_path / 'tars'}: 9 images; 2 classes (0 4, 1 4); 1 without")
+    assert "classes.txt is no list of class names" in line
