@@ -75,7 +75,9 @@ def _record(source: "Source") -> dict[str, Any]:
 
     from ccrop_pipeline.images import RemoteTarSource
 
-    labels, names, problem = None, (), None
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+    problem = ""
     try:
         labels = _labels(source)
         names = source.classes

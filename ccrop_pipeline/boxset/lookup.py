@@ -186,10 +186,10 @@ def _digest(path: Path, words: NDArray[np.uint64]) -> bytes:
 def write_cache(path: Path, words: NDArray[np.uint64]) -> None:
     """Write a cache file of what `sorted_words` gives, in the place of a damaged one as well."""
     remove_leftovers(path.parent)
-    head = np.frombuffer(_digest(path, words), "<u8")
     with written_aside(path, replace=True) as aside, aside.open("wb") as file:
-        head.tofile(file)
-        words.tofile(file)
+        file.write(_digest(path, words))
+        # Not by `tofile`, which says nothing of a disk that is full.
+        file.write(np.ascontiguousarray(words).data)
 
 
 def cache_file(place: Path, version: str) -> Path:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import resource
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -137,6 +138,20 @@ def test_no_place_for_the_cache_is_told(
     with pytest.raises(CcropError, match="TMPDIR"):
         boxes.lookup()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_cache_that_has_no_room_is_told(tmp_path: Path) -> None:
+    boxes = make_set(tmp_path, make_table(["no room"]))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As on a disk that is full, only the last write fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
+    try:
+        with pytest.raises(
+            CcropError, match=r"cannot be cached: .*\.lookup cannot be written: file"
+        ):
+            boxes.lookup()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def damages(content: bytes) -> Iterator[bytes]:
