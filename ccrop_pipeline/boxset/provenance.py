@@ -16,6 +16,8 @@ _FIXED = FORMAT | {
     "frame": "stored pixels, EXIF orientation not applied, origin top left",
     "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
 }
+# Fields of the localizer that are not written where they have these values.
+_ABSENT: dict[str, Any] = {"mean_share": 0.0, "choice": None}
 # The texts in the head of a shard, by name.
 Entries = dict[str, str]
 TEXT, LIBRARIES = "ccrop", "ccrop_libraries"
@@ -39,6 +41,46 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A box rule that was tried on some images; how is in `localize.rule_choice`.
+
+    Attributes:
+        threshold: Of the rule; None where it has a mass.
+        mean_share: Of the rule.
+        mass: Of the rule; None where it has a threshold.
+        kappa: Agreement of the boxes of images with those of windows cut from them, beyond what
+            boxes of other images have: 1 is perfect, 0 chance.
+        freedom: How far the centres of boxes spread, over how far those of boxes of their size
+            would if they were anywhere in the image: 1.
+        mean_area: Mean share of its image that a box covers.
+    """
+
+    threshold: float | None
+    mean_share: float
+    mass: float | None
+    kappa: float
+    freedom: float
+    mean_area: float
+
+
+@dataclass(frozen=True)
+class RuleChoice:
+    """On what a box rule was chosen, or tried where it was given.
+
+    Attributes:
+        images: How many images were looked at.
+        windows: How many windows were cut from each.
+        itself: Whether the rule set itself; otherwise it was given.
+        candidates: What was tried, in order.
+    """
+
+    images: int
+    windows: int
+    itself: bool
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
 class LocalizerInfo:
     """How a feature map became a box.
 
@@ -48,12 +90,14 @@ class LocalizerInfo:
             2202.03278); in [0, 1]. None where `mass` is given.
         mass: Share of the heat, in (0, 1], that the smallest box had to hold. None where
             `threshold` is given.
+        mean_share: What is added to the threshold: this share of the heatmap's own mean.
         component: `all` content, or its `largest` connected component alone.
         margin: Share of the box's own side that was added on each side; at least 0.
         min_size: Least side of a box as a share of the image's, in [0, 1].
         interpolation: From the native grid to the input size, such as `bilinear`.
         input_size: Side of the square that the encoder saw, in pixels.
         preprocessing: From the stored image to that square.
+        choice: On what the rule was chosen or tried; None where it was not.
 
     Raises:
         ValueError: If a number leaves its range, or not exactly one of threshold and mass is
@@ -69,10 +113,12 @@ class LocalizerInfo:
     interpolation: str
     input_size: int
     preprocessing: str
+    mean_share: float = 0.0
+    choice: RuleChoice | None = None
 
     def __post_init__(self) -> None:
         """Make the shares floats, so that 0 and 0.0 have one text, and check them."""
-        for name in ("threshold", "mass", "margin", "min_size"):
+        for name in ("threshold", "mass", "mean_share", "margin", "min_size"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
         if (self.threshold is None) == (self.mass is None):
@@ -87,6 +133,10 @@ class LocalizerInfo:
             raise ValueError(f"margin is {self.margin}; it must be 0 or more.")
         if not 0 <= self.min_size <= 1:
             raise ValueError(f"min_size is {self.min_size}; it must be in [0, 1].")
+        if not 0 <= self.mean_share <= 2 or (self.mean_share and self.threshold is None):
+            raise ValueError(
+                f"mean_share is {self.mean_share}; it must be in [0, 2], beside a threshold."
+            )
         if self.component not in COMPONENTS:
             raise ValueError(f"component is {self.component!r}; it must be one of {COMPONENTS}.")
 
@@ -136,6 +186,12 @@ class Provenance:
             raise ValueError("boxes without an encoder need a rule that says how they came about.")
         names = ("encoder", "localizer", "source", "rule")
         content = _FIXED | {name: to_plain(getattr(self, name)) for name in names}
+        if content["localizer"]:
+            content["localizer"] = {
+                name: value
+                for name, value in content["localizer"].items()
+                if name not in _ABSENT or value != _ABSENT[name]
+            }
         object.__setattr__(self, "text", json.dumps(content, separators=(",", ":")))
 
     @property
@@ -190,6 +246,8 @@ def provenance_from_text(
             if data.get(name) != value:
                 raise ValueError(f"{name} is {data.get(name)!r}; it must be {value!r}.")
         values = data | {"libraries": libraries}
+        if isinstance(localizer := values.get("localizer"), dict):
+            values["localizer"] = _ABSENT | localizer
         provenance = from_plain(Provenance, values, complete=True, ignore_unknown=True)
     except ValueError as error:
         problems.append(Problem("B003", where, f"provenance: {error}"))

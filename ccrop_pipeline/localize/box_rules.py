@@ -21,6 +21,7 @@ from ccrop_pipeline.errors import SettingError
 
 MAX_MAP_SIZE = 11_585  # the greatest S with 4 S^2 _RASTER <= 2^53
 _RASTER = 2**24  # every float16 number in [0, 1] is a multiple of 1 / _RASTER
+_MOST = 0.99  # of a threshold with a share of the mean, so that something is above it
 _MAP_CHUNK = 64  # maps at a time, so that they stay in the cache: 5 times faster than 2048
 _MASS_CHUNK = 2**22  # numbers at a time, 32 MB
 _WITHIN_A_MAP = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
@@ -29,13 +30,18 @@ Component = Literal["all", "largest"]
 
 @dataclass(frozen=True)
 class BoxRule:
-    """What of a heatmap its box is drawn around; exactly one of `threshold` and `mass`.
+    """What of a heatmap its box is drawn around: at most one of `threshold` and `mass`.
+
+    `BoxRule()`, with neither, sets itself on the images it is for: `choose_rule` in
+    `localize.rule_choice` gives it the threshold and the share of the mean.
 
     Attributes:
         threshold: The smallest rectangle around what is strictly above it in the upsampled
             heatmap; in [0, 1). The rule of ContrastiveCrop, k = 0.1 there.
         mass: The smallest rectangle of heatmap cells with at least this share of the sum of all
             cells; in (0, 1].
+        mean_share: What is added to the threshold: this share of the mean of the image's own
+            heatmap cells; in [0, 2]. The sum is cut to steps of 2^-24, and to .99.
         component: Whether everything above the threshold counts, or its largest connected
             component only (most heatmap cells, joined along edges and corners).
         margin: Share of the box's own sides to add at each of its four sides, as far as the
@@ -47,26 +53,34 @@ class BoxRule:
         SettingError: If a value is out of its range, or two exclude each other.
     """
 
-    threshold: float | None = ranged(0.1, "[0, 1)")
+    threshold: float | None = ranged(None, "[0, 1)")
     mass: float | None = ranged(None, "(0, 1]")
     _: KW_ONLY
+    mean_share: float = ranged(0.0, "[0, 2]")
     component: Component = "all"
     margin: float = ranged(0.0, "[0, 100]")
     min_size: float = ranged(0.0, "[0, 1]")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if (self.threshold is None) == (self.mass is None):
+        if self.threshold is not None and self.mass is not None:
             raise SettingError(
-                f"threshold is {self.threshold} and mass {self.mass}; give exactly one of them."
+                f"threshold is {self.threshold} and mass {self.mass}; give at most one of them."
             )
         check_ranges(self)
+        if self.mean_share and self.threshold is None:
+            raise SettingError("mean_share is added to a threshold: give one.")
         if self.component not in get_args(Component):
             raise SettingError(
                 f"component is {self.component!r}; it must be one of {get_args(Component)}."
             )
         if self.component == "largest" and self.mass is not None:
             raise SettingError("the largest component is of what a threshold leaves: give no mass.")
+
+    @property
+    def sets_itself(self) -> bool:
+        """Whether there is neither a threshold nor a mass yet."""
+        return self.threshold is None and self.mass is None
 
 
 def boxes_from_heatmaps(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Tensor]:
@@ -99,10 +113,13 @@ def located(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Ten
     With a threshold and all components a GPU is given its work and not waited for.
     """
     height, width = heatmaps.shape[1:]
+    if rule.sets_itself:
+        raise ValueError("the rule has no threshold yet; choose_rule sets it.")
     if rule.threshold is not None:
+        threshold = thresholds(heatmaps, rule) if rule.mean_share else rule.threshold
         if rule.component == "largest":
-            heatmaps = only_largest(heatmaps, rule.threshold)
-        ends, found = pixels_above(heatmaps, rule.threshold, map_size)
+            heatmaps = only_largest(heatmaps, threshold)
+        ends, found = pixels_above(heatmaps, threshold, map_size)
         divisors = (map_size, map_size)
     else:
         assert rule.mass is not None
@@ -115,6 +132,15 @@ def located(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Ten
     boxes = torch.stack([x, y], dim=2).flatten(1).to(torch.float32)
     full = torch.cat([torch.zeros_like(boxes[:, :2]), torch.ones_like(boxes[:, 2:])], dim=1)
     return torch.where(found[:, None], boxes, full), found
+
+
+def thresholds(heatmaps: Tensor, rule: BoxRule) -> Tensor:
+    """Return the threshold of each heatmap, its share of the mean included: float64 `(n,)`."""
+    assert rule.threshold is not None
+    heat = heatmaps.flatten(1).to(torch.float64) * _RASTER
+    # Sums of integers and single float64 operations: the same on every device.
+    own = (heat.sum(dim=1) * rule.mean_share / heat.shape[1]).floor()
+    return (own + floor(rule.threshold * _RASTER)).clamp(max=floor(_MOST * _RASTER)) / _RASTER
 
 
 def _check(heatmaps: Tensor, map_size: int) -> None:
@@ -147,7 +173,9 @@ def _grown(ends: Tensor, rule: BoxRule) -> Tensor:
     return torch.stack([low + inwards, high + inwards], dim=1).clamp(0, 1)
 
 
-def pixels_above(heatmaps: Tensor, threshold: float, map_size: int) -> tuple[Tensor, Tensor]:
+def pixels_above(
+    heatmaps: Tensor, threshold: float | Tensor, map_size: int
+) -> tuple[Tensor, Tensor]:
     """Find the smallest rectangles around the pixels above the threshold.
 
     The rule of section 3 of ContrastiveCrop (arXiv:2202.03278), evaluated on the heatmap after
@@ -160,7 +188,8 @@ def pixels_above(heatmaps: Tensor, threshold: float, map_size: int) -> tuple[Ten
 
     Args:
         heatmaps: float16 `(n, h, w)` in [0, 1]; on a device that has float64.
-        threshold: In [0, 1); values strictly above it are content.
+        threshold: In [0, 1); values strictly above it are content. Or float64 `(n,)`, one for
+            each heatmap, of whole numbers over 2^24.
         map_size: Side of the square that every heatmap is upsampled to, at most `MAX_MAP_SIZE`.
 
     Returns:
@@ -173,7 +202,7 @@ def pixels_above(heatmaps: Tensor, threshold: float, map_size: int) -> tuple[Ten
     return torch.stack([x_first, y_first, x_end, y_end], dim=1), rows.any(dim=1)
 
 
-def _content_rows(heatmaps: Tensor, threshold: float, map_size: int) -> Tensor:
+def _content_rows(heatmaps: Tensor, threshold: float | Tensor, map_size: int) -> Tensor:
     """Tell which rows of the upsampled maps have a value above the threshold, (n, map_size).
 
     What counts is the greatest value of a row. Along the row the map is monotone between
@@ -183,10 +212,18 @@ def _content_rows(heatmaps: Tensor, threshold: float, map_size: int) -> Tensor:
     """
     across = _upsampling(heatmaps.shape[2], map_size, heatmaps.device)[1]
     down = _upsampling(heatmaps.shape[1], map_size, heatmaps.device)[0].T
-    limit = floor(Fraction(threshold) * 4 * map_size**2 * _RASTER) / _RASTER
+    if isinstance(threshold, Tensor):
+        limits = threshold * 4 * map_size**2
+    else:
+        limit = floor(Fraction(threshold) * 4 * map_size**2 * _RASTER) / _RASTER
+        limits = torch.full((1,), limit, dtype=torch.float64, device=down.device)
     content = [
-        (across @ chunk.to(torch.float64).transpose(1, 2) @ down).amax(dim=1) > limit
-        for chunk in torch.split(heatmaps, _MAP_CHUNK)
+        (across @ chunk.to(torch.float64).transpose(1, 2) @ down).amax(dim=1) > part[:, None]
+        for chunk, part in zip(
+            torch.split(heatmaps, _MAP_CHUNK),
+            torch.split(limits.expand(len(heatmaps)), _MAP_CHUNK),
+            strict=True,
+        )
     ]
     return torch.cat(content)
 
@@ -270,7 +307,7 @@ def _smallest(heatmaps: Tensor, mass: float) -> Tensor:
     return torch.stack([column, top[span], end, last[span] + 1], dim=1)
 
 
-def only_largest(heatmaps: Tensor, threshold: float) -> Tensor:
+def only_largest(heatmaps: Tensor, threshold: float | Tensor) -> Tensor:
     """Set all cells above the threshold to 0 but those of the largest component of each map.
 
     The largest has the most cells; of several the one with the most heat, and of several of
@@ -282,7 +319,7 @@ def only_largest(heatmaps: Tensor, threshold: float) -> Tensor:
 
     Args:
         heatmaps: float16 `(n, h, w)` in [0, 1].
-        threshold: In [0, 1); cells strictly above it are content.
+        threshold: In [0, 1); cells strictly above it are content. Or float64 `(n,)`, one for each.
 
     Returns:
         float16 `(n, h, w)` on the same device; maps with one component or none are unchanged.
@@ -290,8 +327,9 @@ def only_largest(heatmaps: Tensor, threshold: float) -> Tensor:
     from scipy import ndimage  # a tenth of a second to import, and no other rule needs it
 
     cells = heatmaps.cpu().numpy()
+    limits = threshold.cpu().numpy()[:, None, None] if isinstance(threshold, Tensor) else threshold
     # float64, or numpy would round the threshold to float16 before it compares.
-    content = cells.astype(np.float64) > threshold
+    content = cells.astype(np.float64) > limits
     labels, count = ndimage.label(content, structure=_WITHIN_A_MAP)
     _, first_cell = np.unique(np.append(labels, range(count + 1)), return_index=True)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
