@@ -198,18 +198,14 @@ def _expect_model(options: dict[str, Any]) -> None:
 def _localizer(
     options: dict[str, Any], say: Callable[[str], None] = lambda _line: None
 ) -> "Localizer":
-    from ccrop_pipeline.localize import NATURAL_THRESHOLDS, BoxRule, Localizer, choose_map
+    from ccrop_pipeline.localize import NATURAL_THRESHOLDS, Localizer, choose_map
     from ccrop_pipeline.models.head_files import read_head
 
     from .model_options import open_model
     from .rule_options import rule_from, rule_of_run
 
     name, _, file = options["map_name"].partition(":")
-    base = (
-        BoxRule(NATURAL_THRESHOLDS[name])
-        if name in NATURAL_THRESHOLDS
-        else rule_of_run(options["model"])
-    )
+    base = None if name in NATURAL_THRESHOLDS else rule_of_run(options["model"])
     rule = rule_from(base, **{option: options[option] for option in RULE_OPTIONS})
     encoder = open_model(say=say, **{option: options[option] for option in MODEL_OPTIONS})
     head = read_head(file, encoder) if file else None

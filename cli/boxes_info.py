@@ -134,8 +134,21 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 def _box_rule(localizer: dict[str, Any]) -> str:
     cut = "mass" if localizer["threshold"] is None else "threshold"
     parts = [f"{cut} {localizer[cut]:g}"]
+    if share := localizer.get("mean_share"):
+        parts[0] += f" + {share:g} of the image's mean heat"
     if localizer["component"] != "all":
         parts.append(f"{localizer['component']} component")
     for name in ("margin", "min_size"):
         parts += [f"{name.replace('_', ' ')} {localizer[name]:g}"] if localizer[name] else []
+    if choice := localizer.get("choice"):
+        parts.append(_set_itself(localizer["threshold"], choice))
     return "; ".join(parts)
+
+
+def _set_itself(threshold: float, choice: dict[str, Any]) -> str:
+    images = counted(choice["images"], "image")
+    if not choice["threshold"]:
+        return f"set itself: {images} are too few to choose by"
+    kappa = choice["kappa"][choice["threshold"].index(threshold)]
+    worth = ", worth nothing" if choice["worthless"] else ""
+    return f"set itself by {images}, kappa {kappa:.2f}{worth}"

@@ -25,6 +25,14 @@ class ComputeProgress(Display, Observer):
         self._shards = self._written = self._done = 0
         self._last = StageSeconds()
 
+    def choosing(self, images: int) -> None:
+        """Say what goes before."""
+        say(f"{self._prefix}the box rule sets itself by up to {images} images")
+
+    def warning(self, note: str) -> None:
+        """Print it."""
+        say(f"{self._prefix}Warning: {note}")
+
     def begun(self, shards: int, kept: int) -> None:
         """Say how much there is to do."""
         before = f", {kept} were complete" if kept else ""

@@ -17,7 +17,14 @@ _OPTIONS = (
         type=click.FloatRange(0, 1, max_open=True),
         default=None,
         help="Box around what is above K in the upsampled heatmap.  [default: as in the recipe "
-        "of the run, or as it was; else 0.1]",
+        "of the run, or as it was; else it sets itself by the images]",
+    ),
+    click.option(
+        "--mean-share",
+        metavar="F",
+        type=click.FloatRange(0, 2),
+        default=None,
+        help="Add F times the mean of the image's own heatmap to K.  [default: 0, or as it was]",
     ),
     click.option(
         "--mass",
@@ -50,7 +57,7 @@ _OPTIONS = (
 )
 
 # Names of the arguments that `rule_from` takes of a command with these options.
-RULE_OPTIONS = ("threshold", "mass", "component", "margin", "min_size")
+RULE_OPTIONS = ("threshold", "mean_share", "mass", "component", "margin", "min_size")
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,6 +71,7 @@ def rule_from(
     base: "BoxRule | None" = None,
     *,
     threshold: float | None,
+    mean_share: float | None,
     mass: float | None,
     component: str | None,
     margin: float | None,
@@ -72,8 +80,9 @@ def rule_from(
     """Return the rule that the options ask for.
 
     Args:
-        base: What holds where an option is not given; the paper's rule if None.
+        base: What holds where an option is not given; a rule that sets itself if None.
         threshold: As given on the command line, like the rest; None where it was not.
+        mean_share: Likewise; goes with a threshold, and 0 where only that is given.
         mass: Likewise; takes the place of the base's threshold, and a threshold that of its mass.
         component: Likewise.
         margin: Likewise.
@@ -90,7 +99,9 @@ def rule_from(
     changes: dict[str, Any] = {"component": component, "margin": margin, "min_size": min_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     if threshold is not None or mass is not None:
-        changes |= {"threshold": threshold, "mass": mass}
+        changes |= {"threshold": threshold, "mass": mass, "mean_share": 0.0}
+    if mean_share is not None:
+        changes["mean_share"] = mean_share
     base = base or BoxRule()
     if mass is not None and component is None:
         changes["component"] = "all"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +41,9 @@ class BoxFolder(Protocol):
 
         A file with the very same bytes is left as it is, with others refused by `TargetTakenError`.
         """
+
+    def remove(self, file: str) -> None:
+        """Remove a file, if it is there and may be removed."""
 
 
 def open_folder(location: Location) -> BoxFolder:
@@ -97,6 +100,11 @@ class LocalFolder:
         """See `BoxFolder`; written under a hidden name, synced and moved."""
         self.path.mkdir(parents=True, exist_ok=True)
         return written_aside(self.path / file, folder=self.aside)
+
+    def remove(self, file: str) -> None:
+        """See `BoxFolder`."""
+        with suppress(OSError):
+            (self.path / file).unlink()
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,12 @@ class RemoteFolder:
             except FileExistsError:
                 if files.cat_file(f"{folder}/{file}") != content:
                     raise TargetTakenError(f"{self.url}/{file}") from None
+
+    def remove(self, file: str) -> None:
+        """See `BoxFolder`."""
+        files, folder = file_system(self.url)
+        with suppress(OSError):
+            files.rm_file(f"{folder}/{file}")
 
 
 def _put(files: Any, target: str, content: bytes, hidden: str) -> None:

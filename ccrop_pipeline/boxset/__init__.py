@@ -7,7 +7,13 @@ specification, from which any program can read and write box sets without this p
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices, iou, upright
 from ccrop_pipeline.boxset.lookup import BoxLookup
 from ccrop_pipeline.boxset.manifest import Manifest, ShardEntry
-from ccrop_pipeline.boxset.provenance import EncoderInfo, LocalizerInfo, Provenance, SourceInfo
+from ccrop_pipeline.boxset.provenance import (
+    EncoderInfo,
+    LocalizerInfo,
+    Provenance,
+    RuleChoice,
+    SourceInfo,
+)
 from ccrop_pipeline.boxset.reader import Boxes, BoxSet, MissingBoxError, MissingBoxes, opened
 from ccrop_pipeline.boxset.rules import RULES, Problem
 from ccrop_pipeline.boxset.shards import (
@@ -20,7 +26,13 @@ from ccrop_pipeline.boxset.shards import (
 from ccrop_pipeline.boxset.statistics import NEARLY_FULL, BoxStatistics
 from ccrop_pipeline.boxset.table import EMPTY, OK, STATUSES, UNREADABLE, BoxRow, BoxTable
 from ccrop_pipeline.boxset.validation import SourceImage, validate
-from ccrop_pipeline.boxset.writing import convert, left_to_write, strangers, write_manifest
+from ccrop_pipeline.boxset.writing import (
+    convert,
+    left_to_write,
+    provenance_in,
+    strangers,
+    write_manifest,
+)
 
 __all__ = [
     "EMPTY",
@@ -45,6 +57,7 @@ __all__ = [
     "MissingBoxes",
     "Problem",
     "Provenance",
+    "RuleChoice",
     "ShardEntry",
     "SourceImage",
     "SourceInfo",
@@ -53,6 +66,7 @@ __all__ = [
     "left_to_write",
     "missing_shards",
     "opened",
+    "provenance_in",
     "shard_is_complete",
     "strangers",
     "upright",

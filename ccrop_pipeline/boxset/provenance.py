@@ -41,43 +41,39 @@ class EncoderInfo:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A box rule that was tried on some images; how is in `localize.rule_choice`.
-
-    Attributes:
-        threshold: Of the rule; None where it has a mass.
-        mean_share: Of the rule.
-        mass: Of the rule; None where it has a threshold.
-        kappa: Agreement of the boxes of images with those of windows cut from them, beyond what
-            boxes of other images have: 1 is perfect, 0 chance.
-        freedom: How far the centres of boxes spread, over how far those of boxes of their size
-            would if they were anywhere in the image: 1.
-        mean_area: Mean share of its image that a box covers.
-    """
-
-    threshold: float | None
-    mean_share: float
-    mass: float | None
-    kappa: float
-    freedom: float
-    mean_area: float
-
-
-@dataclass(frozen=True)
 class RuleChoice:
-    """On what a box rule was chosen, or tried where it was given.
+    """On what a box rule set itself: thresholds beside the same share of the mean, and no label.
+
+    How the figures come about is in `localize.rule_choice`. The four lists are equally long.
 
     Attributes:
         images: How many images were looked at.
         windows: How many windows were cut from each.
-        itself: Whether the rule set itself; otherwise it was given.
-        candidates: What was tried, in order.
+        worthless: Whether no threshold gives boxes that carry anything of their images.
+        threshold: The thresholds tried, in order; none where there are too few images.
+        kappa: Agreement of the boxes of images with those of windows cut from them, beyond what
+            boxes of other images have: 1 is perfect, 0 chance.
+        freedom: How far the centres of boxes spread, over how far those of boxes of their size
+            would if they were anywhere in the image.
+        mean_area: Mean share of its image that a box covers.
+
+    Raises:
+        ValueError: If the lists differ in length.
     """
 
     images: int
     windows: int
-    itself: bool
-    candidates: tuple[Candidate, ...]
+    worthless: bool
+    threshold: tuple[float, ...] = ()
+    kappa: tuple[float, ...] = ()
+    freedom: tuple[float, ...] = ()
+    mean_area: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the lengths."""
+        lists = (self.threshold, self.kappa, self.freedom, self.mean_area)
+        if len({len(each) for each in lists}) > 1:
+            raise ValueError("threshold, kappa, freedom and mean_area must be equally long.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class LocalizerInfo:
         interpolation: From the native grid to the input size, such as `bilinear`.
         input_size: Side of the square that the encoder saw, in pixels.
         preprocessing: From the stored image to that square.
-        choice: On what the rule was chosen or tried; None where it was not.
+        choice: On what threshold and mean_share set themselves; None where they were given.
 
     Raises:
         ValueError: If a number leaves its range, or not exactly one of threshold and mass is
@@ -185,7 +181,7 @@ class Provenance:
         if self.encoder is None and not self.rule:
             raise ValueError("boxes without an encoder need a rule that says how they came about.")
         names = ("encoder", "localizer", "source", "rule")
-        content = _FIXED | {name: to_plain(getattr(self, name)) for name in names}
+        content: dict[str, Any] = _FIXED | {name: to_plain(getattr(self, name)) for name in names}
         if content["localizer"]:
             content["localizer"] = {
                 name: value

@@ -134,9 +134,7 @@ def shard_is_complete(
     if not data.has(file):
         return False
     problems: list[Problem] = []
-    with data.local(file) as path:
-        entries = FORMS[form].entries(path, problems)
-    found = None if entries is None else _provenance(entries, file, problems)
+    found = shard_provenance(folder, name, problems, form=form)
     refuse(problems, f"{data}/{file} is damaged: delete it, or choose another folder.")
     changed = found.differences(provenance) if found else []
     if changed:
@@ -146,6 +144,16 @@ def shard_is_complete(
             + "\nRepeat what made them to go on with them, choose another folder, or delete it."
         )
     return True
+
+
+def shard_provenance(
+    folder: Location, name: str, problems: list[Problem], *, form: str = "parquet"
+) -> Provenance | None:
+    """Read what made a shard that is there, adding to `problems` what breaks a rule of its head."""
+    data, file = data_folder(folder), shard_file(name, form)
+    with data.local(file) as path:
+        entries = FORMS[form].entries(path, problems)
+    return None if entries is None else _provenance(entries, file, problems)
 
 
 def load_shard(

@@ -21,8 +21,18 @@ from ccrop_pipeline.boxset.manifest import (
 from ccrop_pipeline.boxset.provenance import Provenance
 from ccrop_pipeline.boxset.reader import BoxSet
 from ccrop_pipeline.boxset.rules import Problem, refuse
-from ccrop_pipeline.boxset.shards import DATA, FORMS, shard_file, shard_is_complete, write_shard
+from ccrop_pipeline.boxset.shards import (
+    DATA,
+    FORMS,
+    shard_file,
+    shard_is_complete,
+    shard_provenance,
+    write_shard,
+)
 from ccrop_pipeline.errors import BoxSetError
+
+# What a hidden file begins with in which those who compute boxes leave the rule that they chose.
+CHOICE = ".choice-"
 
 
 def left_to_write(
@@ -72,6 +82,28 @@ def left_to_write(
     if left and others and heatmaps is not None:
         _expect_heatmaps(place, files[others[0]], form, wanted=heatmaps)
     return [name for name in mine if name in left]
+
+
+def provenance_in(
+    folder: Location, shard_names: Iterable[str], *, form: str = "parquet"
+) -> Provenance | None:
+    """Return what made the box set in a folder, complete or not.
+
+    Args:
+        folder: The box set: a local path, or an address that fsspec knows.
+        shard_names: All its shards, in source order.
+        form: `parquet` or `webdataset`.
+
+    Returns:
+        None where nothing is there, or what is there is damaged, which `left_to_write` refuses.
+    """
+    place = open_folder(folder)
+    if place.has(MANIFEST):
+        manifest = read_manifest(place, [])
+        return manifest.provenance if manifest else None
+    there = place.inside(DATA).files()
+    first = next((name for name in shard_names if shard_file(name, form) in there), None)
+    return None if first is None else shard_provenance(folder, first, [], form=form)
 
 
 def _expect_same_set(place: BoxFolder, names: list[str], provenance: Provenance, form: str) -> None:
@@ -251,7 +283,11 @@ def strangers(folder: Path) -> list[str]:
     known = (MANIFEST, CARD, DATA, ".cache")
     found = {path for path in folder.iterdir() if path.name not in known}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
-    return sorted(str(path.relative_to(folder)) for path in found if not is_hidden_name(path.name))
+    return sorted(
+        str(path.relative_to(folder))
+        for path in found
+        if not (is_hidden_name(path.name) or path.name.startswith(CHOICE))
+    )
 
 
 def convert(folder: Location, out: Location, *, form: str) -> Manifest:

@@ -4,7 +4,7 @@ from ccrop_pipeline.compute.box_sets import (
     compute_boxes,
     default_batch_size,
     default_threads,
-    provenance_of,
 )
+from ccrop_pipeline.compute.choice import provenance_of
 
 __all__ = ["compute_boxes", "default_batch_size", "default_threads", "provenance_of"]

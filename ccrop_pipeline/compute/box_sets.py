@@ -10,8 +10,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from glob import escape
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -22,17 +22,16 @@ from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import (
     BoxSet,
-    Provenance,
-    SourceInfo,
     left_to_write,
     missing_shards,
     strangers,
     write_manifest,
 )
+from ccrop_pipeline.compute.choice import forget, provenance_of, settle
 from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
-from ccrop_pipeline.localize import Encoder, Localizer
+from ccrop_pipeline.localize import Encoder, Localizer, rule_of
 
 
 def compute_boxes(
@@ -53,7 +52,8 @@ def compute_boxes(
 
     Args:
         source: Images, or what `open_source` opens.
-        localizer: Encoder, heatmap and rule.
+        localizer: Encoder, heatmap and rule. One that sets itself is set by some of the images,
+            once for all processes, and stays what it is when the work is resumed.
         folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
             of the same encoder, rule and source that are already there are kept.
         batch_size: Images a forward pass; None: by their pixels, see `default_batch_size`. On a
@@ -83,10 +83,22 @@ def compute_boxes(
     source = open_source(source) if isinstance(source, str | Path) else source
     if overwrite:
         _refuse_to_replace(folder, ranks)
-    provenance, wanted = provenance_of(source, localizer), folder
+    asked, wanted = provenance_of(source, localizer), folder
+    batch_size = batch_size or default_batch_size(localizer.encoder)
+    threads = threads or default_threads(localizer.encoder)
     if overwrite:
-        folder = _beside(local_path(folder).resolve(), provenance.fingerprint, form, heatmaps)
+        folder = _beside(local_path(folder).resolve(), asked.fingerprint, form, heatmaps)
     with _replacing(local_path(wanted).resolve()) if overwrite else nullcontext():
+        provenance = settle(
+            source,
+            localizer,
+            folder,
+            form=form,
+            batch_size=batch_size,
+            threads=threads,
+            observer=observer,
+        )
+        assert provenance.localizer is not None
         mine = ranks.portion(source.shards)
         todo = left_to_write(
             folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
@@ -97,11 +109,11 @@ def compute_boxes(
         compute_shards(
             source,
             todo,
-            localizer,
+            replace(localizer, rule=rule_of(provenance.localizer)),
             folder,
             provenance,
-            batch_size=batch_size or default_batch_size(localizer.encoder),
-            threads=threads or default_threads(localizer.encoder),
+            batch_size=batch_size,
+            threads=threads,
             heatmaps=heatmaps,
             form=form,
             max_bad=max_bad,
@@ -110,6 +122,7 @@ def compute_boxes(
         if missing_shards(folder, source.shards, form=form):
             return None
         write_manifest(folder, source.shards, provenance, form=form)
+        forget(folder, asked)
         if overwrite:
             _refuse_to_replace(wanted, ranks)  # files may have come since
             _replace(local_path(wanted).resolve(), Path(folder))
@@ -150,18 +163,6 @@ def default_batch_size(encoder: Encoder) -> int:
     pixels, most = (32 * 96**2, 256) if on_cpu else (512 * 224**2, 4096)
     fitting = max(16, pixels // encoder.input_size**2)
     return min(most, 1 << round(math.log2(fitting)))
-
-
-def provenance_of(source: Source, localizer: Localizer) -> Provenance:
-    """Return what a box set of these records of how it was made."""
-    return Provenance(
-        encoder=localizer.encoder.info,
-        localizer=localizer.info,
-        source=SourceInfo(source.kind, source.fingerprint()),
-        libraries={
-            name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")
-        },
-    )
 
 
 def _refuse_to_replace(folder: Location, ranks: Ranks) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base import Location, Observer, StageSeconds
@@ -232,12 +233,23 @@ class Locator:
             status[~images.readable] = UNREADABLE
             boxes = found[:, :_BOX_BYTES].copy().view(np.float32)
             boxes[status != OK] = FULL_BOX
-            heatmaps = found[:, _BOX_BYTES + 1 :].copy().view(np.float16).reshape(-1, *grid)
+            heatmaps = _heatmaps(found, grid)
             heatmaps[~images.readable] = 0
             columns = (images.sizes, images.orientation, status, np.array(batch.hashes, np.uint64))
             return BoxTable(batch.keys, boxes, *columns, heatmaps)
 
         return wait
+
+    def heatmaps(self, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Wait for the heatmaps `(n, h, w)` of squares, uint8 `(n, 3, size, size)`.
+
+        Raises:
+            CcropError: If not even one image fits into the memory of the GPU.
+        """
+        rows, grid = self._forward(torch.from_numpy(pixels))
+        if self._on_gpu:
+            torch.cuda.synchronize(self._localizer.encoder.device)
+        return _heatmaps(rows.numpy(), grid)
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Give box, whether one was found, and heatmap as bytes, (n, ...), and the grid."""
@@ -268,6 +280,10 @@ class Locator:
         parts = (boxes, found[:, None], heatmaps.flatten(1))
         packed = torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=1)
         return packed, (heatmaps.shape[1], heatmaps.shape[2])
+
+
+def _heatmaps(rows: NDArray[np.uint8], grid: tuple[int, int]) -> NDArray[np.float16]:
+    return rows[:, _BOX_BYTES + 1 :].copy().view(np.float16).reshape(-1, *grid)
 
 
 def _located(

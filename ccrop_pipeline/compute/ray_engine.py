@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from ccrop_pipeline.compute.box_sets import (
     check_numbers,
     default_batch_size,
     default_threads,
-    provenance_of,
 )
+from ccrop_pipeline.compute.choice import forget, provenance_of, settle, worthless
 from ccrop_pipeline.compute.pipeline import compute_shards
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source, refuse_restarted_keys
-from ccrop_pipeline.localize import Localizer
+from ccrop_pipeline.localize import Localizer, rule_of
 
 # A worker that ends so often is not unlucky with its nodes: an image crashes a decoder, or a node
 # has too little memory.
@@ -86,12 +86,16 @@ def compute_boxes_with_ray(
         cores = threads or os.cpu_count() or 1
         pool = _Pool(ray, cores, gpu_share, (source, open_localizer, folder, settings))
         first = pool.start()
-        provenance = pool.result(first.provenance.remote())
+        asked, provenance = pool.result(first.provenance.remote())
+        choice = provenance.localizer.choice
+        if choice and choice.worthless:
+            observer.warning(worthless(choice))
         todo = left_to_write(folder, source.shards, provenance, form=form, heatmaps=heatmaps)
         observer.begun(len(todo), len(source.shards) - len(todo))
         extra = min(workers or pool.room(), len(todo)) - 1
         pool.compute([first, *(pool.start() for _ in range(extra))], todo, provenance, observer)
     write_manifest(folder, source.shards, provenance, form=form)
+    forget(folder, asked)
     return BoxSet.open(folder)
 
 
@@ -159,25 +163,38 @@ class _Worker:
     def _localizer(self) -> Localizer:
         return self._open_localizer()
 
-    def provenance(self) -> Provenance:
-        return provenance_of(self._source, self._localizer)
+    def provenance(self) -> tuple[Provenance, Provenance]:
+        """Return what is asked for, and what makes the boxes once the rule has set itself."""
+        settled = settle(
+            self._source,
+            self._localizer,
+            self._folder,
+            form=self._settings["form"],
+            **self._sizes(),
+            observer=SILENT,
+        )
+        return provenance_of(self._source, self._localizer), settled
+
+    def _sizes(self) -> dict[str, int]:
+        settings, encoder = self._settings, self._localizer.encoder
+        return {
+            "batch_size": settings["batch_size"] or default_batch_size(encoder),
+            "threads": settings["threads"] or default_threads(encoder),
+        }
 
     def compute(self, shard: str, provenance: Provenance) -> _Done:
         tally = _Tally(shard)
         # Ray may run a task again that was done and of which the news was lost.
-        settings, encoder = self._settings, self._localizer.encoder
+        settings = self._settings
         if not shard_is_complete(self._folder, shard, provenance, form=settings["form"]):
-            found = {
-                "batch_size": settings["batch_size"] or default_batch_size(encoder),
-                "threads": settings["threads"] or default_threads(encoder),
-            }
+            assert provenance.localizer is not None
             compute_shards(
                 self._source,
                 [shard],
-                self._localizer,
+                replace(self._localizer, rule=rule_of(provenance.localizer)),
                 self._folder,
                 provenance,
-                **settings | found,
+                **settings | self._sizes(),
                 observer=tally,
             )
         return tally.done

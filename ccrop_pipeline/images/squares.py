@@ -106,8 +106,7 @@ def resize_to_square(image: bytes, square: NDArray[np.uint8]) -> tuple[ImageHead
     started = time.perf_counter()
     try:
         header = read_header(image)
-        shorter = min(header.width, header.height)
-        decoded = decode(image, _reduction(shorter, len(square)))
+        decoded = _decoded(image, header, len(square))
     except UnreadableImage:
         square[:] = _GREY
         return None, time.perf_counter() - started
@@ -115,5 +114,20 @@ def resize_to_square(image: bytes, square: NDArray[np.uint8]) -> tuple[ImageHead
     return header, time.perf_counter() - started
 
 
-def _reduction(shorter: int, side: int) -> int:
-    return next((by for by in (4, 2) if shorter >= by * side * _SPARE), 1)
+def decode_for(image: bytes, side: int, share: float) -> Image.Image:
+    """Decode an image of which parts are to be resized to a square.
+
+    Args:
+        image: Encoded image.
+        side: Side of the square in pixels.
+        share: Least share of the image's sides that a part has.
+
+    Raises:
+        UnreadableImage: If it cannot be decoded.
+    """
+    return _decoded(image, read_header(image), side / share)
+
+
+def _decoded(image: bytes, header: ImageHeader, side: float) -> Image.Image:
+    shorter = min(header.width, header.height)
+    return decode(image, next((by for by in (4, 2) if shorter >= by * side * _SPARE), 1))

@@ -114,7 +114,10 @@ def located(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Ten
     """
     height, width = heatmaps.shape[1:]
     if rule.sets_itself:
-        raise ValueError("the rule has no threshold yet; choose_rule sets it.")
+        raise SettingError(
+            "the box rule has no threshold yet: `compute_boxes` sets it by the images. "
+            "For heatmaps alone, give `threshold` or `mass`."
+        )
     if rule.threshold is not None:
         threshold = thresholds(heatmaps, rule) if rule.mean_share else rule.threshold
         if rule.component == "largest":
@@ -138,8 +141,10 @@ def thresholds(heatmaps: Tensor, rule: BoxRule) -> Tensor:
     """Return the threshold of each heatmap, its share of the mean included: float64 `(n,)`."""
     assert rule.threshold is not None
     heat = heatmaps.flatten(1).to(torch.float64) * _RASTER
-    # Sums of integers and single float64 operations: the same on every device.
-    own = (heat.sum(dim=1) * rule.mean_share / heat.shape[1]).floor()
+    # Sums of integers and single float64 operations: the same on every device. The divisor is a
+    # tensor, since a GPU multiplies by 1 / divisor where it is a number.
+    cells = torch.full((1,), heat.shape[1], dtype=torch.float64, device=heat.device)
+    own = (heat.sum(dim=1) * rule.mean_share / cells).floor()
     return (own + floor(rule.threshold * _RASTER)).clamp(max=floor(_MOST * _RASTER)) / _RASTER
 
 

@@ -1,7 +1,7 @@
 """From images to boxes: an encoder, a map and a rule together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -72,7 +72,8 @@ class Localizer:
     Attributes:
         encoder: What looks at the images.
         map: One of `MAPS`: what makes one heatmap of features or attention; or `linear`.
-        rule: What of a heatmap its box is drawn around.
+        rule: What of a heatmap its box is drawn around. One that sets itself has the map's own
+            threshold where it is in `NATURAL_THRESHOLDS`; else `compute_boxes` sets it.
         head: The layer whose output the map `linear` is; None for other maps.
 
     Raises:
@@ -92,6 +93,9 @@ class Localizer:
             raise SettingError(f"map is {self.map!r}; it must be one of {', '.join(MAPS)}, linear.")
         if (self.map == _LINEAR) != (self.head is not None):
             raise SettingError("the map linear and its head must be given together.")
+        if self.rule.sets_itself and self.map in NATURAL_THRESHOLDS:
+            rule = replace(self.rule, threshold=NATURAL_THRESHOLDS[self.map])
+            object.__setattr__(self, "rule", rule)
         if self.map not in _FROM_ATTENTION:
             return
         others = ", ".join(name for name in MAPS if name not in _FROM_ATTENTION)
@@ -177,6 +181,7 @@ def rule_of(info: LocalizerInfo) -> BoxRule:
     return BoxRule(
         threshold=info.threshold,
         mass=info.mass,
+        mean_share=info.mean_share,
         component="largest" if info.component == "largest" else "all",
         margin=info.margin,
         min_size=info.min_size,

@@ -32,6 +32,7 @@ class BoxSettings:
         overlapped: Whether `ccrop boxes follow` computes boxes while training goes on. Which
             epoch is the first to use a box set then depends on the speed of both.
         threshold: Heatmap cells strictly above it are content, in [0, 1); the paper has 0.1.
+            None: it sets itself at each refresh (docs/boxes.md).
 
     Raises:
         SettingError: If a number is out of its range, or settings contradict each other.
@@ -44,7 +45,7 @@ class BoxSettings:
     refresh_epochs: tuple[int, ...] = ranged((), "[1, 100000]")
     refresh_from: Literal["online", "momentum"] = "online"
     overlapped: bool = False
-    threshold: float = ranged(0.1, "[0, 1)")
+    threshold: float | None = ranged(None, "[0, 1)")
 
     def __post_init__(self) -> None:
         """Check the ranges, and that there is one schedule."""

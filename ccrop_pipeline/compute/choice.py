@@ -1,0 +1,233 @@
+"""The box rule of a box set: given, or set by some of its images once, for all who compute it.
+
+What one process chose is left in a hidden file of the box set until the manifest is written, so
+that the others and whoever goes on after a kill take the same; every shard carries it as well.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ccrop_pipeline.base import Location, Observer, open_folder
+from ccrop_pipeline.base.files import TargetTakenError
+from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
+from ccrop_pipeline.boxset import LocalizerInfo, Provenance, RuleChoice, SourceInfo, provenance_in
+from ccrop_pipeline.boxset.writing import CHOICE
+from ccrop_pipeline.compute.pipeline import Locator
+from ccrop_pipeline.errors import BoxSetError
+from ccrop_pipeline.images import Sample, Source, image_hash
+from ccrop_pipeline.images.decode import UnreadableImage
+from ccrop_pipeline.images.squares import decode_for
+from ccrop_pipeline.localize import Localizer
+from ccrop_pipeline.localize.rule_choice import FEWEST, SIDES, WINDOWS, choose_rule, draw_windows
+
+IMAGES = 400  # the most that are looked at
+_SHARDS = 32  # the most they are taken from
+# Stands for a choice that is still to be made.
+_OPEN = RuleChoice(0, WINDOWS, worthless=False)
+
+
+def provenance_of(source: Source, localizer: Localizer) -> Provenance:
+    """Return what a box set of these records of how it was made.
+
+    Where the rule sets itself and has not yet, it stands for all that it may come to: the same
+    whatever is chosen, and that of no box set.
+    """
+    is_open = localizer.rule.sets_itself
+    if is_open:
+        localizer = replace(localizer, rule=replace(localizer.rule, threshold=0.0))
+    return Provenance(
+        encoder=localizer.encoder.info,
+        localizer=replace(localizer.info, choice=_OPEN if is_open else None),
+        source=SourceInfo(source.kind, source.fingerprint()),
+        libraries={
+            name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")
+        },
+    )
+
+
+def settle(
+    source: Source,
+    localizer: Localizer,
+    folder: Location,
+    *,
+    form: str,
+    batch_size: int,
+    threads: int,
+    observer: Observer,
+) -> Provenance:
+    """Return what makes the boxes of a box set, with the rule that it has, or now sets itself.
+
+    Args:
+        source: Images.
+        localizer: Encoder, heatmap and rule; `rule_of` gives the rule that was settled.
+        folder: The box set, where others may have left what they chose.
+        form: Form of its shards.
+        batch_size: Images a forward pass.
+        threads: Decoding threads.
+        observer: Hears how it goes, and of boxes that are worth nothing.
+
+    Raises:
+        BoxSetError: If boxes are there whose rule was given.
+    """
+    asked = provenance_of(source, localizer)
+    if not localizer.rule.sets_itself:
+        return asked
+    info = _recorded(folder, source.shards, form, asked)
+    if info is None:
+        made = _chosen(source, localizer, batch_size, threads, observer)
+        info = _record(folder, source.shards, form, asked, made)
+    if info.choice and info.choice.worthless:
+        observer.warning(worthless(info.choice))
+    return replace(asked, localizer=info)
+
+
+def worthless(choice: RuleChoice) -> str:
+    """Return the warning of boxes that carry nothing of their images."""
+    return (
+        f"no threshold gives boxes that are worth anything (kappa {choice.kappa[-1]:.2f} at the "
+        f"highest, {choice.images} images): they hang at the borders of images and carry nothing "
+        "of what is in them. Train the encoder for longer, or choose another layer, map or model."
+    )
+
+
+def forget(folder: Location, asked: Provenance) -> None:
+    """Remove what was left for others, once the box set is complete and says it."""
+    open_folder(folder).remove(_file_of(asked))
+
+
+def _file_of(asked: Provenance) -> str:
+    return f"{CHOICE}{asked.fingerprint[:16]}.json"
+
+
+def _recorded(
+    folder: Location, shards: Sequence[str], form: str, asked: Provenance
+) -> LocalizerInfo | None:
+    """Return the localizer that was settled for this box set before, None where none was."""
+    assert asked.localizer is not None
+    found = provenance_in(folder, shards, form=form)
+    if found and (info := found.localizer):
+        if info.choice is None:
+            cut = f"threshold {info.threshold}" if info.mass is None else f"mass {info.mass}"
+            raise BoxSetError(
+                f"{folder} holds boxes whose rule was given ({cut}), and that of these is to set "
+                "itself. Give the same rule to go on with them, choose another folder, or delete "
+                "it."
+            )
+        # Where they differ in anything else, that is said when its shards are looked through.
+        return replace(
+            asked.localizer,
+            threshold=info.threshold,
+            mean_share=info.mean_share,
+            choice=info.choice,
+        )
+    place, file = open_folder(folder), _file_of(asked)
+    if place.has(file):
+        # Of a process that completes the set just now, it is gone.
+        with suppress(FileNotFoundError, ValueError), place.local(file) as path:
+            plain = parse_json(path.read_text(encoding="utf-8"))
+            return from_plain(LocalizerInfo, plain, ignore_unknown=True)
+    return None
+
+
+def _record(
+    folder: Location, shards: Sequence[str], form: str, asked: Provenance, made: LocalizerInfo
+) -> LocalizerInfo:
+    """Leave a choice for others, and return what holds: the first one that was left."""
+    place, file = open_folder(folder), _file_of(asked)
+    text = json.dumps(to_plain(made))
+    with suppress(TargetTakenError), place.written(file) as path:
+        path.write_text(text, encoding="utf-8")
+    held = _recorded(folder, shards, form, asked)
+    return held or made
+
+
+def _chosen(
+    source: Source, localizer: Localizer, batch_size: int, threads: int, observer: Observer
+) -> LocalizerInfo:
+    samples, size = some_of(source), localizer.encoder.input_size
+    first = list(islice(samples, FEWEST))
+    heat, windows = np.zeros((0, 1 + WINDOWS, 1, 1), np.float16), np.zeros((0, WINDOWS, 4))
+    if len(first) == FEWEST:  # fewer are nothing to choose by, and need not be looked at
+        observer.choosing(IMAGES)
+        any_rule = replace(localizer.rule, threshold=0.0)
+        locator = Locator(replace(localizer, rule=any_rule), observer.batch_halved)
+        parts = _batches(chain(first, samples), size, batch_size // (1 + WINDOWS), threads)
+        seen = [(_maps(locator, pixels), drawn) for pixels, drawn in parts]
+        if seen:
+            heat, windows = (np.concatenate(each) for each in zip(*seen, strict=True))
+    usable = heat[:, 0].any(axis=(1, 2))
+    heat, windows = heat[usable], windows[usable]
+    rule, choice = choose_rule(localizer.rule, heat[:, 0], heat[:, 1:], windows, size)
+    return replace(replace(localizer, rule=rule).info, choice=choice)
+
+
+def _batches(
+    samples: Iterable[Sample], size: int, images: int, threads: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
+    """Yield the `squares` of the readable ones, some images at a time."""
+    left = iter(samples)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        while part := list(islice(left, max(1, images))):
+            seen = pool.map(squares, part, [size] * len(part))
+            if pairs := [pair for pair in seen if pair is not None]:
+                pixels, windows = zip(*pairs, strict=True)
+                yield np.stack(pixels), np.stack(windows)
+
+
+def _maps(locator: Locator, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
+    flat = pixels.reshape(-1, *pixels.shape[2:]).transpose(0, 3, 1, 2)
+    heat = locator.heatmaps(flat)
+    return heat.reshape(len(pixels), -1, *heat.shape[1:])
+
+
+def some_of(source: Source) -> Iterator[Sample]:
+    """Yield up to `IMAGES` images from shards spread over a source, always the same ones.
+
+    Where any image can be reached at no cost they are spread over all; else they are the first of
+    their shards.
+    """
+    shards = source.shards
+    is_cheap = source.kind != "parquet" and (source.kind != "tar" or len(shards) == 1)
+    if source.random_access and is_cheap:
+        index = source.index()
+        for place in _spread(len(index), IMAGES):
+            yield Sample(index.keys[place], index.read(place), None)
+        return
+    chosen = [shards[place] for place in _spread(len(shards), _SHARDS)]
+    for shard in chosen:
+        yield from islice(source.read(shard), -(-IMAGES // len(chosen)))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return up to `most` of the positions below `count`, evenly spread."""
+    number = min(count, most)
+    return [place * count // number for place in range(number)]
+
+
+def squares(sample: Sample, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]] | None:
+    """Resize an image and windows of it to squares; the windows depend on its key alone.
+
+    Returns:
+        uint8 `(1 + WINDOWS, size, size, 3)`, the image first, and the windows; None where the
+        image is unreadable.
+    """
+    windows = draw_windows(image_hash(sample.key.encode()))
+    try:
+        image = decode_for(sample.image, size, SIDES[0])
+    except UnreadableImage:
+        return None
+    edges = np.concatenate([[[0.0, 0.0, 1.0, 1.0]], windows]) * (image.size * 2)
+    views = [
+        np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=tuple(box)))
+        for box in edges.tolist()
+    ]
+    return np.stack(views), windows
