@@ -24,7 +24,7 @@ from ccrop_pipeline.compute import (
     default_threads,
 )
 from ccrop_pipeline.images import Source, open_source
-from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
+from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 
 
 class Stages(Observer):
@@ -99,7 +99,9 @@ def whole_computation(
     """Seconds of computing a box set, from nothing to the manifest; and of each stage."""
     folder, stages = Path(tempfile.mkdtemp()), Stages()
     started = time.perf_counter()
-    compute_boxes(source, Localizer(encoder), folder / "boxes", **settings, observer=stages)
+    compute_boxes(
+        source, Localizer(encoder, rule=BoxRule(0.1)), folder / "boxes", **settings, observer=stages
+    )
     taken = time.perf_counter() - started
     shutil.rmtree(folder)
     return taken, stages.seconds

@@ -107,7 +107,9 @@ def computed_boxes(source: Source, folder: Path) -> bool:
     for device in ("cpu", "cuda"):
         encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=device)
         started = time.perf_counter()
-        box_set = compute_boxes(source, Localizer(encoder), folder / device, threads=8)
+        box_set = compute_boxes(
+            source, Localizer(encoder, rule=BoxRule(0.1)), folder / device, threads=8
+        )
         seconds[device] = time.perf_counter() - started
         boxes[device] = np.concatenate([table.boxes for _, table in box_set.tables()])
     overlap = [iou(a, b[None])[0] for a, b in zip(boxes["cpu"], boxes["cuda"], strict=True)]
@@ -173,7 +175,9 @@ def little_memory(source: Source, folder: Path) -> bool:
     torch.manual_seed(0)
     backbone = build_backbone("resnet18-cifar").eval()
     encoder = Encoder(backbone, backbone.layer, 64, name="resnet18-cifar", device=GPU)
-    whole = compute_boxes(source, Localizer(encoder), folder / "much", batch_size=64)
+    whole = compute_boxes(
+        source, Localizer(encoder, rule=BoxRule(0.1)), folder / "much", batch_size=64
+    )
     halved: list[int] = []
     observer = Observer()
     observer.batch_halved = halved.append  # type: ignore[method-assign]
@@ -181,7 +185,7 @@ def little_memory(source: Source, folder: Path) -> bool:
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 2**30) / total)
     try:
-        little, localizer = folder / "little", Localizer(encoder)
+        little, localizer = folder / "little", Localizer(encoder, rule=BoxRule(0.1))
         cut = compute_boxes(
             source, localizer, little, batch_size=4096, threads=8, observer=observer
         )
@@ -210,7 +214,9 @@ def compute_beside_forward_passes(source: Source, folder: Path) -> None:
             started = time.perf_counter()
             stages = Stages()
             out = folder / f"{name}-{precision}"
-            compute_boxes(source, Localizer(encoder), out, threads=16, observer=stages)
+            compute_boxes(
+                source, Localizer(encoder, rule=BoxRule(0.1)), out, threads=16, observer=stages
+            )
             seconds = time.perf_counter() - started
             figures = {
                 "encoder": name,

@@ -25,9 +25,9 @@ class ComputeProgress(Display, Observer):
         self._shards = self._written = self._done = 0
         self._last = StageSeconds()
 
-    def choosing(self, images: int) -> None:
+    def choosing(self) -> None:
         """Say what goes before."""
-        say(f"{self._prefix}the box rule sets itself by up to {images} images")
+        say(f"{self._prefix}the box rule sets itself by some of the images")
 
     def warning(self, note: str) -> None:
         """Print it."""

@@ -14,7 +14,7 @@ import torch
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, open_source, pack
-from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
+from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def boxes_of(source, folder):
     torch.manual_seed(0)
     backbone = build_backbone("small")
     encoder = Encoder(backbone, backbone.layer, 32, name="small")
-    compute_boxes(open_source(str(source)), Localizer(encoder), folder)
+    compute_boxes(open_source(str(source)), Localizer(encoder, rule=BoxRule(0.1)), folder)
     return folder
 
 

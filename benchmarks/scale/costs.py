@@ -53,7 +53,7 @@ def main() -> None:
         microseconds[name] = _forward(name, args.size)
     table = made_up_table(0)
     assert table.heatmaps is not None
-    maps, rule = torch.from_numpy(table.heatmaps[:1024]), BoxRule()
+    maps, rule = torch.from_numpy(table.heatmaps[:1024]), BoxRule(0.1)
     boxes = _cpu(lambda: boxes_from_heatmaps(maps, rule, args.size))
     microseconds["boxes of 7 x 7 maps"] = boxes / len(maps)
     with tempfile.TemporaryDirectory() as folder:

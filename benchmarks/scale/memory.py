@@ -104,11 +104,11 @@ def compute(folder: Path, rows: int) -> None:
     import torch
 
     from ccrop_pipeline.compute import compute_boxes
-    from ccrop_pipeline.localize import Encoder, Localizer
+    from ccrop_pipeline.localize import BoxRule, Encoder, Localizer
 
     torch.set_num_threads(1)
     encoder = Encoder(torch.nn.Conv2d(3, 4, 2), "", 8)
-    compute_boxes(TinyImages(rows), Localizer(encoder), folder, batch_size=256)
+    compute_boxes(TinyImages(rows), Localizer(encoder, rule=BoxRule(0.1)), folder, batch_size=256)
 
 
 def made_up_table(number: int, rows: int = ROWS_PER_SHARD) -> BoxTable:

@@ -7,7 +7,7 @@ import torch
 from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes, open_source, pack
-from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
+from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 
 SIZE = 32  # pixels
 SETTINGS = {"batch_size": 64, "threads": 1}
@@ -23,7 +23,9 @@ def small_localizer(size: int = SIZE) -> Localizer:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     backbone = build_backbone("small")
-    return Localizer(Encoder(backbone, backbone.layer, size, name="small", epoch=0))
+    return Localizer(
+        Encoder(backbone, backbone.layer, size, name="small", epoch=0), rule=BoxRule(0.1)
+    )
 
 
 def work(

@@ -50,8 +50,8 @@ class Observer:
     first group, training all of them.
     """
 
-    def choosing(self, images: int) -> None:
-        """Hear that a box rule sets itself, by so many images at the most."""
+    def choosing(self) -> None:
+        """Hear that a box rule sets itself, before any box is computed."""
 
     def begun(self, shards: int, kept: int) -> None:
         """Hear that so many shards are to be made; others of the portion were complete."""

@@ -27,9 +27,17 @@ from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.decode import UnreadableImage
 from ccrop_pipeline.images.squares import decode_for
 from ccrop_pipeline.localize import Localizer
-from ccrop_pipeline.localize.rule_choice import FEWEST, SIDES, WINDOWS, choose_rule, draw_windows
+from ccrop_pipeline.localize.rule_choice import (
+    FEWEST,
+    SIDES,
+    WINDOWS,
+    choose_rule,
+    draw_windows,
+    too_few,
+)
 
-IMAGES = 400  # the most that are looked at
+# Images that are looked at, twice and more as often as all others: one in so many, within limits.
+_EVERY, _FEW, _MOST = 8, 100, 400
 _SHARDS = 32  # the most they are taken from
 # Stands for a choice that is still to be made.
 _OPEN = RuleChoice(0, WINDOWS, worthless=False)
@@ -155,18 +163,21 @@ def _chosen(
 ) -> LocalizerInfo:
     samples, size = some_of(source), localizer.encoder.input_size
     first = list(islice(samples, FEWEST))
-    heat, windows = np.zeros((0, 1 + WINDOWS, 1, 1), np.float16), np.zeros((0, WINDOWS, 4))
-    if len(first) == FEWEST:  # fewer are nothing to choose by, and need not be looked at
-        observer.choosing(IMAGES)
-        any_rule = replace(localizer.rule, threshold=0.0)
-        locator = Locator(replace(localizer, rule=any_rule), observer.batch_halved)
-        parts = _batches(chain(first, samples), size, batch_size // (1 + WINDOWS), threads)
-        seen = [(_maps(locator, pixels), drawn) for pixels, drawn in parts]
-        if seen:
-            heat, windows = (np.concatenate(each) for each in zip(*seen, strict=True))
-    usable = heat[:, 0].any(axis=(1, 2))
-    heat, windows = heat[usable], windows[usable]
-    rule, choice = choose_rule(localizer.rule, heat[:, 0], heat[:, 1:], windows, size)
+    if len(first) < FEWEST:
+        rule, choice = too_few(localizer.rule, len(first))
+        return replace(replace(localizer, rule=rule).info, choice=choice)
+    observer.choosing()
+    any_rule = replace(localizer.rule, threshold=0.0)
+    locator = Locator(replace(localizer, rule=any_rule), observer.batch_halved)
+    parts = _batches(chain(first, samples), size, batch_size // (1 + WINDOWS), threads)
+    seen = [(_maps(locator, pixels), drawn) for pixels, drawn in parts]
+    if seen:
+        heat, windows = (np.concatenate(each) for each in zip(*seen, strict=True))
+        usable = heat[:, 0].any(axis=(1, 2))
+        heat, windows = heat[usable], windows[usable]
+        rule, choice = choose_rule(localizer.rule, heat[:, 0], heat[:, 1:], windows, size)
+    else:
+        rule, choice = too_few(localizer.rule, 0)
     return replace(replace(localizer, rule=rule).info, choice=choice)
 
 
@@ -190,21 +201,21 @@ def _maps(locator: Locator, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
 
 
 def some_of(source: Source) -> Iterator[Sample]:
-    """Yield up to `IMAGES` images from shards spread over a source, always the same ones.
+    """Yield some images from shards spread over a source, always the same ones.
 
-    Where any image can be reached at no cost they are spread over all; else they are the first of
-    their shards.
+    Where any image can be reached at no cost it is one in `_EVERY`, but at least `_FEW`, spread
+    over all; else the first of each shard. At most `_MOST`.
     """
     shards = source.shards
     is_cheap = source.kind != "parquet" and (source.kind != "tar" or len(shards) == 1)
     if source.random_access and is_cheap:
         index = source.index()
-        for place in _spread(len(index), IMAGES):
+        for place in _spread(len(index), min(_MOST, max(_FEW, len(index) // _EVERY))):
             yield Sample(index.keys[place], index.read(place), None)
         return
     chosen = [shards[place] for place in _spread(len(shards), _SHARDS)]
     for shard in chosen:
-        yield from islice(source.read(shard), -(-IMAGES // len(chosen)))
+        yield from islice(source.read(shard), -(-_MOST // len(chosen)))
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -40,11 +40,13 @@ def rethreshold(
     Args:
         boxes: A box set with heatmaps, or its folder: a local path or an address.
         folder: Where the new box set goes: a local path or an address.
-        rule: The rule of the new boxes.
+        rule: The rule of the new boxes. One that sets itself has the threshold that it set for
+            `boxes`, since to choose another takes images.
         observer: Hears how it goes.
 
     Raises:
-        BoxSetError: If the set has no heatmaps, or the folder holds boxes of something else.
+        BoxSetError: If the set has no heatmaps, the rule is to set itself and that of the set did
+            not, or the folder holds boxes of something else.
     """
     box_set = opened(boxes)
     made_by, form = box_set.manifest.provenance, box_set.manifest.form
@@ -53,7 +55,8 @@ def rethreshold(
             f"the boxes in {box_set.folder} come from no model ({made_by.rule}), so there are no "
             "heatmaps to apply another rule to. Compute boxes with `ccrop boxes compute`."
         )
-    provenance = replace(made_by, localizer=replace(made_by.localizer, **asdict(rule)))
+    rule, localizer = _settled(rule, made_by.localizer, box_set)
+    provenance = replace(made_by, localizer=localizer)
     names = [entry.name for entry in box_set.manifest.shards]
     for name in left_to_write(folder, names, provenance, form=form):
         table = box_set.read(name)
@@ -68,6 +71,24 @@ def rethreshold(
         observer.images_done(len(table), name)
     write_manifest(folder, names, provenance, form=form)
     return BoxSet.open(folder)
+
+
+def _settled(
+    rule: BoxRule, made_by: LocalizerInfo, box_set: BoxSet
+) -> tuple[BoxRule, LocalizerInfo]:
+    """Return the rule with a threshold, and what is recorded of it."""
+    if rule.sets_itself:
+        if made_by.choice is None:
+            raise BoxSetError(
+                f"the rule of {box_set.folder} was given, and without the images none can set "
+                "itself. Give `threshold` or `mass`."
+            )
+        rule = replace(rule, threshold=made_by.threshold, mean_share=made_by.mean_share)
+    changed = replace(made_by, **asdict(rule))
+    chosen = ("threshold", "mean_share", "mass", "component")
+    if any(getattr(made_by, name) != getattr(changed, name) for name in chosen):
+        changed = replace(changed, choice=None)
+    return rule, changed
 
 
 def _with_rule(table: BoxTable, rule: BoxRule, localizer: LocalizerInfo) -> BoxTable:

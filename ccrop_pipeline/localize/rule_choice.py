@@ -25,6 +25,7 @@ FEWEST = 32
 FALLBACK = 0.1
 _EXPONENT = 0.75
 _SURE = 0.8  # kappa of boxes that are believed although they spread too far
+_CHANCE = 0.2  # kappa of boxes that are hardly nearer to their own window's than any other's
 _NEARLY_FULL = 0.97  # mean area beyond which centres say nothing
 _MAP_SIZE = 112  # the most pixels a side that boxes are compared at
 _DIGITS = 4
@@ -81,14 +82,20 @@ def first_fit(choice: RuleChoice) -> int | None:
 
     Boxes that are too large are cut by the borders, which spreads their centres: freedom is above
     1. Only part of the spread is that of objects, and kappa says how much. Where it always is
-    above 1, the last threshold if kappa is high; else boxes hang at the borders: None.
+    above 1, the last threshold if kappa is high. None where boxes hang at the borders or agree
+    with those of their windows by chance alone.
     """
     for at, (agreement, spread, area) in enumerate(
         zip(choice.kappa, choice.freedom, choice.mean_area, strict=True)
     ):
         if area < _NEARLY_FULL and spread * max(agreement, 0) ** _EXPONENT < 1:
-            return at
+            return at if agreement > _CHANCE else None
     return len(choice.kappa) - 1 if choice.kappa and choice.kappa[-1] > _SURE else None
+
+
+def too_few(rule: BoxRule, images: int) -> tuple[BoxRule, RuleChoice]:
+    """Return the rule that is taken where there are fewer images than `FEWEST`."""
+    return replace(rule, threshold=FALLBACK), RuleChoice(images, WINDOWS, worthless=False)
 
 
 def choose_rule(
@@ -108,12 +115,12 @@ def choose_rule(
         map_size: Side that heatmaps are upsampled to for boxes.
 
     Returns:
-        The rule, and on what it was chosen. On fewer than `FEWEST` images the rule of the paper;
+        The rule, and on what it was chosen. On fewer than `FEWEST` images, that of `too_few`;
         where boxes are worth nothing, that with the largest boxes, which does the least harm.
     """
     n = len(heatmaps)
     if n < FEWEST:
-        return replace(rule, threshold=FALLBACK), RuleChoice(n, WINDOWS, worthless=False)
+        return too_few(rule, n)
     every = torch.from_numpy(np.concatenate([heatmaps, inside.reshape(-1, *heatmaps.shape[1:])]))
     size = min(map_size, _MAP_SIZE)
     rows = []

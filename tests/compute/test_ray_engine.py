@@ -13,7 +13,7 @@ from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.compute.ray_engine import compute_boxes_with_ray
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source, pack
-from ccrop_pipeline.localize import Encoder, Localizer, build_backbone
+from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,9 @@ def localizer(seed=0):
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     backbone = build_backbone("small")
-    return Localizer(Encoder(backbone, backbone.layer, 32, name="small", epoch=3))
+    return Localizer(
+        Encoder(backbone, backbone.layer, 32, name="small", epoch=3), rule=BoxRule(0.1)
+    )
 
 
 def refuses():

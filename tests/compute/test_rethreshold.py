@@ -36,7 +36,9 @@ def computed(tmp_path_factory):
     samples.insert(4, Sample("bad", b"\xff\xd8broken", None))
     pack(samples, folder / "tars", max_images=5)
     source = open_source(folder / "tars")
-    return source, compute_boxes(source, Localizer(encoder()), folder / "boxes", **SETTINGS)
+    return source, compute_boxes(
+        source, Localizer(encoder(), rule=BoxRule(0.1)), folder / "boxes", **SETTINGS
+    )
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -101,7 +103,7 @@ def test_boxes_are_never_written_over_those_they_come_from(computed):
 
 def test_without_heatmaps_there_is_nothing_to_do_it_with(computed, tmp_path):
     source, _ = computed
-    made = Localizer(encoder())
+    made = Localizer(encoder(), rule=BoxRule(0.1))
     box_set = compute_boxes(source, made, tmp_path / "boxes", threads=1, heatmaps=False)
     with pytest.raises(CcropError, match="without heatmaps"):
         rethreshold(box_set, tmp_path / "out", BoxRule(0.5))

@@ -228,8 +228,10 @@ def test_grown_boxes_hold_the_box_and_are_as_large_as_asked(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"threshold": None}, "exactly one"),
-        ({"mass": 0.5}, "exactly one"),
+        ({"threshold": 0.1, "mass": 0.5}, "at most one"),
+        ({"mean_share": 0.5}, "added to a threshold"),
+        ({"mass": 0.5, "mean_share": 0.5}, "added to a threshold"),
+        ({"threshold": 0.1, "mean_share": 2.1}, "mean_share is .*it must be"),
         ({"threshold": 1.0}, "threshold is .*it must be"),
         ({"threshold": math.nan}, "threshold is .*it must be"),
         ({"threshold": None, "mass": 0.0}, "mass is .*it must be"),

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -92,6 +93,24 @@ def test_box_is_the_papers_rule_in_rational_arithmetic(
     boxes, found = boxes_from_heatmaps(one[None], BoxRule(threshold), size)
     assert tuple(boxes[0].tolist()) == slow_box(one, threshold, size)
     assert bool(found[0]) == (slow_extent(one, threshold, size) is not None)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.5])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.475])
+def test_a_share_of_the_own_mean_is_added_in_rational_arithmetic(threshold, share):
+    heatmaps, steps = random_heatmaps(6, 5, 4, seed=3), 1 << 24
+    heatmaps[0] = 1  # whose threshold is cut
+    rule = BoxRule(threshold, mean_share=share)
+    boxes, _ = boxes_from_heatmaps(heatmaps, rule, 16)
+    for one, box in zip(heatmaps, boxes, strict=True):
+        mean = sum(Fraction(float(cell)) for cell in one.flatten()) / one.numel()
+        limit = math.floor(Fraction(threshold) * steps) + math.floor(mean * Fraction(share) * steps)
+        limit = Fraction(min(limit, math.floor(Fraction(0.99) * steps)), steps)
+        assert tuple(box.tolist()) == slow_box(one, limit, 16)
+    for component in ("all", "largest"):
+        own = replace(rule, component=component)
+        alone = [boxes_from_heatmaps(one[None], own, 16)[0][0] for one in heatmaps]
+        assert torch.equal(torch.stack(alone), boxes_from_heatmaps(heatmaps, own, 16)[0])
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,7 @@ def test_what_is_not_usable_has_the_full_box() -> None:
     encoder = small()
     for weight in encoder.module.parameters():
         weight.data.zero_()
-    heatmaps, boxes, found = Localizer(encoder, "l2").locate(probe_images(32)[:2])
+    heatmaps, boxes, found = Localizer(encoder, "l2", BoxRule(0.1)).locate(probe_images(32)[:2])
     assert heatmaps.eq(0).all()
     assert boxes.tolist() == [[0, 0, 1, 1]] * 2
     assert not found.any()
@@ -232,7 +232,7 @@ def test_attention_of_a_class_token_that_is_not_there_is_refused() -> None:
     encoder = transformer(class_token=False, global_pool="avg")
     with pytest.raises(CcropError, match="or keys"):
         Localizer(encoder, "attention")
-    assert Localizer(encoder, "keys").locate(probe_images(64))[2].all()
+    assert Localizer(encoder, "keys", BoxRule(0.1)).locate(probe_images(64))[2].all()
 
 
 def test_an_unknown_map_is_refused() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision import models
 
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, Localizer, build_backbone
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, BoxRule, Localizer, build_backbone
 from ccrop_pipeline.models import layers_of, open_encoder
 
 RANDOM = {"weights": "random"}
@@ -306,7 +306,10 @@ def test_mean_and_standard_deviation_are_given_or_said(tmp_path) -> None:
     given = open_encoder(tmp_path / "file.pth", input_size=64, mean=0, std=[0.5, 0.25, 1])
     images, colours = made_images(64), ((0.0, 0.0, 0.0), (0.5, 0.25, 1.0))
     assert_equal(given.features(images), trunk_of(resnet18(), images, *colours))
-    assert "mean [0.0, 0.0, 0.0], std [0.5, 0.25, 1.0]" in Localizer(given).info.preprocessing
+    assert (
+        "mean [0.0, 0.0, 0.0], std [0.5, 0.25, 1.0]"
+        in Localizer(given, rule=BoxRule(0.1)).info.preprocessing
+    )
     options = {"weights": tmp_path / "file.pth", "input_size": 64, "say": lines.append}
     named = open_encoder("torchvision:resnet18", mean=0.5, **options)
     assert (named.mean, named.std) == ((0.5, 0.5, 0.5), IMAGENET_STD)

@@ -1,0 +1,260 @@
+"""How a box set comes to a rule that sets itself: once, for all who compute it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ccrop_pipeline.base import Observer, Ranks
+from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, RuleChoice, validate
+from ccrop_pipeline.compute import compute_boxes
+from ccrop_pipeline.compute.choice import some_of, squares
+from ccrop_pipeline.compute.rethreshold import rethreshold
+from ccrop_pipeline.errors import BoxSetError, CcropError
+from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
+from ccrop_pipeline.images.squares import resize_to_square
+from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone, rule_of
+from ccrop_pipeline.localize.rule_choice import choose_rule, draw_windows
+
+SETTINGS = {"batch_size": 16, "threads": 1}
+
+
+def localizer(rule: BoxRule | None = None, seed: int = 0) -> Localizer:
+    torch.manual_seed(seed)
+    backbone = build_backbone("small")
+    return Localizer(Encoder(backbone, backbone.layer, 32, name="small"), "sum", rule or BoxRule())
+
+
+class Heard(Observer):
+    def __init__(self):
+        self.chosen, self.warnings = 0, []
+
+    def choosing(self):
+        self.chosen += 1
+
+    def warning(self, note):
+        self.warnings.append(note)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("choice") / "tars"
+    samples = [*Scenes(48, size=40).read("train-000000")]
+    samples.insert(4, Sample("bad", b"\xff\xd8broken", None))
+    pack(samples, folder, max_images=20)
+    return open_source(folder)
+
+
+@pytest.fixture(scope="module")
+def computed(source, tmp_path_factory):
+    return compute_boxes(source, localizer(), tmp_path_factory.mktemp("boxes") / "b", **SETTINGS)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def info(box_set: BoxSet) -> LocalizerInfo:
+    assert box_set.manifest.provenance.localizer is not None
+    return box_set.manifest.provenance.localizer
+
+
+def test_the_rule_is_that_of_heatmaps_of_images_and_windows(source, computed):
+    """Recomputed one by one, with nothing of the pipeline."""
+    found, made = info(computed), localizer()
+    heat, cuts, windows = [], [], []
+    for shard in source.shards:
+        for sample in source.read(shard):
+            pair = squares(sample, 32)
+            if pair is None:
+                assert sample.key == "bad"
+                continue
+            maps, _ = made.heatmaps(torch.from_numpy(pair[0].transpose(0, 3, 1, 2).copy()))
+            heat.append(maps[0].numpy())
+            cuts.append(maps[1:].numpy())
+            windows.append(pair[1])
+    rule, choice = choose_rule(BoxRule(), np.stack(heat), np.stack(cuts), np.stack(windows), 32)
+    assert (found.choice.images, len(found.choice.kappa)) == (48, 20)
+    assert rule_of(found) == rule
+    for name in ("kappa", "freedom", "mean_area"):
+        assert getattr(found.choice, name) == pytest.approx(getattr(choice, name), abs=2e-3)
+    assert validate(computed.folder) == []
+    assert not [path for path in computed.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_boxes_are_those_of_the_same_rule_given(source, computed, tmp_path):
+    given = compute_boxes(source, localizer(rule_of(info(computed))), tmp_path / "b", **SETTINGS)
+    assert info(given).choice is None
+    assert info(given) == replace(info(computed), choice=None)
+    for (_, ours), (_, theirs) in zip(computed.tables(), given.tables(), strict=True):
+        assert np.array_equal(ours.boxes, theirs.boxes)
+
+
+def test_squares_are_the_image_and_windows_of_it(source):
+    sample = next(source.read(source.shards[0]))
+    pixels, windows = squares(sample, 32)
+    whole = np.empty((32, 32, 3), np.uint8)
+    resize_to_square(sample.image, whole)
+    assert np.array_equal(pixels[0], whole)
+    assert np.array_equal(windows, draw_windows(image_hash(sample.key.encode())))
+    assert len(np.unique(pixels.reshape(len(pixels), -1), axis=0)) == len(pixels)
+
+
+def changed(left: Path) -> tuple[float, RuleChoice]:
+    """Make what was left for others say something else, and return it."""
+    (file,) = left.glob(".choice-*.json")
+    plain = json.loads(file.read_text())
+    plain["threshold"] = 0.45
+    plain["choice"]["images"] = 777
+    file.write_text(json.dumps(plain))
+    return 0.45, 777
+
+
+def test_processes_agree_on_the_choice_of_the_first(source, tmp_path):
+    first, second = Heard(), Heard()
+    folder = tmp_path / "b"
+    ranks = [Ranks(rank, 2, started_by="arguments") for rank in range(2)]
+    arguments = {**SETTINGS, "ranks": ranks[0], "observer": first}
+    assert compute_boxes(source, localizer(), folder, **arguments) is None
+    shutil.rmtree(folder / "data")  # as if it had got no further
+    threshold, images = changed(folder)
+    arguments = {**SETTINGS, "ranks": ranks[1], "observer": second}
+    assert compute_boxes(source, localizer(), folder, **arguments) is None
+    whole = compute_boxes(source, localizer(), folder, **SETTINGS, ranks=ranks[0])
+    assert (first.chosen, second.chosen) == (1, 0)
+    assert (info(whole).threshold, info(whole).choice.images) == (threshold, images)
+    assert not list(folder.glob(".*"))
+
+
+def test_whoever_chose_as_well_but_later_takes_what_the_first_left(source, tmp_path):
+    folder = tmp_path / "b"
+
+    class Overtaken(Observer):
+        def choosing(self):
+            interrupt(source, folder)
+            changed(folder)
+
+    made = compute_boxes(source, localizer(), folder, **SETTINGS, observer=Overtaken())
+    assert (info(made).threshold, info(made).choice.images) == (0.45, 777)
+
+
+class Interrupted(Observer):
+    """Stops the work between the choice and the first shard."""
+
+    def begun(self, shards, kept):
+        raise KeyboardInterrupt
+
+
+def interrupt(source, folder, **more):
+    with pytest.raises(KeyboardInterrupt):
+        compute_boxes(source, localizer(), folder, **SETTINGS, **more, observer=Interrupted())
+
+
+def test_what_is_resumed_and_what_is_complete_keeps_its_rule(source, computed, tmp_path):
+    folder, heard = tmp_path / "b", Heard()
+    shutil.copytree(computed.folder, folder)
+    for gone in ("manifest.json", "README.md", f"data/{source.shards[1]}.parquet"):
+        (folder / gone).unlink()
+    for _ in range(2):
+        compute_boxes(source, localizer(), folder, **SETTINGS, observer=heard)
+        assert files(folder) == files(computed.folder)
+    assert heard.chosen == 0
+
+
+def test_boxes_whose_rule_was_given_are_not_mixed_with_others(source, computed, tmp_path):
+    folder = tmp_path / "b"
+    compute_boxes(source, localizer(BoxRule(0.3)), folder, **SETTINGS)
+    before = files(folder)
+    with pytest.raises(BoxSetError, match=r"rule was given \(threshold 0\.3\)"):
+        compute_boxes(source, localizer(), folder, **SETTINGS)
+    assert files(folder) == before
+    with pytest.raises(CcropError, match=r"threshold: .* -> 0\.3"):
+        compute_boxes(source, localizer(BoxRule(0.3)), computed.folder, **SETTINGS)
+    with pytest.raises(CcropError, match="weights_sha256"):
+        compute_boxes(source, localizer(seed=1), computed.folder, **SETTINGS)
+    with pytest.raises(CcropError, match=r"margin: 0\.0 -> 0\.2"):
+        compute_boxes(source, localizer(BoxRule(margin=0.2)), computed.folder, **SETTINGS)
+
+
+def test_a_set_that_replaces_another_is_resumed_with_its_rule(source, tmp_path):
+    folder, heard = tmp_path / "b", Heard()
+    compute_boxes(source, localizer(BoxRule(0.3)), folder, **SETTINGS)
+    arguments = {**SETTINGS, "overwrite": True, "observer": heard}
+    interrupt(source, folder, overwrite=True)
+    (aside,) = tmp_path.glob(".b.*.new")
+    threshold, _ = changed(aside)
+    assert info(compute_boxes(source, localizer(), folder, **arguments)).threshold == threshold
+    assert heard.chosen == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_choice_that_was_left_is_no_stranger_to_overwriting(source, tmp_path):
+    interrupt(source, tmp_path / "b")
+    compute_boxes(source, localizer(), tmp_path / "b", **SETTINGS, overwrite=True)
+
+
+def test_boxes_that_are_worth_nothing_are_told_each_time(source, tmp_path):
+    torch.manual_seed(0)
+    noisy = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, stride=8), _Noise())
+    encoder = Encoder(noisy, "1", 64, name="noise")
+    heard, folder = Heard(), tmp_path / "b"
+    for _ in range(2):
+        box_set = compute_boxes(
+            source, Localizer(encoder, "sum"), folder, **SETTINGS, observer=heard
+        )
+    assert info(box_set).choice.worthless
+    assert heard.chosen == 1
+    assert len(heard.warnings) == 2
+    assert "carry nothing" in heard.warnings[0]
+
+
+class _Noise(torch.nn.Module):
+    """Heat that depends on every pixel and on no place."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (
+            (torch.sin(x.double() * 1e5 + x.double().sum(dim=(1, 2, 3), keepdim=True) * 1e5))
+            .float()
+            .abs()
+        )
+
+
+def test_few_images_have_the_rule_of_the_paper(tmp_path):
+    pack(Scenes(31, size=40), tmp_path / "tars")
+    heard = Heard()
+    few = compute_boxes(tmp_path / "tars", localizer(), tmp_path / "b", **SETTINGS, observer=heard)
+    assert (info(few).threshold, info(few).mean_share) == (0.1, 0.0)
+    assert info(few).choice == RuleChoice(31, 2, worthless=False)
+    assert heard.chosen == 0
+
+
+def test_images_are_spread_over_a_source(tmp_path):
+    one = pack_of(tmp_path / "one", 2_000, 2_000)
+    keys = [sample.key for sample in some_of(one)]
+    assert keys == [one.index().keys[place * 8] for place in range(250)]
+    few = pack_of(tmp_path / "few", 150, 150)
+    assert len([*some_of(few)]) == 100
+    many = pack_of(tmp_path / "many", 480, 10)
+    keys = [sample.key for sample in some_of(many)]
+    assert len(keys) == len({*keys}) == 320
+    shards = [many.shards[place * 48 // 32] for place in range(32)]
+    assert keys == [sample.key for shard in shards for sample in many.read(shard)]
+
+
+def pack_of(folder: Path, images: int, a_shard: int):
+    image = next(Scenes(1, size=16).read("train-000000")).image
+    pack((Sample(f"{i:05d}", image, None) for i in range(images)), folder, max_images=a_shard)
+    return open_source(folder)
+
+
+def test_another_rule_of_stored_heatmaps_keeps_what_was_chosen(computed, tmp_path):
+    wider = info(rethreshold(computed, tmp_path / "wider", BoxRule(margin=0.2)))
+    assert wider == replace(info(computed), margin=0.2)
+    other = info(rethreshold(computed, tmp_path / "other", BoxRule(0.3)))
+    assert other == replace(info(computed), threshold=0.3, mean_share=0.0, choice=None)
+    with pytest.raises(BoxSetError, match="none can set itself"):
+        rethreshold(tmp_path / "other", tmp_path / "third", BoxRule())
