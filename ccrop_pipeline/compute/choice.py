@@ -22,7 +22,7 @@ from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset import LocalizerInfo, Provenance, RuleChoice, SourceInfo, provenance_in
 from ccrop_pipeline.boxset.writing import CHOICE
 from ccrop_pipeline.compute.pipeline import Locator
-from ccrop_pipeline.errors import BoxSetError
+from ccrop_pipeline.errors import BoxSetError, counted
 from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.decode import UnreadableImage
 from ccrop_pipeline.images.squares import decode_for
@@ -101,9 +101,9 @@ def settle(
 def worthless(choice: RuleChoice) -> str:
     """Return the warning of boxes that carry nothing of their images."""
     return (
-        f"no threshold gives boxes that are worth anything (kappa {choice.kappa[-1]:.2f} at the "
-        f"highest, {choice.images} images): they hang at the borders of images and carry nothing "
-        "of what is in them. Train the encoder for longer, or choose another layer, map or model."
+        f"no threshold gives boxes that are worth anything, on {counted(choice.images, 'image')}: "
+        "they hang at the borders and carry nothing of what is in the image. Train the encoder for "
+        "longer, or choose another layer, map or model."
     )
 
 

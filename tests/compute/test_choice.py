@@ -232,23 +232,44 @@ def test_few_images_have_the_rule_of_the_paper(tmp_path):
     assert heard.chosen == 0
 
 
-def test_images_are_spread_over_a_source(tmp_path):
-    one = pack_of(tmp_path / "one", 2_000, 2_000)
-    keys = [sample.key for sample in some_of(one)]
-    assert keys == [one.index().keys[place * 8] for place in range(250)]
-    few = pack_of(tmp_path / "few", 150, 150)
-    assert len([*some_of(few)]) == 100
-    many = pack_of(tmp_path / "many", 480, 10)
-    keys = [sample.key for sample in some_of(many)]
-    assert len(keys) == len({*keys}) == 320
-    shards = [many.shards[place * 48 // 32] for place in range(32)]
-    assert keys == [sample.key for shard in shards for sample in many.read(shard)]
+class Numbered:
+    """A source of numbers in place of images, some of a shard."""
+
+    random_access = True
+
+    def __init__(self, kind: str, images: int, a_shard: int) -> None:
+        self.kind, self.keys = kind, [f"{number:05d}" for number in range(images)]
+        self._rows = {
+            f"s{at:05d}": self.keys[at : at + a_shard] for at in range(0, images, a_shard)
+        }
+        self.shards = tuple(self._rows)
+
+    def read(self, of):
+        if isinstance(of, int):
+            return self.keys[of].encode()
+        return (Sample(key, key.encode(), None) for key in self._rows[of])
+
+    def index(self):
+        return self
+
+    def __len__(self):
+        return len(self.keys)
 
 
-def pack_of(folder: Path, images: int, a_shard: int):
-    image = next(Scenes(1, size=16).read("train-000000")).image
-    pack((Sample(f"{i:05d}", image, None) for i in range(images)), folder, max_images=a_shard)
-    return open_source(folder)
+def test_images_are_spread_over_a_source():
+    def keys(*of):
+        samples = [*some_of(Numbered(*of))]
+        assert all(sample.image == sample.key.encode() for sample in samples)
+        return [int(sample.key) for sample in samples]
+
+    assert keys("folder", 2_000, 1_000) == [*range(0, 2_000, 8)]
+    assert keys("tar", 150, 150) == [place * 150 // 100 for place in range(100)]
+    assert keys("folder", 40_000, 10_000) == [*range(0, 40_000, 100)]
+    assert keys("folder", 40, 10) == [*range(40)]
+    # Others are not reached out of order: the first of 32 shards, of 48, and of all.
+    spread = [place * 48 // 32 for place in range(32)]
+    assert keys("tar", 4_800, 100) == [100 * at + i for at in spread for i in range(13)]
+    assert keys("parquet", 600, 300) == [300 * at + i for at in range(2) for i in range(200)]
 
 
 def test_another_rule_of_stored_heatmaps_keeps_what_was_chosen(computed, tmp_path):
