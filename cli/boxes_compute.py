@@ -53,7 +53,7 @@ class _MapName(click.ParamType[str]):
     default="auto",
     show_default=True,
     help="From features to heatmap: `sum` is the paper's; `auto` takes what suits the features; "
-    "`linear` is a head of FOUND or of `ccrop boxes fit-linear` (docs/maps.md).",
+    "`linear` is a head of FOUND or of `ccrop boxes fit-linear` (docs/boxes.md).",
 )
 @rule_options
 @click.option(

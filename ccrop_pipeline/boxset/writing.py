@@ -260,6 +260,8 @@ def _write_card(place: BoxFolder, manifest: Manifest) -> None:
     found, made_by = manifest.statistics, manifest.provenance.to_json()
     area = f"{found.mean_area:.1%} of their image" if manifest.rows else "nothing"
     del made_by["libraries"]  # which differ between processes that finish at the same time
+    for name in ("threshold", "kappa", "freedom", "mean_area"):
+        ((made_by["localizer"] or {}).get("choice") or {}).pop(name, None)  # long lists
     text = _CARD.format(
         suffix=FORMS[manifest.form].suffix,
         rows=manifest.rows,

@@ -150,6 +150,10 @@ GRID = [[0.0, 1.0, 0.5], [0.25, 0.5, 0.125]]
 NOTHING: Edit = lambda raw: None  # noqa: E731
 WHOLE = [[0.25, 0.0, 1.0, 0.5]]  # the box of every row
 PARTS = [[0.25, 0.0, 0.5, 0.5], [0.25, 0.25, 1.0, 0.5], [0.5, 0.125, 0.75, 0.25]]
+CHOICE = {
+    **{"images": 400, "windows": 2, "worthless": False, "threshold": [0.1]},
+    **{"kappa": [0.7], "freedom": [1], "mean_area": [0.5]},
+}
 NO_MODEL = header(encoder=None, localizer=None, rule="centre")
 
 VALID: list[tuple[str, tuple[str, ...], Edit]] = [
@@ -163,6 +167,8 @@ VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", BOTH, localizer(smoothing="gaussian")),
     ("B003", P, header(encoder=make_header()["encoder"] | {"precision": "bf16"})),
     ("B003", P, localizer(threshold=0, margin=0, min_size=1)),
+    ("B003", BOTH, localizer(mean_share=0.5, choice=CHOICE)),
+    ("B003", BOTH, localizer(mean_share=0, choice=None)),
     (
         "B003",
         BOTH,
@@ -278,6 +284,12 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", BOTH, shard_libraries('{"torch": 2}')),
     ("B003", P, header(source={"kind": "tar"})),
     ("B003", BOTH, localizer(threshold=1.5)),
+    ("B003", BOTH, localizer(mean_share=2.5)),
+    ("B003", BOTH, localizer(mean_share=None)),
+    ("B003", BOTH, localizer(threshold=None, mass=0.5, mean_share=0.5)),
+    ("B003", BOTH, localizer(choice={**CHOICE, "kappa": [0.5, 0.6]})),
+    ("B003", BOTH, localizer(choice={**CHOICE, "images": 1.5})),
+    ("B003", BOTH, localizer(choice=[])),
     ("B003", P, localizer(mass=0.9)),
     ("B003", P, localizer(threshold=None)),
     ("B003", P, localizer(threshold=None, mass=0.0)),

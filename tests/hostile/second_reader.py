@@ -32,6 +32,8 @@ LOCALIZER = {
     **{"margin": float, "min_size": float, "interpolation": str, "input_size": int},
     "preprocessing": str,
 }
+CHOICE = {"images": int, "windows": int, "worthless": bool}
+CURVES = ("threshold", "kappa", "freedom", "mean_area")
 MANIFEST = {
     **{"form": str, "fingerprint": str, "provenance": str, "libraries": dict, "rows": int},
     **{"statistics": dict, "shards": list},
@@ -125,6 +127,15 @@ def check_localizer(found: dict[str, Any]) -> None:
     expect("B003", threshold is None or 0 <= threshold <= 1, f"threshold is {threshold}")
     expect("B003", mass is None or 0 < mass <= 1, f"mass is {mass}")
     expect("B003", found["component"] in ("all", "largest"), found["component"])
+    share, choice = found.get("mean_share", 0), found.get("choice")
+    check_kind("B003", share, float, "mean_share")
+    expect("B003", 0 <= share <= 2 and not (share and threshold is None), "mean_share")
+    if choice is not None:
+        check_fields("B003", choice, {**CHOICE, **dict.fromkeys(CURVES, list)})
+        expect("B003", len({len(choice[name]) for name in CURVES}) == 1, "choice")
+        for name in CURVES:
+            for number in choice[name]:
+                check_kind("B003", number, float, name)
     expect("B003", found["margin"] >= 0 and 0 <= found["min_size"] <= 1, "margin or min_size")
 
 
