@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.errors import SettingError
 
 
 class LocalPath(click.Path):
@@ -16,5 +17,8 @@ class LocalPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Expand, then check as click does."""
-        converted: Any = super().convert(local_path(value), param, ctx)
-        return Path(converted)
+        try:
+            path = local_path(value)
+        except SettingError as error:
+            self.fail(str(error), param, ctx)
+        return Path(str(super().convert(path, param, ctx)))

@@ -44,9 +44,8 @@ def expect(spec: str) -> None:
     from ccrop_pipeline.images import open_source
     from ccrop_pipeline.images.torchvision_data import DATASETS
 
-    path = local_path(spec)
     known = spec.lower() in {name.lower() for name in DATASETS}
-    if not (path.exists() or known or is_address(spec) or is_pipe(spec)):
+    if not (known or is_address(spec) or is_pipe(spec) or local_path(spec).exists()):
         open_source(spec)
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 
 Location = Path | str
 
@@ -22,7 +22,13 @@ def is_address(location: Location) -> bool:
 
 
 def local_path(location: Location) -> Path:
-    """Return a local path, a leading `~` or `~user` made the folder that it stands for."""
+    """Return a local path, a leading `~` or `~user` made the folder that it stands for.
+
+    Raises:
+        SettingError: If it is an address, of which `Path` would make a folder `https:`.
+    """
+    if is_address(location):
+        raise SettingError(f"{location} is an address; here it has to be a path of this machine.")
     return Path(os.path.expanduser(location))  # noqa: PTH111 - Path's raises for unknown users
 
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ccrop_pipeline.base.addresses import is_address, is_pipe
+from ccrop_pipeline.base.addresses import is_address, is_pipe, local_path
+from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.images import Scenes, pack
+from ccrop_pipeline.training import train
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,16 @@ def test_a_command_begins_with_pipe():
     assert is_pipe("pipe:cat a.tar")
     assert not is_pipe("data/pipe:cat")
     assert not is_pipe(Path("pipe:cat"))
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "https://host/x"])
+def test_no_folder_is_made_of_an_address(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (
+        lambda: local_path(address),
+        lambda: pack(Scenes(2, size=32), address),
+        lambda: train(Scenes(64, size=32), address, recipe="demo"),
+    ):
+        with pytest.raises(SettingError, match=f"{address} is an address; .* path of this machine"):
+            write()
+    assert list(tmp_path.iterdir()) == []

@@ -18,6 +18,9 @@ from ccrop_pipeline.recipes import load_recipe
 MISTAKES = """
 train
 train x y
+train x https://h/y --recipe demo
+train x y --recipe https://h/y
+train x y --recipe demo --load https://h/y
 train x y --method mocov9
 train x y --recipe nowhere
 train x y --recipe demo --set epoch=3
@@ -35,6 +38,9 @@ train . y --recipe demo --set backbone=resnet19
 train . y --recipe demo --set backbone=resnet19 --dry-run
 boxes compute x y
 boxes compute x y --model nowhere
+boxes compute x y --model https://h/y.pth
+boxes compute x y --model timm:resnet18 --weights https://h/y.pth
+boxes compute x y --model timm:resnet18 --map linear:s3://h/y
 boxes compute x y --model . --mass .5 --threshold .1
 boxes compute x y --model . --engine ray --overwrite
 boxes compute x y --model . --rank 1
@@ -60,6 +66,10 @@ boxes compute x y --model torchvision:resnet18 --engine ray
 boxes import x y
 boxes import x y --csv . --yolo .
 boxes import x y --several keep:0 --yolo .
+boxes import . y --csv https://h/y
+boxes import . y --coco . --images gs://h/y
+boxes export . s3://h/y --form coco
+boxes info . --unreadable s3://h/y
 boxes import x y --yolo . --pixels
 boxes export x y --form zip
 boxes export x y --form parquet --overwrite
@@ -77,6 +87,7 @@ boxes follow nowhere/run
 boxes nope
 data pack nowhere/ y
 data pack nowhere y
+data pack . https://h/y
 probe nowhere x
 probe . x
 probe timm:resnet19 .
