@@ -5,6 +5,7 @@ JSON lines; exits with status 1 when a check fails and 2 where there is no GPU.
 """
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -140,8 +141,9 @@ def every_method(images: int = 32) -> bool:
             output.loss.backward()
             losses.append(output.loss.item())
         reference, single, half = losses
-        close = abs(single - reference) <= 2e-3 * abs(reference)
-        near = abs(half - reference) <= 5e-2 * abs(reference)
+        # SimSiam's is near 0 where the two views are alike.
+        close = math.isclose(single, reference, rel_tol=2e-3, abs_tol=1e-4)
+        near = math.isclose(half, reference, rel_tol=5e-2, abs_tol=1e-3)
         passed.append(say(f"{name}: loss", close and near, cpu=reference, gpu=single, bf16=half))
     return all(passed)
 
@@ -192,7 +194,7 @@ def little_memory(source: Source, folder: Path) -> bool:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     pairs = zip(whole.tables(), cut.tables(), strict=True)
-    off = max(np.abs(a.boxes - b.boxes).mean() for (_, a), (_, b) in pairs)
+    off = max(float(np.abs(a.boxes - b.boxes).mean()) for (_, a), (_, b) in pairs)
     passed = bool(halved) and off < 1e-2
     return say("a batch too large is halved", passed, last=min(halved, default=0), mean_off=off)
 

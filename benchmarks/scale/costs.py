@@ -11,7 +11,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from benchmarks.scale.memory import ROWS_PER_SHARD, made_up_table
 from ccrop_pipeline.boxset import Provenance, SourceInfo, write_manifest, write_shard
 from ccrop_pipeline.images import open_source
-from ccrop_pipeline.images.squares import begin_resizing
+from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import BoxRule, Encoder, boxes_from_heatmaps, build_backbone
 
 _MADE_UP = Provenance(None, None, SourceInfo("made up", "00"), rule="random boxes")
@@ -45,9 +44,8 @@ def main() -> None:
 
     microseconds = {"read": _cpu(read) / len(samples)}
     images = samples[: args.images]
-    with ThreadPoolExecutor(1) as pool:
-        parts = [images[at : at + _BATCH] for at in range(0, len(images), _BATCH)]
-        decode = _cpu(lambda: [begin_resizing(part, args.size, pool)() for part in parts])
+    squares = resized_images(images, args.size, batch_size=_BATCH, threads=1)
+    decode = _cpu(lambda: list(squares))
     microseconds["decode and resize"] = decode / len(images)
     for name in args.backbones:
         microseconds[name] = _forward(name, args.size)

@@ -85,6 +85,7 @@ def fit_linear(
         encoder.input_size,
         batch_size=default_batch_size(encoder),
         threads=default_threads(encoder),
+        device=torch.device(encoder.device).type,
     )
     values, targets, at = list[Tensor](), list[Tensor](), 0
     for batch in batches:

@@ -33,10 +33,9 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images import Sample, Source, image_hash
-from ccrop_pipeline.images.squares import ResizedImages, begin_resizing
+from ccrop_pipeline.images.squares import ResizedImages, resized_batches
 from ccrop_pipeline.localize import Localizer
 
-_AHEAD = 2  # batches that are being decoded while one is at the encoder
 _AT_WORK = 2  # batches at the encoder: one in work, and one that follows without a pause
 _BOX_BYTES = 16
 _COLUMNS = ("boxes", "sizes", "orientation", "status", "image_hash")
@@ -86,7 +85,13 @@ def compute_shards(
 
     size = localizer.encoder.input_size
     batches = decoded_batches(
-        source, shards, size=size, batch_size=batch_size, threads=threads, stages=stages
+        source,
+        shards,
+        size=size,
+        batch_size=batch_size,
+        threads=threads,
+        device=torch.device(localizer.encoder.device).type,
+        stages=stages,
     )
     rows = _located(batches, Locator(localizer, observer.batch_halved), observer, stages)
     seen: dict[str, str] = {}
@@ -120,6 +125,9 @@ class Batch:
     last: bool
 
 
+_Part = tuple[Batch, list[bytes]]
+
+
 def decoded_batches(
     source: Source,
     shards: Sequence[str],
@@ -127,6 +135,7 @@ def decoded_batches(
     size: int,
     batch_size: int,
     threads: int,
+    device: str,
     stages: StageSeconds,
 ) -> Generator[tuple[Batch, ResizedImages]]:
     """Yield the images of some shards in batches, read and decoded ahead of the caller.
@@ -136,42 +145,54 @@ def decoded_batches(
         shards: Names of the shards, in order.
         size: Side in pixels of the square that every image is resized to.
         batch_size: Images a batch; the last one of a shard may be smaller.
-        threads: Decoding threads.
+        threads: Images that are decoded at the same time.
+        device: Kind of the device that they are for, `cpu` or `cuda`.
         stages: Is told of the time that reading and decoding take.
 
     Raises:
         CcropError: If the source cannot be read; batches before the error come first.
     """
-    begun: SimpleQueue[tuple[Batch, Callable[[], ResizedImages]] | BaseException | None]
-    begun, room, stopped = SimpleQueue(), Semaphore(_AHEAD), False
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    read, batches = closing(_read_ahead(_parts(source, shards, batch_size, stages))), deque[Batch]()
+
+    with read as parts:
+
+        def encoded() -> Iterator[list[bytes]]:
+            for batch, images in parts:
+                batches.append(batch)
+                yield images
+
+        for images in resized_batches(encoded(), size, threads=threads, device=device):
+            stages.decode += images.seconds / threads
+            yield batches.popleft(), images
+
+
+def _read_ahead(parts: Iterator[_Part]) -> Generator[_Part]:
+    """Yield what is read by a thread, which has one part ready at most."""
+    ready: SimpleQueue[_Part | BaseException | None]
+    ready, taken, stopped = SimpleQueue(), Semaphore(0), False
 
     def read() -> None:
         try:
-            for batch, images in _parts(source, shards, batch_size, stages):
-                begun.put((batch, begin_resizing(images, size, pool)))
-                room.acquire()
+            for part in parts:
+                ready.put(part)
+                taken.acquire()
                 if stopped:
                     return
-            begun.put(None)
+            ready.put(None)
         except BaseException as error:  # raised again in the thread that wants the batches
-            begun.put(error)
+            ready.put(error)
 
     # A daemon, since a read that hangs must not keep a process from ending.
     Thread(target=read, name="read", daemon=True).start()
     try:
-        while (item := begun.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            room.release()
-            batch, wait = item
-            images = wait()
-            stages.decode += images.seconds / threads
-            yield batch, images
+        while (part := ready.get()) is not None:
+            if isinstance(part, BaseException):
+                raise part
+            taken.release()
+            yield part
     finally:
         stopped = True
-        room.release()
-        pool.shutdown(cancel_futures=True)
+        taken.release()
 
 
 def _parts(

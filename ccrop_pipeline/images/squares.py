@@ -2,20 +2,29 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ccrop_pipeline.base.workers import end_with_parent, from_workers
 from ccrop_pipeline.images.decode import ImageHeader, UnreadableImage, decode, read_header
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_AHEAD = 2  # batches that threads decode while the caller has one
+_PART_BYTES, _MOST_IN_A_PART = 1 << 21, 64  # pixels and images that travel at a time
 _GREY = 128
 # A JPEG is decoded at a half or a quarter where that leaves so many times the pixels of the square.
 _SPARE = 1.25
+
+_Resized = tuple[ImageHeader | None, float]  # None: unreadable; and seconds
 
 
 @dataclass
@@ -37,61 +46,145 @@ class ResizedImages:
     seconds: float
 
 
-def begin_resizing(
-    images: Sequence[bytes], size: int, pool: ThreadPoolExecutor
-) -> Callable[[], ResizedImages]:
-    """Hand a batch of encoded images to decoding threads.
-
-    Threads suffice, since Pillow lets go of the interpreter lock while it decodes and resizes.
+def resized_images(
+    images: Iterable[bytes], size: int, *, batch_size: int, threads: int, device: str = "cpu"
+) -> Generator[ResizedImages]:
+    """Decode and resize images in order, in batches; see `resized_batches`.
 
     Args:
         images: Encoded images.
         size: Side of the square in pixels.
-        pool: The threads.
-
-    Returns:
-        What waits for the batch and gives it.
-    """
-    squares = np.empty((len(images), size, size, 3), np.uint8)
-    work = [pool.submit(resize_to_square, *pair) for pair in zip(images, squares, strict=True)]
-
-    def wait() -> ResizedImages:
-        found = [future.result() for future in work]
-        headers = np.array([header or (0, 0, 1) for header, _ in found], np.uint32).reshape(-1, 3)
-        return ResizedImages(
-            squares.transpose(0, 3, 1, 2),
-            headers[:, :2],
-            headers[:, 2].astype(np.uint8),
-            np.array([header is not None for header, _ in found], bool),
-            sum(seconds for _, seconds in found),
-        )
-
-    return wait
-
-
-def resized_images(
-    images: Iterable[bytes], size: int, *, batch_size: int, threads: int
-) -> Iterator[ResizedImages]:
-    """Decode and resize images in order, in threads and one batch ahead of the caller.
-
-    Args:
-        images: Encoded images; read one batch ahead at most.
-        size: Side of the square in pixels.
         batch_size: Images a batch; the last one may be smaller.
-        threads: Decoding threads, at least 1.
+        threads: Images that are decoded at the same time, at least 1.
+        device: Kind of the device that they are for, `cpu` or `cuda`.
     """
     source = iter(images)
-    ahead: deque[Callable[[], ResizedImages]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        while batch := list(islice(source, batch_size)):
-            ahead.append(begin_resizing(batch, size, pool))
-            if len(ahead) == 2:
-                yield ahead.popleft()()
-        for wait in ahead:
-            yield wait()
+    batches = iter(lambda: list(islice(source, batch_size)), [])
+    return resized_batches(batches, size, threads=threads, device=device)
 
 
-def resize_to_square(image: bytes, square: NDArray[np.uint8]) -> tuple[ImageHeader | None, float]:
+def resized_batches(
+    batches: Iterable[Sequence[bytes]], size: int, *, threads: int, device: str = "cpu"
+) -> Generator[ResizedImages]:
+    """Decode and resize batches of images in order, ahead of the caller.
+
+    Beside an encoder on a CPU in threads: Pillow lets go of the interpreter lock while it decodes.
+    It still holds the lock for a quarter of a photograph's time, and for most of a small image's,
+    and an encoder on a GPU asks for it at each operation: so processes decode for a GPU.
+
+    Args:
+        batches: Encoded images. What reading them raises comes after the batches before it.
+        size: Side of the square in pixels.
+        threads: Images that are decoded at the same time, at least 1, which needs no process.
+        device: Kind of the device that they are for, `cpu` or `cuda`.
+
+    Raises:
+        CcropError: If a process died.
+    """
+    failed: list[BaseException] = []
+
+    def encoded() -> Iterator[Sequence[bytes]]:
+        try:
+            yield from batches
+        except BaseException as error:
+            failed.append(error)
+
+    in_processes = device == "cuda" and threads > 1
+    yield from (_by_processes if in_processes else _by_threads)(encoded(), size, threads)
+    if failed:
+        raise failed[0]
+
+
+def _by_threads(
+    batches: Iterable[Sequence[bytes]], size: int, threads: int
+) -> Iterator[ResizedImages]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    ahead: deque[tuple[NDArray[np.uint8], list[Future[_Resized]]]] = deque()
+
+    def finished() -> ResizedImages:
+        squares, work = ahead.popleft()
+        return _batch(squares, [future.result() for future in work])
+
+    try:
+        for batch in batches:
+            squares = np.empty((len(batch), size, size, 3), np.uint8)
+            pairs = zip(batch, squares, strict=True)
+            ahead.append((squares, [pool.submit(resize_to_square, *pair) for pair in pairs]))
+            if len(ahead) > _AHEAD:
+                yield finished()
+        while ahead:
+            yield finished()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _by_processes(
+    batches: Iterable[Sequence[bytes]], size: int, processes: int
+) -> Iterator[ResizedImages]:
+    from torch import Generator as Seeds  # what needs processes has torch already
+    from torch.utils.data import DataLoader
+
+    part = max(1, min(_MOST_IN_A_PART, _PART_BYTES // (3 * size * size)))
+    lengths: deque[int] = deque()  # of the batches that were read
+
+    def parts() -> Iterator[Sequence[bytes]]:
+        for batch in batches:
+            lengths.append(len(batch))
+            yield from (batch[start : start + part] for start in range(0, len(batch), part))
+
+    loader: DataLoader[Any] = DataLoader(
+        cast(Any, _Squares(size)),
+        batch_sampler=cast(Any, parts()),
+        num_workers=processes,
+        collate_fn=_as_it_is,
+        worker_init_fn=end_with_parent,
+        generator=Seeds(),  # else it would draw from the generator of all
+    )
+    squares, found = np.empty((0, size, size, 3), np.uint8), list[_Resized]()
+    for pixels, headers in from_workers(loader):
+        while not found and not len(squares):
+            squares = np.empty((lengths.popleft(), size, size, 3), np.uint8)
+            if not len(squares):
+                yield _batch(squares, [])
+        squares[len(found) : len(found) + len(headers)] = pixels.numpy()
+        found += headers
+        if len(found) == len(squares):
+            yield _batch(squares, found)
+            squares, found = squares[:0], []
+    for _ in lengths:
+        yield _batch(squares, [])
+
+
+class _Squares:
+    """A data set of torch that is asked for encoded images and gives squares."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __getitems__(self, images: Sequence[bytes]) -> "tuple[Tensor, list[_Resized]]":
+        from torch import from_numpy  # the pixels of a tensor travel in shared memory
+
+        squares = np.empty((len(images), self.size, self.size, 3), np.uint8)
+        headers = [resize_to_square(*pair) for pair in zip(images, squares, strict=True)]
+        return from_numpy(squares), headers
+
+
+def _as_it_is(part: Any) -> Any:
+    return part
+
+
+def _batch(squares: NDArray[np.uint8], found: "list[_Resized]") -> ResizedImages:
+    headers = np.array([header or (0, 0, 1) for header, _ in found], np.uint32).reshape(-1, 3)
+    return ResizedImages(
+        squares.transpose(0, 3, 1, 2),
+        headers[:, :2],
+        headers[:, 2].astype(np.uint8),
+        np.array([header is not None for header, _ in found], bool),
+        sum(seconds for _, seconds in found),
+    )
+
+
+def resize_to_square(image: bytes, square: NDArray[np.uint8]) -> _Resized:
     """Decode an image and resize all of it into a square, bilinear with antialiasing.
 
     Always by Pillow: the same images give the same boxes, whatever else is installed.

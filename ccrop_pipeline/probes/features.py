@@ -200,7 +200,10 @@ def embed(
     """
     encoded: Iterable[bytes] = (images.index.read(row) for row in images.rows.tolist())
     values, readable = [], []
-    for batch in resized_images(encoded, encoder.input_size, batch_size=_BATCH, threads=threads):
+    kind = torch.device(encoder.device).type
+    for batch in resized_images(
+        encoded, encoder.input_size, batch_size=_BATCH, threads=threads, device=kind
+    ):
         values.append(encoder.features(torch.from_numpy(batch.pixels)).mean((2, 3)).cpu())
         readable.append(batch.readable)
         observer.images_done(len(batch.readable))

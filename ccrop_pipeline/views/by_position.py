@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ccrop_pipeline.base import ALONE, Ranks
+from ccrop_pipeline.base.workers import end_with_parent, from_workers
 from ccrop_pipeline.boxset import Boxes, MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
 from ccrop_pipeline.localize.encoder import to_device
-from ccrop_pipeline.views.batch import Batch, end_with_parent, from_workers, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_note
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ccrop_pipeline.base import ALONE, Ranks
+from ccrop_pipeline.base.workers import end_with_parent, from_workers
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images import Sample, Source
-from ccrop_pipeline.views.batch import Batch, end_with_parent, from_workers, hash_keys, make_batch
+from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
 

@@ -32,16 +32,16 @@ class Shards:
             yield Sample(f"{shard}/{i}", image(i), None)
 
 
-def decoded(source, shards, size, batch_size, threads, stages=None):
-    settings = {"size": size, "batch_size": batch_size, "threads": threads}
+def decoded(source, shards, size, batch_size, threads, stages=None, device="cpu"):
+    settings = {"size": size, "batch_size": batch_size, "threads": threads, "device": device}
     return decoded_batches(source, shards, **settings, stages=stages or StageSeconds())
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("threads", "device"), [(1, "cpu"), (3, "cpu"), (2, "cuda")])
 @pytest.mark.parametrize("lengths", [(7,), (4, 8, 3), (0,), (0, 4, 0, 0, 1), ()])
-def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, threads):
+def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, threads, device):
     source = Shards(*lengths)
-    batches = list(decoded(source, source.shards, 8, 4, threads))
+    batches = list(decoded(source, source.shards, 8, 4, threads, device=device))
     expected = []
     for shard, n in zip(source.shards, lengths, strict=True):
         starts = range(0, n, 4) if n else [0]
@@ -56,9 +56,10 @@ def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, thr
         assert images.sizes.tolist() == [[9, 7]] * len(rows)
 
 
-def test_an_error_in_reading_comes_after_the_batches_before_it():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_error_in_reading_comes_after_the_batches_before_it(device):
     source = Shards(6, 6, broken_after=9)
-    batches = decoded(source, source.shards, 8, 2, 2)
+    batches = decoded(source, source.shards, 8, 2, 2, device=device)
     expected = [("s0", 0), ("s0", 2), ("s0", 4), ("s1", 0)]
     for shard, start in expected:
         assert next(batches)[0].keys == [f"{shard}/{start}", f"{shard}/{start + 1}"]

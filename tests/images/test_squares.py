@@ -1,9 +1,11 @@
 import io
+import multiprocessing
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.squares import resized_images
 
 
@@ -14,11 +16,11 @@ def encoded(value: int, size: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 30])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_images_come_in_order_with_their_sizes(batch_size, threads):
+@pytest.mark.parametrize(("threads", "device"), [(1, "cpu"), (3, "cpu"), (2, "cuda")])
+def test_images_come_in_order_with_their_sizes(batch_size, threads, device):
     images = [encoded(i, (20 + i, 10 + i)) for i in range(20)]
     images[5] = b"no image"
-    batches = list(resized_images(images, 8, batch_size=batch_size, threads=threads))
+    batches = list(resized_images(images, 8, batch_size=batch_size, threads=threads, device=device))
     assert [len(batch.readable) for batch in batches][:-1] == [batch_size] * (len(batches) - 1)
     pixels = np.concatenate([batch.pixels for batch in batches])
     sizes = np.concatenate([batch.sizes for batch in batches])
@@ -30,8 +32,31 @@ def test_images_come_in_order_with_their_sizes(batch_size, threads):
     assert (pixels == np.array(expected).reshape(-1, 1, 1, 1)).all()
 
 
-def test_no_images_give_no_batch():
-    assert list(resized_images([], 8, batch_size=4, threads=2)) == []
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_images_give_no_batch(device):
+    assert list(resized_images([], 8, batch_size=4, threads=2, device=device)) == []
+
+
+def test_large_parts_are_cut_and_joined_again():
+    images = [encoded(i, (20 + i, 10 + i)) for i in range(20)]
+    batches = [
+        list(resized_images(images, 512, batch_size=11, threads=2, device=device))
+        for device in ("cpu", "cuda")  # of 2 MB, so of two images each, for a GPU
+    ]
+    for here, there in zip(*batches, strict=True):
+        for name in ("pixels", "sizes", "orientation", "readable"):
+            np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+
+
+def test_a_decoding_process_that_dies_is_named():
+    def images():
+        yield from (encoded(1, (8, 8)) for _ in range(200))
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        yield from (encoded(1, (8, 8)) for _ in range(200))
+
+    with pytest.raises(CcropError, match="a loader process died"):
+        list(resized_images(images(), 8, batch_size=16, threads=2, device="cuda"))
 
 
 def test_images_are_read_at_most_two_batches_ahead():
@@ -44,5 +69,5 @@ def test_images_are_read_at_most_two_batches_ahead():
 
     batches = resized_images(images(), 8, batch_size=4, threads=2)
     next(batches)
-    assert len(taken) == 8
+    assert len(taken) == 12
     batches.close()
