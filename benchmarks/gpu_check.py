@@ -24,7 +24,7 @@ from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, boxes_from_heat
 from ccrop_pipeline.methods import METHODS, build_method
 from ccrop_pipeline.recipes import load_recipe, settings_type
 from ccrop_pipeline.training import Inputs, Machine, Trainer
-from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup
+from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup, ViewLoader
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, load_images
 
@@ -40,11 +40,12 @@ def main() -> int:
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pack(Scenes(4096, size=64), folder / "images")
+        pack(Scenes(2048, size=64), folder / "images")
         source = open_source(folder / "images")
         results = [
             heatmaps_to_boxes(),
             resident_crops(source),
+            loader_ahead(source),
             augmentation(source),
             every_method(),
             computed_boxes(source, folder),
@@ -83,6 +84,19 @@ def resident_crops(source: Source) -> bool:
         torch.equal(views[0], views[1]) and torch.equal(views[1], views[2]),
         views_per_s=round(2 * 64 / seconds),
     )
+
+
+def loader_ahead(source: Source) -> bool:
+    """Return whether a loader whose thread runs ahead of a busy GPU hands out whole views."""
+    loader = ViewLoader(source, GROUP, batch_size=256, device=GPU)
+    augment, busy = Augment((GROUP,), 0, GPU), torch.randn(4096, 4096, device=GPU)
+    expected = [augment(crops, 0)[0] for crops in loader.crops(0)]
+    off = []
+    for batch, views in zip(loader, expected, strict=True):
+        for _ in range(20):
+            busy = (busy @ busy).tanh_()
+        off.append((batch.views[0] - views).abs().max())
+    return say("views made ahead are whole", max(off).item() < 1e-5, most_off=max(off).item())
 
 
 def augmentation(source: Source) -> bool:

@@ -1,7 +1,7 @@
 """Training beside the bare training step: python benchmarks/gpu_train.py.
 
-Without --source it needs no data: 50,000 images of noise at 32 px cost what those of CIFAR-10 cost,
-and stay decoded on the device. With --source photographs are read and decoded for each step, e.g.
+Without --source it needs no data: images of noise at 32 px cost what those of CIFAR-10 cost, and
+stay decoded on the device. With --source photographs are read and decoded for each step, e.g.
 
     python benchmarks/gpu_train.py --source SHARDS --backbone resnet50 --image-size 224
 
@@ -17,48 +17,43 @@ still are thrown away first.
 """
 
 import argparse
+import io
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
 from statistics import median
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.recipes import settings_type
-from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup, ViewLoader
-from ccrop_pipeline.views.augment import Augment
-from ccrop_pipeline.views.by_position import ResidentImages, ResidentLoader
+from ccrop_pipeline.views import AugmentSettings, ViewGroup, ViewLoader
 
 ROUNDS = 5
 
 
 class Noise:
-    """An index of images that nobody will read."""
+    """An index of images that are all one image of noise, 32 px."""
 
     def __init__(self, count: int) -> None:
         self.keys = [f"{i:06d}" for i in range(count)]
         self.labels = np.zeros(count, np.int64)
         self.shard_of = np.zeros(count, np.int32)
+        file = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(file, "BMP")
+        self._image = file.getvalue()
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def read(self, i: int) -> bytes:
-        """There are no bytes: only pixels."""
-        raise NotImplementedError
-
-
-def resident_noise(count: int, device: torch.device) -> ResidentImages:
-    """Return the images of random pixels on the device."""
-    pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, device=device)
-    return ResidentImages(
-        Noise(count), pixels, np.full((count, 2), 32, np.int64), np.ones(count, bool)
-    )
+    def read(self, _i: int) -> bytes:
+        """Return the image."""
+        return self._image
 
 
 def trainer(method: str, backbone: str, device: torch.device, compiled: bool) -> Callable:
@@ -85,20 +80,16 @@ def trainer(method: str, backbone: str, device: torch.device, compiled: bool) ->
 def views_of(args: argparse.Namespace, device: torch.device) -> Iterator[Tensor]:
     """Yield views of one batch after another, float32 (2, B, 3, S, S) on the device, for ever."""
     augmentation = AugmentSettings(blur_p=0.5 if args.source else 0.0)
-    group = ViewGroup(2, args.image_size, augment=augmentation)
-    if args.source:
-        loader = ViewLoader(
-            args.source, group, batch_size=args.batch_size, workers=args.workers, device=device
-        )
-        while True:
-            for batch in loader:
-                yield batch.views[0]
-    images = resident_noise(args.images, device)
-    resident = ResidentLoader(images, ViewCutter((group,)), batch_size=args.batch_size)
-    augment = Augment((group,), 0, device)
-    for epoch in count():
-        for batch in resident.epoch(epoch):
-            yield augment(batch, epoch)[0]
+    loader = ViewLoader(
+        args.source or Noise(args.images),
+        ViewGroup(2, args.image_size, augment=augmentation),
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=device,
+    )
+    while True:
+        for batch in loader:
+            yield batch.views[0]
 
 
 def seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
@@ -162,7 +153,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="for --source")
     parser.add_argument("--backbone", default="resnet18-cifar")
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--images", type=int, default=50_000, help="of noise")
+    parser.add_argument("--images", type=int, default=20_000, help="of noise")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=50, help=f"steps a round, {ROUNDS} rounds")
     parser.add_argument("--methods", default="simclr,mocov2")

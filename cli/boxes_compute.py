@@ -84,8 +84,8 @@ class _MapName(click.ParamType[str]):
     "--threads",
     type=click.IntRange(1),
     default=None,
-    help="Decoding threads; with Ray, cores of a worker.  [default: all cores, or half of them "
-    "where the model runs on a CPU]",
+    help="Images decoded at a time: by processes for a GPU, else by threads; with Ray, cores of a "
+    "worker.  [default: all cores, or half of them where the model runs on a CPU]",
 )
 @rank_options("torchrun or SLURM")
 @click.option(

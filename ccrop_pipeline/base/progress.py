@@ -11,7 +11,7 @@ class StageSeconds:
 
     Attributes:
         read: Reading encoded images from the source.
-        decode: Decoding and resizing, the mean over the decoding threads.
+        decode: Decoding and resizing, the mean over all that decode at a time.
         forward: Forward passes, heatmaps and boxes, waiting for the device included.
         write: Writing shards.
     """

@@ -1,16 +1,61 @@
-"""What a `DataLoader` of torch gives from its processes, how they end, and what is said of deaths."""
+"""Work done ahead: by a thread, or by the processes of a `DataLoader` of torch."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from multiprocessing import get_start_method, parent_process
-from threading import Thread
-from typing import TypeVar
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import Generic, TypeVar
 
 from ccrop_pipeline.errors import CcropError
 
 T = TypeVar("T")
+
+
+class _Item(Generic[T]):
+    """What is handed from thread to thread: a value, or what was raised in place of one."""
+
+    def __init__(self, value: T | None, error: BaseException | None = None) -> None:
+        self.value, self.error = value, error
+
+
+def one_ahead(items: Generator[T]) -> Generator[T]:
+    """Yield items that a thread makes, which has one ready while the caller is at work.
+
+    What making one raises comes in its place. The thread ends with the items, or when the caller
+    leaves.
+
+    Args:
+        items: Run, and closed in the end, by that thread only.
+    """
+    ready: SimpleQueue[_Item[T] | None] = SimpleQueue()
+    taken, stopped = Semaphore(0), False
+
+    def work() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    ready.put(_Item(item))
+                    taken.acquire()
+                    if stopped:
+                        return
+            ready.put(None)
+        except BaseException as error:
+            ready.put(_Item(None, error))
+
+    # A daemon, since an item that never comes must not keep a process from ending.
+    Thread(target=work, name="ahead", daemon=True).start()
+    try:
+        while (item := ready.get()) is not None:
+            if item.error is not None:
+                raise item.error
+            taken.release()
+            yield item.value  # type: ignore[misc]
+    finally:
+        stopped = True
+        taken.release()
 
 
 def end_with_parent(_worker: int) -> None:

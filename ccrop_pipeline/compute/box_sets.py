@@ -58,7 +58,8 @@ def compute_boxes(
             of the same encoder, rule and source that are already there are kept.
         batch_size: Images a forward pass; None: by their pixels, see `default_batch_size`. On a
             GPU, a batch that does not fit into its memory is cut in halves.
-        threads: Decoding threads; None: see `default_threads`.
+        threads: Images decoded at a time, by processes for a GPU, else by threads; None: see
+            `default_threads`.
         heatmaps: Whether heatmaps are kept beside the boxes.
         form: `parquet` or `webdataset`.
         max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1]: none
@@ -143,7 +144,7 @@ def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -
 
 
 def default_threads(encoder: Encoder) -> int:
-    """Choose the number of decoding threads: all cores for a GPU, half of them beside a CPU.
+    """Choose how many images are decoded at a time: all cores for a GPU, half of them beside a CPU.
 
     Every parallel region of a forward pass on a CPU waits for its slowest core, so each decoding
     thread beyond need costs more than it does.

@@ -12,8 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from queue import SimpleQueue
-from threading import Semaphore, Thread
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base import Location, Observer, StageSeconds
+from ccrop_pipeline.base.workers import one_ahead
 from ccrop_pipeline.boxset import (
     EMPTY,
     FULL_BOX,
@@ -66,7 +65,7 @@ def compute_shards(
         folder: The box set.
         provenance: What to write into every shard.
         batch_size: Images a forward pass.
-        threads: Decoding threads.
+        threads: Images decoded at a time, by processes for a GPU, else by threads.
         heatmaps: Whether heatmaps are kept.
         form: Form of the shards.
         max_bad: Greatest share of unreadable images.
@@ -152,7 +151,7 @@ def decoded_batches(
     Raises:
         CcropError: If the source cannot be read; batches before the error come first.
     """
-    read, batches = closing(_read_ahead(_parts(source, shards, batch_size, stages))), deque[Batch]()
+    read, batches = closing(one_ahead(_parts(source, shards, batch_size, stages))), deque[Batch]()
 
     with read as parts:
 
@@ -166,38 +165,9 @@ def decoded_batches(
             yield batches.popleft(), images
 
 
-def _read_ahead(parts: Iterator[_Part]) -> Generator[_Part]:
-    """Yield what is read by a thread, which has one part ready at most."""
-    ready: SimpleQueue[_Part | BaseException | None]
-    ready, taken, stopped = SimpleQueue(), Semaphore(0), False
-
-    def read() -> None:
-        try:
-            for part in parts:
-                ready.put(part)
-                taken.acquire()
-                if stopped:
-                    return
-            ready.put(None)
-        except BaseException as error:  # raised again in the thread that wants the batches
-            ready.put(error)
-
-    # A daemon, since a read that hangs must not keep a process from ending.
-    Thread(target=read, name="read", daemon=True).start()
-    try:
-        while (part := ready.get()) is not None:
-            if isinstance(part, BaseException):
-                raise part
-            taken.release()
-            yield part
-    finally:
-        stopped = True
-        taken.release()
-
-
 def _parts(
     source: Source, shards: Sequence[str], size: int, stages: StageSeconds
-) -> Iterator[tuple[Batch, list[bytes]]]:
+) -> Generator[_Part]:
     """Cut each shard into batches of `size` images; yield them with the encoded images."""
     for shard in shards:
         part: list[Sample] = []

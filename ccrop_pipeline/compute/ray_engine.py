@@ -62,8 +62,8 @@ def compute_boxes_with_ray(
         folder: Where the box set goes, a path or an address that fsspec knows. Complete shards
             of the same encoder, rule and source that are already there are kept.
         batch_size: As in `compute_boxes`, like `heatmaps`, `form` and `max_bad`.
-        threads: Decoding threads, and the cores that a worker asks for; None: as many as this
-            machine has.
+        threads: Images decoded at a time, and the cores that a worker asks for; None: as many as
+            this machine has.
         heatmaps: Whether heatmaps are kept beside the boxes.
         form: `parquet` or `webdataset`.
         max_bad: Greatest share of the images of a shard that may be unreadable, in [0, 1].

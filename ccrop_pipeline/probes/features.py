@@ -192,7 +192,7 @@ def embed(
     Args:
         images: What to read.
         encoder: Frozen; evaluation mode is its own business.
-        threads: Decoding threads.
+        threads: Images decoded at a time, see `compute_boxes`.
         observer: Hears how it goes.
 
     Raises:

@@ -51,7 +51,7 @@ class Machine:
     Attributes:
         device: Where the method trains; of several GPUs each process takes its own.
         workers: Loader processes; 0 loads in the training process.
-        threads: Decoding threads of refreshes and probes.
+        threads: Images decoded at a time in refreshes and probes, see `compute_boxes`.
         resident_gb: Images are kept decoded on the device when they need no more than this
             many gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled with `torch.compile`.
@@ -142,7 +142,7 @@ class Probe:
 
         Args:
             encoder: What is probed; similarities are computed on its device.
-            threads: Decoding threads.
+            threads: Images decoded at a time, see `compute_boxes`.
 
         Raises:
             CcropError: If no image can be read.

@@ -42,7 +42,7 @@ def refresh_boxes(
         epoch: Epochs that the checkpoint has been trained for.
         source: Images of the run.
         device: Where the encoder runs.
-        threads: Decoding threads.
+        threads: Images decoded at a time, see `compute_boxes`.
         observer: Hears how it goes.
         ranks: Who this process is.
 
@@ -133,7 +133,7 @@ def follow(
         run: The run; it need not have begun.
         open_source: Opens the images, given what opened them for the run.
         device: Where the encoder runs.
-        threads: Decoding threads.
+        threads: Images decoded at a time, see `compute_boxes`.
         observer: Hears how it goes.
         poll_seconds: Time between looks at the folder of the run.
         ranks: Who this process is among those that follow.

@@ -1,6 +1,7 @@
 """What a loader hands to a training step."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ccrop_pipeline.base.workers import one_ahead
 from ccrop_pipeline.crops import key_hash
 from ccrop_pipeline.errors import counted
 
@@ -115,3 +117,30 @@ def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
     # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
     stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
     return stored.permute(0, 1, 4, 2, 3)
+
+
+def ahead_on_gpu(make: Callable[[], Iterator[Batch]], device: torch.device) -> Generator[Batch]:
+    """Yield batches that a thread and a stream of their own make while the GPU trains.
+
+    To launch the many small kernels of a batch takes the host longer than it takes the GPU to run
+    them; meanwhile the training step waits for its loss or its gradients, without the interpreter.
+
+    Args:
+        make: Begins to make the batches, all in the memory of the device.
+        device: The GPU.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))  # which has put the images there
+
+    def made() -> Generator[tuple[Batch, torch.cuda.Event]]:
+        with torch.cuda.device(device), torch.cuda.stream(stream):
+            for batch in make():
+                yield batch, stream.record_event()
+
+    with closing(one_ahead(made())) as batches:
+        for batch, event in batches:
+            current = torch.cuda.current_stream(device)
+            current.wait_event(event)
+            for views in batch.views:
+                views.record_stream(current)  # its memory is not used anew before
+            yield batch

@@ -1,7 +1,8 @@
 """`ViewLoader`: batches of augmented views, in whatever way suits the images and the machine."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from ccrop_pipeline.images import ImageIndex, Source, open_source
 from ccrop_pipeline.localize import open_device
 from ccrop_pipeline.recipes import ViewGroup
 from ccrop_pipeline.views.augment import Augment
-from ccrop_pipeline.views.batch import Batch
+from ccrop_pipeline.views.batch import Batch, ahead_on_gpu
 from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, canvas_within, load_images
 from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.streaming import StreamLoader
@@ -177,13 +178,23 @@ class ViewLoader:
         """Yield the batches of the epoch, or those that are left of one that is resumed."""
         epoch, start, batches = self._epoch, self._start, self._parts.batches
         self._start, self._done = 0, start
-        for crops in self.crops(epoch, start):
-            self._done += 1
-            if self._done == batches:
-                self._end(epoch)
-            yield replace(crops, views=self._augment(crops, epoch))
+        with closing(self._augmented(epoch, start)) as augmented:
+            for batch in augmented:
+                self._done += 1
+                if self._done == batches:
+                    self._end(epoch)
+                yield batch
         if self._epoch == epoch:
             self._end(epoch)
+
+    def _augmented(self, epoch: int, start: int) -> Generator[Batch]:
+        def made() -> Generator[Batch]:
+            for crops in self.crops(epoch, start):
+                yield replace(crops, views=self._augment(crops, epoch))
+
+        if self._device.type == "cuda" and isinstance(self._parts, ResidentLoader):
+            return ahead_on_gpu(made, self._device)
+        return made()
 
     def _end(self, epoch: int) -> None:
         self._epoch, self._start, self._done = epoch + 1, 0, 0

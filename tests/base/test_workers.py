@@ -1,0 +1,65 @@
+import threading
+import time
+
+import pytest
+
+from ccrop_pipeline.base.workers import one_ahead
+
+
+class Made:
+    """Numbers, and in which threads they were made and the making was ended."""
+
+    def __init__(self):
+        self.count, self.made_in, self.closed_in = 0, set(), None
+
+    def numbers(self, end, error=None):
+        try:
+            for number in range(end):
+                self.count += 1
+                self.made_in.add(threading.current_thread())
+                yield number
+            if error:
+                raise error
+        finally:
+            self.closed_in = threading.current_thread()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_items_come_in_order_from_one_other_thread():
+    made = Made()
+    assert list(one_ahead(made.numbers(50))) == list(range(50))
+    assert len(made.made_in) == 1
+    assert threading.current_thread() not in made.made_in
+
+
+def test_one_item_is_ready_and_no_more():
+    made = Made()
+    items = one_ahead(made.numbers(50))
+    next(items)
+    wait_for(lambda: made.count == 2)
+    time.sleep(0.1)
+    assert made.count == 2
+    items.close()
+
+
+def test_an_error_comes_after_the_items_before_it():
+    items = one_ahead(Made().numbers(3, ValueError("broken")))
+    assert [next(items), next(items), next(items)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+def test_a_caller_that_leaves_ends_the_work_in_its_own_thread():
+    made = Made()
+    items = one_ahead(made.numbers(50))
+    next(items)
+    items.close()
+    wait_for(lambda: made.closed_in is not None)
+    assert made.closed_in in made.made_in
+    wait_for(lambda: not made.closed_in.is_alive())
