@@ -167,7 +167,8 @@ def _goes_before(source: FolderSource, shards: list[Path]) -> bool:
 def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None = None) -> Source:
     kinds = {path.suffix.lower() for path in paths}
     if ignored is not None and len(kinds) == 1:
-        refuse_split_shards([path.stem for path in paths], location, *kinds)
+        names = [path.stem for path in paths]
+        refuse_split_shards(names, location, *kinds, folder=location.rstrip("/"))
     _refuse_equal_stems((path.stem, str(path)) for path in paths)
     if kinds == {".tar"}:
         return TarSource(location, paths, ignored or Ignored())
@@ -194,15 +195,16 @@ def _matching(pattern: str) -> tuple[Path, ...]:
         if missing:
             raise SourceError(f"there is no file {missing[0]}. {ACCEPTED}")
         if len(found) > 1:  # by one wildcard: braces name what they mean
-            refuse_split_shards(_names_below(found), str(place / name), found[0].suffix)
+            folder, names_below = _below(found)
+            refuse_split_shards(names_below, str(place / name), found[0].suffix, folder=folder)
         paths.extend(found)
     return tuple(paths)
 
 
-def _names_below(files: Sequence[PurePath]) -> list[str]:
-    """Return paths below the folder that all files are in, without extensions."""
+def _below(files: Sequence[PurePath]) -> tuple[str, list[str]]:
+    """Return the folder that all files are in, and their paths below it without extensions."""
     above = os.path.commonpath([file.parent for file in files])
-    return [file.relative_to(above).with_suffix("").as_posix() for file in files]
+    return above, [file.relative_to(above).with_suffix("").as_posix() for file in files]
 
 
 def _literal(pattern: str) -> tuple[Path, str]:
@@ -236,7 +238,8 @@ def _matching_remote(pattern: str, folders: dict[str, bool]) -> list[str]:
         found = sorted(files.glob(escaped))
     if not found:
         raise SourceError(f"nothing is found at {pattern}. {ACCEPTED}")
-    refuse_split_shards(_names_below([PurePosixPath(name) for name in found]), pattern, ".tar")
+    folder, names = _below([PurePosixPath(name) for name in found])
+    refuse_split_shards(names, pattern, ".tar", folder=files.unstrip_protocol(folder))
     return [files.unstrip_protocol(name) for name in found]
 
 

@@ -14,27 +14,29 @@ _SPLITS = {
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
 
 
-def refuse_split_shards(shards: Iterable[str], place: str, extension: str) -> None:
-    """Refuse shards of several splits, such as `train-000000` beside `test-000000`.
+def refuse_split_shards(shards: Iterable[str], place: str, extension: str, *, folder: str) -> None:
+    """Refuse shards of several splits, or of one and none, such as `train-000` beside `000`.
 
     Args:
         shards: Names of the files without extension, with the folders that differ.
         place: Folder or pattern that means them.
         extension: Of the files, such as `.tar`.
+        folder: What the names are in.
 
     Raises:
-        SourceError: If the names tell several splits.
+        SourceError: If the names tell several splits, or some of them a split.
     """
     first: dict[str, str] = {}
     for shard in shards:
-        for split in _splits_in(shard):
+        for split in _splits_in(shard) or {"of no split"}:
             first.setdefault(split, shard)
     if len(first) > 1:
         named = " and ".join(f"{shard}{extension} ({split})" for split, shard in first.items())
+        stems = [shard.rstrip("0123456789") or "[0-9]" for shard in first.values()]
         raise SourceError(
             f"{place} holds several splits: {named}. Open one of them by a pattern, such as "
-            f"'{_stem(next(iter(first.values())))}*{extension}', or all of them by one that names "
-            "each, such as '{train,test}-*" + extension + "'."
+            f"'{folder}/{stems[0]}*{extension}', or all of them by one that names each, "
+            f"'{folder}/{{{','.join(dict.fromkeys(stems))}}}*{extension}'."
         )
 
 
@@ -78,7 +80,3 @@ def _split_named(name: str) -> str | None:
 
 def _splits_in(name: str) -> set[str]:
     return {_SPLIT_OF[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLIT_OF}
-
-
-def _stem(shard: str) -> str:
-    return shard.rstrip("0123456789")

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -81,14 +82,19 @@ def test_what_may_be_meant_either_way_is_refused(tmp_path, shards, images):
         ["train-000000", "test-000000"],
         ["cifar-train-0", "cifar-val-0"],
         ["Training_1", "Validation_1"],
+        ["000", "train-000"],
+        ["photos-0", "test-0"],
     ],
 )
 def test_shards_of_several_splits_are_not_merged(tmp_path, names):
     for name in names:
         tar_of(tmp_path / f"{name}.tar", [name])
-    for spec in (tmp_path, tmp_path / "*.tar"):
-        with pytest.raises(CcropError, match=r"several splits: .*\.tar.* and "):
+    for spec in (tmp_path, f"{tmp_path}/", tmp_path / "*.tar", f"file://{tmp_path}/*.tar"):
+        with pytest.raises(CcropError, match=r"several splits: .*\.tar.* and ") as caught:
             open_source(spec)
+        one, every = re.findall("'(.+?)'", str(caught.value))
+        assert len(open_source(one).shards) == 1
+        assert sorted(open_source(every).shards) == sorted(names)
     assert open_source(f"{tmp_path}/{{{','.join(names)}}}.tar").shards == tuple(names)
     assert open_source(f"{tmp_path}/{names[0]}*").shards == (names[0],)
 
