@@ -125,19 +125,22 @@ class TarSource:
 def refuse_restarted_keys(source: Source) -> None:
     """Refuse tars whose keys start again in each, from the keys of the first and one of each other.
 
+    Keys that come twice further on are found where all are read: by `index`, by `pack`, and when a
+    box set is validated or its boxes are looked up.
+
     Raises:
-        SourceError: If one of them begins with a key of the first.
+        SourceError: If one of them begins with a key of the first, or as another one does.
     """
     if not isinstance(source, TarSource) or len(source.paths) == 1:
         return
     first, *others = source.paths
-    known = {entry.key for entry in scan(first)}
+    places = dict.fromkeys((entry.key for entry in scan(first)), first)
     for path in others:
         entry = next(scan(path), None)
-        if entry and entry.key in known:
+        if entry and places.setdefault(entry.key, path) != path:
             raise SourceError(
-                f"key {entry.key!r} is in {first} and in {path}. Boxes meet images by key, so keys "
-                f"must be unique: {_own_keys(source)}"
+                f"key {entry.key!r} is in {places[entry.key]} and in {path}. Boxes meet images by "
+                f"key, so keys must be unique: {_own_keys(source)}"
             )
 
 
