@@ -5,7 +5,7 @@ import tarfile
 from typing import Any
 
 LONGEST_KEY = 1024  # characters; stores of S3 take no longer names either
-_MANY_DIGITS = re.compile(rb"\d{%d}" % (LONGEST_KEY + 1))
+MANY_DIGITS = re.compile(rb"\d{%d}" % (LONGEST_KEY + 1))
 
 
 class TarHeader(tarfile.TarInfo):
@@ -33,7 +33,7 @@ class _FewDigits:
 
     def read(self, size: int) -> bytes:
         block: bytes = self._file.read(size)
-        if _MANY_DIGITS.search(block):
+        if MANY_DIGITS.search(block):
             raise tarfile.ReadError(f"a header has more than {LONGEST_KEY} digits in a row")
         return block
 

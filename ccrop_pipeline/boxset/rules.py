@@ -34,8 +34,8 @@ RULES = {
     "B014": "A shard has the columns of section 4, each once and of its type, with no value "
     "missing.",
     "B015": "A Parquet row group has at most 65,536 rows.",
-    "B016": "A WebDataset member is `<key>.box.json`; the key has no dot after its last slash "
-    "and no first folder like `__this__`.",
+    "B016": "A WebDataset member is `<key>.box.json`; the key has no dot after its last slash, "
+    "no first folder like `__this__`, and no more than 1,024 digits in a row.",
     "B017": "A key is Unicode text, not empty and without control characters (U+0000 to U+001F, "
     "U+007F to U+009F).",
     "B018": "A key occurs once in the whole box set.",

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.base.tars import TarHeader
+from ccrop_pipeline.base.tars import MANY_DIGITS, TarHeader
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.provenance import Entries, Provenance
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import STATUSES, BoxTable
-from ccrop_pipeline.errors import counted
+from ccrop_pipeline.errors import counted, shown
 
 MEMBER_SUFFIX = ".box.json"
 _EDGES = ("x_min", "y_min", "x_max", "y_max")
@@ -43,11 +43,11 @@ _END_OF_TAR = bytes(2 * _BLOCK)
 
 
 def check_keys(table: BoxTable, where: str) -> list[Problem]:
-    """Find the keys that WebDataset would not give back as they are; rule B016."""
+    """Find the keys that WebDataset would not give back as they are, or `load` not at all; B016."""
     return [
-        Problem("B016", f"{where} row {row}", f"WebDataset would not keep the key {key!r}")
+        Problem("B016", f"{where} row {row}", f"WebDataset would not keep the key {shown(key)}")
         for row, key in enumerate(table.keys)
-        if _HIDDEN.match(key)
+        if _HIDDEN.match(key) or MANY_DIGITS.search(key.encode())
     ]
 
 

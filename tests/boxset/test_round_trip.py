@@ -235,3 +235,15 @@ def test_a_box_shard_lies_beside_its_images(tmp_path: Path) -> None:
         assert len(keys) > 10
         assert [box["box.json"]["key"] for box in boxes] == keys
     write_manifest(tmp_path, [shard.stem for shard in shards], PROVENANCE, form="webdataset")
+
+
+def test_a_key_that_can_be_written_can_be_read(tmp_path: Path) -> None:
+    """1,024 digits in a row are as many as the reader of tars takes."""
+    table = make_table(["x/" + "7" * 1024])
+    write_shard(tmp_path, "s", table, PROVENANCE, form="webdataset")
+    write_manifest(tmp_path, ["s"], PROVENANCE, form="webdataset")
+    assert validate(tmp_path) == []
+    with pytest.raises(CcropError, match=r"B016 more.boxes.tar row 0.*\n.*Parquet") as caught:
+        write_shard(tmp_path, "more", make_table(["7" * 1025]), PROVENANCE, form="webdataset")
+    assert len(str(caught.value)) < 500
+    write_shard(tmp_path / "p", "s", make_table(["7" * 1025]), PROVENANCE)
