@@ -65,9 +65,12 @@ def say(check: str, passed: bool, **figures: float) -> bool:
 def heatmaps_to_boxes() -> bool:
     """Return the same stored heatmaps give the same boxes, bit for bit, on either device."""
     heatmaps = torch.rand(4096, 7, 7, generator=torch.Generator().manual_seed(0)).half()
-    on_cpu, _ = boxes_from_heatmaps(heatmaps, BoxRule(0.6), 224)
-    on_gpu, _ = boxes_from_heatmaps(heatmaps.to(GPU), BoxRule(0.6), 224)
-    return say("boxes from equal heatmaps are equal", torch.equal(on_cpu, on_gpu.cpu()))
+    equal = []
+    for rule in (BoxRule(0.6), BoxRule(0.1, mean_share=0.5), BoxRule(0.2, mean_share=0.3)):
+        on_cpu, _ = boxes_from_heatmaps(heatmaps, rule, 224)
+        on_gpu, _ = boxes_from_heatmaps(heatmaps.to(GPU), rule, 224)
+        equal.append(torch.equal(on_cpu, on_gpu.cpu()))
+    return say("boxes from equal heatmaps are equal", all(equal))
 
 
 def resident_crops(source: Source) -> bool:

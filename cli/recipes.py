@@ -49,6 +49,8 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
         if as_json:
             print_json(settings)
         else:
+            if settings["boxes"]["threshold"] is None:
+                settings["boxes"]["threshold"] = "auto"
             _print_lines(toml_lines(settings))
 
 

@@ -10,14 +10,31 @@ from ccrop_pipeline.errors import CcropError
 if TYPE_CHECKING:
     from ccrop_pipeline.localize import BoxRule
 
+AUTO = "auto"
+
+
+class _Threshold(click.ParamType[float | str]):
+    """A number in [0, 1), or `auto`."""
+
+    name = "threshold"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Return the number, or `auto` as it is."""
+        if value == AUTO:
+            return AUTO
+        return click.FloatRange(0, 1, max_open=True).convert(value, param, ctx)
+
+
 _OPTIONS = (
     click.option(
         "--threshold",
-        metavar="K",
-        type=click.FloatRange(0, 1, max_open=True),
+        metavar=f"K|{AUTO}",
+        type=_Threshold(),
         default=None,
-        help="Box around what is above K in the upsampled heatmap.  [default: as in the recipe "
-        "of the run, or as it was; else it sets itself by the images]",
+        help="Box around what is above K in the upsampled heatmap; `auto`: it sets itself by some "
+        "of the images.  [default: as in the recipe of the run, or as it was; else auto]",
     ),
     click.option(
         "--mean-share",
@@ -70,7 +87,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def rule_from(
     base: "BoxRule | None" = None,
     *,
-    threshold: float | None,
+    threshold: float | str | None,
     mean_share: float | None,
     mass: float | None,
     component: str | None,
@@ -99,7 +116,8 @@ def rule_from(
     changes: dict[str, Any] = {"component": component, "margin": margin, "min_size": min_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     if threshold is not None or mass is not None:
-        changes |= {"threshold": threshold, "mass": mass, "mean_share": 0.0}
+        number = None if threshold == AUTO else threshold
+        changes |= {"threshold": number, "mass": mass, "mean_share": 0.0}
     if mean_share is not None:
         changes["mean_share"] = mean_share
     base = base or BoxRule()
@@ -111,7 +129,7 @@ def rule_from(
         raise click.UsageError(str(error)) from error
 
 
-def expect_one_cut(threshold: float | None, mass: float | None) -> None:
+def expect_one_cut(threshold: float | str | None, mass: float | None) -> None:
     """Refuse two options that exclude each other.
 
     Raises:

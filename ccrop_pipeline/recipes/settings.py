@@ -32,7 +32,7 @@ class BoxSettings:
         overlapped: Whether `ccrop boxes follow` computes boxes while training goes on. Which
             epoch is the first to use a box set then depends on the speed of both.
         threshold: Heatmap cells strictly above it are content, in [0, 1); the paper has 0.1.
-            None: it sets itself at each refresh (docs/boxes.md).
+            None, "auto" in TOML: it sets itself at each refresh (docs/boxes.md).
 
     Raises:
         SettingError: If a number is out of its range, or settings contradict each other.

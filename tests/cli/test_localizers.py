@@ -1,6 +1,7 @@
 """The localizers of the literature on the command line."""
 
 import json
+import re
 
 import pytest
 from ccrop_cli.main import cli
@@ -67,3 +68,36 @@ def test_a_head_is_fitted_and_used_in_two_commands(scenes, tmp_path):
 def test_a_map_that_is_not_there(scenes, tmp_path, name, status, message):
     line = ["boxes", "compute", scenes, tmp_path / "out", *MODEL, "--device", "cpu"]
     assert message in ccrop(*line, "--map", name, status=status).stderr
+
+
+def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pack(Scenes(36, size=48), tmp_path / "scenes", max_images=12)
+    model = ["--model", "torchvision:resnet18", "--weights", "random", "--input-size", "48"]
+    line = ["boxes", "compute", "scenes", "itself", *model, "--device", "cpu"]
+    done = ccrop(*line)
+    assert "the box rule sets itself by some of the images" in done.stderr
+    found = json.loads(ccrop("boxes", "info", "itself", "--json").stdout)
+    made = found["provenance"]["localizer"]
+    kappa = made["choice"]["kappa"][made["choice"]["threshold"].index(made["threshold"])]
+    rule = f"threshold {made['threshold']:g} + 0.5 of the image's mean heat"
+    chosen = f"{rule}; set itself by 36 images, kappa {kappa:.2f}"
+    assert re.search(f"box rule +{re.escape(chosen)}", done.stdout)
+
+    def changed(new, *options, base="itself", status=0):
+        return ccrop("boxes", "rethreshold", base, new, *options, status=status)
+
+    wider = changed("wider", "--threshold", "auto", "--margin", "0.1")
+    assert chosen.replace("; set", "; margin 0.1; set") in wider.stdout
+    assert "threshold 0.2\n" in changed("fixed", "--threshold", "0.2").stdout
+    by_hand = changed("by-hand", "--threshold", "0.2", "--mean-share", "0.5")
+    assert "threshold 0.2 + 0.5 of the image's mean heat\n" in by_hand.stdout
+    refused = changed("no", "--threshold", "auto", base="fixed", status=1)
+    assert "none can set itself. Give --threshold or --mass." in refused.stderr
+    assert "give one" in ccrop(*line, "--mean-share", "0.5", status=2).stderr
+
+
+def test_few_images_are_told_to_be_too_few(scenes, tmp_path):
+    done = ccrop("boxes", "compute", scenes, tmp_path / "few", *MODEL, "--device", "cpu")
+    assert "threshold 0.1; set itself: 12 images are too few to choose by" in done.stdout
+    assert "sets itself" not in done.stderr

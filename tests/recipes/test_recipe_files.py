@@ -102,9 +102,20 @@ def test_another_method_on_top_keeps_what_the_recipe_set_and_has_defaults_for_th
     ],
 )
 def test_a_schedule_replaces_that_of_the_base(override, given):
-    boxes = load_recipe("demo", [override]).boxes  # demo has refresh_at = [0.05], threshold 0.6
+    boxes = load_recipe("demo", [override]).boxes  # demo has refresh_at = [0.05]
     schedule = {"refresh_at": (), "refresh_every": 0, "refresh_epochs": (), "kind": "encoder"}
-    assert {**schedule, "threshold": 0.6, **given}.items() <= vars(boxes).items()
+    assert {**schedule, "threshold": None, **given}.items() <= vars(boxes).items()
+
+
+def test_a_threshold_sets_itself_unless_it_is_given(tmp_path):
+    assert load_recipe("simclr").boxes.threshold is None
+    assert load_recipe("cifar100-simclr").boxes.threshold == 0.1
+    assert load_recipe("cifar100-simclr", ["boxes.threshold=auto"]).boxes.threshold is None
+    own = tmp_path / "own.toml"
+    own.write_text('extends = "in200-simclr"\n[boxes]\nthreshold = "auto"\n')
+    assert load_recipe(str(own)).boxes.threshold is None
+    with pytest.raises(SettingError, match="threshold"):
+        load_recipe("simclr", ["boxes.threshold=itself"])
 
 
 def test_a_second_augmentation_is_optional_and_survives_json():
