@@ -59,7 +59,7 @@ def test_a_head_is_fitted_and_used_in_two_commands(scenes, tmp_path):
 @pytest.mark.parametrize(
     ("name", "status", "message"),
     [
-        ("linear:nowhere.pt", 1, "there is no file of weights at nowhere.pt"),
+        ("linear:nowhere.pt", 1, "there is no file nowhere.pt of a linear head"),
         ("linear:", 2, "linear:FILE"),
         ("linear", 2, "linear:FILE"),
         ("second", 2, "linear:FILE"),
