@@ -1,18 +1,9 @@
-"""A box rule that needs no number and no label, tried out: self_setting.py SOURCE --model SPEC.
+"""The rule that sets itself, and all it can choose from: self_setting.py SOURCE --model SPEC.
 
-Two windows are cut at random from each of some images, and their heatmaps computed as well. For
-every threshold two figures are taken, neither of which looks at a true box:
-
-- kappa: 1 - d / c, with d the mean squared distance between the centre of an image's box, clipped
-  to the window, and that of the window's own box, and c the same for the boxes of other images.
-  It is Cohen's kappa with quadratic weights: 1 is perfect agreement, 0 chance.
-- freedom: the standard deviation of the boxes' centres over that of boxes of their mean side that
-  lie anywhere in the image, (1 - side) / sqrt(12); mean of the two axes.
-
-The rule chosen is the first at which freedom * kappa ** 0.75 falls below 1; the last one where it
-never does and kappa is above 0.8; else none. Where true boxes are
-known, the share found (IoU of at least 0.5 with any) stands beside. lab/self-setting.md has what
-came of it.
+For every threshold, fixed or beside half of the image's own mean heat, the two figures that choose
+(`ccrop_pipeline.localize.rule_choice`), neither of which looks at a true box. Where true boxes are
+known, the share found (IoU of at least 0.5 with any) and the mean IoU stand beside, with those of
+the whole image and of its central 80 %. lab/self-setting.md has what came of it.
 """
 
 import argparse
@@ -25,134 +16,107 @@ import numpy as np
 import torch
 from map_quality import best_iou
 from numpy.typing import NDArray
-from PIL import Image
 
+from ccrop_pipeline.boxset import FULL_BOX
+from ccrop_pipeline.compute.choice import squares
 from ccrop_pipeline.images import Sample, open_source, true_boxes
-from ccrop_pipeline.images.decode import decode
 from ccrop_pipeline.localize import BoxRule, Localizer, boxes_from_heatmaps, choose_map
+from ccrop_pipeline.localize.rule_choice import (
+    MEAN_SHARE,
+    THRESHOLDS,
+    choose_rule,
+    freedom,
+    kappa,
+)
 from ccrop_pipeline.models import open_encoder
 
 Floats = NDArray[np.floating]
-SIDES = (0.65, 0.9)  # of a window, as shares of those of the image
-WINDOWS = 2
-EXPONENT = 0.75
-SURE = 0.8  # kappa of boxes that are believed although they spread too far
-NEARLY_FULL = 0.97  # mean area beyond which centres say nothing
-FIXED = np.arange(0.04, 0.9, 0.02)
-BESIDE_THE_MEAN = np.arange(0.0, 0.96, 0.05)
-_BATCH = 32
+FIXED = tuple(np.arange(0.04, 0.9, 0.02).round(2).tolist())
+CENTRE_80 = (0.1, 0.1, 0.9, 0.9)
+CHOSEN_BY = 400  # images
+_BATCH = 16
 
 
 @dataclass
 class Maps:
-    """Heatmaps of images (n, h, w) and of windows of them (n, WINDOWS, h, w), float16."""
+    """Heatmaps of images (n, h, w) and of windows of them (n, k, h, w), float16."""
 
     images: Floats
     inside: Floats
-    windows: Floats  # (n, WINDOWS, 4), relative to the image
+    windows: Floats  # (n, k, 4), relative to the image
     size: int
 
 
 @dataclass
 class Row:
-    """What is known of one threshold."""
+    """What is known of one rule."""
 
-    rule: str
-    value: float
-    kappa: float
-    freedom: float
-    mean_area: float
-    found: float | None
-    mean_iou: float | None
+    rule: str  # fixed, beside the mean, chosen, central 80 % or whole image
+    value: float | None = None  # the threshold
+    kappa: float | None = None
+    freedom: float | None = None
+    mean_area: float | None = None
+    found: float | None = None
+    mean_iou: float | None = None
 
 
-def maps_of(samples: list[Sample], localizer: Localizer, seed: int) -> Maps:
+def maps_of(samples: list[Sample], localizer: Localizer) -> Maps:
     """Compute the heatmaps of images and of windows."""
-    rng, size = np.random.default_rng(seed), localizer.encoder.input_size
-    windows = np.empty((len(samples), WINDOWS, 4))
-    heat = []
+    size, heat, windows = localizer.encoder.input_size, [], []
     for start in range(0, len(samples), _BATCH):
-        squares = []
-        for row, sample in enumerate(samples[start : start + _BATCH], start):
-            image = decode(sample.image)
-            sides = rng.uniform(*SIDES, (WINDOWS, 2))
-            corners = rng.uniform(0, 1 - sides)
-            windows[row] = np.concatenate([corners, corners + sides], axis=1)
-            whole = np.array([[0.0, 0.0, 1.0, 1.0]])
-            for box in np.concatenate([whole, windows[row]]) * (image.size * 2):
-                square = image.resize((size, size), Image.Resampling.BILINEAR, box=tuple(box))
-                squares.append(np.asarray(square))
-        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
-        heat.append(localizer.heatmaps(pixels)[0].cpu().numpy())
-    every = np.concatenate(heat).reshape(len(samples), 1 + WINDOWS, *heat[0].shape[1:])
-    return Maps(every[:, 0], every[:, 1:], windows, size)
-
-
-def kappa(boxes: Floats, inside: Floats, windows: Floats) -> float:
-    """Return the agreement of the boxes of images with those of their windows, beyond chance."""
-    corner = np.tile(windows[..., :2], 2)
-    side = np.tile(windows[..., 2:] - windows[..., :2], 2)
-
-    def distance(of: Floats) -> float:
-        clipped = ((of[:, None] - corner) / side).clip(0, 1)
-        apart = (clipped[..., :2] + clipped[..., 2:] - inside[..., :2] - inside[..., 2:]) / 2
-        return float((apart**2).mean())
-
-    others = [distance(np.roll(boxes, shift, axis=0)) for shift in range(1, min(len(boxes), 41))]
-    chance = float(np.mean(others))
-    return 1 - distance(boxes) / chance if chance else 0.0
-
-
-def freedom(boxes: Floats) -> float:
-    """Return how far boxes spread, over how far those of their size could."""
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return float((np.sqrt(12 * centres.var(axis=0)) / (1 - sides.mean(axis=0) + 1e-6)).mean())
+        seen = [squares(sample, size) for sample in samples[start : start + _BATCH]]
+        if any(pair is None for pair in seen):
+            raise SystemExit("an image cannot be decoded; leave it out.")
+        pairs = [pair for pair in seen if pair]
+        pixels = np.concatenate([pair[0] for pair in pairs]).transpose(0, 3, 1, 2)
+        heat.append(localizer.heatmaps(torch.from_numpy(pixels))[0].cpu().numpy())
+        windows += [pair[1] for pair in pairs]
+    every = np.concatenate(heat).reshape(len(windows), -1, *heat[0].shape[1:])
+    return Maps(every[:, 0], every[:, 1:], np.stack(windows), size)
 
 
 def rows_of(maps: Maps, truths: list[Floats] | None) -> list[Row]:
-    """Try every threshold: fixed ones, and those halfway to the image's own mean heat."""
+    """Try every threshold, and choose one."""
     n, grid = len(maps.images), maps.images.shape[1:]
-    flat = maps.inside.reshape(n * WINDOWS, *grid)
-    size, rows = min(maps.size, 112), []
-    for rule, values in (("fixed", FIXED), ("beside the mean", BESIDE_THE_MEAN)):
-        for value in values:
-            boxes, inside = (_boxes(heat, rule, value, size) for heat in (maps.images, flat))
-            inside = inside.reshape(n, WINDOWS, 4)
-            fit = best_iou(boxes, truths) if truths else None
-            rows.append(
-                Row(
-                    rule,
-                    round(float(value), 2),
-                    kappa(boxes, inside, maps.windows),
-                    freedom(boxes),
-                    float((boxes[:, 2:] - boxes[:, :2]).prod(axis=1).mean()),
-                    None if fit is None else float((fit >= 0.5).mean()),
-                    None if fit is None else float(fit.mean()),
-                )
-            )
+    flat, size = maps.inside.reshape(-1, *grid), min(maps.size, 112)
+    rules = [("fixed", BoxRule(value)) for value in FIXED]
+    rules += [("beside the mean", BoxRule(t, mean_share=MEAN_SHARE)) for t in THRESHOLDS]
+    part = slice(0, CHOSEN_BY)
+    rule, choice = choose_rule(
+        BoxRule(), maps.images[part], maps.inside[part], maps.windows[part], maps.size
+    )
+    rules.append(("worth nothing" if choice.worthless else "chosen", rule))
+    rows = [_row(name, np.tile(box, (n, 1)), truths) for name, box in _SAME.items()]
+    for name, each in rules:
+        boxes, inside = (
+            boxes_from_heatmaps(torch.from_numpy(heat), each, size)[0].double().numpy()
+            for heat in (maps.images, flat)
+        )
+        row = _row(name, boxes, truths)
+        row.value, row.freedom = each.threshold, freedom(boxes)
+        row.kappa = kappa(boxes, inside.reshape(n, -1, 4), maps.windows)
+        rows.append(row)
     return rows
 
 
-def _boxes(heat: Floats, rule: str, value: float, size: int) -> Floats:
-    heatmaps = torch.from_numpy(heat)
-    if rule == "fixed":
-        return boxes_from_heatmaps(heatmaps, BoxRule(value), size)[0].double().numpy()
-    thresholds = ((heat.mean(axis=(1, 2), dtype=np.float64) + value) / 2).clip(0, 0.99)
-    each = [
-        boxes_from_heatmaps(one[None], BoxRule(threshold), size)[0]
-        for one, threshold in zip(heatmaps, thresholds.tolist(), strict=True)
+_SAME = {"central 80 %": CENTRE_80, "whole image": FULL_BOX}
+
+
+def _row(name: str, boxes: Floats, truths: list[Floats] | None) -> Row:
+    row = Row(name, mean_area=float((boxes[:, 2:] - boxes[:, :2]).prod(axis=1).mean()))
+    if truths:
+        fit = best_iou(boxes, truths)
+        row.found, row.mean_iou = float((fit >= 0.5).mean()), float(fit.mean())
+    return row
+
+
+def lines_of(rows: list[Row]) -> str:
+    """Return rows as JSON lines, of four digits."""
+    plain = [
+        {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(row).items()}
+        for row in rows
     ]
-    return torch.cat(each).double().numpy()
-
-
-def chosen(rows: list[Row]) -> Row | None:
-    """Return the rule that the two figures choose; None where boxes hang at the borders."""
-    beside = [row for row in rows if row.rule == "beside the mean"]
-    for row in beside:
-        near_enough = row.freedom * max(row.kappa, 0) ** EXPONENT < 1
-        if near_enough and row.mean_area < NEARLY_FULL:
-            return row
-    return beside[-1] if beside[-1].kappa > SURE else None
+    return "".join(json.dumps(row) + "\n" for row in plain)
 
 
 def main() -> None:
@@ -172,13 +136,13 @@ def main() -> None:
     known = [row for row in range(len(samples)) if len(truths[row])] or [*range(len(samples))]
     taken = np.random.default_rng(options.seed).permutation(known)[: options.images]
     localizer = Localizer(encoder, options.map or choose_map(encoder))
-    maps = maps_of([samples[row] for row in taken], localizer, options.seed)
+    maps = maps_of([samples[row] for row in taken], localizer)
     true = [truths[row] for row in taken] if len(truths[taken[0]]) else None
     rows = rows_of(maps, true)
     if options.out:
-        options.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    for row in [*rows, None, chosen(rows)]:
-        print(row or "", file=sys.stderr)
+        options.out.write_text(lines_of(rows))
+    for row in rows:
+        print(row, file=sys.stderr)
 
 
 if __name__ == "__main__":
