@@ -174,8 +174,8 @@ def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None 
         return TarSource(location, paths, ignored or Ignored())
     if kinds == {".parquet"}:
         ignored = ignored or Ignored()
-        for column in ignored_columns(paths[0]):
-            ignored.add("columns that may be labels", column)
+        for kind, column in ignored_columns(paths[0]):
+            ignored.add(kind, column)
         return ParquetSource(location, paths, ignored)
     raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"

@@ -21,6 +21,9 @@ _KINDS_OF_KEY = (
 )
 _LABELS = ("label", "fine_label")
 _LABEL = re.compile(r"(.+_)?(label|labels|class|target|category|cls)(_id|_idx|_index)?", re.I)
+_LIKE_LABELS = re.compile(
+    r"(?:^|_)(labels?|class(es)?|targets?|categor(y|ies)|cls)(?:_|$|\d)", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,17 @@ def _label_of(schema: Any) -> str | None:
     return chosen or (numbers[0] if len(numbers) == 1 else None)
 
 
-def ignored_columns(path: Path) -> list[str]:
-    """Return the columns that may be labels and are not read; none where the file is damaged."""
+def ignored_columns(path: Path) -> list[tuple[str, str]]:
+    """Return what columns that are not read may be, and their names; none of a damaged file."""
     try:
         with open_parquet(path) as file:
-            taken = _label_of(file.schema_arrow)
-            names = file.schema_arrow.names
-            return [name for name in names if _LABEL.fullmatch(name) and name != taken]
+            taken = find_columns(file.schema_arrow, path).needed
+            others = [column for column in file.schema_arrow if column.name not in taken]
     except SourceError:
         return []
+    images = [("columns of images", each.name) for each in others if _holds_images(each.type)]
+    labels = [each.name for each in others if _LIKE_LABELS.search(each.name)]
+    return images + [("columns that may be labels", name) for name in labels]
 
 
 def _holds_images(kind: Any) -> bool:

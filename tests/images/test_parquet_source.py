@@ -100,7 +100,8 @@ def test_missing_and_negative_labels_are_unknown(tmp_path):
         (["width", "category_id"], 1, []),
         (["label", "cls"], 0, ["cls"]),
         (["style_label", "artist_label"], None, ["style_label", "artist_label"]),
-        (["count", "classes"], None, []),
+        (["count", "classes"], None, ["classes"]),
+        (["label_a", "label_2"], None, ["label_a", "label_2"]),
     ],
 )
 def test_labels_under_other_names_are_read_or_named(tmp_path, columns, taken, left):
@@ -109,8 +110,16 @@ def test_labels_under_other_names_are_read_or_named(tmp_path, columns, taken, le
     source = open_source(tmp_path)
     assert [s.label for s in read_all(source)] == [None if taken is None else taken + 5]
     assert source.index().labels.tolist() == [-1 if taken is None else taken + 5]
-    assert source.ignored.counts.total() == len(left)
-    assert [name for names in source.ignored.first.values() for name in names] == left
+    assert source.ignored.counts == {"columns that may be labels": len(left) + 1}
+    assert [*source.ignored.first.values()] == [[*left, "label_text"]]
+
+
+def test_images_in_other_columns_are_named(tmp_path):
+    images = pa.array([picture(0)])
+    write(tmp_path / "a.parquet", image=images, mask=images, key=pa.array([b"a"]))
+    source = open_source(tmp_path)
+    assert read_all(source) == [("a", picture(0), None, None)]
+    assert source.ignored.first == {"columns of images": ["mask"]}
 
 
 @pytest.mark.parametrize(
