@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="box set; goes on with one that is begun")
     parser.add_argument("--model", required=True)
     parser.add_argument("--map", default="lost", help="or tokencut, sum, l2, …, linear:FILE")
-    parser.add_argument("--threshold", type=float, help="default: 0.5 for masks, else 0.1")
+    parser.add_argument("--threshold", type=float, help="default: the map's, or it sets itself")
     parser.add_argument("--objects", type=int, default=1)
     parser.add_argument("--input-size", type=int)
     parser.add_argument("--device", default="auto")
@@ -171,7 +171,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from ccrop_pipeline.compute import compute_boxes
-    from ccrop_pipeline.localize import NATURAL_THRESHOLDS, BoxRule, Localizer, open_device
+    from ccrop_pipeline.localize import BoxRule, Localizer, open_device
     from ccrop_pipeline.models import open_encoder
     from ccrop_pipeline.models.head_files import read_head
 
@@ -180,12 +180,8 @@ def main() -> None:
         options.model, input_size=options.input_size, device=open_device(options.device)
     )
     name, _, file = options.map.partition(":")
-    threshold = options.threshold
-    if threshold is None:
-        threshold = NATURAL_THRESHOLDS.get(name, 0.1)
-    localizer = Localizer(
-        encoder, name, BoxRule(threshold), head=read_head(file, encoder) if file else None
-    )
+    rule = BoxRule(options.threshold, objects=options.objects)
+    localizer = Localizer(encoder, name, rule, head=read_head(file, encoder) if file else None)
     box_set = compute_boxes(source, localizer, options.out)
     result = judged(options.folder, source, box_set, hard=not options.no_hard)
     print(json.dumps({"map": options.map, "input_size": encoder.input_size, **result}))

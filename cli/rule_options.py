@@ -51,6 +51,14 @@ _OPTIONS = (
         help="Smallest box with the share Q of the heat, in place of a threshold.",
     ),
     click.option(
+        "--objects",
+        metavar="N",
+        type=click.IntRange(1, 32),
+        default=None,
+        help="Up to N boxes an image, each around an object of its own, in place of one around "
+        "all.  [default: 1, or as it was]",
+    ),
+    click.option(
         "--component",
         type=click.Choice(["all", "largest"]),
         default=None,
@@ -74,7 +82,7 @@ _OPTIONS = (
 )
 
 # Names of the arguments that `rule_from` takes of a command with these options.
-RULE_OPTIONS = ("threshold", "mean_share", "mass", "component", "margin", "min_size")
+RULE_OPTIONS = ("threshold", "mean_share", "mass", "objects", "component", "margin", "min_size")
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,6 +98,7 @@ def rule_from(
     threshold: float | str | None,
     mean_share: float | None,
     mass: float | None,
+    objects: int | None,
     component: str | None,
     margin: float | None,
     min_size: float | None,
@@ -101,6 +110,7 @@ def rule_from(
         threshold: As given on the command line, like the rest; None where it was not.
         mean_share: Likewise; goes with a threshold, and 0 where only that is given.
         mass: Likewise; takes the place of the base's threshold, and a threshold that of its mass.
+        objects: Likewise.
         component: Likewise.
         margin: Likewise.
         min_size: Likewise.
@@ -113,7 +123,8 @@ def rule_from(
 
     from ccrop_pipeline.localize import BoxRule
 
-    changes: dict[str, Any] = {"component": component, "margin": margin, "min_size": min_size}
+    changes: dict[str, Any] = {"objects": objects, "component": component}
+    changes |= {"margin": margin, "min_size": min_size}
     changes = {name: value for name, value in changes.items() if value is not None}
     if threshold is not None or mass is not None:
         number = None if threshold == AUTO else threshold

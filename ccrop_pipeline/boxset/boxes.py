@@ -1,5 +1,6 @@
 """Boxes as arrays: one an image, or several of which a sampler draws one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,13 @@ class Choices:
         """Join the boxes of rows, each float32 (k, 4)."""
         boxes = np.concatenate([np.empty((0, 4), np.float32), *rows])
         return cls(boxes, np.cumsum([0, *map(len, rows)], dtype=np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Choices"]) -> "Choices":
+        """Return the rows of one or more, in order."""
+        boxes = np.concatenate([part.boxes for part in parts])
+        counts = np.concatenate([part.counts for part in parts])
+        return cls(boxes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -316,7 +316,7 @@ def sorted_words(
                 "not certain. Compute these boxes again."
             )
         if choices:
-            ordered = _joined(choices).take(order)
+            ordered = Choices.joined(choices).take(order)
             parts += [ordered.starts.astype("<u8"), _as_words(ordered.boxes)]
         head = [salt, len(hashes), len(ordered.boxes) if choices else 0]
         return np.concatenate([np.array(head, "<u8"), *parts])
@@ -328,9 +328,3 @@ def sorted_words(
 
 def _as_words(boxes: NDArray[np.float32]) -> NDArray[np.uint64]:
     return boxes.astype("<f4").reshape(-1).view("<u8")
-
-
-def _joined(shards: list[Choices]) -> Choices:
-    boxes = np.concatenate([part.boxes for part in shards])
-    counts = np.concatenate([part.counts for part in shards])
-    return Choices(boxes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

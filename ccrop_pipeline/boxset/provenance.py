@@ -17,7 +17,7 @@ _FIXED = FORMAT | {
     "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
 }
 # Fields of the localizer that are not written where they have these values.
-_ABSENT: dict[str, Any] = {"mean_share": 0.0, "choice": None}
+_ABSENT: dict[str, Any] = {"mean_share": 0.0, "objects": 1, "choice": None}
 # The texts in the head of a shard, by name.
 Entries = dict[str, str]
 TEXT, LIBRARIES = "ccrop", "ccrop_libraries"
@@ -87,6 +87,7 @@ class LocalizerInfo:
         mass: Share of the heat, in (0, 1], that the smallest box had to hold. None where
             `threshold` is given.
         mean_share: What is added to the threshold: this share of the heatmap's own mean.
+        objects: The most boxes of an image, each around an object of its own where more than 1.
         component: `all` content, or its `largest` connected component alone.
         margin: Share of the box's own side that was added on each side; at least 0.
         min_size: Least side of a box as a share of the image's, in [0, 1].
@@ -110,6 +111,7 @@ class LocalizerInfo:
     input_size: int
     preprocessing: str
     mean_share: float = 0.0
+    objects: int = 1
     choice: RuleChoice | None = None
 
     def __post_init__(self) -> None:
@@ -133,6 +135,8 @@ class LocalizerInfo:
             raise ValueError(
                 f"mean_share is {self.mean_share}; it must be in [0, 2], beside a threshold."
             )
+        if self.objects < 1:
+            raise ValueError(f"objects is {self.objects}; it must be 1 or more.")
         if self.component not in COMPONENTS:
             raise ValueError(f"component is {self.component!r}; it must be one of {COMPONENTS}.")
 

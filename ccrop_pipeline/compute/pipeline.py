@@ -27,9 +27,11 @@ from ccrop_pipeline.boxset import (
     OK,
     UNREADABLE,
     BoxTable,
+    Choices,
     Provenance,
     write_shard_once,
 )
+from ccrop_pipeline.compute.rethreshold import with_rule
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.squares import ResizedImages, resized_batches
@@ -227,7 +229,11 @@ class Locator:
             heatmaps = _heatmaps(found, grid)
             heatmaps[~images.readable] = 0
             columns = (images.sizes, images.orientation, status, np.array(batch.hashes, np.uint64))
-            return BoxTable(batch.keys, boxes, *columns, heatmaps)
+            table = BoxTable(batch.keys, boxes, *columns, heatmaps)
+            rule, size = self._localizer.rule, self._localizer.encoder.input_size
+            if rule.objects == 1:
+                return table
+            return with_rule(table, rule, map_name=self._localizer.map, map_size=size)
 
         return wait
 
@@ -320,7 +326,9 @@ def _whole_shards(
             # A shard without images has no grid.
             maps = joined("heatmaps") if heatmaps and keys else None
             columns = {name: joined(name) for name in _COLUMNS}
-            yield batch.shard, BoxTable(keys, **columns, heatmaps=maps)
+            several = [part.choices for part in parts if part.choices is not None]
+            choices = Choices.joined(several) if several else None
+            yield batch.shard, BoxTable(keys, **columns, heatmaps=maps, choices=choices)
             parts = []
 
 

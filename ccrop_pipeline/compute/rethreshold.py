@@ -13,6 +13,7 @@ from ccrop_pipeline.boxset import (
     UNREADABLE,
     BoxSet,
     BoxTable,
+    Choices,
     LocalizerInfo,
     left_to_write,
     opened,
@@ -20,7 +21,7 @@ from ccrop_pipeline.boxset import (
     write_shard,
 )
 from ccrop_pipeline.errors import BoxSetError
-from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
+from ccrop_pipeline.localize import MASKS, BoxRule, boxes_from_heatmaps, object_boxes
 
 _CHUNK = 4096  # heatmaps at a time
 
@@ -46,7 +47,8 @@ def rethreshold(
 
     Raises:
         BoxSetError: If the set has no heatmaps, the rule is to set itself and that of the set did
-            not, or the folder holds boxes of something else.
+            not, a map that makes masks was asked for another number of objects, or the folder
+            holds boxes of something else.
     """
     box_set = opened(boxes)
     made_by, form = box_set.manifest.provenance, box_set.manifest.form
@@ -66,7 +68,7 @@ def rethreshold(
                 "rule can be applied to it. Compute the boxes again, with the rule or with "
                 "heatmaps."
             )
-        changed = _with_rule(table, rule, made_by.localizer)
+        changed = with_rule(table, rule, map_name=localizer.map, map_size=localizer.input_size)
         write_shard(folder, name, changed, provenance, form=form)
         observer.images_done(len(table), name)
     write_manifest(folder, names, provenance, form=form)
@@ -84,6 +86,12 @@ def _settled(
                 "itself. Give `threshold` or `mass`."
             )
         rule = replace(rule, threshold=made_by.threshold, mean_share=made_by.mean_share)
+    if made_by.map in MASKS and rule.objects != made_by.objects:
+        raise BoxSetError(
+            f"the map {made_by.map!r} finds as many objects as it is asked for, at most "
+            f"{made_by.objects} an image in {box_set.folder}: compute the boxes again for another "
+            "number of `objects`."
+        )
     changed = replace(made_by, **asdict(rule))
     chosen = ("threshold", "mean_share", "mass", "component")
     if any(getattr(made_by, name) != getattr(changed, name) for name in chosen):
@@ -91,16 +99,31 @@ def _settled(
     return rule, changed
 
 
-def _with_rule(table: BoxTable, rule: BoxRule, localizer: LocalizerInfo) -> BoxTable:
+def with_rule(table: BoxTable, rule: BoxRule, *, map_name: str, map_size: int) -> BoxTable:
+    """Return a table with the boxes, statuses and choices that its heatmaps have by a rule.
+
+    Args:
+        table: With heatmaps; else it is returned as it is.
+        rule: What the boxes are drawn around; with several objects the table gets choices.
+        map_name: What made the heatmaps.
+        map_size: As for `boxes_from_heatmaps`.
+    """
     if table.heatmaps is None:
         return table
     boxes, status = table.boxes.copy(), table.status.copy()
+    readable, parts = status != UNREADABLE, [Choices.of([])]
     for start in range(0, len(table), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        heatmaps = torch.from_numpy(table.heatmaps[rows].copy())
-        found_boxes, found = boxes_from_heatmaps(heatmaps, rule, localizer.input_size)
-        boxes[rows] = found_boxes.numpy()
-        status[rows] = np.where(found.numpy(), OK, EMPTY)
-    status[table.status == UNREADABLE] = UNREADABLE
+        heatmaps = torch.from_numpy(table.heatmaps[rows] * readable[rows, None, None])
+        if rule.objects > 1:
+            several, found = object_boxes(heatmaps, rule, map_size, masks=map_name in MASKS)
+            parts.append(several)
+            boxes[rows] = several.union()
+        else:
+            found_boxes, has_content = boxes_from_heatmaps(heatmaps, rule, map_size)
+            boxes[rows], found = found_boxes.numpy(), has_content.numpy()
+        status[rows] = np.where(found, OK, EMPTY)
+    status[~readable] = UNREADABLE
     boxes[status != OK] = FULL_BOX
-    return replace(table, boxes=boxes, status=status)
+    choices = Choices.joined(parts) if rule.objects > 1 else None
+    return replace(table, boxes=boxes, status=status, choices=choices)

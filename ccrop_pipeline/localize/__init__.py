@@ -30,17 +30,20 @@ from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
 from ccrop_pipeline.localize.linear_head import LinearHead
 from ccrop_pipeline.localize.localizer import (
     MAPS,
+    MASKS,
     NATURAL_THRESHOLDS,
     Localizer,
     choose_map,
     open_device,
     rule_of,
 )
+from ccrop_pipeline.localize.objects import object_boxes
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MAPS",
+    "MASKS",
     "NATURAL_THRESHOLDS",
     "Attention",
     "Backbone",
@@ -55,6 +58,7 @@ __all__ = [
     "channel_sum",
     "choose_map",
     "min_max",
+    "object_boxes",
     "open_device",
     "rule_of",
     "state_sha256",

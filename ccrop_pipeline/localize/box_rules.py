@@ -10,10 +10,11 @@ from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil, floor
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base.values import check_ranges, ranged
@@ -25,6 +26,7 @@ _MOST = 0.99  # of a threshold with a share of the mean, so that something is ab
 _MAP_CHUNK = 64  # maps at a time, so that they stay in the cache: 5 times faster than 2048
 _MASS_CHUNK = 2**22  # numbers at a time, 32 MB
 _WITHIN_A_MAP = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
+MOST_OBJECTS = 32  # of one image
 Component = Literal["all", "largest"]
 
 
@@ -42,6 +44,9 @@ class BoxRule:
             cells; in (0, 1].
         mean_share: What is added to the threshold: this share of the mean of the image's own
             heatmap cells; in [0, 2]. The sum is cut to steps of 2^-24, and to .99.
+        objects: The most boxes of an image. With more than one, each is around an object of its
+            own: a connected component of what is above the threshold, those with the most heat
+            first, or what the maps `lost` and `tokencut` found; `object_boxes` draws them.
         component: Whether everything above the threshold counts, or its largest connected
             component only (most heatmap cells, joined along edges and corners).
         margin: Share of the box's own sides to add at each of its four sides, as far as the
@@ -57,6 +62,7 @@ class BoxRule:
     mass: float | None = ranged(None, "(0, 1]")
     _: KW_ONLY
     mean_share: float = ranged(0.0, "[0, 2]")
+    objects: int = ranged(1, f"[1, {MOST_OBJECTS}]")
     component: Component = "all"
     margin: float = ranged(0.0, "[0, 100]")
     min_size: float = ranged(0.0, "[0, 1]")
@@ -76,6 +82,11 @@ class BoxRule:
             )
         if self.component == "largest" and self.mass is not None:
             raise SettingError("the largest component is of what a threshold leaves: give no mass.")
+        if self.objects > 1 and (self.mass is not None or self.component == "largest"):
+            raise SettingError(
+                f"objects is {self.objects}, and each is a component of what a threshold leaves: "
+                "give neither a mass nor the largest component."
+            )
 
     @property
     def sets_itself(self) -> bool:
@@ -103,7 +114,7 @@ def boxes_from_heatmaps(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple
     Raises:
         ValueError: If an argument is outside of what is described here.
     """
-    _check(heatmaps, map_size)
+    check_heatmaps(heatmaps, map_size)
     return located(heatmaps, rule, map_size)
 
 
@@ -128,6 +139,13 @@ def located(heatmaps: Tensor, rule: BoxRule, map_size: int) -> tuple[Tensor, Ten
         assert rule.mass is not None
         ends, found = cells_with_mass(heatmaps, rule.mass)
         divisors = (width, height)
+    return drawn(ends, found, rule, divisors)
+
+
+def drawn(
+    ends: Tensor, found: Tensor, rule: BoxRule, divisors: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return boxes around ends (n, 4) that were counted in parts of width and height."""
     x, y = (
         _grown(_shares(divisor, ends.device)[ends[:, axis::2]], rule)
         for axis, divisor in enumerate(divisors)
@@ -148,7 +166,12 @@ def thresholds(heatmaps: Tensor, rule: BoxRule) -> Tensor:
     return (own + floor(rule.threshold * _RASTER)).clamp(max=floor(_MOST * _RASTER)) / _RASTER
 
 
-def _check(heatmaps: Tensor, map_size: int) -> None:
+def check_heatmaps(heatmaps: Tensor, map_size: int) -> None:
+    """Refuse what is no float16 `(n, h, w)` in [0, 1], or no `map_size`.
+
+    Raises:
+        ValueError: If it is one of these.
+    """
     if heatmaps.dtype != torch.float16 or heatmaps.ndim != 3 or 0 in heatmaps.shape[1:]:
         raise ValueError(
             "heatmaps must be float16 (n, h, w) with cells, "
@@ -329,20 +352,55 @@ def only_largest(heatmaps: Tensor, threshold: float | Tensor) -> Tensor:
     Returns:
         float16 `(n, h, w)` on the same device; maps with one component or none are unchanged.
     """
-    from scipy import ndimage  # a tenth of a second to import, and no other rule needs it
-
-    cells = heatmaps.cpu().numpy()
-    limits = threshold.cpu().numpy()[:, None, None] if isinstance(threshold, Tensor) else threshold
-    # float64, or numpy would round the threshold to float16 before it compares.
-    content = cells.astype(np.float64) > limits
-    labels, count = ndimage.label(content, structure=_WITHIN_A_MAP)
-    _, first_cell = np.unique(np.append(labels, range(count + 1)), return_index=True)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    heat = np.bincount(labels.ravel(), weights=cells.ravel(), minlength=count + 1)
-    map_of = first_cell // max(1, cells[:1].size)
-    order = 1 + np.lexsort([values[1:] for values in (first_cell, -heat, -sizes, map_of)])
-    _, largest = np.unique(map_of[order], return_index=True)
-    kept = np.zeros(count + 1, bool)
+    found = Components.of(heatmaps, threshold)
+    order = found.ranked(-found.heat, -found.sizes)
+    _, largest = np.unique(found.map_of[order], return_index=True)
+    kept = np.zeros(len(found.heat), bool)
     kept[order[largest]] = True
-    others = torch.from_numpy(content & ~kept[labels])
+    others = torch.from_numpy((found.labels > 0) & ~kept[found.labels])
     return heatmaps.masked_fill(others.to(heatmaps.device), 0)
+
+
+@dataclass
+class Components:
+    """The connected components of content of some heatmaps; number 0 is what is no content.
+
+    Attributes:
+        labels: Number of the component of each cell, `(n, h, w)`.
+        map_of: Which heatmap each is in.
+        first_cell: Place of its first cell, row by row through all heatmaps.
+        sizes: Its cells.
+        heat: The sum of its cells; exact.
+    """
+
+    labels: NDArray[np.int32]
+    map_of: NDArray[np.int64]
+    first_cell: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    heat: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, heatmaps: Tensor, threshold: float | Tensor) -> "Components":
+        """Return those above a threshold, or above one of each heatmap, as for `only_largest`."""
+        from scipy import ndimage  # a tenth of a second to import, and no other rule needs it
+
+        cells = heatmaps.cpu().numpy()
+        limits = (
+            threshold.cpu().numpy()[:, None, None] if isinstance(threshold, Tensor) else threshold
+        )
+        # float64, or numpy would round the threshold to float16 before it compares.
+        content = cells.astype(np.float64) > limits
+        labels, count = ndimage.label(content, structure=_WITHIN_A_MAP)
+        _, first_cell = np.unique(np.append(labels, range(count + 1)), return_index=True)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        weights = cells.ravel().astype(np.float64)
+        heat: Any = np.bincount(labels.ravel(), weights=weights, minlength=count + 1)
+        return cls(labels, first_cell // max(1, cells[:1].size), first_cell, sizes, heat)
+
+    def ranked(self, *by: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of components, heatmap after heatmap, by a figure, the last first.
+
+        Of equal ones the one whose first cell comes first is first.
+        """
+        keys = (self.first_cell, *by, self.map_of)
+        return 1 + np.lexsort([values[1:] for values in keys])

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ccrop_pipeline.localize.box_rules import MOST_OBJECTS
 from ccrop_pipeline.localize.encoder import Encoder
 
 CellSource = Literal["keys", "layer"]
 
-MOST_OBJECTS = 32  # of one heatmap: see `object_level`
 _NEAREST = 100  # patches that may join the seed; k of LOST, section 3.3
 _TAU = 0.2  # least cosine of patches that are alike; TokenCut, section 4.1
 _FAINT = 1e-5  # edge between patches that are not alike; epsilon of TokenCut, section 3.2
@@ -63,6 +63,12 @@ def compared_cells(encoder: Encoder, images: Tensor) -> tuple[Tensor, tuple[int,
 def object_level(number: int) -> float:
     """Return the value of the cells of an object, counted from 0, in the heatmap of a mask."""
     return 1 - number / (2 * MOST_OBJECTS)
+
+
+def object_numbers(heatmaps: NDArray[np.float16]) -> NDArray[np.int64]:
+    """Return the object that each cell of such heatmaps belongs to, from 1; 0 for none."""
+    number = np.rint((1 - heatmaps.astype(np.float64)) * 2 * MOST_OBJECTS).astype(np.int64)
+    return np.where(heatmaps > 0, 1 + number, 0)
 
 
 def lost(cells: Tensor, grid: tuple[int, int], objects: int = 1) -> Tensor:

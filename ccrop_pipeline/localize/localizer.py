@@ -35,11 +35,12 @@ _FROM_ATTENTION: Mapping[str, Callable[[Attention], Tensor]] = {
     "keys": key_similarity,
 }
 # From the keys of a transformer where they can be read, else from the features of the layer.
-_MASKS: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+_MASKS: Mapping[str, Callable[[Tensor, tuple[int, int], int], Tensor]] = {
     "lost": lost,
     "tokencut": tokencut,
 }
 _LINEAR = "linear"
+MASKS = frozenset(_MASKS)  # their heatmaps tell objects apart, as many as were asked for
 MAPS = (*_FROM_FEATURES, *_FROM_ATTENTION, *_MASKS)  # all that need nothing but the encoder
 # Maps whose heatmaps say by themselves what is content: the threshold that is part of them.
 NATURAL_THRESHOLDS: Mapping[str, float] = dict.fromkeys((*_MASKS, _LINEAR), 0.5)
@@ -153,7 +154,8 @@ class Localizer:
         if self.map in _FROM_FEATURES:
             return min_max(_FROM_FEATURES[self.map](self.encoder.features(images)))
         if self.map in _MASKS:
-            masks = _MASKS[self.map](*compared_cells(self.encoder, images)).to(self.encoder.device)
+            cells, grid = compared_cells(self.encoder, images)
+            masks = _MASKS[self.map](cells, grid, self.rule.objects).to(self.encoder.device)
             return masks, masks.flatten(1).any(dim=1)
         if self.head is not None:
             return self.head.heatmaps(*cells_of(self.encoder, images, self.head.on))
@@ -182,6 +184,7 @@ def rule_of(info: LocalizerInfo) -> BoxRule:
         threshold=info.threshold,
         mass=info.mass,
         mean_share=info.mean_share,
+        objects=info.objects,
         component="largest" if info.component == "largest" else "all",
         margin=info.margin,
         min_size=info.min_size,

@@ -21,7 +21,7 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw the first images of a source with their boxes.
 
-    Four cells an image: the image with its found box (red) and true boxes (green, where the
+    Four cells an image: the image with its found boxes (red) and true boxes (green, where the
     source has them), its heatmap laid over it, and two views without colour changes.
 
     Args:
@@ -44,10 +44,11 @@ def contact_sheet(
     sheet = _empty_sheet(len(samples), across)
     for place, sample in enumerate(samples):
         row = row_of[sample.key]
+        choices = table.boxes[[row]] if table.choices is None else table.choices.of_row(row)
         heatmap = None if table.heatmaps is None else table.heatmaps[row]
         left = (place % across) * (4 * (_CELL + _GAP) + 2 * _GAP)
         top = _HEADER + (place // across) * (_CELL + _GAP)
-        for cell, picture in enumerate(_cells(sample, table.boxes[row], heatmap, params)):
+        for cell, picture in enumerate(_cells(sample, table.boxes[row], choices, heatmap, params)):
             sheet.paste(picture, (left + cell * (_CELL + _GAP), top))
     return sheet
 
@@ -77,6 +78,7 @@ def _empty_sheet(images: int, across: int) -> Image.Image:
 def _cells(
     sample: Sample,
     box: NDArray[np.float32],
+    choices: NDArray[np.float32],
     heatmap: NDArray[np.float16] | None,
     params: CropParams,
 ) -> list[Image.Image]:
@@ -89,7 +91,8 @@ def _cells(
     pen = ImageDraw.Draw(boxed)
     for truth in true_boxes(sample.annotation) if sample.annotation else ():
         _outline(pen, truth, _TRUE)
-    _outline(pen, box, _FOUND)
+    for choice in choices:
+        _outline(pen, choice, _FOUND)
     cutter = ViewCutter((ViewGroup(2, _CELL, **vars(params)),))
     (views,), _ = cutter.cut(
         [sample.image], [sample.key], hash_keys([sample.key]), box[None], epoch=0
