@@ -1,5 +1,6 @@
 """Work done ahead: by a thread, or by the processes of a `DataLoader` of torch."""
 
+import atexit
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Generic, TypeVar
 from ccrop_pipeline.errors import CcropError
 
 T = TypeVar("T")
+_LAST_ITEM_SECONDS = 2.0  # that a caller who leaves waits for the item in work
 
 
 class _Item(Generic[T]):
@@ -46,7 +48,17 @@ def one_ahead(items: Generator[T]) -> Generator[T]:
             ready.put(_Item(None, error))
 
     # A daemon, since an item that never comes must not keep a process from ending.
-    Thread(target=work, name="ahead", daemon=True).start()
+    thread = Thread(target=work, name="ahead", daemon=True)
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        taken.release()
+        thread.join(_LAST_ITEM_SECONDS)
+
+    # A thread that is still inside a library as the interpreter ends would abort the process.
+    atexit.register(stop)
+    thread.start()
     try:
         while (item := ready.get()) is not None:
             if item.error is not None:
@@ -54,8 +66,8 @@ def one_ahead(items: Generator[T]) -> Generator[T]:
             taken.release()
             yield item.value  # type: ignore[misc]
     finally:
-        stopped = True
-        taken.release()
+        atexit.unregister(stop)
+        stop()
 
 
 def end_with_parent(_worker: int) -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 
@@ -63,3 +65,34 @@ def test_a_caller_that_leaves_ends_the_work_in_its_own_thread():
     wait_for(lambda: made.closed_in is not None)
     assert made.closed_in in made.made_in
     wait_for(lambda: not made.closed_in.is_alive())
+
+
+def test_a_program_that_ends_in_the_middle_ends_the_work_first():
+    program = (
+        "from ccrop_pipeline.base.workers import one_ahead\n"
+        "def numbers():\n"
+        "    try:\n"
+        "        yield from range(50)\n"
+        "    finally:\n"
+        "        print('ended', flush=True)\n"
+        "items = one_ahead(numbers())\n"
+        "print(next(items), flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\nended\n", "")
+
+
+def test_an_item_that_never_comes_keeps_no_program_from_ending():
+    program = (
+        "import time\n"
+        "from ccrop_pipeline.base.workers import one_ahead\n"
+        "def numbers():\n"
+        "    yield 0\n"
+        "    time.sleep(3600)\n"
+        "items = one_ahead(numbers())\n"
+        "print(next(items), flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, "0\n")
