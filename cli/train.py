@@ -73,7 +73,8 @@ METHODS = (
     "--workers",
     type=click.IntRange(0),
     default=None,
-    help="Loader processes.  [default: one a core on a GPU, else 0]",
+    help="Loader processes; on a GPU they decode for refreshes and probes, too.  [default: one a "
+    "core on a GPU, else 0]",
 )
 @click.option(
     "--resident-gb",

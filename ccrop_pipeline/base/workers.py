@@ -85,45 +85,47 @@ def end_with_parent(_worker: int) -> None:
     Thread(target=wait, daemon=True).start()
 
 
-def from_workers(loader: Iterable[T]) -> Iterator[T]:
+def from_workers(loader: Iterable[T], *, fewest: str = "`workers` to 0") -> Iterator[T]:
     """Begin to iterate over a `DataLoader`; what its processes give is yielded.
+
+    Args:
+        loader: Of torch.
+        fewest: What to set for none of its processes, in words for people.
 
     Raises:
         CcropError: If one of them died.
     """
-    with _deaths_explained():
+    with _deaths_explained(fewest):
         items = iter(loader)
-    return _each(items)
+    return _each(items, fewest)
 
 
-def _each(items: Iterator[T]) -> Iterator[T]:
-    with _deaths_explained():
+def _each(items: Iterator[T], fewest: str) -> Iterator[T]:
+    with _deaths_explained(fewest):
         yield from items
 
 
 @contextmanager
-def _deaths_explained() -> Iterator[None]:
+def _deaths_explained(fewest: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, BrokenPipeError) as error:
         method = get_start_method()
+        guard = (
+            f"they are started by {method!r}, which imports your program in each of them: put its "
+            f'loop under `if __name__ == "__main__":`, or set {fewest}.'
+        )
         # Where processes are not forked, each imports the program that starts them, and one that
         # starts processes as it is imported fails; its parent then has a broken pipe, or a death.
         if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):
-            raise CcropError(f"loader processes cannot start. {_GUARD.format(method)}") from error
+            raise CcropError(f"loader processes cannot start. {guard}") from error
         # torch has no class for it: torch.utils.data.dataloader, `_try_get_data`, and its handler
         # of SIGCHLD, which may interrupt anything.
         if not re.match(r"DataLoader worker \(pid", str(error)):
             raise
         raise CcropError(
             f"a loader process died: {str(error).splitlines()[0].rstrip('. ')}. Most often memory "
-            "was short: use fewer `workers` or smaller batches, give /dev/shm more room, and run "
-            "again: what is finished is kept."
-            + ("" if method == "fork" else f" Or: {_GUARD.format(method)}")
+            f"was short: use fewer {fewest.split()[0]} or smaller batches, give /dev/shm more "
+            "room, and run again: what is finished is kept."
+            + ("" if method == "fork" else f" Or: {guard}")
         ) from error
-
-
-_GUARD = (
-    "they are started by {!r}, which imports your program in each of them: put its loop under "
-    '`if __name__ == "__main__":`, or set `workers` to 0.'
-)

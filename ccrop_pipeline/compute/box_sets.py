@@ -86,7 +86,7 @@ def compute_boxes(
         _refuse_to_replace(folder, ranks)
     asked, wanted = provenance_of(source, localizer), folder
     batch_size = batch_size or default_batch_size(localizer.encoder)
-    threads = threads or default_threads(localizer.encoder)
+    threads = threads or default_threads(localizer.encoder, ranks.local_world_size)
     if overwrite:
         folder = _beside(local_path(folder).resolve(), asked.fingerprint, form, heatmaps)
     with _replacing(local_path(wanted).resolve()) if overwrite else nullcontext():
@@ -143,13 +143,13 @@ def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -
         raise SettingError(f"max_bad is {max_bad}; it must be in [0, 1].")
 
 
-def default_threads(encoder: Encoder) -> int:
+def default_threads(encoder: Encoder, processes: int = 1) -> int:
     """Choose how many images are decoded at a time: all cores for a GPU, half of them beside a CPU.
 
     Every parallel region of a forward pass on a CPU waits for its slowest core, so each decoding
-    thread beyond need costs more than it does.
+    thread beyond need costs more than it does. Processes of one machine share its cores.
     """
-    cores = os.cpu_count() or 1
+    cores = max(1, (os.cpu_count() or 1) // processes)
     on_cpu = torch.device(encoder.device).type == "cpu"
     return max(1, cores // 2) if on_cpu else cores
 

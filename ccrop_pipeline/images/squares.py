@@ -141,7 +141,7 @@ def _by_processes(
         generator=Seeds(),  # else it would draw from the generator of all
     )
     squares, found = np.empty((0, size, size, 3), np.uint8), list[_Resized]()
-    for pixels, headers in from_workers(loader):
+    for pixels, headers in from_workers(loader, fewest="`threads` to 1"):
         while not found and not len(squares):
             squares = np.empty((lengths.popleft(), size, size, 3), np.uint8)
             if not len(squares):

@@ -306,7 +306,8 @@ def train(
         overwrite: Whether to delete a run that is in the folder.
         device: Where to train; "auto" is the GPU where there is one. Of several GPUs each process
             takes its own.
-        workers: Loader processes; None: one a core on a GPU, else 0.
+        workers: Loader processes, which on a GPU also decode for refreshes and probes; None: one a
+            core on a GPU, else 0.
         resident_gb: Images stay decoded on the device when they need no more than so many
             gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled by `torch.compile`.
@@ -336,7 +337,7 @@ def train(
     machine = Machine(
         device=device,
         workers=workers,
-        threads=cores,
+        threads=cores if device.type == "cpu" else max(1, workers),
         resident_gb=resident_gb,
         compile=compile,
         tensorboard=tensorboard,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
-from ccrop_pipeline.compute import default_batch_size
+from ccrop_pipeline.compute import default_batch_size, default_threads
 from ccrop_pipeline.compute.pipeline import Batch, Locator
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.squares import ResizedImages
@@ -96,3 +96,10 @@ def test_one_image_that_does_not_fit_is_an_error_for_people():
 )
 def test_a_batch_on_a_cpu_stays_in_the_caches(size, batch_size):
     assert default_batch_size(Encoder(Brightness(), "", size)) == batch_size
+
+
+@pytest.mark.parametrize(("cores", "processes", "threads"), [(16, 1, 8), (16, 4, 2), (2, 8, 1)])
+def test_processes_of_one_machine_share_its_cores(monkeypatch, cores, processes, threads):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    encoder = Encoder(Brightness(), "", 8)
+    assert default_threads(encoder, processes) == threads
