@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ccrop_pipeline.base.addresses import is_address, is_pipe, local_path
 from ccrop_pipeline.errors import CcropError, counted
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ccrop_pipeline.images import Source
+    from ccrop_pipeline.images import RemoteTarSource, Source, TarSource
 
 _SHOWN = 10  # classes whose sizes fit a line
 _read: ContextVar[list["Source"] | None] = ContextVar("_read", default=None)
@@ -58,8 +58,7 @@ def remember(source: "Source") -> None:
 def records() -> list[dict[str, Any]]:
     """Return what is known of each source: its images, the sizes of its classes, what it ignored.
 
-    Of tars that are read in order, it is what this process has read, and `shards_read` says how
-    many of them.
+    Of tars it is what this process has read, and `shards_read` says how many of them.
     """
     return [_record(source) for source in _read.get() or ()]
 
@@ -71,8 +70,6 @@ def lines() -> list[str]:
 
 def _record(source: "Source") -> dict[str, Any]:
     import numpy as np
-
-    from ccrop_pipeline.images import RemoteTarSource
 
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] = ()
@@ -86,7 +83,7 @@ def _record(source: "Source") -> dict[str, Any]:
     record: dict[str, Any] = {"source": source.location, "images": None, "classes": None}
     if problem:
         record["problem"] = problem
-    if isinstance(source, RemoteTarSource):
+    if _counted_as_read(source):
         record |= {"shards": len(source.shards), "shards_read": len(source.labels_read)}
     if labels is not None:
         known, sizes = np.unique(labels[labels >= 0], return_counts=True)
@@ -99,12 +96,21 @@ def _record(source: "Source") -> dict[str, Any]:
     }
 
 
+def _counted_as_read(source: "Source") -> "TypeGuard[RemoteTarSource | TarSource]":
+    """Tell whether reading has counted the labels, so that no tar is gone through once more."""
+    from ccrop_pipeline.images import RemoteTarSource, TarSource
+
+    return isinstance(source, RemoteTarSource) or (
+        isinstance(source, TarSource) and bool(source.labels_read)
+    )
+
+
 def _labels(source: "Source") -> "NDArray[np.int64]":
     import numpy as np
 
-    from ccrop_pipeline.images import ParquetSource, RemoteTarSource
+    from ccrop_pipeline.images import ParquetSource
 
-    if isinstance(source, RemoteTarSource):
+    if _counted_as_read(source):
         read = sum(source.labels_read.values(), Counter[int]())
         return np.repeat(np.array([*read], np.int64), np.array([*read.values()], np.int64))
     return source.labels() if isinstance(source, ParquetSource) else source.index().labels

@@ -3,6 +3,7 @@
 import os
 import resource
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,6 +61,8 @@ class TarSource:
         location: What was opened, as given.
         paths: The tar files, in order.
         ignored: What is beside them.
+        labels_read: Of each shard that this process has read to its end, how many images have
+            each label; -1 where there is none.
     """
 
     kind: ClassVar[str] = "tar"
@@ -67,6 +70,9 @@ class TarSource:
     location: str
     paths: tuple[Path, ...]
     ignored: Ignored = field(default_factory=Ignored, compare=False)
+    labels_read: dict[str, Counter[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def _path_of(self) -> dict[str, Path]:
@@ -88,10 +94,13 @@ class TarSource:
         Raises:
             SourceError: If the tar is damaged, a sample has no image, or a key comes twice.
         """
-        path = part_of(self._path_of, shard)
+        path, labels = part_of(self._path_of, shard), Counter[int]()
         with open_tar(path) as file:
             for entry in scan(path):
-                yield _sample(file.fileno(), entry, path)
+                sample = _sample(file.fileno(), entry, path)
+                labels[-1 if sample.label is None else sample.label] += 1
+                yield sample
+        self.labels_read[shard] = labels
 
     def fingerprint(self) -> str:
         """Return a digest of the tars' names, sizes, beginnings and ends, not of all contents."""
@@ -108,6 +117,7 @@ class TarSource:
         labels: list[int] = []
         shard_of: list[int] = []
         for position, path in enumerate(self.paths):
+            before = len(labels)
             with open_tar(path) as file:
                 for entry in scan(path):
                     label = read_label(file.fileno(), entry, path)
@@ -115,6 +125,7 @@ class TarSource:
                     extents.append(entry.image)
                     labels.append(-1 if label is None else label)
                     shard_of.append(position)
+            self.labels_read[path.stem] = Counter(labels[before:])
         index = TarIndex(self.paths, Keys(keys), extents, labels, shard_of)
         refuse_duplicates(
             index.keys, index.shard_of, [str(path) for path in self.paths], _own_keys(self)

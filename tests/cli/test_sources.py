@@ -1,6 +1,7 @@
 """What commands say of the sources that they read, when they end."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,3 +126,11 @@ def test_what_hinders_counting_is_said_once_the_work_is_done(photos, tmp_path):
     assert result.exit_code == 0
     assert line.startswith(f"{tmp_path / 'tars'}: 9 images; 2 classes (0 4, 1 4); 1 without")
     assert "classes.txt is no list of class names" in line
+
+
+def test_tars_are_counted_as_they_are_read_and_not_gone_through_again(photos, tmp_path):
+    run("data", "pack", photos, tmp_path / "tars")
+    shutil.copy(tmp_path / "tars/data-000000.tar", tmp_path / "tars/data-000001.tar")
+    result, line = run("data", "pack", tmp_path / "tars", tmp_path / "b", "--keys", "shard/key")
+    assert result.exit_code == 0  # together, the two have keys that come twice
+    assert line.endswith("/tars: 18 images; 2 classes (cat 8, dog 8); 2 without a label")
