@@ -1,7 +1,8 @@
 """CorLoc and found objects on a folder as of PASCAL VOC 2007: corloc.py VOC2007 OUT --model SPEC.
 
 Computes the boxes of the images that ImageSets/Main/trainval.txt names into the box set OUT, or
-takes those that are there, and compares them with Annotations. Prints one JSON line:
+takes those that are there, and compares them with Annotations. Any source whose images come with
+true boxes does as well. Prints a JSON line for each data set that the annotations name:
 
 - corloc: share of images whose first box has an IoU of at least 0.5 with any true box.
 - found: share of true objects with an IoU of at least 0.5 with a box of their image, where each
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet, iou
-from ccrop_pipeline.images import Sample
+from ccrop_pipeline.images import Sample, Source, open_source, true_boxes
 from ccrop_pipeline.images.source import digest_files
 
 Boxes = NDArray[np.float64]
@@ -85,7 +86,8 @@ class Voc:
     kind, random_access, classes = "folder", False, ()
 
     def __init__(self, folder: Path, image_set: str) -> None:
-        self._images, self.shards = folder / "JPEGImages", (image_set,)
+        self._folder, self._images = folder, folder / "JPEGImages"
+        self.shards = (image_set,)
         self.location = str(folder)
         lines = (folder / "ImageSets" / "Main" / f"{image_set}.txt").read_text().splitlines()
         self.keys = [line.split()[0] for line in lines if line.strip()]
@@ -94,6 +96,10 @@ class Voc:
         """Yield the images in the order of the list."""
         for key in self.keys:
             yield Sample(key, (self._images / f"{key}.jpg").read_bytes(), None)
+
+    def annotation(self, key: str) -> Path:
+        """Return the file of what is true of an image."""
+        return self._folder / "Annotations" / f"{key}.xml"
 
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and ends of the files."""
@@ -140,30 +146,39 @@ def figures(boxes: list[Boxes], truths: list[Boxes]) -> dict[str, float]:
     }
 
 
-def judged(folder: Path, source: Voc, box_set: BoxSet, *, hard: bool) -> dict[str, float]:
-    """Compare a box set with the annotations of its images."""
-    boxes, truths = [], []
-    for row in box_set.read(source.shards[0]):
-        size, truth = read_annotation(folder / "Annotations" / f"{row.key}.xml", hard=hard)
-        if size != (row.width, row.height):
-            raise ValueError(
-                f"{row.key} has {row.width} x {row.height} pixels, and {size} is said."
-            )
-        if hard or len(truth):
-            boxes.append(np.array(row.choices or [row.box], np.float64))
-            truths.append(truth)
-    return figures(boxes, truths)
+def judged(source: Source, box_set: BoxSet, *, hard: bool) -> dict[str, dict[str, float]]:
+    """Compare a box set with the true boxes of its images, for each data set."""
+    groups: dict[str, tuple[list[Boxes], list[Boxes]]] = {}
+    for shard in source.shards:
+        rows = {row.key: row for row in box_set.read(shard)}
+        for sample in source.read(shard):
+            row, group = rows[sample.key], "all"
+            if isinstance(source, Voc):
+                size, truth = read_annotation(source.annotation(row.key), hard=hard)
+                if size != (row.width, row.height):
+                    raise ValueError(
+                        f"{row.key} has {row.width} x {row.height} pixels, and {size} is said."
+                    )
+            else:
+                truth = true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4))
+                group = str(json.loads(sample.annotation or b"{}").get("source", group))
+            if len(truth) or (hard and isinstance(source, Voc)):
+                boxes, truths = groups.setdefault(group, ([], []))
+                boxes.append(np.array(row.choices or [row.box], np.float64))
+                truths.append(truth)
+    return {group: figures(*pair) for group, pair in sorted(groups.items())}
 
 
 def main() -> None:
     """Compute boxes where there are none, and print what they find."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with JPEGImages, Annotations and ImageSets")
+    parser.add_argument("source", help="folder with JPEGImages, Annotations and ImageSets; or any")
     parser.add_argument("out", type=Path, help="box set; goes on with one that is begun")
     parser.add_argument("--model", required=True)
     parser.add_argument("--map", default="lost", help="or tokencut, sum, l2, …, linear:FILE")
     parser.add_argument("--threshold", type=float, help="default: the map's, or it sets itself")
     parser.add_argument("--objects", type=int, default=1)
+    parser.add_argument("--layer")
     parser.add_argument("--input-size", type=int)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", default="trainval", dest="image_set")
@@ -175,16 +190,22 @@ def main() -> None:
     from ccrop_pipeline.models import open_encoder
     from ccrop_pipeline.models.head_files import read_head
 
-    source = Voc(options.folder, options.image_set)
+    folder = Path(options.source)
+    is_voc = (folder / "JPEGImages").is_dir()
+    source = Voc(folder, options.image_set) if is_voc else open_source(options.source)
     encoder = open_encoder(
-        options.model, input_size=options.input_size, device=open_device(options.device)
+        options.model,
+        layer=options.layer,
+        input_size=options.input_size,
+        device=open_device(options.device),
     )
     name, _, file = options.map.partition(":")
     rule = BoxRule(options.threshold, objects=options.objects)
     localizer = Localizer(encoder, name, rule, head=read_head(file, encoder) if file else None)
     box_set = compute_boxes(source, localizer, options.out)
-    result = judged(options.folder, source, box_set, hard=not options.no_hard)
-    print(json.dumps({"map": options.map, "input_size": encoder.input_size, **result}))
+    what = {"map": options.map, "input_size": encoder.input_size}
+    for group, result in judged(source, box_set, hard=not options.no_hard).items():
+        print(json.dumps({"source": group, **what, **result}))
 
 
 if __name__ == "__main__":

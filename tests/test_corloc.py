@@ -1,5 +1,6 @@
 """What `benchmarks/corloc.py` measures, against pixels that are counted one by one."""
 
+import io
 import itertools
 import json
 import sys
@@ -21,6 +22,8 @@ from ccrop_pipeline.boxset import (
     write_shard,
 )
 from ccrop_pipeline.boxset.boxes import Choices
+from ccrop_pipeline.exchange.fixed import fixed_boxes
+from ccrop_pipeline.images import Sample, open_source, pack
 
 SIZE = (40, 30)
 OBJECT = (
@@ -106,7 +109,7 @@ def written(folder: Path, source: Voc) -> BoxSet:
 @pytest.mark.parametrize("hard", [True, False])
 def test_corloc_and_found_are_those_counted_in_pixels(voc: Path, tmp_path: Path, hard: bool):
     source = Voc(voc, "trainval")
-    result = judged(voc, source, written(tmp_path / "boxes", source), hard=hard)
+    result = judged(source, written(tmp_path / "boxes", source), hard=hard)["all"]
     truths = {
         key: [box for box, difficult, truncated in objects if hard or not difficult + truncated]
         for key, objects in OBJECTS.items()
@@ -174,7 +177,7 @@ def test_boxes_of_images_of_another_size_are_refused(voc: Path, tmp_path: Path):
     source = Voc(voc, "trainval")
     (voc / "Annotations" / "000003.xml").write_text(annotation([((1, 1, 9, 9), 0, 0)], (30, 40)))
     with pytest.raises(ValueError, match="000003 has 40 x 30 pixels"):
-        judged(voc, source, written(tmp_path / "boxes", source), hard=True)
+        judged(source, written(tmp_path / "boxes", source), hard=True)
 
 
 def test_one_command_computes_and_measures(voc: Path, tmp_path: Path, monkeypatch, capsys):
@@ -201,3 +204,23 @@ def test_one_command_computes_and_measures(voc: Path, tmp_path: Path, monkeypatc
     }
     expected = [any(fits(inside[k], t) for t, _, _ in OBJECTS[k]) for k in OBJECTS]
     assert printed["corloc"] == sum(expected) / 4
+
+
+def test_any_source_with_true_boxes_is_measured_by_data_set(tmp_path: Path):
+    truths = {"a": [(1, 1, 20, 30)], "b": [(1, 1, 40, 14), (1, 16, 40, 30)], "c": [(1, 1, 19, 30)]}
+    samples = []
+    for key, boxes in truths.items():
+        image = io.BytesIO()
+        Image.new("RGB", SIZE).save(image, "PNG")
+        edges = [[(t - 1) / 30, (x - 1) / 40, b / 30, r / 40] for x, t, r, b in boxes]
+        name = "first" if key < "c" else "second"
+        beside = json.dumps({"boxes": edges, "source": name}).encode()
+        samples.append(Sample(key, image.getvalue(), None, beside))
+    pack([*samples, samples[0]._replace(key="none", annotation=None)], tmp_path / "tars")
+    source = open_source(tmp_path / "tars")
+    result = judged(source, fixed_boxes(source, tmp_path / "full", "full"), hard=True)
+    fit = {key: [fits((0, 0, *SIZE), truth) for truth in truths[key]] for key in truths}
+    assert fit == {"a": [True], "b": [False, True], "c": [False]}
+    first, second = result["first"], result["second"]
+    assert (first["images"], first["corloc"], first["found"]) == (2, 1.0, 2 / 3)
+    assert (second["images"], second["corloc"], second["found"]) == (1, 0.0, 0.0)
