@@ -84,6 +84,7 @@ def compute_boxes(
     source = open_source(source) if isinstance(source, str | Path) else source
     if overwrite:
         _refuse_to_replace(folder, ranks)
+    refuse_restarted_keys(source)
     asked, wanted = provenance_of(source, localizer), folder
     batch_size = batch_size or default_batch_size(localizer.encoder)
     threads = threads or default_threads(localizer.encoder, ranks.local_world_size)
@@ -104,8 +105,6 @@ def compute_boxes(
         todo = left_to_write(
             folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
         )
-        if todo:
-            refuse_restarted_keys(source)
         observer.begun(len(todo), len(mine) - len(todo))
         compute_shards(
             source,

@@ -279,3 +279,12 @@ def test_another_rule_of_stored_heatmaps_keeps_what_was_chosen(computed, tmp_pat
     assert other == replace(info(computed), threshold=0.3, mean_share=0.0, choice=None)
     with pytest.raises(BoxSetError, match="none can set itself"):
         rethreshold(tmp_path / "other", tmp_path / "third", BoxRule())
+
+
+def test_keys_that_start_again_are_refused_before_a_rule_is_chosen(source, tmp_path):
+    (tmp_path / "tars").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(source.paths[0], tmp_path / f"tars/{name}.tar")
+    with pytest.raises(CcropError, match="keys must be unique"):
+        compute_boxes(tmp_path / "tars", localizer(), tmp_path / "boxes")
+    assert not (tmp_path / "boxes").exists()
