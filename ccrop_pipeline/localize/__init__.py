@@ -17,7 +17,7 @@ from ccrop_pipeline.localize.backbones import (
     backbone_names,
     build_backbone,
 )
-from ccrop_pipeline.localize.box_rules import BoxRule, boxes_from_heatmaps
+from ccrop_pipeline.localize.box_rules import BoxRule, boxes_from_heatmaps, object_boxes
 from ccrop_pipeline.localize.discovery import CellSource
 from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
@@ -37,7 +37,6 @@ from ccrop_pipeline.localize.localizer import (
     open_device,
     rule_of,
 )
-from ccrop_pipeline.localize.objects import object_boxes
 
 __all__ = [
     "IMAGENET_MEAN",

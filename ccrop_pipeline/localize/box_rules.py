@@ -9,8 +9,8 @@ float64 element by element.
 from dataclasses import KW_ONLY, dataclass
 from fractions import Fraction
 from functools import lru_cache
-from math import ceil, floor
-from typing import Any, Literal, get_args
+from math import floor
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base.values import check_ranges, ranged
+from ccrop_pipeline.boxset import Choices
 from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.localize.cells import (
+    MOST_OBJECTS,
+    RASTER,
+    cells_with_mass,
+    object_numbers,
+    only_largest,
+    ranked_by_heat,
+)
 
-MAX_MAP_SIZE = 11_585  # the greatest S with 4 S^2 _RASTER <= 2^53
-_RASTER = 2**24  # every float16 number in [0, 1] is a multiple of 1 / _RASTER
+MAX_MAP_SIZE = 11_585  # the greatest S with 4 S^2 RASTER <= 2^53
 _MOST = 0.99  # of a threshold with a share of the mean, so that something is above it
 _MAP_CHUNK = 64  # maps at a time, so that they stay in the cache: 5 times faster than 2048
-_MASS_CHUNK = 2**22  # numbers at a time, 32 MB
-_WITHIN_A_MAP = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
-MOST_OBJECTS = 32  # of one image
 Component = Literal["all", "largest"]
 
 
@@ -155,15 +160,58 @@ def drawn(
     return torch.where(found[:, None], boxes, full), found
 
 
+def object_boxes(
+    heatmaps: Tensor, rule: BoxRule, map_size: int, *, masks: bool
+) -> tuple[Choices, NDArray[np.bool_]]:
+    """Return the boxes of the objects of each heatmap, the first object first.
+
+    An object is a connected component of the cells above the threshold, as for `only_largest`:
+    those with the most heat, of equal ones the one whose first cell comes first. In a mask it is
+    what the localizer found, in its order, and its heat is 1. Its box is that of the heatmap in
+    which the content of all others is set to 0; margin and least size are those of each object.
+
+    Args:
+        heatmaps: float16 `(n, h, w)` in [0, 1], on the CPU.
+        rule: At most `rule.objects` boxes of each heatmap; has a threshold.
+        map_size: As for `boxes_from_heatmaps`.
+        masks: Whether the heatmaps are those of `lost` or `tokencut`.
+
+    Returns:
+        The boxes, the full one where there is no object; and `found`, bool `(n,)`: whether there
+        is one.
+
+    Raises:
+        ValueError: If an argument is outside of what is described here.
+    """
+    check_heatmaps(heatmaps, map_size)
+    assert rule.threshold is not None
+    limit = thresholds(heatmaps, rule) if rule.mean_share else rule.threshold
+    labels = torch.from_numpy(
+        object_numbers(heatmaps.numpy()) if masks else ranked_by_heat(heatmaps, limit)
+    )
+    boxes, found = [], []
+    for number in range(1, 1 + min(rule.objects, max(1, int(labels.max()) if len(labels) else 1))):
+        own = labels == number
+        heat = own.half() if masks else heatmaps.masked_fill((labels > 0) & ~own, 0)
+        ends, has_pixels = pixels_above(heat, limit, map_size)
+        boxes.append(drawn(ends, has_pixels, rule, (map_size, map_size))[0])
+        found.append(has_pixels)
+    every, has = torch.stack(boxes, dim=1).numpy(), torch.stack(found, dim=1).numpy()
+    any_object = np.asarray(has.any(axis=1))
+    has[~any_object, 0] = True  # the full box, as `drawn` gives it
+    starts = np.concatenate([[0], has.sum(axis=1).cumsum()]).astype(np.int64)
+    return Choices(every[has], starts), any_object
+
+
 def thresholds(heatmaps: Tensor, rule: BoxRule) -> Tensor:
     """Return the threshold of each heatmap, its share of the mean included: float64 `(n,)`."""
     assert rule.threshold is not None
-    heat = heatmaps.flatten(1).to(torch.float64) * _RASTER
+    heat = heatmaps.flatten(1).to(torch.float64) * RASTER
     # Sums of integers and single float64 operations: the same on every device. The divisor is a
     # tensor, since a GPU multiplies by 1 / divisor where it is a number.
     cells = torch.full((1,), heat.shape[1], dtype=torch.float64, device=heat.device)
     own = (heat.sum(dim=1) * rule.mean_share / cells).floor()
-    return (own + floor(rule.threshold * _RASTER)).clamp(max=floor(_MOST * _RASTER)) / _RASTER
+    return (own + floor(rule.threshold * RASTER)).clamp(max=floor(_MOST * RASTER)) / RASTER
 
 
 def check_heatmaps(heatmaps: Tensor, map_size: int) -> None:
@@ -243,7 +291,7 @@ def _content_rows(heatmaps: Tensor, threshold: float | Tensor, map_size: int) ->
     if isinstance(threshold, Tensor):
         limits = threshold * 4 * map_size**2
     else:
-        limit = floor(Fraction(threshold) * 4 * map_size**2 * _RASTER) / _RASTER
+        limit = floor(Fraction(threshold) * 4 * map_size**2 * RASTER) / RASTER
         limits = torch.full((1,), limit, dtype=torch.float64, device=down.device)
     content = [
         (across @ chunk.to(torch.float64).transpose(1, 2) @ down).amax(dim=1) > part[:, None]
@@ -282,125 +330,3 @@ def _extent(content: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.where(content, index, content.shape[1]).amin(dim=1)
     end = torch.where(content, index + 1, 0).amax(dim=1)
     return first, end
-
-
-def cells_with_mass(heatmaps: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """Find the smallest boxes of cells with at least the share `mass` of each heatmap's sum.
-
-    Of several of the least area, the one with the most heat; of several of these, the one whose
-    top, then whose left edge comes first. So a mirrored heatmap has the mirrored box wherever
-    only one box has the least area and the most heat. Sums of cells are exact in int64.
-
-    Args:
-        heatmaps: float16 `(n, h, w)` in [0, 1].
-        mass: In (0, 1], taken as the decimal that Python writes for it: with 0.9, nine cells of
-            ten equal ones are enough.
-
-    Returns:
-        int64 `(n, 4)`: first column and row, and those after the last; and `found`, bool
-        `(n,)`: False for a heatmap of zeros, and the cells mean nothing.
-    """
-    height, width = heatmaps.shape[1:]
-    spans = height * (height + 1) // 2
-    chunk = max(1, _MASS_CHUNK // (spans * (width + 1)))
-    parts = [_smallest(maps, mass) for maps in torch.split(heatmaps, chunk)]
-    return torch.cat(parts), heatmaps.flatten(1).any(dim=1)
-
-
-def _smallest(heatmaps: Tensor, mass: float) -> Tensor:
-    n, height, width = heatmaps.shape
-    heat = (heatmaps.to(torch.float64) * _RASTER).to(torch.int64)
-    totals = heat.sum(dim=(1, 2))
-    # In Python's integers, since the products do not fit in 64 bits.
-    share = Fraction(str(mass))
-    needed = [ceil(share * total) for total in totals.tolist()]
-
-    # sums[:, k, x]: heat of the rows of span k to the left of column x.
-    above = torch.nn.functional.pad(heat.cumsum(dim=1).cumsum(dim=2), (1, 0, 1, 0))
-    top, last = torch.triu_indices(height, height, device=heat.device)
-    sums = above[:, last + 1] - above[:, top]
-    # For each span of rows and each left edge, the first right edge that is far enough.
-    limits = sums[:, :, :-1] + torch.tensor(needed, device=heat.device)[:, None, None]
-    right = torch.searchsorted(sums, limits)
-    reached = right <= width
-    held = sums.gather(2, right.clamp(max=width)) - sums[:, :, :-1]
-    left = torch.arange(width, device=heat.device)
-    area = (last + 1 - top)[:, None] * (right - left)
-    # The least area, then the most heat, in one number; argmin gives the first of equal ones.
-    cost = area * (totals[:, None, None] + 1) - held
-    cost = torch.where(reached, cost, torch.iinfo(torch.int64).max)
-    best = cost.flatten(1).argmin(dim=1)
-    span, column = best // width, best % width
-    end = right.flatten(1)[torch.arange(n, device=heat.device), best]
-    return torch.stack([column, top[span], end, last[span] + 1], dim=1)
-
-
-def only_largest(heatmaps: Tensor, threshold: float | Tensor) -> Tensor:
-    """Set all cells above the threshold to 0 but those of the largest component of each map.
-
-    The largest has the most cells; of several the one with the most heat, and of several of
-    these the one whose first cell, row by row, comes first.
-
-    Cells are connected along edges and corners. Bilinear upsampling mixes the four cells around a
-    point, which are then all connected where they are content. So the pixels of one component
-    share no cell with those of another, and setting the others to 0 leaves them as they were.
-
-    Args:
-        heatmaps: float16 `(n, h, w)` in [0, 1].
-        threshold: In [0, 1); cells strictly above it are content. Or float64 `(n,)`, one for each.
-
-    Returns:
-        float16 `(n, h, w)` on the same device; maps with one component or none are unchanged.
-    """
-    found = Components.of(heatmaps, threshold)
-    order = found.ranked(-found.heat, -found.sizes)
-    _, largest = np.unique(found.map_of[order], return_index=True)
-    kept = np.zeros(len(found.heat), bool)
-    kept[order[largest]] = True
-    others = torch.from_numpy((found.labels > 0) & ~kept[found.labels])
-    return heatmaps.masked_fill(others.to(heatmaps.device), 0)
-
-
-@dataclass
-class Components:
-    """The connected components of content of some heatmaps; number 0 is what is no content.
-
-    Attributes:
-        labels: Number of the component of each cell, `(n, h, w)`.
-        map_of: Which heatmap each is in.
-        first_cell: Place of its first cell, row by row through all heatmaps.
-        sizes: Its cells.
-        heat: The sum of its cells; exact.
-    """
-
-    labels: NDArray[np.int32]
-    map_of: NDArray[np.int64]
-    first_cell: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    heat: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, heatmaps: Tensor, threshold: float | Tensor) -> "Components":
-        """Return those above a threshold, or above one of each heatmap, as for `only_largest`."""
-        from scipy import ndimage  # a tenth of a second to import, and no other rule needs it
-
-        cells = heatmaps.cpu().numpy()
-        limits = (
-            threshold.cpu().numpy()[:, None, None] if isinstance(threshold, Tensor) else threshold
-        )
-        # float64, or numpy would round the threshold to float16 before it compares.
-        content = cells.astype(np.float64) > limits
-        labels, count = ndimage.label(content, structure=_WITHIN_A_MAP)
-        _, first_cell = np.unique(np.append(labels, range(count + 1)), return_index=True)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        weights = cells.ravel().astype(np.float64)
-        heat: Any = np.bincount(labels.ravel(), weights=weights, minlength=count + 1)
-        return cls(labels, first_cell // max(1, cells[:1].size), first_cell, sizes, heat)
-
-    def ranked(self, *by: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of components, heatmap after heatmap, by a figure, the last first.
-
-        Of equal ones the one whose first cell comes first is first.
-        """
-        keys = (self.first_cell, *by, self.map_of)
-        return 1 + np.lexsort([values[1:] for values in keys])

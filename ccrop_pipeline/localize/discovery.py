@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccrop_pipeline.localize.box_rules import MOST_OBJECTS
+from ccrop_pipeline.localize.cells import object_level
 from ccrop_pipeline.localize.encoder import Encoder
 
 CellSource = Literal["keys", "layer"]
@@ -58,17 +58,6 @@ def compared_cells(encoder: Encoder, images: Tensor) -> tuple[Tensor, tuple[int,
         return cells_of(encoder, images, "keys")
     cells, grid = cells_of(encoder, images, "layer")
     return cells - cells.mean(dim=(1, 2), keepdim=True, dtype=torch.float64), grid
-
-
-def object_level(number: int) -> float:
-    """Return the value of the cells of an object, counted from 0, in the heatmap of a mask."""
-    return 1 - number / (2 * MOST_OBJECTS)
-
-
-def object_numbers(heatmaps: NDArray[np.float16]) -> NDArray[np.int64]:
-    """Return the object that each cell of such heatmaps belongs to, from 1; 0 for none."""
-    number = np.rint((1 - heatmaps.astype(np.float64)) * 2 * MOST_OBJECTS).astype(np.int64)
-    return np.where(heatmaps > 0, 1 + number, 0)
 
 
 def lost(cells: Tensor, grid: tuple[int, int], objects: int = 1) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from torch import Tensor
 
 from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps, min_max
-from ccrop_pipeline.localize.box_rules import only_largest
+from ccrop_pipeline.localize.cells import only_largest
 
 coarse = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
 grids = st.tuples(st.integers(1, 6), st.integers(1, 6))

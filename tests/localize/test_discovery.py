@@ -16,11 +16,11 @@ from ccrop_pipeline.localize import (
     boxes_from_heatmaps,
     build_backbone,
 )
+from ccrop_pipeline.localize.cells import object_level
 from ccrop_pipeline.localize.discovery import (
     cells_of,
     compared_cells,
     lost,
-    object_level,
     tokencut,
 )
 from ccrop_pipeline.localize.encoder import probe_images

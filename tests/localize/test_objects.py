@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as npst
 
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps, object_boxes
-from ccrop_pipeline.localize.discovery import object_level
+from ccrop_pipeline.localize.cells import object_level
 
 Cell = tuple[int, int]
 FULL = [0.0, 0.0, 1.0, 1.0]
