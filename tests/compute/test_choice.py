@@ -5,14 +5,16 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 
 from ccrop_pipeline.base import Observer, Ranks
-from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, RuleChoice, validate
+from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, RuleChoice, validate, write_manifest
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.compute.choice import some_of, squares
+from ccrop_pipeline.compute.ray_engine import _Worker
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.errors import BoxSetError, CcropError
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
@@ -21,6 +23,7 @@ from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone,
 from ccrop_pipeline.localize.rule_choice import choose_rule, draw_windows
 
 SETTINGS = {"batch_size": 16, "threads": 1}
+REST = {"heatmaps": True, "form": "parquet", "max_bad": 1.0}
 
 
 def localizer(rule: BoxRule | None = None, seed: int = 0) -> Localizer:
@@ -221,6 +224,24 @@ class _Noise(torch.nn.Module):
             .float()
             .abs()
         )
+
+
+def test_at_an_address_nothing_is_left_of_the_choice(source, computed, tmp_path):
+    address = f"memory://{tmp_path.name}/boxes"
+    made = compute_boxes(source, localizer(), address, **SETTINGS)
+    assert made.manifest == computed.manifest
+    store = fsspec.filesystem("memory")
+    assert not [path for path in store.find(f"/{tmp_path.name}") if "/." in path]
+
+
+def test_workers_of_a_cluster_take_the_choice_of_the_first(source, computed, tmp_path):
+    arguments = (source, localizer, tmp_path / "b", SETTINGS | REST, str(tmp_path))
+    first, second = _Worker(*arguments), _Worker(*arguments)
+    _, settled = first.provenance()
+    for at, shard in enumerate(source.shards):
+        (first, second)[at % 2].compute(shard, settled)
+    write_manifest(tmp_path / "b", source.shards, settled)
+    assert BoxSet.open(tmp_path / "b").manifest == computed.manifest
 
 
 def test_few_images_have_the_rule_of_the_paper(tmp_path):

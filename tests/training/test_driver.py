@@ -78,6 +78,21 @@ def assert_same(first: Path, second: Path):
     assert one[3:] == two[3:]
 
 
+@pytest.mark.slow
+def test_the_rule_sets_itself_at_each_refresh(source, tmp_path):
+    settings = ("boxes.threshold=auto", "boxes.refresh_epochs=[1, 3]", "probe.every=0")
+    trained(source, tmp_path / "run", *settings)
+    made = [
+        BoxSet.open(tmp_path / "run/boxes" / name).manifest.provenance.localizer
+        for name in ("epoch-0001", "epoch-0003")
+    ]
+    assert [localizer.choice.images for localizer in made] == [48, 48]
+    assert made[0].choice.kappa != made[1].choice.kappa
+    checkpoint = load_checkpoint(tmp_path / "run/checkpoints/epoch-0003.pt")
+    again = compute_boxes(source, Localizer(checkpoint.encoder()), tmp_path / "boxes")
+    assert again.manifest == BoxSet.open(tmp_path / "run/boxes/epoch-0003").manifest
+
+
 class KillAt(Observer):
     """Kills its own process, with no chance to clean up, at the n-th event of a kind."""
 

@@ -11,7 +11,7 @@ from ccrop_pipeline.boxset import BoxSet, validate
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
-from ccrop_pipeline.localize import BoxRule, Localizer
+from ccrop_pipeline.localize import Localizer
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
 from ccrop_pipeline.training.processes import Processes
@@ -129,8 +129,7 @@ def test_boxes_of_several_processes_are_those_of_the_checkpoint(source, tmp_path
     made = tmp_path / "run/boxes/epoch-0002"
     assert validate(made) == []
     encoder = load_checkpoint(tmp_path / "run/checkpoints/epoch-0002.pt").encoder()
-    localizer = Localizer(encoder, "sum", BoxRule(0.1))
-    again = compute_boxes(source, localizer, tmp_path / "boxes")
+    again = compute_boxes(source, Localizer(encoder), tmp_path / "boxes")
     assert again.manifest == BoxSet.open(made).manifest
 
 
