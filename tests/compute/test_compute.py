@@ -409,7 +409,8 @@ def test_nothing_is_computed_beside_the_boxes_of_other_images(
         elif other == "fewer":
             tars[0].unlink()
         else:
-            shutil.copy(tars[0], tars[0].with_name("zzz.tar"))
+            pack([Sample("other", b"no image", None)], tmp_path / "other")
+            shutil.copy(tmp_path / "other/data-000000.tar", tmp_path / "more/zzz.tar")
         source = open_source(tmp_path / "more")
     with pytest.raises(BoxSetError, match=r"made in another way|B010") as caught:
         compute_boxes(source, localizer(), folder, ranks=ranks, **settings)
