@@ -30,6 +30,7 @@ from ccrop_pipeline.boxset.writing import (
     convert,
     left_to_write,
     provenance_in,
+    refuse_foreign,
     strangers,
     write_manifest,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "missing_shards",
     "opened",
     "provenance_in",
+    "refuse_foreign",
     "shard_is_complete",
     "strangers",
     "upright",

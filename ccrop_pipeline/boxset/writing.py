@@ -47,7 +47,7 @@ def left_to_write(
     """Return the shards that are not there yet; refuse a folder in which they would do harm.
 
     To be called before any work: shards beside those of another source or of another form would
-    keep both box sets from ever being complete.
+    keep both box sets from ever being complete. Nor is a box set begun among files of others.
 
     Args:
         folder: The box set: a local path, or an address that fsspec knows.
@@ -58,7 +58,8 @@ def left_to_write(
         heatmaps: Whether the shards to come have heatmaps; None: as those that are there.
 
     Raises:
-        BoxSetError: If the folder holds shards that are damaged, or of anything else.
+        BoxSetError: If the folder holds shards that are damaged, or of anything else, or no part
+            of a box set and other files, hidden ones apart.
         SettingError: If the form is not known or a name is no plain file name.
     """
     place, names = open_folder(folder), list(shard_names)
@@ -74,6 +75,8 @@ def left_to_write(
     }
     if place.has(MANIFEST):
         _expect_same_set(place, names, provenance, form)
+    else:
+        refuse_foreign(folder)
     if found := strays(there, files.values()):
         raise BoxSetError(
             f"{folder} holds shards that are none of these images', such as {found[0].where} (rule "
@@ -122,6 +125,31 @@ def _expect_same_set(place: BoxFolder, names: list[str], provenance: Provenance,
             f"{place} holds a box set that was made in another way ({MANIFEST}):\n  "
             + "\n  ".join(changed)
             + "\nRepeat what made it, choose another folder, or delete it."
+        )
+
+
+def refuse_foreign(folder: Location) -> None:
+    """Refuse to begin a box set among files of others; what is hidden is in nobody's way.
+
+    Args:
+        folder: Where the box set goes, a path or an address that fsspec knows.
+
+    Raises:
+        BoxSetError: If there are such files, and neither manifest nor shard of a box set.
+    """
+    place, suffixes = open_folder(folder), tuple(form.suffix for form in FORMS.values())
+    shards = (name for name in place.inside(DATA).files() if name.endswith(suffixes))
+    if place.has(MANIFEST) or next(shards, None):
+        return
+    if isinstance(place, LocalFolder):
+        found = strangers(place.path) if place.exists() else []
+    else:
+        found = sorted(place.files().keys() - {CARD})
+    foreign = [name for name in found if not any(p.startswith(".") for p in name.split("/"))]
+    if foreign:
+        raise BoxSetError(
+            f"{place} is not empty and holds no box set: found {_some(foreign)}. Choose another "
+            "folder, or move what is there."
         )
 
 

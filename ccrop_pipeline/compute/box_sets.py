@@ -24,6 +24,7 @@ from ccrop_pipeline.boxset import (
     BoxSet,
     left_to_write,
     missing_shards,
+    refuse_foreign,
     strangers,
     write_manifest,
 )
@@ -84,6 +85,8 @@ def compute_boxes(
     source = open_source(source) if isinstance(source, str | Path) else source
     if overwrite:
         _refuse_to_replace(folder, ranks)
+    else:
+        refuse_foreign(folder)
     refuse_restarted_keys(source)
     asked, wanted = provenance_of(source, localizer), folder
     batch_size = batch_size or default_batch_size(localizer.encoder)

@@ -18,6 +18,7 @@ from ccrop_pipeline.boxset import (
     BoxSet,
     Provenance,
     left_to_write,
+    refuse_foreign,
     shard_is_complete,
     write_manifest,
 )
@@ -78,6 +79,7 @@ def compute_boxes_with_ray(
     """
     check_numbers(batch_size, threads, max_bad)
     refuse_restarted_keys(source)
+    refuse_foreign(folder)
     ray = _imported()
     # Ray prints its news, such as a lost node, where results belong.
     with redirect_stdout(sys.stderr), _connected(ray):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
@@ -208,3 +209,50 @@ def test_names_of_exports_promise_what_is_in_them(home):
     with pytest.raises(ValueError, match=r"boxes\.csv is to be COCO.*\.json"):
         exchange.export_file(box_set, "~/new/boxes.csv", "coco")
     assert not (home / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "boxes full ~/photos OUT",
+        "boxes centre ~/photos OUT",
+        "boxes import ~/photos OUT --csv=~/boxes.csv",
+        "boxes export ~/full OUT --form webdataset",
+        "boxes compute ~/photos OUT --model torchvision:resnet18 --weights random --device cpu",
+        "data pack ~/photos OUT",
+        "train ~/photos OUT --recipe demo",
+        "demo OUT",
+    ],
+)
+def test_nothing_is_begun_among_files_of_others(home, line):
+    ccrop("boxes", "full", "~/photos", "~/full")
+    for out, name in (("work", "thesis.tex"), ("table", "data/own.csv"), ("images", "data/a/b")):
+        place = home / out
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_text("mine")
+        result = ccrop(*line.replace("OUT", str(place)).split())
+        assert result.exit_code == 1
+        assert f"{place} is not empty" in result.stderr
+        assert [path for path in place.rglob("*") if path.is_file()] == [place / name]
+
+
+def test_box_sets_are_begun_beside_what_is_hidden_and_resumed_beside_anything(home):
+    place = home / "repository"
+    (place / ".git").mkdir(parents=True)
+    (place / "README.md").write_text("mine")
+    (place / ".gitattributes").touch()
+    assert ccrop("boxes", "full", "~/photos", place).exit_code == 0
+    assert (place / "README.md").read_text() == "mine"
+    (place / "manifest.json").unlink()
+    (place / "notes.txt").write_text("mine")
+    assert ccrop("boxes", "full", "~/photos", place).exit_code == 0
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_nothing_is_begun_among_objects_of_others(home):
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/others/thesis.tex", b"mine")
+    result = ccrop("boxes", "full", "~/photos", "memory://others")
+    assert "memory://others is not empty and holds no box set: found 1 (thesis" in result.stderr
+    assert ccrop("boxes", "full", "~/photos", "memory://others/boxes").exit_code == 0
+    store.rm("/others", recursive=True)
