@@ -93,7 +93,7 @@ SHARED = {
 SCENES = Study(
     title="Off-centre scenes",
     recipe="demo",
-    settings=("epochs=10", 'precision="bf16"'),
+    settings=("epochs=10", 'precision="bf16"', "boxes.threshold=0.6"),
     warmup=2,
     probe_every=4,
     arms={
@@ -185,10 +185,12 @@ SCENES = Study(
     },
 )
 
+_CIFAR10 = ("optimizer.lr_warmup_epochs=1", "boxes.threshold=0.5")
+
 CIFAR10 = Study(
     title="CIFAR-10",
     recipe="cifar10-simclr-2core",
-    settings=("epochs=3", "optimizer.lr_warmup_epochs=1", 'precision="bf16"'),
+    settings=(*_CIFAR10, "epochs=3", 'precision="bf16"'),
     warmup=1,
     probe_every=1,
     arms=SHARED,
@@ -200,7 +202,7 @@ CIFAR10 = Study(
 CIFAR10_PART = Study(
     title="CIFAR-10, two fifths of it: refreshes, reuse, alpha and threshold",
     recipe=CIFAR10.recipe,
-    settings=("epochs=5", "optimizer.lr_warmup_epochs=1", 'precision="fp32"'),
+    settings=(*_CIFAR10, "epochs=5", 'precision="fp32"'),
     train="train-0000[01]-of-00005.parquet",
     warmup=1,
     probe_every=1,

@@ -91,8 +91,9 @@ def settle(
         return asked
     info = _recorded(folder, source.shards, form, asked)
     if info is None:
-        made = _chosen(source, localizer, batch_size, threads, observer)
-        info = _record(folder, source.shards, form, asked, made)
+        info = _chosen(source, localizer, batch_size, threads, observer)
+        if info.choice and info.choice.threshold:  # else every process comes to the same
+            info = _record(folder, source.shards, form, asked, info)
     if info.choice and info.choice.worthless:
         observer.warning(worthless(info.choice))
     return replace(asked, localizer=info)
