@@ -1,35 +1,14 @@
-"""Whether the boxes of a box set can change anything, and what would if they cannot."""
+"""What a box set is worth, by its own numbers: a verdict first, and all that it stands on."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from ccrop_pipeline.base import Location
-from ccrop_pipeline.boxset import NEARLY_FULL, UNREADABLE, BoxSet, LocalizerInfo, opened
-
-_SAMPLE = 4096  # heatmaps on which other rules are tried
-_SHARDS = 8
-_FEW = 0.25  # share of nearly full boxes that another rule may leave, to be worth naming
-_TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """Another rule for the same heatmaps, as tried on a sample of them.
-
-    Attributes:
-        name: The field of the rule to change, `threshold` or `mass`.
-        value: What to set it to.
-        mean_area: Mean share of its image that a box would cover.
-        images: Number of images in the sample.
-    """
-
-    name: str
-    value: float
-    mean_area: float
-    images: int
+from ccrop_pipeline.boxset import BoxSet, opened
+from ccrop_pipeline.crops import CropParams
+from ccrop_pipeline.report.crop_effect import CropEffect, crop_effect
+from ccrop_pipeline.report.remedy import Remedy, remedy
+from ccrop_pipeline.report.spread import Heat, Spread, heat_of, some_rows, spread_of
+from ccrop_pipeline.report.verdict import Agreement, Word, cost, judge, own_share, recorded
 
 
 @dataclass(frozen=True)
@@ -37,6 +16,10 @@ class Audit:
     """What a user must know about boxes before training with them.
 
     Attributes:
+        verdict: Whether they carry anything of their images.
+        reason: Why, in one sentence.
+        advice: What to do, in one sentence; None where nothing is to be done.
+        warning: All three where boxes carry little or nothing, for people; None elsewhere.
         images: Number of rows.
         full: Share of them whose box is the whole image.
         nearly_full: Share whose box covers more than 90 % of the image, full ones included.
@@ -44,10 +27,20 @@ class Audit:
         unreadable: Share that could not be decoded; their box is the whole image.
         mean_area: Mean share of its image that a box covers; None without rows.
         area_histogram: Number of boxes that cover up to 10 %, up to 20 %, ... of their image.
-        remedy: Another rule that would make a difference where these boxes make none.
-        warning: What is wrong with these boxes and what to do, for people; None if nothing is.
+        agreement: Of boxes with those of windows; None where no windows were looked at.
+        spread: How much boxes differ from one box for all; None without readable rows.
+        own: How much of where a box lies is of its own image; without an agreement the most that
+            it can be. None without readable rows.
+        heat: How much heatmaps differ; None without heatmaps.
+        windows: What boxes change about the windows of views; None without readable rows.
+        cost: Where windows show less than plain random crops do, in one sentence; else None.
+        remedy: Another rule that leaves fewer boxes nearly full, where most are.
     """
 
+    verdict: Word
+    reason: str
+    advice: str | None
+    warning: str | None
     images: int
     full: float
     nearly_full: float
@@ -55,124 +48,66 @@ class Audit:
     unreadable: float
     mean_area: float | None
     area_histogram: tuple[int, ...]
+    agreement: Agreement | None
+    spread: Spread | None
+    own: float | None
+    heat: Heat | None
+    windows: CropEffect | None
+    cost: str | None
     remedy: Remedy | None
-    warning: str | None
 
 
-def audit(boxes: BoxSet | Location) -> Audit:
+def audit(
+    boxes: BoxSet | Location,
+    *,
+    crop: CropParams | None = None,
+    agreement: Agreement | None = None,
+) -> Audit:
     """Judge a box set by its own numbers; no true boxes are needed.
 
-    Boxes are taken to be of no use where more than half of them cover more than 90 % of their
-    image. Then, if the set has heatmaps, the mildest threshold (or mass, if the boxes come from
-    one) in steps of 0.1 is looked for that leaves at most a quarter of such boxes; on up to 4,096
-    heatmaps out of up to 8 shards, so that the size of the set does not matter.
+    Areas are those of all rows; the rest is taken of up to 4,096 rows out of up to 8 shards, so
+    that the size of the set does not matter. Where most boxes cover more than 90 % of their image,
+    and there are heatmaps, the mildest threshold (or mass, if the boxes come from one) in steps of
+    0.1 is looked for that leaves at most a quarter of such boxes.
 
     Args:
         boxes: A box set, or its folder: a local path or an address.
+        crop: How windows are drawn; None: as in `CropParams`.
+        agreement: Of boxes with those of windows; None: the one that is recorded, where the rule
+            set itself.
 
     Raises:
         BoxSetError: If the folder holds no complete box set, or a shard of it cannot be read.
     """
     box_set = opened(boxes)
-    found = box_set.manifest.statistics
-    shares = {name: found.share(count) for name, count in found.counts.items()}
-    nearly_full = found.share(found.nearly_full)
-    remedy, warning = None, None
-    if nearly_full > 0.5:
-        located = shares["ok"] > 0.5
-        remedy = _remedy(box_set) if located else None
-        warning = _no_op(box_set, nearly_full, remedy) if located else _nothing_located(shares)
-    return Audit(
-        images=box_set.manifest.rows,
-        full=found.share(found.full),
-        nearly_full=nearly_full,
-        empty=shares["empty"],
-        unreadable=shares["unreadable"],
-        mean_area=found.mean_area,
-        area_histogram=found.area_histogram,
-        remedy=remedy,
-        warning=warning,
-    )
-
-
-def _nothing_located(shares: dict[str, float]) -> str:
-    if shares["unreadable"] > shares["empty"]:
-        return (
-            f"{shares['unreadable']:.0%} of the images could not be decoded, and their boxes are "
-            "the whole image. Look at the source."
-        )
-    return (
-        f"{shares['empty']:.0%} of the heatmaps are constant, not finite or without content, and "
-        "their boxes are the whole image. Look at the encoder: its weights, layer and precision."
-    )
-
-
-def _no_op(box_set: BoxSet, nearly_full: float, remedy: Remedy | None) -> str:
-    what = (
-        f"these boxes change nothing: {nearly_full:.0%} cover more than {NEARLY_FULL:.0%} of "
-        "their image, so crops go where they would go without them. "
-    )
-    provenance = box_set.manifest.provenance
-    if provenance.localizer is None:
-        return what + "Use boxes that are closer around what the images show."
-    other_map = (
-        "compute with another map, if features can be negative, as those of transformers are "
-        "(`map` auto looks)"
-        if provenance.localizer.map == "sum"
-        else "compute with another map"
-    )
-    if remedy is None:
-        return what + f"Train the encoder for longer, or {other_map}."
-    return what + (
-        f"With `{remedy.name}` {remedy.value:g} the mean area would be {remedy.mean_area:.0%}: "
-        f"rethreshold them. Or train the encoder for longer, or {other_map}."
-    )
-
-
-def _remedy(box_set: BoxSet) -> Remedy | None:
+    statistics = box_set.manifest.statistics
     localizer = box_set.manifest.provenance.localizer
-    heatmaps = None if localizer is None else _sample(box_set)
-    if localizer is None or heatmaps is None:
-        return None
-    import torch  # more than a second to import, and most audits end before this
-
-    from ccrop_pipeline.localize import boxes_from_heatmaps, rule_of
-
-    maps = torch.from_numpy(heatmaps)
-    for name, value in _milder_first(localizer):
-        rule = replace(rule_of(localizer), mean_share=0.0)
-        rule = replace(rule, threshold=value) if name == "threshold" else replace(rule, mass=value)
-        boxes, _ = boxes_from_heatmaps(maps, rule, localizer.input_size)
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-        if float((areas > NEARLY_FULL).float().mean()) <= _FEW:
-            return Remedy(name, value, float(areas.mean()), len(heatmaps))
-    return None
-
-
-def _milder_first(rule: LocalizerInfo) -> Iterator[tuple[str, float]]:
-    if rule.threshold is not None:
-        for threshold in _TENTHS:
-            if threshold > rule.threshold:
-                yield "threshold", threshold
-    elif rule.mass is not None:
-        for mass in reversed(_TENTHS):
-            if mass < rule.mass:
-                yield "mass", mass
-
-
-def _sample(box_set: BoxSet) -> NDArray[np.float16] | None:
-    names = [entry.name for entry in box_set.manifest.shards if entry.rows]
-    parts = []
-    for place in _spread(len(names), _SHARDS):
-        table = box_set.read(names[place])
-        if table.heatmaps is None:
-            return None
-        readable = np.flatnonzero(table.status != UNREADABLE)
-        rows = readable[_spread(len(readable), _SAMPLE // min(len(names), _SHARDS))]
-        parts.append(table.heatmaps[rows])
-    return np.concatenate(parts)
-
-
-def _spread(available: int, wanted: int) -> NDArray[np.int64]:
-    """Return up to `wanted` indices below `available`, evenly spread."""
-    return np.unique(np.linspace(0, max(0, available - 1), min(available, wanted)).astype(np.int64))
+    agreement = agreement or recorded(localizer)
+    rows = some_rows(box_set)
+    spread = spread_of(rows.boxes) if rows else None
+    nearly_full, ok = map(statistics.share, (statistics.nearly_full, statistics.counts["ok"]))
+    other = None
+    if rows and localizer and rows.heatmaps is not None and min(nearly_full, ok) > 0.5:
+        other = remedy(localizer, rows.heatmaps)
+    verdict = judge(statistics, spread, agreement, localizer, other)
+    windows = crop_effect(rows.drawn, rows.sizes, crop or CropParams()) if rows else None
+    return Audit(
+        verdict=verdict.word,
+        reason=verdict.reason,
+        advice=verdict.advice,
+        warning=verdict.warning,
+        images=box_set.manifest.rows,
+        full=statistics.share(statistics.full),
+        nearly_full=nearly_full,
+        empty=statistics.share(statistics.counts["empty"]),
+        unreadable=statistics.share(statistics.counts["unreadable"]),
+        mean_area=statistics.mean_area,
+        area_histogram=statistics.area_histogram,
+        agreement=agreement,
+        spread=spread,
+        own=own_share(spread, agreement) if spread else None,
+        heat=heat_of(rows.heatmaps) if rows and rows.heatmaps is not None else None,
+        windows=windows,
+        cost=cost(windows, verdict) if windows else None,
+        remedy=other,
+    )

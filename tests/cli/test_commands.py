@@ -299,10 +299,10 @@ def test_useless_boxes_are_called_so(workplace, monkeypatch):
     line = ["train", "photos", "useless", "--recipe", "cifar10-simclr-2core", "--device", "cpu"]
     own = ("epochs=2", "optimizer.lr_warmup_epochs=1", "boxes.refresh_at=[0.5]")
     quick = [word for setting in (*own, "boxes.threshold=0.0") for word in ("--set", setting)]
-    assert "boxes change nothing" in ccrop(*line, *quick).stderr
+    assert "boxes carry nothing" in ccrop(*line, *quick).stderr
     compute = ["boxes", "compute", "photos", "useless-boxes", "--model", "useless", "--threshold"]
-    assert "boxes change nothing" in ccrop(*compute, "0").stderr
-    assert "boxes change nothing" not in ccrop(*compute, "0.9", "--overwrite").stderr
+    assert "boxes carry nothing" in ccrop(*compute, "0").stderr
+    assert "boxes carry nothing" not in ccrop(*compute, "0.9", "--overwrite").stderr
 
 
 @pytest.mark.slow

@@ -45,10 +45,8 @@ def test_what_is_known_of_a_finished_set_is_not_read_again(tmp_path):
     for shard in (tmp_path / "data").iterdir():
         shard.write_bytes(b"?" * shard.stat().st_size)
     again = BoxSet.open(tmp_path)
-    assert audit(again).mean_area == pytest.approx(0.375)
     assert box_metrics(again, None)["share_full"] == 0
-    for command in ("info", "audit"):
-        assert CliRunner().invoke(cli, ["boxes", command, str(made.folder)]).exit_code == 0
+    assert CliRunner().invoke(cli, ["boxes", "info", str(made.folder)]).exit_code == 0
 
 
 def test_useful_boxes_have_no_warning_and_a_set_of_none_has_no_figures(tmp_path):
@@ -62,7 +60,9 @@ def warm(n: int, floor: float) -> np.ndarray:
     """Heatmaps that are `floor` but for one cold cell and a hot block of 4 x 4 of 8 x 8 cells."""
     heatmaps = np.full((n, 8, 8), floor, np.float16)
     heatmaps[:, 0, 0] = 0
-    heatmaps[:, 3:7, 2:6] = 1
+    for number, heatmap in enumerate(heatmaps):
+        top, left = divmod(number % 9, 3)
+        heatmap[1 + top : 5 + top, 1 + left : 5 + left] = 1
     return heatmaps
 
 
@@ -80,7 +80,7 @@ def test_a_no_op_names_the_mildest_threshold_that_is_none(tmp_path):
     # At 0.4 the tent between .33 and 1 is cut 1/10 of the way outwards from a hot cell's edge on.
     assert 0.25 < found.remedy.mean_area < 0.45
     assert found.remedy.images == 50
-    assert "these boxes change nothing: 100% cover more than 90%" in found.warning
+    assert "these boxes carry nothing of the image: 100% cover more than 90%" in found.warning
     area = f"{found.remedy.mean_area:.0%}"
     assert f"With `threshold` 0.4 the mean area would be {area}" in found.warning
     assert "`map` auto" in found.warning
@@ -150,21 +150,22 @@ def test_what_was_never_located_is_no_matter_of_thresholds(tmp_path, status, par
 
 def test_boxes_that_no_model_made_are_told_so(tmp_path):
     found = audit(box_set(tmp_path, [table("ab", squares(1, 1))]))
-    assert "change nothing" in found.warning
+    assert "carry nothing of the image" in found.warning
     assert "rethreshold" not in found.warning
 
 
 def test_the_command_prints_a_histogram_and_warns_on_stderr(tmp_path):
-    box_set(tmp_path, [table("abcd", squares(0.35, 1, 1, 1))])
+    box_set(tmp_path, [table("abcd", squares(0.95, 1, 1, 0.35))])
     result = CliRunner().invoke(cli, ["boxes", "audit", str(tmp_path)])
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0].startswith("areas       mean 83.8")
-    assert lines[4].split() == ["area", "up", "to", "40%", "25.0%", "#" * 13]
-    assert lines[10].split()[-2:] == ["75.0%", "#" * 40]
-    assert result.stderr.startswith("Warning: these boxes change nothing: 75%")
+    assert lines[0] == "verdict     cannot tell"
+    assert any(line.startswith("areas       mean 82.5%") for line in lines)
+    assert lines[-7].split() == ["area", "up", "to", "40%", "25.0%", "#" * 13]
+    assert lines[-1].split()[-2:] == ["75.0%", "#" * 40]
+    assert result.stderr == ""
     result = CliRunner().invoke(cli, ["boxes", "audit", str(tmp_path), "--json"])
     answer = json.loads(result.stdout)
-    assert (answer["images"], answer["full"], answer["remedy"]) == (4, 0.75, None)
-    assert answer["warning"].startswith("these boxes change nothing")
+    assert (answer["images"], answer["full"], answer["remedy"]) == (4, 0.5, None)
+    assert (answer["verdict"], answer["warning"]) == ("cannot tell", None)
     assert result.stderr == ""

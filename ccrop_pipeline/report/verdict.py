@@ -1,0 +1,185 @@
+"""The verdict of an audit in words: whether boxes carry anything of their images, what to do."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ccrop_pipeline.boxset import NEARLY_FULL, BoxStatistics, LocalizerInfo
+from ccrop_pipeline.errors import counted
+from ccrop_pipeline.report.crop_effect import CropEffect
+from ccrop_pipeline.report.remedy import Remedy
+from ccrop_pipeline.report.spread import Spread
+
+Word = Literal[
+    "worth using", "carry little of the image", "carry nothing of the image", "cannot tell"
+]
+WORTH, LITTLE, NOTHING, UNKNOWN = get_args(Word)
+# Of `own`; lab/audits.md has the sets on which they were chosen.
+_NOTHING, _LITTLE = 0.05, 0.15
+_FEWEST = 32  # images; of fewer it is not said how much boxes differ
+_LESS = 0.005  # of what windows show, beside plain random crops
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well boxes of images agree with those of windows cut from them.
+
+    Attributes:
+        kappa: How much nearer the box of an image is to those of its own windows than boxes of
+            other images are: 1 is the same, 0 no nearer.
+        freedom: Spread of the centres of boxes, beside that of boxes which lie anywhere.
+        images: Number of images.
+        worthless: Whether no threshold that was tried gave boxes worth anything.
+    """
+
+    kappa: float
+    freedom: float
+    images: int
+    worthless: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line, and why.
+
+    Attributes:
+        word: The verdict.
+        reason: Why, in one sentence.
+        advice: What to do, in one sentence; None where nothing is to be done.
+    """
+
+    word: Word
+    reason: str
+    advice: str | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """Verdict, reason and advice where boxes carry little or nothing, for people."""
+        if self.word not in (LITTLE, NOTHING):
+            return None
+        return f"these boxes {self.word}: {self.reason} {self.advice}"
+
+
+def own_share(spread: Spread, agreement: Agreement | None) -> float:
+    """Return how much of where a box lies is of its own image, in [0, 1].
+
+    How much boxes differ from one box for all, 1 - IoU, times how surely they come back in
+    windows of their image, kappa. Where kappa is not known, the most that it can be: 1.
+    """
+    kappa = 1.0 if agreement is None else min(1.0, max(0.0, agreement.kappa))
+    return kappa * (1 - spread.median_iou)
+
+
+def recorded(localizer: LocalizerInfo | None) -> Agreement | None:
+    """Return the agreement that was measured when the box rule set itself; None if none was."""
+    choice = None if localizer is None else localizer.choice
+    if localizer is None or choice is None or localizer.threshold not in choice.threshold:
+        return None
+    at = choice.threshold.index(localizer.threshold)
+    return Agreement(choice.kappa[at], choice.freedom[at], choice.images, choice.worthless)
+
+
+def judge(
+    statistics: BoxStatistics,
+    spread: Spread | None,
+    agreement: Agreement | None,
+    localizer: LocalizerInfo | None,
+    remedy: Remedy | None,
+) -> Verdict:
+    """Return the verdict on boxes.
+
+    Args:
+        statistics: Of all rows.
+        spread: Of a sample of them; None without readable rows.
+        agreement: With windows; None where not known.
+        localizer: What made the boxes; None where no model did.
+        remedy: Another rule that leaves fewer boxes nearly full.
+    """
+    counts = statistics.counts
+    if statistics.share(counts["ok"]) <= 0.5:
+        return _nothing_located(statistics)
+    assert spread is not None
+    nearly_full = statistics.share(statistics.nearly_full)
+    if spread.images < _FEWEST and nearly_full <= 0.5:
+        few = f"{counted(spread.images, 'image')} are too few to say how much boxes differ."
+        return Verdict(UNKNOWN, few, "Compute boxes of more images.")
+    own = own_share(spread, agreement)
+    worthless = agreement is not None and agreement.worthless
+    if worthless or own < _LITTLE:
+        word = NOTHING if worthless or own < _NOTHING else LITTLE
+        return Verdict(word, _why(spread, agreement, nearly_full), _advice(localizer, remedy))
+    if agreement is None:
+        return Verdict(
+            UNKNOWN,
+            f"boxes differ between images (IoU with the median box {spread.median_iou:.2f}), and "
+            "nothing in the set says whether it is the images that decide where they lie.",
+            "Give `source` and `model` to find out, or look at some (`contact_sheet`)."
+            if localizer
+            else "Compare them with true boxes, or look at some (`contact_sheet`).",
+        )
+    return Verdict(
+        WORTH,
+        f"they differ between images (IoU with the median box {spread.median_iou:.2f}), and "
+        f"windows of an image get the same box (kappa {agreement.kappa:.2f}).",
+    )
+
+
+def _nothing_located(statistics: BoxStatistics) -> Verdict:
+    counts = statistics.counts
+    if not sum(counts.values()):
+        return Verdict(UNKNOWN, "there are no boxes.")
+    if counts["unreadable"] > counts["empty"]:
+        return Verdict(
+            NOTHING,
+            f"{statistics.share(counts['unreadable']):.0%} of the images could not be decoded, and "
+            "their boxes are the whole image.",
+            "Look at the source.",
+        )
+    return Verdict(
+        NOTHING,
+        f"{statistics.share(counts['empty']):.0%} of the heatmaps are constant, not finite or "
+        "without content, and their boxes are the whole image.",
+        "Look at the encoder: its weights, layer and precision.",
+    )
+
+
+def _why(spread: Spread, agreement: Agreement | None, nearly_full: float) -> str:
+    if nearly_full > 0.5:
+        return f"{nearly_full:.0%} cover more than {NEARLY_FULL:.0%} of their image."
+    alike = f"boxes overlap one and the same box by {spread.median_iou:.2f} in the mean (IoU)"
+    if agreement is None:
+        return f"{alike}."
+    return (
+        f"{alike}, and windows of an image get the same box with a kappa of {agreement.kappa:.2f}."
+    )
+
+
+def _advice(localizer: LocalizerInfo | None, remedy: Remedy | None) -> str:
+    if localizer is None:
+        return "Use boxes that are closer around what each image shows, or none."
+    if remedy:
+        return (
+            f"With `{remedy.name}` {remedy.value:g} the mean area would be "
+            f"{remedy.mean_area:.0%}: rethreshold them, or compute with another map (`map` auto "
+            "looks)."
+        )
+    return (
+        "Train the encoder for longer, compute with another map (`map` auto looks), layer or "
+        "model, or use none."
+    )
+
+
+def cost(effect: CropEffect, verdict: Verdict) -> str | None:
+    """Return where windows show less than plain random crops do, in one sentence; else None."""
+    boxed, plain = effect.boxed, effect.plain
+    if boxed.box < plain.box - _LESS:
+        return (
+            f"even of the boxes windows show less than plain random crops ({boxed.box:.2f}, not "
+            f"{plain.box:.2f}): set alpha nearer to 1."
+        )
+    if verdict.word != WORTH and boxed.middle < plain.middle - _LESS:
+        return (
+            "windows show less of the middle of the image than plain random crops "
+            f"({boxed.middle:.2f}, not {plain.middle:.2f}): boxes that miss the object cost more "
+            "than they bring; set alpha nearer to 1, or use none."
+        )
+    return None
