@@ -76,6 +76,9 @@ def torchvision_network(
     return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
 
 
+_ELSEWHERE = ("hf-hub:", "local-dir:", "hf_hub:")
+
+
 def timm_network(
     name: str,
     weights: Weights,
@@ -92,8 +95,7 @@ def timm_network(
     """
     timm = import_timm()
     label = f"timm:{name}"
-    if "/" not in name and not timm.is_model(name):
-        raise ModelError(_unknown("timm", name, timm.list_models(pretrained=True)))
+    _expect_in_timm(timm, name)
 
     def build(**options: Any) -> tuple[nn.Module, Convert | None]:
         options["num_classes"] = 0
@@ -125,6 +127,16 @@ def timm_network(
     if weights == "pretrained":
         return network
     return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)
+
+
+def _expect_in_timm(timm: Any, name: str) -> None:
+    if "/" not in name and not timm.is_model(name):
+        raise ModelError(_unknown("timm", name, timm.list_models(pretrained=True)))
+    if "/" in name and not name.startswith(_ELSEWHERE):
+        raise ModelError(
+            f"timm has no network {name!r}: a name with a slash is taken from a hub or a folder, "
+            f"as timm:{_ELSEWHERE[0]}{name} or timm:{_ELSEWHERE[1]}{name}."
+        )
 
 
 def _with_weights(

@@ -167,11 +167,7 @@ def _from_path(
                 f"no checkpoint at {path}. Give the folder of a run that `ccrop train` has trained "
                 "for at least one epoch, one of its checkpoints, or a folder of safetensors."
             )
-    if not path.exists():
-        raise ModelError(
-            f"there is no model {path}: no such file or folder, and it starts with neither "
-            "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
-        )
+    _expect_a_model(path)
     kind = "safetensors" if path.is_dir() else kind_of_file(path)
     if kind == "torchscript":
         if layer:
@@ -191,6 +187,16 @@ def _from_path(
     if isinstance(content, nn.Module):
         return Network(content, f"pickle:{path.name}", input_size or 224)
     return _network_of(find_weights(content, path), input_size, partial=partial, say=say)
+
+
+def _expect_a_model(path: Path) -> None:
+    if not path.exists():
+        raise ModelError(
+            f"there is no model {path}: no such file or folder, and it starts with neither "
+            "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
+        )
+    if not (path.is_dir() or path.is_file()):
+        raise ModelError(f"{path} is neither a file nor a folder. Copy the model into a file.")
 
 
 def _network_of(

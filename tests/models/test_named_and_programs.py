@@ -328,3 +328,16 @@ def test_mean_and_standard_deviation_are_given_or_said(tmp_path) -> None:
 def test_means_that_cannot_be_are_refused(wrong, message) -> None:
     with pytest.raises(SettingError, match=message):
         open_encoder("torchvision:resnet18", weights="random", **wrong)
+
+
+def test_names_of_timm_with_a_slash_say_where_from(tmp_path):
+    pytest.importorskip("timm")
+    for name in ("foo/bar", "http://x/y"):
+        with pytest.raises(CcropError, match=f"timm has no network '{name}'.*timm:hf-hub:{name}"):
+            open_encoder(f"timm:{name}")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.pth")
+    with pytest.raises(CcropError, match=r"model\.pth is neither a file nor a folder"):
+        open_encoder(tmp_path / "model.pth")
