@@ -157,11 +157,14 @@ def _labelled(train: "Source", test: "Source | None") -> "tuple[LabelledImages, 
 def _knn(
     images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder", settings: Any
 ) -> dict[str, Any]:
-    from ccrop_pipeline.probes import knn_accuracy
+    from ccrop_pipeline.probes import all_vote, knn_accuracy
 
     bank, queries = _embedded(images, encoder)
     accuracy = knn_accuracy(bank, queries, settings)
-    return {"knn": accuracy, "k": settings.k, "temperature": settings.temperature}
+    if few := all_vote("--k", settings.k, len(bank.labels)):
+        warn(few)
+    k = min(settings.k, len(bank.labels))
+    return {"knn": accuracy, "k": k, "temperature": settings.temperature}
 
 
 def _linear(images: "tuple[LabelledImages, LabelledImages]", encoder: "Encoder") -> dict[str, Any]:

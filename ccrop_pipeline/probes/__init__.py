@@ -20,7 +20,7 @@ from ccrop_pipeline.probes.features import (
     labelled,
     validation_split,
 )
-from ccrop_pipeline.probes.knn import knn_accuracy
+from ccrop_pipeline.probes.knn import all_vote, knn_accuracy
 from ccrop_pipeline.probes.linear import LinearResult, SoftmaxRegression, fit_softmax, linear_probe
 from ccrop_pipeline.recipes import KnnSettings
 
@@ -31,6 +31,7 @@ __all__ = [
     "LabelledImages",
     "LinearResult",
     "SoftmaxRegression",
+    "all_vote",
     "at_most",
     "augmented_probe",
     "bank_and_queries",

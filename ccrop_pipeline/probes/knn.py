@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ccrop_pipeline.errors import counted
 from ccrop_pipeline.probes.features import Features, numbered
 from ccrop_pipeline.recipes import KnnSettings
 
@@ -41,6 +42,22 @@ def knn_accuracy(
         votes = weights.new_zeros(len(weights), len(names)).scatter_add_(1, near.labels, weights)
         hits += int((votes.argmax(1) == queries.labels[part].to(device)).sum())
     return hits / len(queries.labels)
+
+
+def all_vote(name: str, k: int, images: int) -> str | None:
+    """Return what to tell a person of whose neighbours there are not so many; None: nothing.
+
+    Args:
+        name: What the person calls k.
+        k: Neighbours that were asked for.
+        images: Images that answer.
+    """
+    if k <= images:
+        return None
+    return (
+        f"{name} is {k}, but only {counted(images, 'image')} can answer, so that all of them vote. "
+        "Set no more than a class has images."
+    )
 
 
 class _Neighbours(NamedTuple):

@@ -96,6 +96,8 @@ class Trainer:
         self.observer.loading(self.loader.images, self.loader.note)
         if slow := slow_precision(recipe.precision, machine.device):
             self.observer.warning(slow)
+        if self._probe and (note := self._probe.note()):
+            self.observer.warning(note)
 
     def train(self) -> None:
         """Execute what is left of the plan.

@@ -12,6 +12,7 @@ from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
     LabelledImages,
+    all_vote,
     at_most,
     bank_and_queries,
     embed,
@@ -137,6 +138,10 @@ class Probe:
         """Tell whether a run of so many epochs is probed after this one, the first being 1."""
         return epoch == epochs or epoch % self.settings.every == 0
 
+    def note(self) -> str | None:
+        """Return a warning where fewer images answer than are to vote."""
+        return all_vote("probe.k", self.settings.k, len(self.bank.rows))
+
     def record(self, encoder: Encoder, threads: int) -> tuple[dict[str, Any], list[str]]:
         """Return the accuracy and what it depends on, and the images that cannot be decoded.
 
@@ -152,7 +157,7 @@ class Probe:
         )
         record = {
             "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
-            "knn_k": self.settings.k,
+            "knn_k": min(self.settings.k, len(bank.labels)),
             "knn_temperature": self.settings.temperature,
             "knn_bank": len(bank.labels),
         }

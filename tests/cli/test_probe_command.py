@@ -58,6 +58,14 @@ def test_images_that_cannot_be_decoded_are_named(photos, tmp_path, way):
 
 
 @pytest.mark.slow
+def test_no_more_neighbours_are_reported_than_could_vote(photos):
+    result = probe(photos, "--k", "201", "--json")
+    assert json.loads(result.stdout)["k"] == 200
+    assert "Warning: --k is 201, but only 200 images can answer" in result.stderr
+    assert "--k is" not in probe(photos, "--k", "200").stderr
+
+
+@pytest.mark.slow
 def test_another_layer_is_probed_when_it_is_named(photos):
     found = json.loads(probe(photos, "--layer", "layer2", "--json").stdout)
     assert found["layer"] == "layer2"

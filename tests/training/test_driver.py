@@ -229,7 +229,7 @@ def test_unreadable_images_are_counted_and_the_run_goes_on(tmp_path):
     samples[3] = Sample(samples[3].key, b"no image", 0)
     pack(samples, tmp_path / "tars")
     listener, source = Warned(), open_source(tmp_path / "tars")
-    trainer = trained(source, tmp_path / "run", "epochs=2", observer=listener)
+    trainer = trained(source, tmp_path / "run", "epochs=2", "probe.k=5", observer=listener)
     assert [record["unreadable"] for record in trainer.run.metrics()] == [1, 1]
     (warning,) = listener.warnings  # once, and not in every epoch
     assert warning.startswith("1 image cannot be decoded, shown as grey")

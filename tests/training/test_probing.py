@@ -49,6 +49,18 @@ def test_the_accuracy_is_that_of_the_newest_weights_on_the_images_that_were_chos
     assert record["knn"] == pytest.approx(knn_accuracy(bank, queries, KnnSettings(k=5)), abs=1e-5)
 
 
+@pytest.mark.parametrize(("k", "voted"), [(5, 5), (9, 9), (10, 9), (200, 9)])
+def test_no_more_neighbours_are_recorded_than_could_vote(source, tmp_path, k, voted):
+    listener, warnings = Observer(), []
+    listener.warning = warnings.append
+    one = ("epochs=1", "optimizer.lr_warmup_epochs=0", "probe.max_images=9", f"probe.k={k}")
+    trainer(source, None, tmp_path / "run", *one, observer=listener).train()
+    (record,) = Run(tmp_path / "run").metrics()
+    assert (record["knn_k"], record["knn_bank"]) == (voted, 9)
+    warning = f"probe.k is {k}, but only 9 images can answer"
+    assert [note[: len(warning)] for note in warnings] == [warning] * (k > 9)
+
+
 def test_no_image_is_asked_about_itself_when_the_test_has_the_same_ones(source, tmp_path):
     once = trainer(source, None, tmp_path / "once")
     twice = trainer(source, open_source(tmp_path / "train"), tmp_path / "twice")

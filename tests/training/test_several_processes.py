@@ -162,7 +162,7 @@ def test_images_that_no_process_can_decode_are_named_once_by_the_first(tmp_path)
         samples[row] = Sample(samples[row].key, b"no image", 0)
     pack(samples, tmp_path / "tars")
     source, folder = open_source(tmp_path / "tars"), tmp_path / "run"
-    settings = ["epochs=2", "boxes.kind=none"]
+    settings = ["epochs=2", "boxes.kind=none", "probe.k=5"]
     heard = WarningsTo(tmp_path / "warnings")
     assert run(2, trained, source, folder, "simclr", settings, heard) == [0, 0]
     (warning,) = heard.file.read_text().splitlines()
