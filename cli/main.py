@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -180,6 +181,10 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                 return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))
+            if "overrides" in flags:  # settings of a recipe, as a shell takes them
+                parts = re.split(r"`([\w.]+=[^`]+)`", message)
+                parts[1::2] = [f"--set {shlex.quote(setting)}" for setting in parts[1::2]]
+                message = "".join(parts)
             raise CcropError(message) from error
 
     return call

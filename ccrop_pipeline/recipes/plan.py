@@ -4,6 +4,7 @@ Made from the recipe alone, before anything starts, so that it can be shown, che
 the middle.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -75,11 +76,10 @@ def make_plan(recipe: Recipe, boxes: Location | None = None) -> list[Stage]:
         Stages in order; the training stages cover every epoch once.
 
     Raises:
-        SettingError: If refreshes fall outside of training or together, no refresh ends the
-            warm-up, boxes are given to a recipe that has its own, or training ends before the
-            learning rate has finished its warm-up or taken all its steps.
+        SettingError: If the epochs are too few for the schedule of the learning rate or of the
+            refreshes, or boxes are given to a recipe that has its own.
     """
-    _expect_a_rate_that_falls(recipe.optimizer, recipe.epochs)
+    _expect_enough_epochs(recipe, given=boxes is not None)
     settings = recipe.boxes
     if settings.kind != "encoder":
         return _without_refreshes(recipe, boxes)
@@ -121,48 +121,60 @@ def _without_refreshes(recipe: Recipe, boxes: Location | None) -> list[Stage]:
 
 def _refresh_epochs(settings: BoxSettings, epochs: int, *, given: bool) -> list[int]:
     if settings.refresh_every:
-        warmup = 0 if given else settings.warmup_epochs
-        first = warmup or settings.refresh_every
-        _expect_an_end_of_warmup(first, epochs, given=given)
+        first = (0 if given else settings.warmup_epochs) or settings.refresh_every
         return list(range(first, epochs, settings.refresh_every))
     if given:
         return []
     shares = settings.refresh_at or PAPER_REFRESHES
-    chosen = list(settings.refresh_epochs) or [round(share * epochs) for share in shares]
-    if len({0, epochs, *chosen}) < len(chosen) + 2 or chosen[-1] > epochs:
-        name = "refresh_epochs" if settings.refresh_epochs else f"refresh_at {shown(list(shares))}"
-        raise SettingError(
-            f"boxes.{name} of {epochs} epochs gives refreshes after epochs {shown(chosen)}: they "
-            f"must differ and be between 0 and {epochs}. Train for more epochs, refresh less "
-            "often, or set boxes.kind to 'none' for random crops throughout."
-        )
-    return chosen
+    return list(settings.refresh_epochs) or [round(share * epochs) for share in shares]
 
 
-def _expect_an_end_of_warmup(first: int, epochs: int, *, given: bool) -> None:
-    if first >= epochs and not given:
-        raise SettingError(
-            f"the first refresh would come after epoch {first} of {epochs}, so that the warm-up "
-            "would never end and no box would ever be used. Lower boxes.warmup_epochs or "
-            "boxes.refresh_every, or set boxes.kind to 'none' for random crops throughout."
-        )
-
-
-def _expect_a_rate_that_falls(optimizer: OptimizerSettings, epochs: int) -> None:
+def _expect_enough_epochs(recipe: Recipe, *, given: bool) -> None:
     # Not a check of the recipe itself: runs that have trained by it can still be probed.
+    found = [*_misfits_of_rate(recipe.optimizer, recipe.epochs)]
+    if recipe.boxes.kind == "encoder" and not given:
+        found += _misfits_of_refreshes(recipe.boxes, recipe.epochs)
+    if found:
+        problems = "; ".join(problem for problem, _ in found)
+        remedies = " ".join(f"`{setting}`" for _, settings in found for setting in settings)
+        raise SettingError(
+            f"epochs is {recipe.epochs}, which is too few: {problems}. Give {remedies} as well, or "
+            "train for more epochs."
+        )
+
+
+# What is too long, and the settings that shorten it.
+Misfit = tuple[str, tuple[str, ...]]
+
+
+def _misfits_of_rate(optimizer: OptimizerSettings, epochs: int) -> Iterator[Misfit]:
     warmup, milestones = optimizer.lr_warmup_epochs, list(optimizer.milestones)
     if warmup >= epochs:
-        raise SettingError(
-            f"optimizer.lr_warmup_epochs is {warmup} and epochs {epochs}: the learning rate would "
-            "grow until the end. Train for more epochs, or shorten its warm-up as well: "
-            f"optimizer.lr_warmup_epochs={epochs // 10}."
-        )
+        problem = f"optimizer.lr_warmup_epochs is {warmup}: the learning rate would never fall"
+        yield problem, (f"optimizer.lr_warmup_epochs={epochs // 10}",)
     if milestones and milestones[-1] >= epochs:
-        raise SettingError(
-            f"optimizer.milestones is {shown(milestones)} and epochs {epochs}: the learning rate "
-            f"would not take all of these steps. Train for more epochs, give milestones below "
-            f"{epochs}, or do without: optimizer.schedule=cosine and optimizer.milestones=[]."
+        problem = f"optimizer.milestones is {shown(milestones)}: not all of them would be reached"
+        yield problem, ("optimizer.schedule=cosine", "optimizer.milestones=[]")
+
+
+def _misfits_of_refreshes(settings: BoxSettings, epochs: int) -> Iterator[Misfit]:
+    chosen = _refresh_epochs(settings, epochs, given=False)
+    if chosen and len({0, epochs, *chosen}) == len(chosen) + 2 and chosen[-1] < epochs:
+        return
+    if settings.refresh_every:
+        first = settings.warmup_epochs or settings.refresh_every
+        name = "warmup_epochs" if settings.warmup_epochs else "refresh_every"
+        problem = f"boxes.{name} is {first}: the warm-up would never end, and no box be used"
+    else:
+        name = "refresh_epochs" if settings.refresh_epochs else "refresh_at"
+        shares = shown(list(settings.refresh_at or PAPER_REFRESHES))
+        problem = (
+            f"boxes.{name}{'' if settings.refresh_epochs else f' {shares}'} gives refreshes after "
+            f"epochs {shown(chosen)}, which must differ and be between 0 and {epochs}"
         )
+    # The paper's four need five epochs, and even one needs two.
+    shares = "[0.2,0.4,0.6,0.8]" if epochs > len(PAPER_REFRESHES) else "[0.5]"
+    yield problem, ("boxes.kind=none" if epochs == 1 else f"boxes.refresh_at={shares}",)
 
 
 def describe(stage: Stage) -> str:

@@ -1,6 +1,8 @@
 """`ccrop recipes`: what is printed can be used."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -63,3 +65,13 @@ def test_the_list_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_options_that_fit_a_recipe_to_few_epochs_can_be_copied():
+    line = ["train", "x", "y", "--recipe", "mocov1", "--set", "epochs=2", "--dry-run"]
+    refused = CliRunner().invoke(cli, line)
+    assert refused.exit_code == 1
+    (given,) = re.findall("Give (--set .+) as well, or train for more", refused.stderr)
+    result = CliRunner().invoke(cli, [*line, *shlex.split(given)])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == "3. train epoch 2: boxes from boxes/epoch-0001"

@@ -138,7 +138,7 @@ def test_listed_epochs():
     "schedule", [{"refresh_every": 10}, {"refresh_every": 3, "warmup_epochs": 12}]
 )
 def test_a_warm_up_that_no_refresh_follows_is_refused(schedule):
-    with pytest.raises(CcropError, match="warm-up would never end"):
+    with pytest.raises(CcropError, match=r"warm-up would never end.*`boxes.refresh_at="):
         make_plan(recipe(10, **schedule))
 
 
@@ -174,7 +174,7 @@ def test_schedules_that_contradict_themselves_are_refused(settings, message):
     ],
 )
 def test_a_learning_rate_that_training_ends_before_is_refused(settings, latest):
-    named = f"optimizer.{next(iter(latest))} is .* and epochs 10"
+    named = f"epochs is 10, which is too few: optimizer.{next(iter(latest))} is "
     for boxes in (BoxSettings(), BoxSettings(kind="none")):
         with pytest.raises(CcropError, match=named):
             make_plan(Recipe(epochs=10, boxes=boxes, optimizer=OptimizerSettings(**settings)))
@@ -190,15 +190,38 @@ def test_milestones_before_the_first_epoch_are_refused():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_short_trial_of_a_recipe_is_planned_or_told_what_else_to_set(name):
-    trial, refused = ["epochs=5"], False
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 9, 11])
+def test_a_short_trial_of_a_recipe_is_planned_or_told_at_once_what_else_to_set(name, epochs):
+    trial, refused = [f"epochs={epochs}"], False
     try:
         make_plan(load_recipe(name, trial))
     except CcropError as error:
-        refused, trial = True, trial + re.findall(r"([\w.]+=[\w\[\]]+)", str(error))
+        refused, trial = True, trial + re.findall("`(.+?)`", str(error))
     optimizer = load_recipe(name).optimizer
-    assert refused == (optimizer.lr_warmup_epochs >= 5 or optimizer.milestones != ())
-    assert make_plan(load_recipe(name, trial))[-1].stop == 5
+    late = optimizer.lr_warmup_epochs >= epochs or optimizer.milestones != ()
+    assert refused == (late or epochs < 5)
+    plan = make_plan(load_recipe(name, trial))
+    assert plan[-1].stop == epochs
+    assert epochs == 1 or any(isinstance(stage, RefreshStage) for stage in plan)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ["boxes.refresh_every=30"],
+        ["boxes.refresh_every=3", "boxes.warmup_epochs=12"],
+        ["boxes.refresh_epochs=[4, 12]"],
+        ["boxes.refresh_at=[0.1, 0.11]"],
+    ],
+)
+def test_what_else_to_set_replaces_any_schedule_of_refreshes(schedule):
+    trial = ["epochs=8", "optimizer.lr_warmup_epochs=20", *schedule]
+    with pytest.raises(CcropError, match="is too few: optimizer") as caught:
+        make_plan(load_recipe("simclr", trial))
+    remedies = re.findall("`(.+?)`", str(caught.value))
+    assert remedies == ["optimizer.lr_warmup_epochs=0", "boxes.refresh_at=[0.2,0.4,0.6,0.8]"]
+    plan = make_plan(load_recipe("simclr", trial + remedies))
+    assert [stage.epoch for stage in plan if isinstance(stage, RefreshStage)] == [2, 3, 5, 6]
 
 
 def test_an_overlapped_plan_only_leaves_checkpoints_and_takes_the_newest_boxes():
