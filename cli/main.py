@@ -25,6 +25,7 @@ from .boxes_import import import_
 from .boxes_info import info
 from .boxes_layers import layers
 from .boxes_rethreshold import rethreshold
+from .boxes_show import show
 from .boxes_validate import validate
 from .data_pack import pack
 from .demo import demo
@@ -143,6 +144,7 @@ boxes.add_command(import_)
 boxes.add_command(info)
 boxes.add_command(layers)
 boxes.add_command(rethreshold)
+boxes.add_command(show)
 boxes.add_command(validate)
 for command in (demo, data, train, recipes, boxes, probe, export_backbone):
     cli.add_command(command)

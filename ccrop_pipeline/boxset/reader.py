@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,11 @@ from ccrop_pipeline.boxset.shards import (
 )
 from ccrop_pipeline.boxset.table import BoxRow, BoxTable
 from ccrop_pipeline.errors import BoxSetError, SettingError, counted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ccrop_pipeline.images import Source
 
 MissingBoxes = Literal["error", "full"]
 
@@ -180,6 +187,36 @@ class BoxSet:
         if choices is not None:
             self.find(keys, missing=missing)
         return choices
+
+    def show(
+        self,
+        source: "Source | str | Path",
+        keys: Sequence[str] | None = None,
+        *,
+        pick: str = "random",
+        count: int = 12,
+        against: "BoxSet | Location | None" = None,
+        seed: int = 0,
+    ) -> "Image.Image":
+        """Draw images with their boxes, heatmaps and two views each; Jupyter displays it.
+
+        Args:
+            source: The images they were computed from, or what `open_source` opens.
+            keys: Images to draw; None: those that `pick` chooses.
+            pick: `random`, `smallest`, `largest`, `empty` or `moved`, which needs `against`.
+            count: Number of images to pick.
+            against: Another box set, whose boxes are drawn as well.
+            seed: Of the random choice.
+
+        Raises:
+            BoxSetError: If a key has no box, or no image is of the kind that is picked.
+            SourceError: If the source lacks an image.
+        """
+        # What draws is rooms above this one, which works where they are not needed.
+        picture: Image.Image = import_module("ccrop_pipeline.report").show(
+            self, source, keys, pick=pick, count=count, against=against, seed=seed
+        )
+        return picture
 
     def lookup(self) -> BoxLookup:
         """Open the boxes for finding by key, from a cache file that is built the first time.

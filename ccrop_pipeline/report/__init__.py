@@ -4,14 +4,18 @@ from ccrop_pipeline.report.audit import Audit, audit
 from ccrop_pipeline.report.contact_sheet import contact_sheet
 from ccrop_pipeline.report.diff import BoxDiff, diff
 from ccrop_pipeline.report.quality import CENTRE_70, Quality, box_quality
+from ccrop_pipeline.report.show import Pick, pick_keys, show
 
 __all__ = [
     "CENTRE_70",
     "Audit",
     "BoxDiff",
+    "Pick",
     "Quality",
     "audit",
     "box_quality",
     "contact_sheet",
     "diff",
+    "pick_keys",
+    "show",
 ]

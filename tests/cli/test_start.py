@@ -83,6 +83,10 @@ boxes info nowhere
 boxes audit nowhere
 boxes diff nowhere nowhere
 boxes full nowhere/ y
+boxes show nowhere x
+boxes show x y --pick moved
+boxes show x y k --pick random
+boxes show x y --count 0
 boxes follow
 boxes follow nowhere/run
 boxes nope

@@ -132,6 +132,7 @@ def test_the_contact_sheet_shows_every_box(source, tmp_path):
     cell = pixels[top : top + side, left : left + side]
     red = (cell == (255, 70, 50)).all(axis=2)
     for x_min, y_min, x_max, y_max in table.choices.of_row(row) * side:
+        x_min, y_min, x_max, y_max = (round(float(e)) for e in (x_min, y_min, x_max, y_max))
         xs, ys = slice(int(x_min) + 2, int(x_max) - 2), slice(int(y_min) + 2, int(y_max) - 2)
         assert red[int(y_min), xs].all()
         assert red[ys, int(x_min)].all()

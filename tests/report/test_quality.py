@@ -99,5 +99,5 @@ def test_contact_sheet_shows_boxes_where_they_are(tmp_path):
     assert (red[0].max(), red[1].max()) == (71, 35)
     assert (green[0].min(), green[1].min()) == (72, 72)
     # Two rows of two images, although one of the first four cannot be read.
-    assert sheet.size[1] == 44 + 2 * 150
-    assert (np.asarray(sheet)[44 + 150 : -6, -144:] != 255).any()
+    assert sheet.size[1] == 44 + 2 * 168
+    assert (np.asarray(sheet)[44 + 168 : -24, -144:] != 255).any()
