@@ -203,7 +203,7 @@ class Provenance:
         """Name what of the fingerprint is different, one line each: `name: this -> other`."""
         if self.text == other.text:
             return []
-        found = differences(json.loads(self.text), json.loads(other.text))
+        found = differences(_shown(self.text), _shown(other.text))
         return found or ["the same values in another text, as of another program"]
 
     def entries(self) -> Entries:
@@ -214,6 +214,16 @@ class Provenance:
         """Return everything as one JSON object, for people and other files."""
         content: dict[str, Any] = json.loads(self.text)
         return content | {"libraries": dict(self.libraries), "fingerprint": self.fingerprint}
+
+
+def _shown(text: str) -> dict[str, Any]:
+    """Return the text as an object, with all that a rule was chosen on as one value."""
+    content: dict[str, Any] = json.loads(text)
+    localizer = content.get("localizer")
+    if isinstance(localizer, dict) and localizer.get("choice"):
+        figures = json.dumps(localizer["choice"]).encode()
+        localizer["choice"] = f"set itself ({hashlib.sha256(figures).hexdigest()[:8]})"
+    return content
 
 
 def is_known_version(data: Any, where: str, problems: list[Problem]) -> bool:

@@ -37,7 +37,7 @@ from ccrop_pipeline.localize.rule_choice import (
 )
 
 # Images that are looked at, twice and more as often as all others: one in so many, within limits.
-_EVERY, _FEW, _MOST = 8, 100, 400
+_EVERY, _FEW, _MOST = 8, 200, 400
 _SHARDS = 32  # the most they are taken from
 # Stands for a choice that is still to be made.
 _OPEN = RuleChoice(0, WINDOWS, worthless=False)
@@ -204,19 +204,24 @@ def _maps(locator: Locator, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
 def some_of(source: Source) -> Iterator[Sample]:
     """Yield some images from shards spread over a source, always the same ones.
 
-    Where any image can be reached at no cost it is one in `_EVERY`, but at least `_FEW`, spread
-    over all; else the first of each shard. At most `_MOST`.
+    It is one in `_EVERY`, but at least `_FEW` and at most `_MOST`: spread over all where any image
+    can be reached at no cost, else the first of each shard, all taken for as long as the first.
     """
     shards = source.shards
     is_cheap = source.kind != "parquet" and (source.kind != "tar" or len(shards) == 1)
     if source.random_access and is_cheap:
         index = source.index()
-        for place in _spread(len(index), min(_MOST, max(_FEW, len(index) // _EVERY))):
+        for place in _spread(len(index), _wanted(len(index))):
             yield Sample(index.keys[place], index.read(place), None)
         return
     chosen = [shards[place] for place in _spread(len(shards), _SHARDS)]
+    length = sum(1 for shard in chosen[:1] for _ in islice(source.read(shard), _MOST))
     for shard in chosen:
-        yield from islice(source.read(shard), -(-_MOST // len(chosen)))
+        yield from islice(source.read(shard), -(-_wanted(length * len(shards)) // len(chosen)))
+
+
+def _wanted(images: int) -> int:
+    return min(_MOST, max(_FEW, images // _EVERY))
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -175,7 +175,8 @@ def test_boxes_whose_rule_was_given_are_not_mixed_with_others(source, computed, 
     with pytest.raises(BoxSetError, match=r"rule was given \(threshold 0\.3\)"):
         compute_boxes(source, localizer(), folder, **SETTINGS)
     assert files(folder) == before
-    with pytest.raises(CcropError, match=r"threshold: .* -> 0\.3"):
+    told = r"(?s)threshold: .* -> 0\.3.*choice: set itself \(\w{8}\) -> None\nRepeat"
+    with pytest.raises(CcropError, match=told):
         compute_boxes(source, localizer(BoxRule(0.3)), computed.folder, **SETTINGS)
     with pytest.raises(CcropError, match="weights_sha256"):
         compute_boxes(source, localizer(seed=1), computed.folder, **SETTINGS)
@@ -284,13 +285,16 @@ def test_images_are_spread_over_a_source():
         return [int(sample.key) for sample in samples]
 
     assert keys("folder", 2_000, 1_000) == [*range(0, 2_000, 8)]
-    assert keys("tar", 150, 150) == [place * 150 // 100 for place in range(100)]
+    assert keys("tar", 300, 300) == [place * 300 // 200 for place in range(200)]
     assert keys("folder", 40_000, 10_000) == [*range(0, 40_000, 100)]
     assert keys("folder", 40, 10) == [*range(40)]
     # Others are not reached out of order: the first of 32 shards, of 48, and of all.
     spread = [place * 48 // 32 for place in range(32)]
     assert keys("tar", 4_800, 100) == [100 * at + i for at in spread for i in range(13)]
-    assert keys("parquet", 600, 300) == [300 * at + i for at in range(2) for i in range(200)]
+    assert keys("parquet", 600, 300) == [300 * at + i for at in range(2) for i in range(100)]
+    assert keys("parquet", 4_000, 1_000) == [1_000 * at + i for at in range(4) for i in range(50)]
+    assert keys("tar", 2_400, 300) == [300 * at + i for at in range(8) for i in range(38)]
+    assert keys("tar", 0, 1) == []
 
 
 def test_another_rule_of_stored_heatmaps_keeps_what_was_chosen(computed, tmp_path):
