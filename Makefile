@@ -69,6 +69,7 @@ hostile: setup ## Read thousands of damaged inputs of every kind; count by verdi
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_images.py 2000
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_weights.py 2500
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_runs.py 1000
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_commands.py 1000
 
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json

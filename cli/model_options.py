@@ -157,12 +157,17 @@ def _expect_path(model: str) -> None:
             f"there is no model {model}: no such file or folder, and it starts with neither "
             "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
         )
+    if ":" in model and not path.exists():
+        return
     kinds = ("checkpoint*", "*.safetensors*")
     if path.is_dir() and not any(file for kind in kinds for file in path.glob(kind)):
         raise ModelError(
             f"the folder {model} holds no checkpoint. Give the folder of a run that `ccrop train` "
             "has trained for an epoch or more, one of its checkpoints, or a folder of safetensors."
         )
+    from ccrop_pipeline.models.sealed_files import expect_whole
+
+    expect_whole(path)
 
 
 # How both libraries enter a function that builds a network into the list of their names.

@@ -150,6 +150,10 @@ def _expect_inputs(source: str, run: Path, options: dict[str, Any]) -> None:
         BoxSet.open(options["boxes"])
     if not (run / "run.json").is_file():
         expect_free(run, "run")
+    elif not options["overwrite"]:
+        from ccrop_pipeline.models.sealed_files import expect_one_intact
+
+        expect_one_intact(run)
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:

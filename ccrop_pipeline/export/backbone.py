@@ -26,7 +26,7 @@ from ccrop_pipeline.localize import (
     state_sha256,
 )
 from ccrop_pipeline.models.network import import_timm
-from ccrop_pipeline.models.own_checkpoints import Which
+from ccrop_pipeline.models.own_checkpoints import Which, within
 from ccrop_pipeline.models.weight_files import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.training import load_checkpoint
 
@@ -161,7 +161,8 @@ def export_backbone(
         raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
     _check_target(out, form)
     checkpoint = load_checkpoint(run)
-    backbone = checkpoint.backbone(encoder).eval()
+    with within(local_path(run)):
+        backbone = checkpoint.backbone(encoder).eval()
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
     state = {name: value.contiguous() for name, value in state.items()}

@@ -17,19 +17,14 @@ from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.layers import expect_whole_images, layer_named, layers_of
 from ccrop_pipeline.models.named import Weights, timm_network, torchvision_network
 from ccrop_pipeline.models.network import Network, three_channels
-from ccrop_pipeline.models.own_checkpoints import (
-    NEWEST,
-    expect_newest,
-    is_own,
-    own_encoder,
-    read_checkpoint,
-)
+from ccrop_pipeline.models.own_checkpoints import is_own, own_encoder, read_checkpoint, within
 from ccrop_pipeline.models.programs import (
     exported_network,
     factory_network,
     torchscript_network,
 )
-from ccrop_pipeline.models.weight_files import kind_of_file, read_weights
+from ccrop_pipeline.models.sealed_files import NEWEST, expect_newest, kind_of_file
+from ccrop_pipeline.models.weight_files import read_weights
 
 _LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
 
@@ -180,10 +175,8 @@ def _from_path(
         return exported_network(path, input_size, device, unsafe=unsafe)
     content = read_checkpoint(path, unsafe=unsafe)
     if is_own(content):
-        try:
+        with within(path):
             return own_encoder(content, device)
-        except ModelError as error:
-            raise ModelError(f"in {path}: {error}") from error
     if isinstance(content, nn.Module):
         return Network(content, f"pickle:{path.name}", input_size or 224)
     return _network_of(find_weights(content, path), input_size, partial=partial, say=say)

@@ -1,6 +1,7 @@
 """Checkpoints of `ccrop train` as one more format of weights; what a run is is not known here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,12 +11,17 @@ from torch import Tensor
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError, SettingError, shortened, shown
 from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
-from ccrop_pipeline.models.weight_files import is_intact, kind_of_file, read_weights, tensors_in
+from ccrop_pipeline.models.sealed_files import (
+    NEWEST,
+    before,
+    expect_newest,
+    is_intact,
+    kind_of_file,
+)
+from ccrop_pipeline.models.weight_files import read_weights, tensors_in
 from ccrop_pipeline.recipes import Recipe
-from ccrop_pipeline.recipes.plan import checkpoint_file
 
 OWN_KIND = "ccrop checkpoint 1"
-NEWEST = "checkpoint.pt"
 
 Which = Literal["online", "momentum"]
 _PREFIX = {"online": "backbone.", "momentum": "momentum_backbone."}
@@ -49,7 +55,16 @@ def own_backbone(name: str, method: Mapping[str, Any], which: Which = "online") 
     return backbone
 
 
-def unfitting(error: RuntimeError) -> str:
+@contextmanager
+def within(place: Path) -> Iterator[None]:
+    """Say in front of errors about the content of a checkpoint where it is."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"in {place}: {error}") from error
+
+
+def unfitting(error: Exception) -> str:
     """Return what torch says last of a state dict that does not fit: which of the weights."""
     return shortened(str(error).splitlines()[-1].strip(" \t."))
 
@@ -111,13 +126,14 @@ def read_checkpoint(file: Path, *, unsafe: bool = False) -> Any:
     try:
         content = read_weights(file, unsafe=unsafe)
         if is_own(content):
-            _expect_whole(content, file)
+            content = _checked(content, file)
     except ModelError as error:
-        raise ModelError(f"{error}{_before(file)}") from error
+        raise ModelError(f"{error}{before(file)}") from error
     return content
 
 
-def _expect_whole(content: Mapping[str, Any], file: Path) -> None:
+def _checked(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return the content, every setting of its recipe there, once all of it makes sense."""
     if not is_intact(file):
         raise ModelError(
             f"{file} carries no checksum: it is damaged, or was written by other code than this."
@@ -131,42 +147,21 @@ def _expect_whole(content: Mapping[str, Any], file: Path) -> None:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights):
         raise ModelError(f"{file} is no checkpoint: its 'method' is no state dict.")
     for tensor in tensors_in(content):
-        if tensor.layout != torch.strided or tensor.is_quantized:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
             raise ModelError(
-                f"{file} is no checkpoint: it has a sparse or quantized tensor, of the shape "
-                f"{shown(tuple(tensor.shape))}."
+                f"{file} is no checkpoint: it has a sparse, quantized or complex tensor, of the "
+                f"shape {shown(tuple(tensor.shape))}."
             )
     try:
-        Recipe.from_dict(content["recipe"])
+        recipe = Recipe.from_dict(content["recipe"])
     except SettingError as error:
         raise ModelError(f"{file} is no checkpoint: in its recipe, {error}") from error
-
-
-def expect_newest(file: Path) -> None:
-    """Refuse to take a run that has lost its newest checkpoint for one that has not trained.
-
-    Args:
-        file: Where a checkpoint is looked for.
-
-    Raises:
-        ModelError: If it is missing and there are earlier ones, of which the newest is named.
-    """
-    if file.name == NEWEST and not file.exists() and earlier_checkpoints(file.parent):
-        raise ModelError(f"{file} is missing.{_before(file)}")
-
-
-def _before(file: Path) -> str:
-    if file.name == NEWEST:
-        for earlier in earlier_checkpoints(file.parent):
-            if is_intact(earlier):
-                return f" The one before is {earlier}."
-    return ""
-
-
-def earlier_checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoints of a run that boxes were computed from, the latest first."""
-    files = (run / checkpoint_file(0)).parent.glob("epoch-*.pt")
-    return sorted(files, key=lambda file: (len(file.name), file.name), reverse=True)
+    if not 0 <= content["epoch"] <= recipe.epochs:
+        raise ModelError(
+            f"{file} is no checkpoint: its epoch is {shown(content['epoch'])}, of "
+            f"{recipe.epochs} that its recipe has."
+        )
+    return {**content, "recipe": recipe.to_dict()}
 
 
 def is_own(content: Any) -> bool:

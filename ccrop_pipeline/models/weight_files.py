@@ -1,27 +1,22 @@
-"""Files of weights: which kind they are, read without running code, sealed by a checksum."""
+"""Files of weights, read without running code from them."""
 
-import hashlib
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from io import BufferedRandom, BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor
 
 from ccrop_pipeline.base.values import parse_json
-from ccrop_pipeline.errors import ModelError, few, reading, shown, stand_in
+from ccrop_pipeline.errors import ModelError, few, reading, shown
 from ccrop_pipeline.localize import state_sha256
 from ccrop_pipeline.models.pickles import load_without_code, refused_names
+from ccrop_pipeline.models.sealed_files import damaged, is_intact, kind_of_file, seal
 
 _INDEX = ".safetensors.index.json"
-# In front of the checksum, as the comment of a zip archive, which torch and others pass over.
-_SEAL = b"ccrop sha256 "
-_DIGITS = 64
 # In the metadata of a safetensors file of ours: `state_sha256` of its tensors.
 DIGEST = "ccrop_sha256"
 _SMALL = 1 << 28  # bytes of a tensor that repeats its values, of whatever file
@@ -30,28 +25,6 @@ _DAMAGED = (
     "cannot be read as a checkpoint: it is damaged, cut short, or no file of torch.save. Copy or "
     "download it again."
 )
-
-
-def kind_of_file(path: Path) -> str:
-    """Tell `torchscript`, `export`, `safetensors` or `pickle`, by content where it can.
-
-    Raises:
-        ModelError: If another thing is in the place of the file.
-    """
-    if instead := stand_in(path):
-        raise ModelError(f"{path} holds no weights: {instead}.")
-    if path.suffix == ".safetensors":
-        return "safetensors"
-    if is_zipfile(path):
-        try:
-            names = ZipFile(path).namelist()
-        except BadZipFile:
-            return "pickle"
-        if path.suffix == ".pt2" or any(name.endswith("archive_format") for name in names):
-            return "export"
-        if any(Path(name).name == "constants.pkl" for name in names):
-            return "torchscript"
-    return "pickle"
 
 
 def read_weights(path: Path, *, unsafe: bool) -> Any:
@@ -70,7 +43,7 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
     if not path.is_file():
         raise ModelError(f"there is no file of weights at {path}.")
     if is_intact(path) is False:
-        raise ModelError(f"{path} is damaged: its bytes are not those that its checksum is of.")
+        raise damaged(path)
     kind = kind_of_file(path)
     if kind == "safetensors":
         return _read_safetensors(path)
@@ -150,38 +123,6 @@ def save_sealed(content: Any, file: BufferedRandom | BytesIO) -> None:
             raise error.__context__ from None
         raise
     seal(file)
-
-
-def seal(file: BufferedRandom | BytesIO) -> None:
-    """Add the SHA-256 of its bytes to a file of `torch.save`, which is a zip archive.
-
-    The archive ends with the length of its comment (2 bytes, little-endian) and the comment
-    (APPNOTE.TXT 4.3.16), which becomes `ccrop sha256 ` and the digest in hex of all bytes before.
-
-    Args:
-        file: The whole file, open to read and write.
-    """
-    file.seek(-2, os.SEEK_END)
-    file.write((len(_SEAL) + _DIGITS).to_bytes(2, "little") + _SEAL)
-    file.seek(0)
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    file.seek(0, os.SEEK_END)
-    file.write(digest.encode())
-
-
-def is_intact(path: Path) -> bool | None:
-    """Tell whether a file has the bytes that its checksum is of; None: it carries none."""
-    left = path.stat().st_size - _DIGITS
-    with path.open("rb") as file:
-        file.seek(max(0, left - len(_SEAL)))
-        if file.read(len(_SEAL)) != _SEAL:
-            return None
-        found, digest = file.read(), hashlib.sha256()
-        file.seek(0)
-        while left and (block := file.read(min(left, 1 << 20))):
-            digest.update(block)
-            left -= len(block)
-    return found == digest.hexdigest().encode()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -12,15 +12,15 @@ from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
 from ccrop_pipeline.models.own_checkpoints import (
-    NEWEST,
     OWN_KIND,
     Which,
-    earlier_checkpoints,
     own_backbone,
     own_encoder,
     read_own,
     unfitting,
+    within,
 )
+from ccrop_pipeline.models.sealed_files import NEWEST, earlier_checkpoints
 from ccrop_pipeline.models.weight_files import save_sealed
 from ccrop_pipeline.recipes import Recipe
 
@@ -159,7 +159,8 @@ class StartingWeights:
         if recipe.method.name == name:
             self._load_all(method, state)
             return f"all weights of {self.path} (epoch {self.checkpoint.epoch})"
-        weights = self.checkpoint.backbone().state_dict()
+        with within(self.path):
+            weights = self.checkpoint.backbone().state_dict()
         encoders = [own for own in ("backbone", "momentum_backbone") if getattr(method, own, None)]
         for own in encoders:
             getattr(method, own).load_state_dict(weights)

@@ -19,7 +19,8 @@ from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex, Source, absolute_spec, open_source
 from ccrop_pipeline.localize import open_device
-from ccrop_pipeline.models.own_checkpoints import NEWEST
+from ccrop_pipeline.models.own_checkpoints import within
+from ccrop_pipeline.models.sealed_files import NEWEST
 from ccrop_pipeline.recipes import (
     FixedStage,
     Recipe,
@@ -137,7 +138,8 @@ class Trainer:
         if found := load_newest(self.run.folder):
             checkpoint, damage = found
             self.epoch = checkpoint.epoch
-            self.learner.load(checkpoint.method, checkpoint.optimizer)
+            with within(self.run.folder):
+                self.learner.load(checkpoint.method, checkpoint.optimizer)
             if damage:
                 self.observer.warning(f"{damage} Training goes on after epoch {self.epoch}.")
                 self.processes.once(lambda: forget_after(self.run.folder, self.epoch))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
-from ccrop_pipeline.errors import ModelError
+from ccrop_pipeline.errors import ModelError, shown
 from ccrop_pipeline.methods import Method, build_method, embedding_std
+from ccrop_pipeline.models.own_checkpoints import unfitting
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
 from ccrop_pipeline.training.processes import Processes
@@ -230,11 +231,36 @@ class Learner:
         Raises:
             ModelError: If it is of another method or optimizer.
         """
+        own = self._optimizer.state_dict()["param_groups"]
         try:
             self.method.load_state_dict(method)
             self._optimizer.load_state_dict(optimizer)
+            _expect_kept(self._optimizer, self._recipe.optimizer.name)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelError(f"the checkpoint does not fit this recipe: {error}.") from error
+            raise ModelError(
+                f"the checkpoint does not fit this recipe: {unfitting(error)}."
+            ) from error
+        for group, settings in zip(self._optimizer.param_groups, own, strict=True):
+            # The recipe's, whatever the checkpoint says.
+            group |= {name: value for name, value in settings.items() if name != "params"}
+
+
+# What each optimizer keeps of a parameter that it has changed.
+_KEPT = {
+    "sgd": {"momentum_buffer"},
+    "lars": {"momentum_buffer"},
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+}
+
+
+def _expect_kept(optimizer: torch.optim.Optimizer, name: str) -> None:
+    for parameter, kept in optimizer.state.items():
+        if not isinstance(parameter, Tensor) or kept.keys() != _KEPT[name]:
+            raise ValueError(f"its optimizer has not kept what {name} keeps")
+        for what, value in kept.items():
+            shape = () if what == "step" else parameter.shape
+            if value is not None and value.shape != shape:
+                raise ValueError(f"its {what} has the shape {shown(tuple(value.shape))}")
 
 
 def _compile(method: Method) -> None:

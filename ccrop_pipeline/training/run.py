@@ -23,7 +23,7 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
 from ccrop_pipeline.errors import CcropError, SettingError, few, printable, reading
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
-from ccrop_pipeline.models.own_checkpoints import NEWEST, earlier_checkpoints
+from ccrop_pipeline.models.sealed_files import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
 from ccrop_pipeline.training.inputs import Inputs

@@ -1,8 +1,10 @@
 """What a command says at once, and how it takes paths and pipes."""
 
+import os
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -12,7 +14,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ccrop_pipeline import boxset, exchange, images
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.models import open_encoder
+from ccrop_pipeline.models.sealed_files import expect_whole
 from ccrop_pipeline.recipes import load_recipe
 
 # Mistakes that can be told without torch, which takes seconds to import.
@@ -107,6 +111,20 @@ export nowhere y
 export . y
 export . y --form zip
 demo x y
+boxes layers bad/empty.pth
+boxes layers bad/cut.pt
+boxes layers bad/cut.safetensors
+boxes layers bad/pointer.pth
+boxes layers bad/damaged.pt
+boxes layers bad/run
+boxes fit-linear bad/photos y --model bad/damaged.pt
+boxes compute bad/photos y --model bad/damaged.pt
+boxes compute bad/photos y --model bad/run
+probe bad/damaged.pt bad/photos
+export bad/run y.pth
+export bad/damaged.pt y.pth
+train bad/photos bad/run --recipe demo
+train bad/photos y --recipe demo --load bad/damaged.pt
 """
 RUN_ALL = """
 import sys
@@ -121,9 +139,50 @@ for line in sys.stdin.read().splitlines():
 """
 
 
+def make_damaged(folder):
+    """Files of weights that are none, a run, and photographs for them."""
+    folder.mkdir(exist_ok=True)
+    (folder / "empty.pth").touch()
+    (folder / "cut.pt").write_bytes(b"PK\3\4" + bytes(100))
+    (folder / "cut.safetensors").write_bytes((200).to_bytes(8, "little") + b"{")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n"
+    (folder / "pointer.pth").write_text(pointer)
+    (folder / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "photos/a.jpg")
+    (folder / "run").mkdir()
+    (folder / "run/run.json").write_text("{}")
+    for name in ("damaged.pt", "run/checkpoint.pt"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("a/data.pkl", b"")
+            archive.comment = b"ccrop sha256 " + b"0" * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("empty.pth", "is empty or cut short"),
+        ("cut.pt", "is empty or cut short"),
+        ("cut.safetensors", "is empty or cut short"),
+        ("pointer.pth", "it is a git-lfs pointer"),
+        ("damaged.pt", "its bytes are not those that its checksum is of"),
+        ("run", r"checkpoint\.pt is damaged: its bytes"),
+        ("pipe.pt", "there is no file of weights at"),
+        ("none", "there is no file of weights at"),
+    ],
+)
+def test_what_is_no_whole_file_of_weights_is_refused_by_name(name, said, tmp_path):
+    make_damaged(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(CcropError, match=said) as caught:
+        expect_whole(tmp_path / name)
+    assert name in str(caught.value)
+
+
 @pytest.mark.slow
 def test_mistakes_are_told_without_torch(tmp_path):
     (tmp_path / "notes.txt").touch()
+    make_damaged(tmp_path / "bad")
     run = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         input=MISTAKES.strip(),

@@ -52,7 +52,7 @@ def content() -> dict[str, Any]:
     return {"kind": OWN_KIND, **vars(found), "recipe": RECIPE.to_dict()}
 
 
-def _sealed(value: Any) -> bytes:
+def sealed(value: Any) -> bytes:
     file = io.BytesIO()
     save_sealed(value, file)
     return file.getvalue()
@@ -60,7 +60,7 @@ def _sealed(value: Any) -> bytes:
 
 @cache
 def _checkpoint() -> bytes:
-    return _sealed(content())
+    return sealed(content())
 
 
 @cache
@@ -100,16 +100,16 @@ def _values(rng: Random, folder: Path) -> Path:
     for _ in range(rng.choice([1, 1, 2])):
         if rng.random() < 0.4:
             name = rng.choice([*value["method"]] if isinstance(value, dict) else [""])
-            value = {**value, "method": {**value["method"], name: _tensor(rng)}}
+            value = {**value, "method": {**value["method"], name: odd_tensor(rng)}}
         else:
             part = rng.choice(["epoch", "recipe", "method", "optimizer", "kind"])
             value = {**value, part: changed(rng, value[part])}
         if not isinstance(value.get("method"), dict):
             break
-    return written(folder / "checkpoint.pt", _sealed(value))
+    return written(folder / "checkpoint.pt", sealed(value))
 
 
-def _tensor(rng: Random) -> Any:
+def odd_tensor(rng: Random) -> Any:
     stem = (64, 3, 8, 8)
     kinds: list[Callable[[], Any]] = [
         lambda: torch.zeros(0), lambda: torch.tensor(1.0), lambda: torch.zeros(1).expand(10**10),
@@ -213,10 +213,10 @@ def _weights(rng: Random, folder: Path) -> Path:
                     "\udcff",
                 ]
                 state[rng.choice([*more, "conv_proj.weight", 5, "", "dist_token", "x" * 9_999])] = (
-                    _tensor(rng) if rng.random() < 0.5 else state[name]
+                    odd_tensor(rng) if rng.random() < 0.5 else state[name]
                 )
             case 2:
-                state[name] = _tensor(rng)
+                state[name] = odd_tensor(rng)
             case _:
                 shape = [rng.choice([side, 0, 1, 7]) for side in state[name].shape]
                 state[name] = torch.zeros(shape)

@@ -8,7 +8,7 @@ from hostile_weights import content, vit
 from judging import judged
 
 from ccrop_pipeline.errors import ModelError
-from ccrop_pipeline.models import open_encoder
+from ccrop_pipeline.models import open_encoder, read_own
 from ccrop_pipeline.models.weight_files import save_sealed
 from ccrop_pipeline.training import load_checkpoint
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_of_ours_has_dense_tensors_alone(part, tmp_path):
         with (tmp_path / "a.pt").open("w+b") as file:
             save_sealed(value, file)
         for read in (load_checkpoint, open_encoder):
-            with pytest.raises(ModelError, match=r"a\.pt is no checkpoint: it has a sparse or"):
+            with pytest.raises(ModelError, match=r"a\.pt is no checkpoint: it has a sparse, quant"):
                 read(tmp_path / "a.pt")
 
 
@@ -66,6 +66,7 @@ def test_what_the_recipe_in_a_checkpoint_lacks_has_its_default(tmp_path):
     with (tmp_path / "a.pt").open("w+b") as file:
         save_sealed({**content(), "recipe": recipe}, file)
     assert load_checkpoint(tmp_path / "a.pt").recipe.eval_size == 0
+    assert read_own(tmp_path / "a.pt")["recipe"]["eval_size"] == 0
     assert open_encoder(tmp_path / "a.pt").input_size == 24  # its image_size
 
 

@@ -15,7 +15,8 @@ from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.models.own_checkpoints import OWN_KIND
-from ccrop_pipeline.models.weight_files import save_sealed, seal
+from ccrop_pipeline.models.sealed_files import seal
+from ccrop_pipeline.models.weight_files import save_sealed
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Checkpoint, Metrics, Run, load_checkpoint
 from ccrop_pipeline.training.checkpoint import save_checkpoint
