@@ -10,6 +10,7 @@ from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError
 
 from .model_options import MODEL_HELP, MODEL_OPTIONS, expect_model, model_options
+from .option_types import FiniteRange
 from .printing import note, print_json, warn
 from .rank_options import rank_options
 from .rule_options import RULE_OPTIONS, expect_one_cut, rule_options
@@ -72,7 +73,7 @@ class _MapName(click.ParamType[str]):
 @click.option("--no-heatmaps", is_flag=True, help="Keep boxes only.")
 @click.option(
     "--max-bad",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=1.0,
     show_default=True,
     help="Greatest share of unreadable images in any shard; 0: none, else at least one image.",
@@ -97,7 +98,7 @@ class _MapName(click.ParamType[str]):
 )
 @click.option(
     "--gpu-share",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=None,
     help="GPUs that each Ray worker asks for; 0.5 lets two share one.  "
     "[default: 1, with --device cpu 0]",

@@ -8,7 +8,7 @@ import click
 from ccrop_pipeline.errors import counted
 
 from .model_options import MODEL_HELP, expect_model, model_options, open_model
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import note, print_json, print_line
 
 

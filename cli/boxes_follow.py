@@ -9,7 +9,7 @@ import click
 from ccrop_pipeline.errors import CcropError
 
 from .model_options import device_option
-from .paths import LocalPath
+from .option_types import FiniteRange, LocalPath
 from .printing import print_line
 from .rank_options import rank_options
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @device_option
 @click.option(
     "--poll",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, 86_400, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -8,7 +8,7 @@ import click
 
 from ccrop_pipeline.errors import counted
 
-from .paths import LocalPath
+from .option_types import FiniteRange, LocalPath
 from .printing import print_json, print_line
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _several(_context: click.Context, _option: click.Parameter, text: str) -> st
 )
 @click.option(
     "--radius",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Of points of --csv that have none, in the unit of x and y.",
 )
 @click.option(

@@ -9,7 +9,7 @@ import click
 
 from ccrop_pipeline.errors import counted, printable
 
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from ccrop_pipeline.errors import counted
 
 from . import pictures
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import print_json, print_line, results
 from .sources import open_source
 

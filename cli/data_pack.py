@@ -7,7 +7,7 @@ import click
 
 from ccrop_pipeline.errors import counted
 
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import print_json, print_line
 
 

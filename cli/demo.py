@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import print_line, results
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import click
 from ccrop_pipeline.errors import counted
 
 from .model_options import expect_model, model_options, open_model
+from .option_types import FiniteRange
 from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ _OWN = {"k": "kNN", "temperature": "kNN", "epochs": "--augmented", "rates": "--a
     help="A linear classifier trained on random crops and flips, as in the papers, its learning "
     "rate chosen on a tenth of the training images. Slow: the encoder runs in every epoch.",
 )
-@click.option("--k", type=click.IntRange(1), default=200, show_default=True, help="Neighbours.")
+@click.option(
+    "--k", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Neighbours."
+)
 @click.option(
     "--temperature",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0.0001, 1000),
     default=0.1,
     show_default=True,
     help="Votes weigh exp(similarity / temperature).",
@@ -50,7 +53,7 @@ _OWN = {"k": "kNN", "temperature": "kNN", "epochs": "--augmented", "rates": "--a
 @click.option(
     "--rate",
     "rates",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     multiple=True,
     help="With --augmented: a learning rate for batches of 512; may be repeated.  "
     "[default: 0.1, 0.3, 1, 3, 10, 30]",

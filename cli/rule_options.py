@@ -7,6 +7,8 @@ import click
 
 from ccrop_pipeline.errors import CcropError
 
+from .option_types import FiniteRange
+
 if TYPE_CHECKING:
     from ccrop_pipeline.localize import BoxRule
 
@@ -24,7 +26,7 @@ class _Threshold(click.ParamType[float | str]):
         """Return the number, or `auto` as it is."""
         if value == AUTO:
             return AUTO
-        return click.FloatRange(0, 1, max_open=True).convert(value, param, ctx)
+        return FiniteRange(0, 1, max_open=True).convert(value, param, ctx)
 
 
 _OPTIONS = (
@@ -39,14 +41,14 @@ _OPTIONS = (
     click.option(
         "--mean-share",
         metavar="F",
-        type=click.FloatRange(0, 2),
+        type=FiniteRange(0, 2),
         default=None,
         help="Add F times the mean of the image's own heatmap to K.  [default: 0, or as it was]",
     ),
     click.option(
         "--mass",
         metavar="Q",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=FiniteRange(0, 1, min_open=True),
         default=None,
         help="Smallest box with the share Q of the heat, in place of a threshold.",
     ),
@@ -68,14 +70,14 @@ _OPTIONS = (
     click.option(
         "--margin",
         metavar="M",
-        type=click.FloatRange(0),
+        type=FiniteRange(0, 100),
         default=None,
         help="Widen the box by M times its side at each side.  [default: 0, or as it was]",
     ),
     click.option(
         "--min-size",
         metavar="S",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         default=None,
         help="Least side of a box as a share of the image's.  [default: 0, or as it was]",
     ),

@@ -8,7 +8,7 @@ import click
 from ccrop_pipeline.errors import counted
 
 from .model_options import device_option, expect_model
-from .paths import LocalPath
+from .option_types import FiniteRange, LocalPath
 from .printing import print_json, print_line
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ METHODS = (
 @device_option
 @click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 1024),
     default=None,
     help="Loader processes; on a GPU they decode for refreshes and probes, too.  [default: one a "
     "core on a GPU, else 0]",
 )
 @click.option(
     "--resident-gb",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=4.0,
     show_default=True,
     metavar="GB",

@@ -22,6 +22,8 @@ from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, canvas_w
 from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.streaming import StreamLoader
 
+_MOST_WORKERS = 1024  # beyond the cores of any machine, and each is a process
+
 
 class ViewLoader:
     """Batches of augmented views of images, cut from boxes or at random.
@@ -41,7 +43,7 @@ class ViewLoader:
         groups: The views of an image; several groups are multi-crop.
         boxes: A box set, or its folder: a local path or an address. None: random crops.
         batch_size: Images a batch, over all ranks.
-        workers: Loader processes; 0 loads in the calling process.
+        workers: Loader processes, at most 1,024; 0 loads in the calling process.
         device: Where views are augmented and handed out.
         seed: Of order, crops and colours.
         missing: What to do with an image that has no box: "error", or "full" for the full box.
@@ -91,7 +93,9 @@ class ViewLoader:
                 f"`batch_size` is {batch_size}; it must be 1 or more for each of {world_size} "
                 "processes."
             )
-        _expect_in_range(seed=seed, workers=workers, resident_gb=resident_gb, buffer=buffer)
+        _expect_in_range(seed=seed, resident_gb=resident_gb, buffer=buffer)
+        if not 0 <= workers <= _MOST_WORKERS:
+            raise SettingError(f"`workers` is {workers}; it must be from 0 to {_MOST_WORKERS}.")
         groups = (groups,) if isinstance(groups, ViewGroup) else tuple(groups)
         self._device, self._batch_size, self._workers = open_device(device), batch_size, workers
         self._cutter, self._augment = ViewCutter(groups, seed), Augment(groups, seed, self._device)

@@ -39,6 +39,8 @@ train . y --recipe demo --test x
 train . y --recipe demo --boxes x
 train . . --recipe demo
 train . y --recipe demo --device gpu
+train . y --recipe demo --workers 100000
+train . y --recipe demo --resident-gb nan
 train . y --recipe demo --set backbone=resnet19
 train . y --recipe demo --set backbone=resnet19 --dry-run
 boxes compute x y
@@ -49,6 +51,9 @@ boxes compute x y --model timm:resnet18 --map linear:s3://h/y
 boxes compute x y --model . --mass .5 --threshold .1
 boxes compute x y --model . --engine ray --overwrite
 boxes compute x y --model . --rank 1
+boxes compute x y --model . --margin inf
+boxes compute x y --model . --max-bad nan
+boxes compute x y --model . --gpu-share nan
 boxes compute x y --model . --input-size 4000000
 boxes compute nowhere/ y --model .
 boxes compute . y --model torchvision:resnet19
@@ -82,6 +87,8 @@ boxes export nowhere y --form coco
 boxes rethreshold x y
 boxes rethreshold x y --mass .5 --threshold .1
 boxes rethreshold nowhere y --mass .5
+boxes rethreshold nowhere y --mass nan
+boxes rethreshold nowhere y --margin 1e300
 boxes layers nowhere
 boxes info nowhere
 boxes audit nowhere
@@ -93,6 +100,7 @@ boxes show x y k --pick random
 boxes show x y --count 0
 boxes follow
 boxes follow nowhere/run
+boxes follow . --poll 1e300
 boxes nope
 data pack nowhere/ y
 data pack nowhere y
@@ -105,6 +113,8 @@ probe torchvision:resnet18 x
 probe torchvision:resnet18 . x
 probe . x --linear --augmented
 probe . x --linear --k 3
+probe . . --temperature nan
+probe . . --k 1000000
 recipes --resolved
 recipes nowhere
 export nowhere y

@@ -308,3 +308,9 @@ def test_a_folder_is_opened_as_open_source_does(folder):
         for source in (open_source(folder), folder)
     )
     assert torch.equal(opened.views[0], named.views[0])
+
+
+@pytest.mark.parametrize("workers", [-1, 1025, 10**12])
+def test_no_machine_is_filled_with_loader_processes(folder, workers):
+    with pytest.raises(CcropError, match=r"`workers` is -?\d+; it must be from 0 to 1024"):
+        opened(folder, "positions", workers=workers)

@@ -1,5 +1,6 @@
-"""Paths among the options; what the library takes as text, it expands itself."""
+"""Types of options: paths of this machine, and numbers that are finite."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,16 @@ class LocalPath(click.Path):
         except SettingError as error:
             self.fail(str(error), param, ctx)
         return Path(str(super().convert(path, param, ctx)))
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers, without NaN, which passes every comparison, and without infinity."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, if it is one."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
