@@ -34,7 +34,8 @@ IMAGE_EXTENSIONS = frozenset(
     (
         *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
-        *(("avif",) if features.check("avif") else ()),
+        # Pillow before 11.3 would warn that it does not know the name.
+        *(("avif",) if "avif" in features.modules and features.check("avif") else ()),
         *(HEIF_EXTENSIONS if pillow_heif else ()),
     )
 )

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import subprocess
 import sys
 import tarfile
 import tracemalloc
@@ -359,3 +360,13 @@ def test_marks_of_scans_in_a_sequential_jpeg_are_no_scans(thumbnails):
     segment = b"\xff\xfe" + (2 + len(comment)).to_bytes(2, "big") + comment
     got, _ = decode_reduced(made[:2] + segment + made[2:], 1)
     np.testing.assert_array_equal(got, decode_reduced(made, 1)[0])
+
+
+def test_a_pillow_that_knows_no_avif_is_not_asked_for_it():
+    code = """
+from PIL import features
+features.modules.pop("avif", None)
+from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
+assert "avif" not in IMAGE_EXTENSIONS
+"""
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
