@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.localize import BoxRule, Localizer
     from ccrop_pipeline.models import open_encoder
     from ccrop_pipeline.recipes import AugmentSettings, ViewGroup, load_recipe
-    from ccrop_pipeline.report import audit
+    from ccrop_pipeline.report import audit, report_boxes
     from ccrop_pipeline.training import train
     from ccrop_pipeline.views import ViewLoader
 
@@ -48,6 +48,7 @@ __all__ = [
     "open_encoder",
     "open_source",
     "pack",
+    "report_boxes",
     "rethreshold",
     "train",
     "validate",
@@ -72,6 +73,7 @@ _MODULES: Final = {
     "open_encoder": "models",
     "open_source": "images",
     "pack": "images",
+    "report_boxes": "report",
     "rethreshold": "compute.rethreshold",
     "train": "training",
     "validate": "boxset",

@@ -24,6 +24,7 @@ from .boxes_follow import follow
 from .boxes_import import import_
 from .boxes_info import info
 from .boxes_layers import layers
+from .boxes_report import report
 from .boxes_rethreshold import rethreshold
 from .boxes_show import show
 from .boxes_validate import validate
@@ -143,6 +144,7 @@ boxes.add_command(full)
 boxes.add_command(import_)
 boxes.add_command(info)
 boxes.add_command(layers)
+boxes.add_command(report)
 boxes.add_command(rethreshold)
 boxes.add_command(show)
 boxes.add_command(validate)

@@ -9,12 +9,12 @@ import pytest
 
 import ccrop_pipeline as ccrop
 
-# What design and README promise. `report` comes with the report.
+# What design and README promise.
 NAMES = {
     "AugmentSettings", "BoxRule", "BoxSet", "BoxedDataset", "CcropError", "ContrastiveCrop",
     "Localizer", "ViewGroup", "ViewLoader", "add_boxes", "attach_box", "audit", "compute_boxes",
-    "import_boxes", "load_recipe", "open_encoder", "open_source", "pack", "rethreshold", "train",
-    "validate",
+    "import_boxes", "load_recipe", "open_encoder", "open_source", "pack", "report_boxes",
+    "rethreshold", "train", "validate",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What a person looks at: audits, differences, quality against true boxes, contact sheets."""
 
 from ccrop_pipeline.report.audit import Audit, audit
+from ccrop_pipeline.report.boxes_page import report_boxes
 from ccrop_pipeline.report.contact_sheet import contact_sheet
 from ccrop_pipeline.report.diff import BoxDiff, diff
 from ccrop_pipeline.report.quality import CENTRE_70, Quality, box_quality
@@ -17,5 +18,6 @@ __all__ = [
     "contact_sheet",
     "diff",
     "pick_keys",
+    "report_boxes",
     "show",
 ]

@@ -65,10 +65,10 @@ def some_rows(box_set: BoxSet) -> Rows | None:
     """Return up to 4,096 readable rows out of up to 8 shards; None where there are none."""
     names = [entry.name for entry in box_set.manifest.shards if entry.rows]
     parts = []
-    for place in _spread(len(names), _SHARDS):
+    for place in evenly(len(names), _SHARDS):
         table = box_set.read(names[place])
         readable = np.flatnonzero(table.status != UNREADABLE)
-        taken = readable[_spread(len(readable), _SAMPLE // min(len(names), _SHARDS))]
+        taken = readable[evenly(len(readable), _SAMPLE // min(len(names), _SHARDS))]
         if len(taken):
             parts.append(_rows(table, taken))
     if not parts:
@@ -117,6 +117,6 @@ def heat_of(heatmaps: NDArray[np.float16]) -> Heat | None:
     return Heat(len(heatmaps), bias, tuple(map(tuple, mean.tolist())))
 
 
-def _spread(available: int, wanted: int) -> NDArray[np.int64]:
+def evenly(available: int, wanted: int) -> NDArray[np.int64]:
     """Return up to `wanted` indices below `available`, evenly spread."""
     return np.unique(np.linspace(0, max(0, available - 1), min(available, wanted)).astype(np.int64))

@@ -1,0 +1,318 @@
+"""The page of a box set, in a real Chromium, beside what the library computes."""
+
+import io
+import re
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+from made_boxes import SIZE, located, provenance, table
+from PIL import Image
+
+import ccrop_pipeline as ccrop
+from ccrop_pipeline.boxset import EMPTY, UNREADABLE, BoxSet, iou, write_manifest, write_shard
+from ccrop_pipeline.images import Scenes, image_hash
+from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+COUNT = 36
+# As a key it is `</script><img ...>`, and as a class `<`.
+HOSTILE = "script><img src=x onerror=document.title='broken out'>.png"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    scenes = Scenes(COUNT, size=40)
+    for number, sample in enumerate(scenes.read(scenes.shards[0])):
+        name = folder / ("<" if number % 3 else "dogs") / f"{number:02}.jpg"
+        name.parent.mkdir(exist_ok=True)
+        picture = Image.open(io.BytesIO(sample.image)).resize((40, 24 + number))
+        picture.save(folder / "<" / HOSTILE if number == 1 else name)
+    (folder / "dogs" / "torn.jpg").write_bytes(b"\xff\xd8\xff no more")
+    return ccrop.open_source(folder)
+
+
+def heatmaps(n):
+    heat = np.random.default_rng(0).random((n, 5, 7)) ** 3
+    heat /= heat.max(axis=(1, 2), keepdims=True)
+    heat[3] = 0
+    return heat.astype(np.float16)
+
+
+def made(folder, source, rule):
+    """A box set of these images, with one that is empty and one that cannot be read."""
+    (shard,) = source.shards
+    samples = list(source.read(shard))
+    rows = located([sample.key for sample in samples], heatmaps(len(samples)), rule)
+    torn = next(i for i, sample in enumerate(samples) if sample.key.endswith("torn.jpg"))
+    rows.status[torn], rows.boxes[torn], rows.heatmaps[torn] = UNREADABLE, (0, 0, 1, 1), 0
+    rows = replace(
+        rows, image_hash=np.array([image_hash(sample.image) for sample in samples], np.uint64)
+    )
+    by = provenance(rule)
+    write_shard(folder, shard, rows, by)
+    write_manifest(folder, [shard], by)
+    return BoxSet.open(folder), rows
+
+
+RULES = (
+    BoxRule(0.4),
+    BoxRule(0.15, mean_share=0.7),
+    BoxRule(0.3, component="largest", margin=0.1),
+    BoxRule(0.333, mean_share=0.5, component="largest", min_size=0.6),
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium with its driver here")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(DRIVER)
+    with webdriver.Chrome(options, service) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(browser, source, tmp_path):
+    """A function that writes a page, opens it, and at the end expects a silent console."""
+
+    def opened(rule=RULES[0], width=1200, **options):
+        box_set, rows = made(tmp_path / "set", source, rule)
+        out = ccrop.report_boxes(box_set, source, tmp_path / "page.html", **options)
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get(out.as_uri())
+        return rows
+
+    yield opened
+    assert browser.get_log("browser") == []
+
+
+def run(browser, script, *arguments):
+    return browser.execute_script(f"return {script}", *arguments)
+
+
+def shown(browser):
+    return run(browser, "[...document.querySelectorAll('#gallery .card')].map(c => c.dataset.key)")
+
+
+def boxes(browser):
+    lines = run(browser, "items.map(i => cards.get(i).figure.dataset.box)")
+    return np.array([[float(edge) for edge in line.split()] for line in lines])
+
+
+def choose(browser, name, value):
+    script = "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
+    browser.execute_script(script + "s.dispatchEvent(new Event('change'))", name, value)
+
+
+def press(browser, key):
+    browser.switch_to.active_element.send_keys(key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_the_slider_draws_the_boxes_that_the_library_computes(browser, page, rule):
+    rows = page(rule)
+    assert (boxes(browser) == rows.boxes).all()
+    slide = "const s = document.getElementById('threshold'); s.value = arguments[0];"
+    maps, unread = torch.from_numpy(rows.heatmaps), rows.status == UNREADABLE
+    for step in (0, 1, 37, 93, 140, 198):
+        browser.execute_script(slide + "s.dispatchEvent(new Event('input'))", step)
+        expected = boxes_from_heatmaps(maps, replace(rule, threshold=step / 200), SIZE)[0].numpy()
+        expected[unread] = (0, 0, 1, 1)
+        assert (boxes(browser) == expected).all()
+        mean = (expected[:, 2:] - expected[:, :2]).astype(float).prod(axis=1).mean()
+        assert f"{100 * mean:.1f} % of {len(rows)} images" in run(
+            browser, "document.getElementById('area-now').textContent"
+        )
+    run(browser, "document.getElementById('as-stored').click()")
+    assert (boxes(browser) == rows.boxes).all()
+
+
+@pytest.mark.slow
+def test_any_threshold_is_taken_without_rounding(browser, page):
+    page()
+    for threshold in (0.1, 0.305, 1 / 3, 2**-30, 0.7 + 2**-53):
+        told = run(browser, "limitOf(arguments[0], 224)", threshold)
+        numerator, denominator = threshold.as_integer_ratio()
+        assert told == numerator * 4 * 224**2 * 2**24 // denominator / 2**24
+
+
+@pytest.mark.slow
+def test_filters_and_orders(browser, page, source):
+    rows = page()
+    areas = dict(zip(rows.keys, (rows.boxes[:, 2:] - rows.boxes[:, :2]).prod(axis=1), strict=True))
+    assert shown(browser) == rows.keys
+    choose(browser, "sort", "small")
+    assert all(areas[a] <= areas[b] for a, b in pairwise(shown(browser)))
+    choose(browser, "sort", "large")
+    assert all(areas[a] >= areas[b] for a, b in pairwise(shown(browser)))
+    choose(browser, "sort", "status")
+    order = [UNREADABLE, EMPTY]
+    assert shown(browser)[:2] == [rows.keys[rows.status.tolist().index(one)] for one in order]
+    choose(browser, "by-label", "dogs")
+    assert set(shown(browser)) == {key for key in rows.keys if key.startswith("dogs")}
+    choose(browser, "by-status", "empty")
+    assert len(shown(browser)) <= 1
+    run(browser, "document.querySelector('[data-show=\"status=unreadable\"]').click()")
+    assert shown(browser) == ["dogs/torn.jpg"]
+    assert run(browser, "document.getElementById('count').textContent") == "1 of 37 images"
+
+
+@pytest.mark.slow
+def test_all_of_it_works_by_the_keyboard(browser, page):
+    from selenium.webdriver.common.keys import Keys
+
+    rows = page()
+    focused = "document.activeElement.dataset.key"
+    run(browser, "document.querySelector('#gallery .card').focus()")
+    press(browser, Keys.ARROW_RIGHT)
+    assert run(browser, focused) == rows.keys[1]
+    press(browser, Keys.ARROW_DOWN)
+    assert run(browser, focused) == rows.keys[1 + run(browser, "columns()")]
+    press(browser, Keys.ENTER)
+    press(browser, Keys.ARROW_LEFT)
+    name = rows.keys[run(browser, "columns()")]
+    assert run(browser, "document.querySelector('dialog[open] b').textContent") == name
+    press(browser, Keys.ESCAPE)
+    assert run(browser, "document.querySelector('dialog[open]')") is None
+    assert run(browser, focused) == name
+    heat = "getComputedStyle(document.querySelector('#gallery canvas.heat')).display"
+    press(browser, "h")
+    assert run(browser, heat) == "none"
+    press(browser, "h")
+    assert run(browser, heat) != "none"
+    run(browser, "document.getElementById('threshold').focus()")
+    press(browser, Keys.ARROW_RIGHT)
+    assert run(browser, "document.getElementById('threshold-value').textContent") == "0.405"
+    assert "--threshold 0.405" in run(browser, "document.getElementById('rethreshold').textContent")
+
+
+@pytest.mark.slow
+def test_names_from_data_are_text(browser, page, source):
+    rows = page()
+    assert f"</{HOSTILE}" in rows.keys
+    assert run(browser, "document.title").startswith("Boxes in ")
+    assert run(browser, "document.querySelector('#gallery b img')") is None
+    assert "<" in run(browser, "[...document.getElementById('by-label').options].map(o => o.value)")
+
+
+@pytest.mark.slow
+def test_a_phone_scrolls_downwards_only(browser, page):
+    page(width=390)
+    assert run(browser, "document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.slow
+def test_views_are_windows_of_the_picture(browser, page, source):
+    from ccrop_pipeline.views import ViewCutter
+    from ccrop_pipeline.views.batch import hash_keys
+
+    rows = page()
+    (item,) = run(browser, "items.filter(i => i.key === 'dogs/00.jpg')")
+    cutter = ViewCutter((ccrop.ViewGroup(2, 64),))
+    box = rows.boxes[[rows.keys.index("dogs/00.jpg")]]
+    windows = cutter.windows(hash_keys(["dogs/00.jpg"]), np.array([item["size"]]), box, 0)
+    assert item["views"] == windows[:, 0].tolist()
+
+
+@pytest.mark.slow
+def test_two_sets_are_compared_image_by_image(browser, page, source, tmp_path):
+    other, others = made(tmp_path / "other", source, BoxRule(0.7))
+    rows = page(against=other)
+    choose(browser, "sort", "change")
+    overlap = iou(rows.boxes.astype(float), others.boxes.astype(float))
+    by_key = dict(zip(rows.keys, overlap, strict=True))
+    assert all(by_key[a] <= by_key[b] for a, b in pairwise(shown(browser)))
+    first = run(browser, "document.querySelector('#gallery .card figcaption span').textContent")
+    assert f"IoU {overlap.min():.2f}" in first
+    assert f"IoU of the boxes of an image is {overlap.mean():.3f}" in run(
+        browser, "document.querySelector('.findings').textContent"
+    )
+
+
+def noise(folder, count):
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 200, 200, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number:04}.png")
+
+
+@pytest.mark.slow
+def test_a_page_of_many_images_stays_small_and_says_what_it_shows(tmp_path):
+    noise(tmp_path / "photos", 260)
+    source = ccrop.open_source(tmp_path / "photos")
+    (shard,) = source.shards
+    keys = [sample.key for sample in source.read(shard)]
+    edges = np.linspace(0.1, 0.9, len(keys))
+    rows = table(keys, [[0, 0, edge, edge] for edge in edges])
+    rows = replace(rows, heatmaps=np.zeros((len(keys), 28, 28), np.float16))
+    write_shard(tmp_path / "set", shard, rows, provenance(BoxRule(0.2)))
+    write_manifest(tmp_path / "set", [shard], provenance(BoxRule(0.2)))
+    page = ccrop.report_boxes(tmp_path / "set", source, tmp_path / "page.html")
+    assert page.stat().st_size < 5_000_000
+    text = page.read_text("utf-8")
+    told = re.search(r"(\d+) of 260 images, from 1 of its shards", text)
+    assert 150 <= int(told[1]) == text.count('"key":') <= 200
+    for key in (keys[0], keys[-1]):  # the smallest and the largest
+        assert f'"{key}"' in text
+
+
+def test_a_page_needs_no_network_and_repeats_itself(source, tmp_path):
+    box_set, _ = made(tmp_path / "set", source, RULES[0])
+    one, two = (ccrop.report_boxes(box_set, source, tmp_path / n).read_bytes() for n in "ab")
+    assert one == two
+    assert not re.search(rb"""(?:src|href|url\()\s*=?\s*["']?(?:https?:)?//""", one)
+
+
+def test_images_of_another_source_are_told(source, tmp_path):
+    box_set, rows = made(tmp_path / "set", source, RULES[0])
+    changed = replace(rows, image_hash=rows.image_hash + np.uint64(1), keys=[*rows.keys])
+    changed.keys[0] = "not/there"
+    write_shard(tmp_path / "other", source.shards[0], changed, provenance(RULES[0]))
+    write_manifest(tmp_path / "other", list(source.shards), provenance(RULES[0]))
+    text = ccrop.report_boxes(tmp_path / "other", source, tmp_path / "a.html").read_text("utf-8")
+    assert "1 image of 37 not in the source" in text
+    assert "36 images of 37 with other bytes" in text
+    elsewhere = Scenes(3)
+    with pytest.raises(ccrop.CcropError, match="has no shard"):
+        ccrop.report_boxes(box_set, elsewhere, tmp_path / "b.html")
+
+
+def test_the_command_never_overwrites_unasked(source, tmp_path, monkeypatch):
+    made(tmp_path / "set", source, RULES[0])
+    monkeypatch.chdir(tmp_path)
+    command = ["boxes", "report", "set", str(source.location)]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    (tmp_path / "set.html").write_text("mine")
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.output
+    assert (tmp_path / "set.html").read_text() == "mine"
+    assert CliRunner().invoke(cli, [*command, "--overwrite"]).exit_code == 0
+
+
+def test_boxes_without_heatmaps_or_images_have_a_page(source, tmp_path):
+    runner = CliRunner()
+    done = runner.invoke(cli, ["boxes", "centre", str(source.location), str(tmp_path / "centre")])
+    assert done.exit_code == 0
+    page = ccrop.report_boxes(tmp_path / "centre", source, tmp_path / "centre.html")
+    assert '"grid":null' in page.read_text("utf-8")
