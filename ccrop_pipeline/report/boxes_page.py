@@ -170,7 +170,13 @@ def _findings(judged: Audit, shown: Gallery, changed: BoxDiff | None) -> list[Fi
             text = f"{share:.1%} of the images {why}; their box is the whole image."
             found.append(Finding("note", f"{share:.1%} {status}", text, f"status={status}"))
     if judged.cost:
-        found.append(Finding("note", "Windows show less", judged.cost[0].upper() + judged.cost[1:]))
+        found.append(
+            Finding(
+                "note",
+                "Windows show less than random crops",
+                judged.cost[0].upper() + judged.cost[1:],
+            )
+        )
     if changed is not None:
         found.append(_difference(changed))
     found.sort(key=lambda finding: ("bad", "note", "good").index(finding.level))

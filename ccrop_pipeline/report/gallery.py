@@ -2,9 +2,9 @@
 
 import base64
 import io
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -106,14 +106,15 @@ def gallery(
     grid = tables[0].heatmap_shape if tables else None
     found = Gallery(among=sum(map(len, tables)), shards=len(chosen), grid=grid)
     for name, rows in zip(chosen, _chosen_rows(tables, against), strict=True):
-        for row, sample in _with_samples(source, name, rows):
-            item = _item(row, sample, crop)
+        samples = _samples(source, name, {row.key for row in rows})
+        for row in rows:
+            sample = samples.get(row.key)
             known = int(row.table.image_hash[row.number])
             found.absent += sample is None
             found.other_bytes += bool(
                 sample is not None and known and known != image_hash(sample.image)
             )
-            found.items.append(item)
+            found.items.append(_item(row, sample, crop))
     return found
 
 
@@ -164,19 +165,20 @@ def _most_changed(boxes: NDArray[np.float64], others: NDArray[np.float32], count
     return [int(row) for row in both[order][overlap[order] < 1]]
 
 
-def _with_samples(
-    source: Source, shard: str, rows: list[_Row]
-) -> Iterator[tuple[_Row, Sample | None]]:
-    """Yield rows with their images, reading no further than the last of them."""
-    missing = {row.key: row for row in rows}
-    if missing:
-        for sample in source.read(shard):
-            if row := missing.pop(sample.key, None):
-                yield row, sample
-                if not missing:
-                    return
-    for row in missing.values():
-        yield row, None
+def _samples(source: Source, shard: str, keys: set[str]) -> dict[str, Sample]:
+    """Read images by key, of a shard no further than the last of them."""
+    # In order where there may be annotations beside the images, which an index does not give.
+    if source.random_access and source.kind != "tar":
+        index = source.index()
+        places = [place for place, key in enumerate(index.keys) if key in keys]
+        labels = (None if label < 0 else label for label in index.labels[places].tolist())
+        read = (
+            Sample(index.keys[place], index.read(place), label)
+            for place, label in zip(places, labels, strict=True)
+        )
+    else:
+        read = (sample for sample in source.read(shard) if sample.key in keys)
+    return {sample.key: sample for sample in islice(read, len(keys))}
 
 
 def _item(row: _Row, sample: Sample | None, crop: CropParams) -> dict[str, Any]:
