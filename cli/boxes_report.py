@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import print_line
 
 
