@@ -241,10 +241,12 @@ class Learner:
                 f"the checkpoint does not fit this recipe: {unfitting(error)}."
             ) from error
         for group, settings in zip(self._optimizer.param_groups, own, strict=True):
-            # The recipe's, whatever the checkpoint says.
-            group |= {name: value for name, value in settings.items() if name != "params"}
+            # The recipe's, whatever the checkpoint says, but for what each step sets anew:
+            # the same checkpoint may be saved again.
+            group |= {name: value for name, value in settings.items() if name not in _LOADED}
 
 
+_LOADED = ("params", "lr", "weight_decay")
 # What each optimizer keeps of a parameter that it has changed.
 _KEPT = {
     "sgd": {"momentum_buffer"},

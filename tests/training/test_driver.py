@@ -275,6 +275,16 @@ def test_unreadable_images_are_listed_once_in_the_life_of_a_run(tmp_path):
     assert sorted((run.folder / "unreadable.txt").read_text().splitlines()) == sorted(bad)
 
 
+def test_a_resumed_run_keeps_the_optimizer_that_it_has_loaded(source, tmp_path):
+    short = ("epochs=2", "boxes.kind=none", "optimizer.final_weight_decay=0.1")
+    trainer = trained(source, tmp_path / "run", *short)
+    groups = load_checkpoint(tmp_path / "run").optimizer["param_groups"]
+    again = Trainer(trainer.inputs, tmp_path / "run", trainer.recipe, Machine(resident_gb=0))
+    again.train()
+    assert again.learner.state()[1]["param_groups"] == groups
+    assert groups[0]["lr"] < trainer.recipe.optimizer.lr
+
+
 @pytest.mark.slow
 def test_a_run_is_resumed_with_the_very_same_boxes_only(source, tmp_path):
     """Box sets of one provenance may still differ, by a bug or on purpose."""
