@@ -3,42 +3,79 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ccrop_pipeline.errors import counted
 
+from .model_options import expect_model, model_options, open_model
+from .paths import LocalPath
 from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.report import Audit
+    from ccrop_pipeline.report.verdict import Agreement
 
 _BAR = 40
 
 
 @click.command("audit")
 @click.argument("boxes")
+@click.argument("source", required=False)
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="With SOURCE, the images: let this model look at some, and at windows of them. What it "
+    "can be: `ccrop boxes compute --help`.",
+)
+@model_options
+@click.option("--recipe", help="Draw windows as this recipe.  [default: paper, alpha 0.6]")
+@click.option(
+    "--heatmap",
+    metavar="FILE",
+    type=LocalPath(dir_okay=False),
+    help="Draw the mean heatmap and the median box into the new PNG file FILE.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def audit(boxes: str, as_json: bool) -> None:
+def audit(
+    boxes: str,
+    source: str | None,
+    model: str | None,
+    recipe: str | None,
+    heatmap: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Say whether the boxes in BOXES carry anything of their images, and what crops they make.
 
     The verdict comes first: worth using, carry little or nothing of the image, or cannot tell.
-    Where they carry little, a warning on stderr says why and what would help.
+    Where they carry little, a warning on stderr says why and what would help. Boxes whose rule was
+    given, or that come from elsewhere, need the images SOURCE and a --model to tell.
 
     \b
     Example:
       ccrop boxes audit boxes/first
+      ccrop boxes audit boxes/coco data/photos --model runs/first
     """
     from ccrop_pipeline.boxset import BoxSet
+
+    if (source is None) != (model is None):
+        raise click.UsageError("give SOURCE and --model together.")
+    box_set = BoxSet.open(boxes)
+    from ccrop_pipeline.recipes import load_recipe
     from ccrop_pipeline.report import audit as judge
 
     from .boxes_info import unreadable_keys, unreadable_line
 
-    box_set = BoxSet.open(boxes)
     keys = unreadable_keys(box_set)
-    found = judge(box_set)
+    crop = load_recipe(recipe).crop if recipe else None
+    again = _look_again(box_set, source, model, options) if source and model else None
+    found = judge(box_set, crop=crop, agreement=again)
+    if heatmap:
+        _draw(found, heatmap)
     if as_json:
         print_json(asdict(found) | {"unreadable_keys": keys})
         return
@@ -47,6 +84,29 @@ def audit(boxes: str, as_json: bool) -> None:
     if keys:
         count = box_set.manifest.statistics.counts["unreadable"]
         print_line(f"unreadable  {unreadable_line(keys, count, boxes)}")
+
+
+def _look_again(
+    box_set: "BoxSet", source: str, model: str, options: dict[str, Any]
+) -> "Agreement | None":
+    expect_model(model, options["weights"])
+    from .sources import open_source
+
+    opened = open_source(source)
+    from ccrop_pipeline.report.second_pass import look_again  # torch, which takes seconds
+
+    return look_again(box_set, opened, open_model(model, **options, say=note))
+
+
+def _draw(found: "Audit", file: Path) -> None:
+    from ccrop_pipeline.base.files import written_aside
+    from ccrop_pipeline.errors import BoxSetError
+    from ccrop_pipeline.report import draw_mean_heatmap
+
+    if found.heat is None or found.spread is None:
+        raise BoxSetError("there are no heatmaps to draw: the box set was written without.")
+    with written_aside(file) as aside:
+        draw_mean_heatmap(found.heat.mean, found.spread.median_box).save(aside, "PNG")
 
 
 def show_result(box_set: "BoxSet", as_json: bool) -> None:
@@ -89,8 +149,8 @@ def _show(found: "Audit") -> None:
         print_line("no boxes")
         return
     print_line(f"verdict     {found.verdict}")
-    if found.verdict in ("worth using", "cannot tell"):
-        print_line(f"because     {found.reason}")
+    if not found.warning:
+        print_line(f"because     {_flags(' '.join(filter(None, (found.reason, found.advice))))}")
     for line in _figures(found):
         print_line(line)
     for line in bars(found.area_histogram, "area"):
@@ -99,16 +159,19 @@ def _show(found: "Audit") -> None:
 
 def _figures(found: "Audit") -> Iterator[str]:
     if by := found.agreement:
+        whose = "" if by.model is None else f"; this model made others (own {by.model:.2f})"
         yield (
             f"agreement   kappa {by.kappa:.2f} (1: the same boxes, 0: chance), freedom "
-            f"{by.freedom:.2f}, on {counted(by.images, 'image')}"
+            f"{by.freedom:.2f}, on {counted(by.images, 'image')}{whose}"
         )
     if found.spread:
         edges = ", ".join(f"{edge:.2f}" for edge in found.spread.median_box)
         yield (
             f"spread      IoU {found.spread.median_iou:.2f} with the median box ({edges}), centres "
-            f"{found.spread.centre_spread:.2f}; share of the image's own {found.own:.2f}"
+            f"{found.spread.centre_spread:.2f}"
         )
+        is_known = found.agreement is not None and found.agreement.model is None
+        yield f"own         {'' if is_known else 'at most '}{found.own:.2f}: kappa · (1 - IoU)"
     if found.heat:
         yield f"heat        {found.heat.position_bias:.2f} correlated with the mean heatmap"
     yield (

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain, islice
 
@@ -168,31 +168,81 @@ def _chosen(
         rule, choice = too_few(localizer.rule, len(first))
         return replace(replace(localizer, rule=rule).info, choice=choice)
     observer.choosing()
-    any_rule = replace(localizer.rule, threshold=0.0)
-    locator = Locator(replace(localizer, rule=any_rule), observer.batch_halved)
-    parts = _batches(chain(first, samples), size, batch_size // (1 + WINDOWS), threads)
-    seen = [(_maps(locator, pixels), drawn) for pixels, drawn in parts]
+    seen = see_windows(
+        chain(first, samples),
+        localizer,
+        batch_size=batch_size,
+        threads=threads,
+        observer=observer,
+    )
     if seen:
-        heat, windows = (np.concatenate(each) for each in zip(*seen, strict=True))
-        usable = heat[:, 0].any(axis=(1, 2))
-        heat, windows = heat[usable], windows[usable]
-        rule, choice = choose_rule(localizer.rule, heat[:, 0], heat[:, 1:], windows, size)
+        rule, choice = choose_rule(localizer.rule, seen.heatmaps, seen.inside, seen.windows, size)
     else:
         rule, choice = too_few(localizer.rule, 0)
     return replace(replace(localizer, rule=rule).info, choice=choice)
 
 
+@dataclass(frozen=True, eq=False)
+class SeenWindows:
+    """Heatmaps of images with any heat, and of windows of them.
+
+    Attributes:
+        keys: Of the images, n.
+        heatmaps: float16 `(n, h, w)`.
+        inside: Of the windows, float16 `(n, WINDOWS, h, w)`.
+        windows: Relative to their image, `(n, WINDOWS, 4)`.
+    """
+
+    keys: list[str]
+    heatmaps: NDArray[np.float16]
+    inside: NDArray[np.float16]
+    windows: NDArray[np.float64]
+
+
+def see_windows(
+    samples: Iterable[Sample],
+    localizer: Localizer,
+    *,
+    batch_size: int,
+    threads: int,
+    observer: Observer,
+) -> SeenWindows | None:
+    """Compute the heatmaps of images and of windows of them; None where none can be decoded.
+
+    Args:
+        samples: Images.
+        localizer: Encoder and map; its rule may be one that sets itself.
+        batch_size: Images and windows a forward pass.
+        threads: Decoding threads.
+        observer: Hears of a batch that is too large.
+    """
+    any_rule = replace(localizer.rule, threshold=0.0, mass=None)
+    locator = Locator(replace(localizer, rule=any_rule), observer.batch_halved)
+    size, keys = localizer.encoder.input_size, list[str]()
+    seen = []
+    for names, pixels, drawn in _batches(samples, size, batch_size // (1 + WINDOWS), threads):
+        keys += names
+        seen.append((_maps(locator, pixels), drawn))
+    if not seen:
+        return None
+    heat, windows = (np.concatenate(each) for each in zip(*seen, strict=True))
+    usable = np.flatnonzero(heat[:, 0].any(axis=(1, 2)))
+    heat, windows = heat[usable], windows[usable]
+    return SeenWindows([keys[row] for row in usable], heat[:, 0], heat[:, 1:], windows)
+
+
 def _batches(
     samples: Iterable[Sample], size: int, images: int, threads: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float64]]]:
-    """Yield the `squares` of the readable ones, some images at a time."""
+) -> Iterator[tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]]:
+    """Yield keys and `squares` of the readable ones, some images at a time."""
     left = iter(samples)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         while part := list(islice(left, max(1, images))):
             seen = pool.map(squares, part, [size] * len(part))
-            if pairs := [pair for pair in seen if pair is not None]:
-                pixels, windows = zip(*pairs, strict=True)
-                yield np.stack(pixels), np.stack(windows)
+            named = zip((sample.key for sample in part), seen, strict=True)
+            if found := [(key, *pair) for key, pair in named if pair is not None]:
+                keys, pixels, windows = zip(*found, strict=True)
+                yield list(keys), np.stack(pixels), np.stack(windows)
 
 
 def _maps(locator: Locator, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:

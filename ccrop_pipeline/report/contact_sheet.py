@@ -205,6 +205,22 @@ def _outline(
     pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
 
 
+def draw_mean_heatmap(
+    heatmap: Sequence[Sequence[float]], box: Sequence[float], side: int = 256
+) -> Image.Image:
+    """Draw a mean heatmap, white where it is hot and cells as they are, and a box in red.
+
+    Args:
+        heatmap: Rows of values in [0, 1].
+        box: Normalised x_min, y_min, x_max, y_max.
+        side: Of the picture, in pixels.
+    """
+    grey = Image.fromarray(np.rint(np.array(heatmap) * 255).astype(np.uint8))
+    picture = grey.resize((side, side), Image.Resampling.NEAREST).convert("RGB")
+    _outline(ImageDraw.Draw(picture), np.array(box), picture.size, FOUND)
+    return picture
+
+
 def _heated(image: Image.Image, heatmap: NDArray[np.float16] | None) -> Image.Image:
     grey = image.convert("L").convert("RGB")
     if heatmap is None:

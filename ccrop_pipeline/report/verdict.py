@@ -16,6 +16,7 @@ WORTH, LITTLE, NOTHING, UNKNOWN = get_args(Word)
 # Of `own`; lab/audits.md has the sets on which they were chosen.
 _NOTHING, _LITTLE = 0.05, 0.15
 _FEWEST = 32  # images; of fewer it is not said how much boxes differ
+_CHANCE = 0.1  # kappa of boxes of other images
 _LESS = 0.005  # of what windows show, beside plain random crops
 
 
@@ -29,12 +30,15 @@ class Agreement:
         freedom: Spread of the centres of boxes, beside that of boxes which lie anywhere.
         images: Number of images.
         worthless: Whether no threshold that was tried gave boxes worth anything.
+        model: Where the windows' boxes are those of a model that did not make the boxes: how much
+            of where its own boxes lie is of the image. None where they are of what made them.
     """
 
     kappa: float
     freedom: float
     images: int
     worthless: bool = False
+    model: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,11 @@ def own_share(spread: Spread, agreement: Agreement | None) -> float:
     """Return how much of where a box lies is of its own image, in [0, 1].
 
     How much boxes differ from one box for all, 1 - IoU, times how surely they come back in
-    windows of their image, kappa. Where kappa is not known, the most that it can be: 1.
+    windows of their image, kappa. Where it is not known, the most that it can be, 1; so too
+    where windows were seen by a model that made other boxes.
     """
-    kappa = 1.0 if agreement is None else min(1.0, max(0.0, agreement.kappa))
+    known = agreement is not None and agreement.model is None
+    kappa = min(1.0, max(0.0, agreement.kappa)) if agreement and known else 1.0
     return kappa * (1 - spread.median_iou)
 
 
@@ -110,16 +116,45 @@ def judge(
     if agreement is None:
         return Verdict(
             UNKNOWN,
-            f"boxes differ between images (IoU with the median box {spread.median_iou:.2f}), and "
+            f"they differ between images (IoU with the median box {spread.median_iou:.2f}), and "
             "nothing in the set says whether it is the images that decide where they lie.",
             "Give `source` and `model` to find out, or look at some (`contact_sheet`)."
             if localizer
             else "Compare them with true boxes, or look at some (`contact_sheet`).",
         )
+    if agreement.model is not None:
+        return _beside_a_model(agreement, agreement.model)
     return Verdict(
         WORTH,
         f"they differ between images (IoU with the median box {spread.median_iou:.2f}), and "
         f"windows of an image get the same box (kappa {agreement.kappa:.2f}).",
+    )
+
+
+def _beside_a_model(agreement: Agreement, model: float) -> Verdict:
+    """Judge boxes by what a model that did not make them finds in windows."""
+    kappa = f"kappa {agreement.kappa:.2f}, on {counted(agreement.images, 'image')}"
+    # Kappa of boxes of other images has a standard deviation of about .6 over the root of n.
+    if agreement.kappa > 2 / agreement.images**0.5:
+        return Verdict(
+            WORTH,
+            "they lie nearer to what the model finds in windows of their image than boxes of "
+            f"other images do ({kappa}).",
+        )
+    if model < _LITTLE:
+        return Verdict(
+            UNKNOWN,
+            f"they differ between images, but this model is no measure: its own boxes carry little "
+            f"of the image ({model:.2f}).",
+            "Give a model that finds objects, or compare them with true boxes.",
+        )
+    if agreement.kappa > _CHANCE:
+        return Verdict(UNKNOWN, f"there are too few images ({kappa}).", "Audit more of them.")
+    return Verdict(
+        NOTHING,
+        "they lie no nearer to what the model finds in windows of their image than boxes of "
+        f"other images do ({kappa}).",
+        "Check that each box belongs to its image.",
     )
 
 
@@ -146,7 +181,7 @@ def _why(spread: Spread, agreement: Agreement | None, nearly_full: float) -> str
     if nearly_full > 0.5:
         return f"{nearly_full:.0%} cover more than {NEARLY_FULL:.0%} of their image."
     alike = f"boxes overlap one and the same box by {spread.median_iou:.2f} in the mean (IoU)"
-    if agreement is None:
+    if agreement is None or agreement.model is not None:
         return f"{alike}."
     return (
         f"{alike}, and windows of an image get the same box with a kappa of {agreement.kappa:.2f}."
@@ -169,17 +204,20 @@ def _advice(localizer: LocalizerInfo | None, remedy: Remedy | None) -> str:
 
 
 def cost(effect: CropEffect, verdict: Verdict) -> str | None:
-    """Return where windows show less than plain random crops do, in one sentence; else None."""
+    """Return where windows show less than plain random crops do, and what does not; else None.
+
+    That windows show less of boxes is a sign that they show less of objects, too: lab/audits.md.
+    """
     boxed, plain = effect.boxed, effect.plain
-    if boxed.box < plain.box - _LESS:
-        return (
-            f"even of the boxes windows show less than plain random crops ({boxed.box:.2f}, not "
-            f"{plain.box:.2f}): set alpha nearer to 1."
-        )
-    if verdict.word != WORTH and boxed.middle < plain.middle - _LESS:
-        return (
-            "windows show less of the middle of the image than plain random crops "
-            f"({boxed.middle:.2f}, not {plain.middle:.2f}): boxes that miss the object cost more "
-            "than they bring; set alpha nearer to 1, or use none."
-        )
+    for what, mine, other in (
+        ("boxes", boxed.box, plain.box),
+        ("middle of the image", boxed.middle, plain.middle),
+    ):
+        if mine < other - _LESS:
+            return (
+                f"these windows show less of the {what} than plain random crops ({mine:.2f}, not "
+                f"{other:.2f}). The rule overlap with alpha 1 costs nothing of it."
+            )
+        if verdict.word not in (LITTLE, NOTHING):
+            break
     return None
