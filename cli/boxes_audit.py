@@ -11,7 +11,7 @@ import click
 from ccrop_pipeline.errors import counted
 
 from .model_options import expect_model, model_options, open_model
-from .paths import LocalPath
+from .option_types import LocalPath
 from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:

@@ -191,16 +191,17 @@ def _why(spread: Spread, agreement: Agreement | None, nearly_full: float) -> str
 def _advice(localizer: LocalizerInfo | None, remedy: Remedy | None) -> str:
     if localizer is None:
         return "Use boxes that are closer around what each image shows, or none."
+    if localizer.choice is not None:
+        return (
+            "Train the encoder for longer, compute with another map, layer or model, or use none."
+        )
+    anew = "Compute them with `map` auto and `threshold` auto"
     if remedy:
         return (
-            f"With `{remedy.name}` {remedy.value:g} the mean area would be "
-            f"{remedy.mean_area:.0%}: rethreshold them, or compute with another map (`map` auto "
-            "looks)."
+            f"{anew}, or rethreshold them: with `{remedy.name}` {remedy.value:g} the mean area "
+            f"would be {remedy.mean_area:.0%}."
         )
-    return (
-        "Train the encoder for longer, compute with another map (`map` auto looks), layer or "
-        "model, or use none."
-    )
+    return f"{anew}, with another layer or model, or train the encoder for longer."
 
 
 def cost(effect: CropEffect, verdict: Verdict) -> str | None:

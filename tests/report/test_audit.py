@@ -82,10 +82,10 @@ def test_a_no_op_names_the_mildest_threshold_that_is_none(tmp_path):
     assert found.remedy.images == 50
     assert "these boxes carry nothing of the image: 100% cover more than 90%" in found.warning
     area = f"{found.remedy.mean_area:.0%}"
-    assert f"With `threshold` 0.4 the mean area would be {area}" in found.warning
+    assert f"with `threshold` 0.4 the mean area would be {area}" in found.warning
     assert "`map` auto" in found.warning
     result = CliRunner().invoke(cli, ["boxes", "audit", str(made.folder)])
-    assert f"With --threshold 0.4 the mean area would be {area}" in result.stderr
+    assert f"with --threshold 0.4 the mean area would be {area}" in result.stderr
     assert f"ccrop boxes rethreshold {made.folder} OUT --threshold 0.4\n" in result.stderr
     assert "--map auto" in result.stderr
 
@@ -124,7 +124,7 @@ def test_where_no_threshold_helps_another_map_is_the_advice(tmp_path, heatmaps):
     )
     found = audit(box_set(tmp_path, [rows], provenance(rule)))
     assert found.remedy is None
-    assert "another map" in found.warning
+    assert "with another layer or model" in found.warning
     assert "rethreshold" not in found.warning
 
 
