@@ -118,9 +118,9 @@ def judge(
             UNKNOWN,
             f"they differ between images (IoU with the median box {spread.median_iou:.2f}), and "
             "nothing in the set says whether it is the images that decide where they lie.",
-            "Give `source` and `model` to find out, or look at some (`contact_sheet`)."
+            "Give `source` and `model` to find out, or look at some (`ccrop boxes show`)."
             if localizer
-            else "Compare them with true boxes, or look at some (`contact_sheet`).",
+            else "Compare them with true boxes, or look at some (`ccrop boxes show`).",
         )
     if agreement.model is not None:
         return _beside_a_model(agreement, agreement.model)
