@@ -42,6 +42,7 @@ SMALL_DEMO = (
 def run(arguments, folder, fault, limits, journal):
     """Be the command, in the fork."""
     sys.argv = ["ccrop", *arguments]
+    os.environ["AWS_SDK_UA_APP_ID"] = str(os.getpid())  # a store is told who asks
     demo.DemoSize = functools.partial(demo.DemoSize, 16, 12, SMALL_DEMO)
     if "nofile" in limits:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limits["nofile"],) * 2)
