@@ -3,6 +3,7 @@
 The long run: `python tests/hostile/hostile_commands.py 1000`.
 """
 
+import atexit
 import os
 import shutil
 import warnings
@@ -45,6 +46,7 @@ def ccrop(arguments: tuple[str, ...]) -> Any:
 def inputs() -> Path:
     """Make a source, a run that has ended and one that has its last epoch to go."""
     folder = Path(mkdtemp(prefix="ccrop-hostile-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     pack(Scenes(20, size=32), folder / "tars")
     done = ccrop(("train", str(folder / "tars"), str(folder / "whole"), *TRAIN))
     assert done.exit_code == 0, done.output
