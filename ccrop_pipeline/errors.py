@@ -122,7 +122,7 @@ def few(names: Iterable[str], most: int = 3) -> str:
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural unless it is one: "1 box", "2,000 boxes"."""
-    ending = "es" if noun.endswith(("s", "x", "ch")) and noun != "epoch" else "s"
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) and noun != "epoch" else "s"
     return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 

@@ -131,11 +131,12 @@ def _scenes(folder: Path, count: int) -> "Source":
 def _train(
     train: "Source", test: "Source", run: Path, recipe: "Recipe", seconds: dict[str, float]
 ) -> float:
+    from ccrop_pipeline.recipes import make_plan
     from ccrop_pipeline.training import Inputs, Machine, Trainer
 
     from .train_progress import StageClock
 
-    progress = StageClock(recipe.epochs, run.name, seconds)
+    progress = StageClock(make_plan(recipe), run.name, seconds)
     machine = Machine(threads=os.cpu_count() or 1)
     trainer = Trainer(Inputs(train, test_source=test), run, recipe, machine, progress)
     with progress:

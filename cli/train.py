@@ -9,7 +9,7 @@ from ccrop_pipeline.errors import counted
 
 from .model_options import device_option, expect_model
 from .option_types import FiniteRange, LocalPath
-from .printing import print_json, print_line
+from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
@@ -110,10 +110,20 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
 
     from .train_progress import TrainProgress
 
-    with TrainProgress(recipe.epochs) as progress:
+    ranks = Ranks.from_environment()
+    with TrainProgress(plan, machine=_machine(options["device"], ranks.world_size)) as progress:
         done = training.train(source, run, recipe=recipe, observer=progress, **options)
-    if Ranks.from_environment().rank == 0:
+    if ranks.rank == 0:
+        if not progress.trained:
+            note(f"{run} was complete before: nothing was left to train.")
         _print_result(run, done.last_record("loss"), as_json)
+
+
+def _machine(device: str, processes: int) -> str:
+    from ccrop_pipeline.localize import open_device
+
+    kind = "CPU" if open_device(device).type == "cpu" else "GPU"
+    return f"this {kind}" if processes == 1 else f"{processes} {kind}s"
 
 
 def _recipe_and_plan(

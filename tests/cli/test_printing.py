@@ -25,6 +25,7 @@ from ccrop_pipeline.boxset import (
     write_shard,
 )
 from ccrop_pipeline.errors import printable
+from ccrop_pipeline.recipes import load_recipe, make_plan
 
 CLI = sorted((Path(__file__).parents[2] / "cli").glob("*.py"))
 # A title for the window, a colour, a jump up, the 8-bit form of the same, writing turned around,
@@ -136,7 +137,10 @@ def test_live_lines_show_names_as_they_are(monkeypatch):
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, color_system=None, width=1000)
     monkeypatch.setattr(progress, "console", terminal)
-    computing, training = ComputeProgress(10, HOSTILE), TrainProgress(1, HOSTILE)
+    computing, training = (
+        ComputeProgress(10, HOSTILE),
+        TrainProgress(make_plan(load_recipe("demo")), HOSTILE),
+    )
     with computing:
         computing.begun(1, 0)
         computing.images_done(5, HOSTILE)
@@ -145,7 +149,7 @@ def test_live_lines_show_names_as_they_are(monkeypatch):
     with training:
         training.loading(5, HOSTILE)
         training.warning(HOSTILE)
-        training.stage({"stage": "refresh", "text": HOSTILE, "overlapped": False})
+        training.stage({"stage": "refresh", "text": HOSTILE, "overlapped": False, "epoch": 1})
         training.images_done(1, HOSTILE)
     said = screen.getvalue()
     assert f"{SHOWN}: 1 of 5 images are unreadable" in said
