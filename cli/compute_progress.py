@@ -29,10 +29,6 @@ class ComputeProgress(Display, Observer):
         """Say what goes before."""
         say(f"{self._prefix}the box rule sets itself by some of the images")
 
-    def warning(self, note: str) -> None:
-        """Print it."""
-        say(f"{self._prefix}Warning: {note}")
-
     def begun(self, shards: int, kept: int) -> None:
         """Say how much there is to do."""
         before = f", {kept} were complete" if kept else ""

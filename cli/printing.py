@@ -6,7 +6,9 @@ by `progress.say` where there may be a live line, and both escape it.
 
 import io
 import json
+import shutil
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -45,13 +47,34 @@ def note(text: object) -> None:
 
 
 def warn(text: object) -> None:
-    """Print a warning on stderr."""
-    note(f"Warning: {text}")
+    """Print a warning on stderr, wrapped by word on a terminal."""
+    _print(f"Warning: {text}", sys.stderr, wrap=True)
 
 
-def _print(text: object, stream: TextIO | None) -> None:
+def wrapped(text: str, width: int, *, taken: int = 0) -> str:
+    """Wrap text between words; words that are longer, such as paths, stay whole.
+
+    Args:
+        text: One line.
+        width: Columns of the terminal.
+        taken: Columns of the first line that are taken.
+    """
+    lines = textwrap.wrap(
+        " " * taken + text,
+        width,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)[taken:]
+
+
+def _print(text: object, stream: TextIO | None, *, wrap: bool = False) -> None:
     if stream is not None:  # closed from the start, as by `>&-`
-        print(printable(text), file=stream, flush=True)
+        shown = printable(text)
+        if wrap and stream.isatty():
+            shown = wrapped(shown, shutil.get_terminal_size().columns)
+        print(shown, file=stream, flush=True)
 
 
 @contextmanager
@@ -86,6 +109,9 @@ def escaped_messages() -> Iterator[None]:
         yield
     except click.ClickException as error:
         # A message may have lines; what comes from data cannot pass for the next message.
-        lines = map(printable, error.message.split("\n"))
+        lines = [printable(line) for line in error.message.split("\n")]
+        if sys.stderr is not None and sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            lines = [wrapped(line, width, taken=len("Error: ")) for line in lines]
         error.message = "\n  ".join(lines)  # type: ignore[misc]
         raise

@@ -14,6 +14,7 @@ from rich.text import Text
 from ccrop_pipeline.base import Observer, StageSeconds
 from ccrop_pipeline.errors import printable
 
+from .printing import wrapped
 from .time_left import duration
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -21,7 +22,10 @@ console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, em
 
 def say(text: object, style: str = "") -> None:
     """Print a line for people on stderr, above the live line if there is one."""
-    console.print(Text(printable(text), style=style))
+    shown = printable(text)
+    console.print(
+        Text(wrapped(shown, console.width) if console.is_terminal else shown, style=style)
+    )
 
 
 class _Line(ProgressColumn):
@@ -83,7 +87,7 @@ class Display:
 
     def warning(self, note: str) -> None:
         """Say what is wrong."""
-        say(f"{self._prefix}Warning: {note}")
+        say(f"{self._prefix}Warning: {note}", style="yellow")
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -8,9 +8,10 @@ import unicodedata
 import warnings
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
-from ccrop_cli import demo, progress
+from ccrop_cli import demo, printing, progress
 from ccrop_cli.compute_progress import ComputeProgress
 from ccrop_cli.main import cli
 from ccrop_cli.train_progress import TrainProgress
@@ -187,3 +188,42 @@ def test_stdout_has_json_alone_whatever_a_library_prints(tmp_path):
         result = ccrop("boxes", "layers", f"{model}:make", "--device", "cpu", "--json")
     assert json.loads(result.stdout)["model"] == "loud.py:make"
     assert "downloading...\nby file\nWarning: old\\u001b[31m weights\n" in result.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_warnings_and_errors_are_wrapped_between_words(width, monkeypatch):
+    words = "the embeddings of all images are nearly-the-same in /a/very/long/path/" + "x" * 90
+    text = f"{words} and what to do about it is said here."
+    monkeypatch.setenv("COLUMNS", str(width))
+    for where in ("warning", "live", "error"):
+        screen = Terminal()
+        if where == "live":
+            live = Console(file=screen, force_terminal=True, color_system=None, width=width)
+            live.soft_wrap = True
+            monkeypatch.setattr(progress, "console", live)
+            ComputeProgress(1).warning(text)
+        else:
+            monkeypatch.setattr("sys.stderr", screen)
+            if where == "warning":
+                printing.warn(text)
+            else:
+                with pytest.raises(click.ClickException) as raised, printing.escaped_messages():
+                    raise click.ClickException(text)
+                raised.value.show(screen)
+        said = screen.getvalue()
+        assert said.split() == [f"{'Error' if where == 'error' else 'Warning'}:", *text.split()]
+        lines = said.splitlines()
+        assert len(lines) >= 3
+        assert all(len(line) <= width or " " not in line.strip() for line in lines)
+
+
+def test_what_goes_to_a_file_is_not_wrapped(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr("sys.stderr", file)
+    printing.warn("word " * 100)
+    assert len(file.getvalue().splitlines()) == 1
