@@ -193,7 +193,8 @@ def _advice(localizer: LocalizerInfo | None, remedy: Remedy | None) -> str:
         return "Use boxes that are closer around what each image shows, or none."
     if localizer.choice is not None:
         return (
-            "Train the encoder for longer, compute with another map, layer or model, or use none."
+            "Train the encoder for longer, compute with another map (`map` auto looks), layer or "
+            "model, or use none."
         )
     anew = "Compute them with `map` auto and `threshold` auto"
     if remedy:
