@@ -31,6 +31,7 @@ from .boxes_validate import validate
 from .data_pack import pack
 from .demo import demo
 from .export import export as export_backbone
+from .next_steps import say_next
 from .printing import (
     escape_what_streams_cannot_encode,
     escaped_messages,
@@ -182,6 +183,7 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                     _say_what_was_read()
                     raise
                 _say_what_was_read()
+                say_next(" ".join(click.get_current_context().command_path.split()[1:]), kwargs)
                 return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))
