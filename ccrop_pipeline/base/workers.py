@@ -5,9 +5,10 @@ import os
 import re
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from multiprocessing import get_start_method, parent_process
+from multiprocessing import connection, get_start_method, parent_process
 from queue import SimpleQueue
 from threading import Semaphore, Thread
+from traceback import extract_tb
 from typing import Generic, TypeVar
 
 from ccrop_pipeline.errors import CcropError
@@ -109,7 +110,12 @@ def _each(items: Iterator[T], fewest: str) -> Iterator[T]:
 def _deaths_explained(fewest: str) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, BrokenPipeError) as error:
+    except (RuntimeError, OSError, EOFError) as error:
+        # What a process has handed over is fetched from it, by a connection that its death breaks.
+        last = extract_tb(error.__traceback__)[-1].filename
+        is_cut_off = not isinstance(error, RuntimeError) and last == connection.__file__
+        if not isinstance(error, RuntimeError | BrokenPipeError) and not is_cut_off:
+            raise
         method = get_start_method()
         guard = (
             f"they are started by {method!r}, which imports your program in each of them: put its "
@@ -121,10 +127,11 @@ def _deaths_explained(fewest: str) -> Iterator[None]:
             raise CcropError(f"loader processes cannot start. {guard}") from error
         # torch has no class for it: torch.utils.data.dataloader, `_try_get_data`, and its handler
         # of SIGCHLD, which may interrupt anything.
-        if not re.match(r"DataLoader worker \(pid", str(error)):
+        if not is_cut_off and not re.match(r"DataLoader worker \(pid", str(error)):
             raise
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
         raise CcropError(
-            f"a loader process died: {str(error).splitlines()[0].rstrip('. ')}. Most often memory "
+            f"a loader process died: {said}. Most often memory "
             f"was short: use fewer {fewest.split()[0]} or smaller batches, give /dev/shm more "
             "room, and run again: what is finished is kept."
             + ("" if method == "fork" else f" Or: {guard}")

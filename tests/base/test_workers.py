@@ -2,10 +2,13 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Client, Listener
 
 import pytest
 
-from ccrop_pipeline.base.workers import one_ahead
+from ccrop_pipeline.base.workers import from_workers, one_ahead
+from ccrop_pipeline.errors import CcropError
 
 
 class Made:
@@ -96,3 +99,33 @@ def test_an_item_that_never_comes_keeps_no_program_from_ending():
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "0\n")
+
+
+def from_one_that_ended():
+    mine, its = Pipe()
+    yield 0
+    its.close()
+    mine.recv()
+
+
+def from_one_that_is_gone():
+    yield 0
+    with Listener(family="AF_UNIX") as of_it:
+        address = of_it.address
+    Client(address)
+
+
+def reading_fails():
+    yield 0
+    raise EOFError("no more bytes")
+
+
+def test_a_process_that_dies_as_it_hands_over_is_said_to_have_died():
+    """torch lets the `EOFError` or `OSError` of the connection through."""
+    for items in (from_one_that_ended(), from_one_that_is_gone()):
+        given = from_workers(items)
+        assert next(given) == 0
+        with pytest.raises(CcropError, match="a loader process died: "):
+            next(given)
+    with pytest.raises(EOFError, match="no more bytes"):
+        list(from_workers(reading_fails()))
