@@ -67,6 +67,8 @@ def from_plain(
     Raises:
         SettingError: If a field is unknown, missing, of a wrong kind, or out of its range.
     """
+    if not isinstance(values, Mapping):
+        raise SettingError(f"{path.rstrip('.') or 'all'} is {shown(values)}; it must be a table.")
     hints = get_type_hints(kind)
     names = [each.name for each in fields(kind) if each.init]  # type: ignore[arg-type]
     for name in values:
@@ -95,15 +97,18 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 def parse_json(text: str) -> Any:
     """Parse JSON that every reader understands alike.
 
-    Refused as well are a name that an object has twice, NaN and the infinities, text that is no
-    Unicode, and what is nested deeper than Python can follow.
+    Refused as well are a name that an object has twice, NaN and the infinities, numbers that no
+    float64 holds such as 1e999, text that is no Unicode, and what is nested deeper than Python can
+    follow.
 
     Raises:
         ValueError: If the text is no such JSON.
     """
     text.encode()  # what a tar holds may come as surrogates
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+        )
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -117,6 +122,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"an object has {twice!r} twice")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shortened(text)} is larger than a float64 can be")
+    return number
 
 
 def _refuse_constant(text: str) -> None:

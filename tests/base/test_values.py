@@ -85,6 +85,12 @@ def test_what_is_left_out_has_its_default_unless_all_must_be_there():
             from_plain(Outer, values, complete=complete)
 
 
+@pytest.mark.parametrize("values", [None, 3, "name", ["name"]])
+def test_what_is_no_table_is_refused(values):
+    with pytest.raises(SettingError, match="must be a table"):
+        from_plain(Outer, values)
+
+
 def test_unknown_names_are_refused_with_a_near_one_or_passed_over():
     with pytest.raises(SettingError, match=r"^x\.inner\.shar is unknown \(did you mean share\?\)"):
         from_plain(Outer, {"name": "a", "inner": {"shar": 0.1}}, path="x.")
@@ -188,6 +194,8 @@ def test_json_that_all_understand_is_parsed_as_the_standard_library_does(value, 
         ('[{"a": {"b": 1, "b": 1}}]', "an object has 'b' twice"),
         ("[NaN]", "NaN is not JSON"),
         ("[-Infinity]", "-Infinity is not JSON"),
+        ('{"a": 1e999}', "1e999 is larger than"),
+        (f"[-{'9' * 400}.5]", r"-999.* is larger than"),
         ("[" * 99_999, "nested too deeply"),
         ("1" * 5000, "digits"),
         ('["\\udc80"]', "surrogates"),
