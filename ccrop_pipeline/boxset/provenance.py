@@ -58,7 +58,7 @@ class RuleChoice:
         mean_area: Mean share of its image that a box covers.
 
     Raises:
-        ValueError: If the lists differ in length.
+        ValueError: If the lists differ in length, or a count is below 0.
     """
 
     images: int
@@ -74,6 +74,9 @@ class RuleChoice:
         lists = (self.threshold, self.kappa, self.freedom, self.mean_area)
         if len({len(each) for each in lists}) > 1:
             raise ValueError("threshold, kappa, freedom and mean_area must be equally long.")
+        for name, count in (("images", self.images), ("windows", self.windows)):
+            if count < 0:
+                raise ValueError(f"{name} is {count}; it must be 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class LocalizerInfo:
 
     Raises:
         ValueError: If a number leaves its range, or not exactly one of threshold and mass is
-            given.
+            given, or `choice` is and the threshold is none of those it tried.
     """
 
     map: str
@@ -139,6 +142,14 @@ class LocalizerInfo:
             raise ValueError(f"objects is {self.objects}; it must be 1 or more.")
         if self.component not in COMPONENTS:
             raise ValueError(f"component is {self.component!r}; it must be one of {COMPONENTS}.")
+        self._check_choice()
+
+    def _check_choice(self) -> None:
+        if self.choice is None:
+            return
+        tried = self.choice.threshold
+        if self.threshold is None or (tried and self.threshold not in tried):
+            raise ValueError(f"threshold is {self.threshold}; it must be one that `choice` tried.")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ccrop_pipeline.errors import BoxSetError, counted
 from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.decode import UnreadableImage
 from ccrop_pipeline.images.squares import decode_for
-from ccrop_pipeline.localize import Localizer
+from ccrop_pipeline.localize import Localizer, rule_of
 from ccrop_pipeline.localize.rule_choice import (
     FEWEST,
     SIDES,
@@ -132,19 +132,23 @@ def _recorded(
                 "it."
             )
         # Where they differ in anything else, that is said when its shards are looked through.
-        return replace(
-            asked.localizer,
-            threshold=info.threshold,
-            mean_share=info.mean_share,
-            choice=info.choice,
-        )
+        return _with_choice(asked.localizer, info)
     place, file = open_folder(folder), _file_of(asked)
     if place.has(file):
         # Of a process that completes the set just now, it is gone.
         with suppress(FileNotFoundError, ValueError), place.local(file) as path:
             plain = parse_json(path.read_text(encoding="utf-8"))
-            return from_plain(LocalizerInfo, plain, ignore_unknown=True)
+            left = from_plain(LocalizerInfo, plain, ignore_unknown=True)
+            rule_of(left)  # refuses numbers that no rule has
+            # Nothing else may be in it, or boxes would be made by one thing and say another.
+            is_ours = left == _with_choice(asked.localizer, left)
+            if is_ours and left.choice and left.choice.threshold:
+                return left
     return None
+
+
+def _with_choice(asked: LocalizerInfo, made: LocalizerInfo) -> LocalizerInfo:
+    return replace(asked, threshold=made.threshold, mean_share=made.mean_share, choice=made.choice)
 
 
 def _record(

@@ -92,10 +92,10 @@ def _settled(
             f"{made_by.objects} an image in {box_set.folder}: compute the boxes again for another "
             "number of `objects`."
         )
-    changed = replace(made_by, **asdict(rule))
+    changed = replace(made_by, **asdict(rule), choice=None)
     chosen = ("threshold", "mean_share", "mass", "component")
-    if any(getattr(made_by, name) != getattr(changed, name) for name in chosen):
-        changed = replace(changed, choice=None)
+    if all(getattr(made_by, name) == getattr(changed, name) for name in chosen):
+        changed = replace(changed, choice=made_by.choice)
     return rule, changed
 
 

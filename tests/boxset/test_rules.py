@@ -154,6 +154,7 @@ CHOICE = {
     **{"images": 400, "windows": 2, "worthless": False, "threshold": [0.1]},
     **{"kappa": [0.7], "freedom": [1], "mean_area": [0.5]},
 }
+NO_FIGURES = {"threshold": [], "kappa": [], "freedom": [], "mean_area": []}
 NO_MODEL = header(encoder=None, localizer=None, rule="centre")
 
 VALID: list[tuple[str, tuple[str, ...], Edit]] = [
@@ -293,6 +294,10 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", BOTH, localizer(threshold=None, mass=0.5, mean_share=0.5)),
     ("B003", BOTH, localizer(choice={**CHOICE, "kappa": [0.5, 0.6]})),
     ("B003", BOTH, localizer(choice={**CHOICE, "images": 1.5})),
+    ("B003", BOTH, localizer(choice={**CHOICE, "images": -1})),
+    ("B003", BOTH, localizer(choice={**CHOICE, "threshold": [0.2]})),
+    ("B003", BOTH, localizer(threshold=None, mass=0.5, choice=CHOICE)),
+    ("B003", P, localizer(threshold=None, mass=0.5, choice={**CHOICE, **NO_FIGURES})),
     ("B003", BOTH, localizer(choice=[])),
     ("B003", P, localizer(mass=0.9)),
     ("B003", P, localizer(threshold=None)),

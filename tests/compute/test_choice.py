@@ -145,6 +145,32 @@ def test_whoever_chose_as_well_but_later_takes_what_the_first_left(source, tmp_p
     assert (info(made).threshold, info(made).choice.images) == (0.45, 777)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        3,
+        {"map": "attention"},
+        {"input_size": 64},
+        {"margin": 0.5},
+        {"threshold": 1.0},
+        {"threshold": 0.123},
+        {"threshold": None, "mass": 0.5, "mean_share": 0.0},
+        {"choice": None},
+    ],
+)
+def test_what_no_choice_for_these_boxes_can_be_is_passed_over(source, computed, tmp_path, wrong):
+    """Whoever left it: boxes made by one rule would say that they are another's."""
+    folder, heard = tmp_path / "b", Heard()
+    interrupt(source, folder)
+    (file,) = folder.glob(".choice-*.json")
+    plain = json.loads(file.read_text())
+    file.write_text(json.dumps(plain | wrong if isinstance(wrong, dict) else wrong))
+    compute_boxes(source, localizer(), folder, **SETTINGS, observer=heard)
+    assert heard.chosen == 1
+    assert files(folder) == files(computed.folder)
+
+
 class Interrupted(Observer):
     """Stops the work between the choice and the first shard."""
 

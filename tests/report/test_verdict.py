@@ -95,12 +95,6 @@ def test_a_rule_that_found_no_threshold_worth_anything_decides(tmp_path):
     assert called(tmp_path, true_boxes(), chosen(0.9, worthless=True)).verdict == NOTHING
 
 
-def test_a_kappa_of_another_threshold_does_not_count(tmp_path):
-    made_by = chosen(0.9)
-    other = replace(made_by, localizer=replace(made_by.localizer, threshold=0.3))
-    assert called(tmp_path, true_boxes(), other).agreement is None
-
-
 def test_few_images_say_nothing_and_empty_rows_say_what_is_wrong(tmp_path):
     few = called(tmp_path / "few", true_boxes()[:31])
     assert (few.verdict, few.spread.images) == (UNKNOWN, 31)
