@@ -85,6 +85,12 @@ def test_a_file_name_means_one_thing_in_the_whole_package():
     assert twice == {"__init__.py"}
 
 
+def test_a_name_is_that_of_one_file_of_tests_only():
+    """Files of tests lie in no packages: pytest cannot import two of one name."""
+    names = [path.name for path in Path(__file__).parent.rglob("*.py")]
+    assert len(names) == len(set(names)), sorted(names)
+
+
 def test_click_and_rich_are_used_by_the_command_line_only():
     for file in (ROOT / "ccrop_pipeline").rglob("*.py"):
         assert not {"click", "rich"} & {name.split(".")[0] for name in imported(file)}, file
