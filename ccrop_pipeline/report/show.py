@@ -21,7 +21,7 @@ from ccrop_pipeline.report.diff import diff
 Pick = Literal["random", "smallest", "largest", "empty", "moved"]
 _COMPARED = 20_000  # keys that one which is not there is held against
 _NONE = {
-    "empty": "no image of {} is empty: every heatmap has content.",
+    "empty": "no image of {} is empty: every heatmap of a readable image has content.",
     "moved": "no box moved: those of {} are the same in both box sets.",
 }
 
@@ -51,7 +51,8 @@ def show(
         seed: Of the random choice.
 
     Raises:
-        BoxSetError: If a key has no box, or no image is of the kind that is picked.
+        BoxSetError: If a key has no box, no image is of the kind that is picked, or `against` has
+            none of them.
         SourceError: If the source lacks an image.
         SettingError: If an argument is out of its range.
     """
@@ -82,7 +83,7 @@ def pick_keys(
         Keys: random ones and empty ones in source order, the others with the most extreme first.
 
     Raises:
-        BoxSetError: If there is none.
+        BoxSetError: If there is none, or the two box sets share no image.
         SettingError: If the choice is unknown, or lacks what it is made by.
     """
     if pick not in get_args(Pick):
@@ -93,7 +94,10 @@ def pick_keys(
     if pick == "moved":
         if against is None:
             raise SettingError("`pick` moved needs `against`, the box set to compare with.")
-        keys = [mover.key for mover in diff(against, box_set, count).movers]
+        found = diff(against, box_set, count)
+        if not found.both:
+            raise _nothing_shared(box_set, against)
+        keys = [mover.key for mover in found.movers]
     elif pick == "random":
         keys = _random(box_set, count, seed)
     elif pick == "empty":
@@ -150,6 +154,8 @@ def _joined(
     others: list[NDArray[np.float32] | None] = [None] * len(keys)
     if other is not None:
         edges, known = other.lookup().find(keys)
+        if not known.any():
+            raise _nothing_shared(box_set, other)
         others = [box if there else None for box, there in zip(edges, known, strict=True)]
     found: dict[int, Shown] = {}
     for name in dict.fromkeys(names):
@@ -179,6 +185,13 @@ def _samples(box_set: BoxSet, source: Source, shard_of: Mapping[str, str]) -> di
             "box. Give the source that these boxes were computed from."
         )
     return found
+
+
+def _nothing_shared(box_set: BoxSet, other: BoxSet) -> BoxSetError:
+    return BoxSetError(
+        f"{other.folder} has none of these images of {box_set.folder}: give as `against` another "
+        "box set of the same images."
+    )
 
 
 def _unknown(box_set: BoxSet, key: str) -> MissingBoxError:

@@ -262,6 +262,9 @@ def test_what_cannot_be_shown_is_said(boxes, other, place, tmp_path):
     with pytest.raises(BoxSetError, match="no box moved"):
         boxes.show(tars, pick="moved", against=boxes)
     alone = box_set(tmp_path / "boxes", [table(["else"], [[0, 0, 1, 1]])])
+    for pick in ("random", "moved"):
+        with pytest.raises(BoxSetError, match=r"has none of these images of .* `against`"):
+            boxes.show(tars, pick=pick, against=alone)
     with pytest.raises(BoxSetError, match="is empty"):
         alone.show(tmp_path / "tars", pick="empty")
 
