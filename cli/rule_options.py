@@ -26,6 +26,10 @@ class _Threshold(click.ParamType[float | str]):
         """Return the number, or `auto` as it is."""
         if value == AUTO:
             return AUTO
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {AUTO}.", param, ctx)
         return FiniteRange(0, 1, max_open=True).convert(value, param, ctx)
 
 

@@ -95,6 +95,8 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
     refused = changed("no", "--threshold", "auto", base="fixed", status=1)
     assert "none can set itself. Give --threshold or --mass." in refused.stderr
     assert "give one" in ccrop(*line, "--mean-share", "0.5", status=2).stderr
+    wrong = ccrop(*line, "--threshold", "AUTO", status=2).stderr
+    assert "'AUTO' is neither a number nor auto." in wrong
 
 
 def test_few_images_are_told_to_be_too_few(scenes, tmp_path):
