@@ -58,7 +58,7 @@ class RuleChoice:
         mean_area: Mean share of its image that a box covers.
 
     Raises:
-        ValueError: If the lists differ in length, or a count is below 0.
+        ValueError: If the lists differ in length, or a number leaves its range.
     """
 
     images: int
@@ -77,6 +77,10 @@ class RuleChoice:
         for name, count in (("images", self.images), ("windows", self.windows)):
             if count < 0:
                 raise ValueError(f"{name} is {count}; it must be 0 or more.")
+        ranges = (("kappa", -math.inf, 1), ("freedom", 0, math.inf), ("mean_area", 0, 1))
+        for name, low, high in ranges:
+            if any(not low <= figure <= high for figure in getattr(self, name)):
+                raise ValueError(f"{name} has figures that are outside [{low}, {high}].")
 
 
 @dataclass(frozen=True)
