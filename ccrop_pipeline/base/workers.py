@@ -96,43 +96,65 @@ def from_workers(loader: Iterable[T], *, fewest: str = "`workers` to 0") -> Iter
     Raises:
         CcropError: If one of them died.
     """
-    with _deaths_explained(fewest):
+    with _fetching(fewest):
         items = iter(loader)
     return _each(items, fewest)
 
 
 def _each(items: Iterator[T], fewest: str) -> Iterator[T]:
-    with _deaths_explained(fewest):
+    with _fetching(fewest):
         yield from items
 
 
 @contextmanager
-def _deaths_explained(fewest: str) -> Iterator[None]:
+def deaths_explained(fewest: str) -> Iterator[None]:
+    """Explain the death of a process that interrupts what goes on beside its `DataLoader`.
+
+    torch tells of it by a handler of SIGCHLD, which may interrupt anything in the main thread.
+
+    Args:
+        fewest: As in `from_workers`.
+
+    Raises:
+        CcropError: If one of them died.
+    """
     try:
         yield
-    except (RuntimeError, OSError, EOFError) as error:
-        # What a process has handed over is fetched from it, by a connection that its death breaks.
-        last = extract_tb(error.__traceback__)[-1].filename
-        is_cut_off = not isinstance(error, RuntimeError) and last == connection.__file__
-        if not isinstance(error, RuntimeError | BrokenPipeError) and not is_cut_off:
+    except RuntimeError as error:
+        # torch has no class for it: torch.utils.data.dataloader, `_try_get_data`, and the handler.
+        if not re.match(r"DataLoader worker \(pid", str(error)):
             raise
-        method = get_start_method()
-        guard = (
-            f"they are started by {method!r}, which imports your program in each of them: put its "
-            f'loop under `if __name__ == "__main__":`, or set {fewest}.'
-        )
+        raise _died(error, fewest) from error
+
+
+@contextmanager
+def _fetching(fewest: str) -> Iterator[None]:
+    try:
+        with deaths_explained(fewest):
+            yield
+    except (RuntimeError, OSError, EOFError) as error:
         # Where processes are not forked, each imports the program that starts them, and one that
         # starts processes as it is imported fails; its parent then has a broken pipe, or a death.
         if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):
-            raise CcropError(f"loader processes cannot start. {guard}") from error
-        # torch has no class for it: torch.utils.data.dataloader, `_try_get_data`, and its handler
-        # of SIGCHLD, which may interrupt anything.
-        if not is_cut_off and not re.match(r"DataLoader worker \(pid", str(error)):
+            raise CcropError(f"loader processes cannot start. {_guard(fewest)}") from error
+        # What a process has handed over is fetched from it, by a connection that its death breaks.
+        last = extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, RuntimeError) or last != connection.__file__:
             raise
-        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
-        raise CcropError(
-            f"a loader process died: {said}. Most often memory "
-            f"was short: use fewer {fewest.split()[0]} or smaller batches, give /dev/shm more "
-            "room, and run again: what is finished is kept."
-            + ("" if method == "fork" else f" Or: {guard}")
-        ) from error
+        raise _died(error, fewest) from error
+
+
+def _died(error: Exception, fewest: str) -> CcropError:
+    said = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+    return CcropError(
+        f"a loader process died: {said}. Most often memory was short: use fewer "
+        f"{fewest.split()[0]} or smaller batches, give /dev/shm more room, and run again: what is "
+        "finished is kept." + ("" if get_start_method() == "fork" else f" Or: {_guard(fewest)}")
+    )
+
+
+def _guard(fewest: str) -> str:
+    return (
+        f"they are started by {get_start_method()!r}, which imports your program in each of them: "
+        f'put its loop under `if __name__ == "__main__":`, or set {fewest}.'
+    )

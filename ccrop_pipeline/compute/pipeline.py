@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ccrop_pipeline.base import Location, Observer, StageSeconds
-from ccrop_pipeline.base.workers import one_ahead
+from ccrop_pipeline.base.workers import deaths_explained, one_ahead
 from ccrop_pipeline.boxset import (
     EMPTY,
     FULL_BOX,
@@ -34,7 +34,7 @@ from ccrop_pipeline.boxset import (
 from ccrop_pipeline.compute.rethreshold import with_rule
 from ccrop_pipeline.errors import CcropError, SourceError
 from ccrop_pipeline.images import Sample, Source, image_hash
-from ccrop_pipeline.images.squares import ResizedImages, resized_batches
+from ccrop_pipeline.images.squares import NO_PROCESSES, ResizedImages, resized_batches
 from ccrop_pipeline.localize import Localizer
 
 _AT_WORK = 2  # batches at the encoder: one in work, and one that follows without a pause
@@ -97,7 +97,11 @@ def compute_shards(
     rows = _located(batches, Locator(localizer, observer.batch_halved), observer, stages)
     seen: dict[str, str] = {}
     # A write that failed raises from its result only.
-    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
+    with (
+        deaths_explained(NO_PROCESSES),
+        closing(batches),
+        ThreadPoolExecutor(1, thread_name_prefix="write") as pool,
+    ):
         writing: Future[None] | None = None
         for shard, table in _whole_shards(rows, heatmaps=heatmaps):
             _refuse_unreadable(shard, table, max_bad)

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccrop_pipeline.base.workers import end_with_parent, from_workers
+from ccrop_pipeline.base.workers import deaths_explained, end_with_parent, from_workers
 from ccrop_pipeline.images.decode import ImageHeader, UnreadableImage, decode, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NO_PROCESSES = "`threads` to 1"  # in words for people
 _AHEAD = 2  # batches that threads decode while the caller has one
 _PART_BYTES, _MOST_IN_A_PART = 1 << 21, 64  # pixels and images that travel at a time
 _GREY = 128
@@ -92,7 +93,8 @@ def resized_batches(
     in_processes = device == "cuda" and threads > 1
     yield from (_by_processes if in_processes else _by_threads)(encoded(), size, threads)
     if failed:
-        raise failed[0]
+        with deaths_explained(NO_PROCESSES):
+            raise failed[0]
 
 
 def _by_threads(
@@ -141,7 +143,7 @@ def _by_processes(
         generator=Seeds(),  # else it would draw from the generator of all
     )
     squares, found = np.empty((0, size, size, 3), np.uint8), list[_Resized]()
-    for pixels, headers in from_workers(loader, fewest="`threads` to 1"):
+    for pixels, headers in from_workers(loader, fewest=NO_PROCESSES):
         while not found and not len(squares):
             squares = np.empty((lengths.popleft(), size, size, 3), np.uint8)
             if not len(squares):

@@ -14,6 +14,7 @@ import torch
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks, is_address
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.lock import only_writer
+from ccrop_pipeline.base.workers import deaths_explained
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
 from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.exchange import fixed_boxes
@@ -106,7 +107,7 @@ class Trainer:
         Raises:
             CcropError: If the folder holds another run, or another process trains in it.
         """
-        with ExitStack() as held:
+        with ExitStack() as held, deaths_explained("`workers` to 0"):
             self.processes.once(lambda: held.enter_context(only_writer(self.run.folder)))
             self.start()
             self._resume()

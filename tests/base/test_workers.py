@@ -7,7 +7,7 @@ from multiprocessing.connection import Client, Listener
 
 import pytest
 
-from ccrop_pipeline.base.workers import from_workers, one_ahead
+from ccrop_pipeline.base.workers import deaths_explained, from_workers, one_ahead
 from ccrop_pipeline.errors import CcropError
 
 
@@ -72,7 +72,7 @@ def test_a_caller_that_leaves_ends_the_work_in_its_own_thread():
 
 def test_a_program_that_ends_in_the_middle_ends_the_work_first():
     program = (
-        "from ccrop_pipeline.base.workers import one_ahead\n"
+        "from ccrop_pipeline.base.workers import deaths_explained, one_ahead\n"
         "def numbers():\n"
         "    try:\n"
         "        yield from range(50)\n"
@@ -88,7 +88,7 @@ def test_a_program_that_ends_in_the_middle_ends_the_work_first():
 def test_an_item_that_never_comes_keeps_no_program_from_ending():
     program = (
         "import time\n"
-        "from ccrop_pipeline.base.workers import one_ahead\n"
+        "from ccrop_pipeline.base.workers import deaths_explained, one_ahead\n"
         "def numbers():\n"
         "    yield 0\n"
         "    time.sleep(3600)\n"
@@ -129,3 +129,15 @@ def test_a_process_that_dies_as_it_hands_over_is_said_to_have_died():
             next(given)
     with pytest.raises(EOFError, match="no more bytes"):
         list(from_workers(reading_fails()))
+
+
+def test_a_death_that_interrupts_anything_is_explained_and_nothing_else_is():
+    with (
+        pytest.raises(CcropError, match=r"a loader process died: .* use fewer `threads`"),
+        deaths_explained("`threads` to 1"),
+    ):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+    for other in (RuntimeError("CUDA error"), BrokenPipeError(), CcropError("bad")):
+        with pytest.raises(type(other)) as told, deaths_explained("`threads` to 1"):
+            raise other
+        assert told.value is other
