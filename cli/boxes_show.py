@@ -80,6 +80,8 @@ def show(
         raise click.UsageError("--pick chooses images where no KEY is given: leave one out.")
     if pick == "moved" and against is None:
         raise click.UsageError("--pick moved needs --against BOXES2, the boxes to compare with.")
+    if out is not None and out.suffix.lower() != ".png":
+        raise click.UsageError(f"--out is {str(out)!r}, and a PNG is written: let it end in .png.")
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.report import pick_keys
     from ccrop_pipeline.report import show as picture_of

@@ -18,7 +18,7 @@ from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import counted, printable
 from ccrop_pipeline.images import Source, open_source
 from ccrop_pipeline.report.audit import Audit, audit
-from ccrop_pipeline.report.diff import BoxDiff, diff
+from ccrop_pipeline.report.diff import BoxDiff, diff, nothing_shared
 from ccrop_pipeline.report.gallery import Gallery, gallery
 from ccrop_pipeline.report.verdict import UNKNOWN, WORTH
 
@@ -97,6 +97,8 @@ def _rendered(
     environment.filters |= {"typed": _typed, "percent": lambda share: f"{share:.1%}"}
     manifest = box_set.manifest
     changed = None if other is None else diff(other, box_set)
+    if other is not None and changed is not None and not changed.both:
+        raise nothing_shared(box_set, other)
     template = environment.from_string((page / "page.html.j2").read_text("utf-8"))
     return template.render(
         css=text["page.css"],

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import STATUSES, BoxSet, iou
+from ccrop_pipeline.errors import BoxSetError
 
 _BINS = 10
 
@@ -133,4 +134,12 @@ def _movers(
             float(overlap[row]),
         )
         for row in moved[:count]
+    )
+
+
+def nothing_shared(box_set: BoxSet, other: BoxSet) -> BoxSetError:
+    """Return the error of a box set to compare with that has other images."""
+    return BoxSetError(
+        f"{other.folder} has none of these images of {box_set.folder}: give as `against` another "
+        "box set of the same images."
     )

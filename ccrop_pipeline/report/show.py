@@ -16,7 +16,7 @@ from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import BoxSetError, SettingError, SourceError, shown
 from ccrop_pipeline.images import Sample, Source, open_source
 from ccrop_pipeline.report.contact_sheet import Shown, draw_sheet
-from ccrop_pipeline.report.diff import diff
+from ccrop_pipeline.report.diff import diff, nothing_shared
 
 Pick = Literal["random", "smallest", "largest", "empty", "moved"]
 _COMPARED = 20_000  # keys that one which is not there is held against
@@ -96,7 +96,7 @@ def pick_keys(
             raise SettingError("`pick` moved needs `against`, the box set to compare with.")
         found = diff(against, box_set, count)
         if not found.both:
-            raise _nothing_shared(box_set, against)
+            raise nothing_shared(box_set, against)
         keys = [mover.key for mover in found.movers]
     elif pick == "random":
         keys = _random(box_set, count, seed)
@@ -155,7 +155,7 @@ def _joined(
     if other is not None:
         edges, known = other.lookup().find(keys)
         if not known.any():
-            raise _nothing_shared(box_set, other)
+            raise nothing_shared(box_set, other)
         others = [box if there else None for box, there in zip(edges, known, strict=True)]
     found: dict[int, Shown] = {}
     for name in dict.fromkeys(names):
@@ -185,13 +185,6 @@ def _samples(box_set: BoxSet, source: Source, shard_of: Mapping[str, str]) -> di
             "box. Give the source that these boxes were computed from."
         )
     return found
-
-
-def _nothing_shared(box_set: BoxSet, other: BoxSet) -> BoxSetError:
-    return BoxSetError(
-        f"{other.folder} has none of these images of {box_set.folder}: give as `against` another "
-        "box set of the same images."
-    )
 
 
 def _unknown(box_set: BoxSet, key: str) -> MissingBoxError:

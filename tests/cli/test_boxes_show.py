@@ -56,6 +56,12 @@ def test_the_picture_is_a_file_that_is_named_and_never_replaced_unasked(place):
     )
 
 
+def test_a_name_of_another_form_is_refused_before_anything_is_read():
+    done = ccrop("nowhere", "tars", "--out", "sheet.jpg")
+    assert done.exit_code == 2
+    assert "'sheet.jpg', and a PNG is written: let it end in .png." in done.stderr
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

@@ -16,6 +16,7 @@ from PIL import Image
 
 import ccrop_pipeline as ccrop
 from ccrop_pipeline.boxset import EMPTY, UNREADABLE, BoxSet, iou, write_manifest, write_shard
+from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes, image_hash
 from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
 
@@ -247,6 +248,17 @@ def test_two_sets_are_compared_image_by_image(browser, page, source, tmp_path):
     assert f"IoU of the boxes of an image is {overlap.mean():.3f}" in run(
         browser, "document.querySelector('.findings').textContent"
     )
+
+
+def test_a_set_of_other_images_is_none_to_compare_with(source, tmp_path):
+    boxes, _ = made(tmp_path / "boxes", source, BoxRule(0.7))
+    noise(tmp_path / "photos", 2)
+    fixed_boxes(ccrop.open_source(tmp_path / "photos"), tmp_path / "others", "centre")
+    with pytest.raises(
+        ccrop.CcropError, match=r"none of these images of .*boxes: give as `against"
+    ):
+        ccrop.report_boxes(boxes, source, tmp_path / "page.html", against=tmp_path / "others")
+    assert not (tmp_path / "page.html").exists()
 
 
 def noise(folder, count):
