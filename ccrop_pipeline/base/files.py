@@ -89,12 +89,11 @@ def written_aside(
     Raises:
         TargetTakenError: If `target` may not be replaced and is there with other bytes.
         WriteError: If it cannot be written.
-        CcropError: If it is a device, a pipe or a socket, which a file would take the place of.
+        CcropError: If it is a device, which a file would take the place of.
     """
-    if target.exists() and not (target.is_file() or target.is_dir()):
+    if target.is_char_device() or target.is_block_device():
         raise CcropError(
-            f"{target} is a device, a pipe or a socket, and would be replaced by a file. Choose "
-            "the name of a file."
+            f"{target} is a device, and would be replaced by a file. Choose the name of a file."
         )
     if folder is None:
         remove_leftovers(target.parent, target.name)
