@@ -87,17 +87,19 @@ def compute_boxes(
         _refuse_to_replace(folder, ranks)
     else:
         refuse_foreign(folder)
-    refuse_restarted_keys(source)
     asked, wanted = provenance_of(source, localizer), folder
     batch_size = batch_size or default_batch_size(localizer.encoder)
     threads = threads or default_threads(localizer.encoder, ranks.local_world_size)
     if overwrite:
         folder = _beside(local_path(folder).resolve(), asked.fingerprint, form, heatmaps)
+    if missing_shards(folder, source.shards, form=form):
+        refuse_restarted_keys(source)  # opens every tar, which a complete set need not wait for
     with _replacing(local_path(wanted).resolve()) if overwrite else nullcontext():
         provenance = settle(
             source,
             localizer,
             folder,
+            asked,
             form=form,
             batch_size=batch_size,
             threads=threads,

@@ -66,6 +66,7 @@ def settle(
     source: Source,
     localizer: Localizer,
     folder: Location,
+    asked: Provenance,
     *,
     form: str,
     batch_size: int,
@@ -78,6 +79,7 @@ def settle(
         source: Images.
         localizer: Encoder, heatmap and rule; `rule_of` gives the rule that was settled.
         folder: The box set, where others may have left what they chose.
+        asked: The `provenance_of` both, for which all weights are read.
         form: Form of its shards.
         batch_size: Images a forward pass.
         threads: Decoding threads.
@@ -86,7 +88,6 @@ def settle(
     Raises:
         BoxSetError: If boxes are there whose rule was given.
     """
-    asked = provenance_of(source, localizer)
     if not localizer.rule.sets_itself:
         return asked
     info = _recorded(folder, source.shards, form, asked)

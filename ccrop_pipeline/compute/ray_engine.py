@@ -167,15 +167,17 @@ class _Worker:
 
     def provenance(self) -> tuple[Provenance, Provenance]:
         """Return what is asked for, and what makes the boxes once the rule has set itself."""
+        asked = provenance_of(self._source, self._localizer)
         settled = settle(
             self._source,
             self._localizer,
             self._folder,
+            asked,
             form=self._settings["form"],
             **self._sizes(),
             observer=SILENT,
         )
-        return provenance_of(self._source, self._localizer), settled
+        return asked, settled
 
     def _sizes(self) -> dict[str, int]:
         settings, encoder = self._settings, self._localizer.encoder
