@@ -78,16 +78,24 @@ def report_boxes(
     box_set = opened(boxes)
     images = open_source(source) if isinstance(source, str | Path) else source
     other = None if against is None else opened(against)
+    changed = None if other is None else diff(other, box_set)
+    if other is not None and changed is not None and not changed.both:
+        raise nothing_shared(box_set, other)
     crop = crop or CropParams()
     shown = gallery(box_set, images, crop=crop, against=other)
-    text = _rendered(box_set, images, shown, audit(box_set, crop=crop), other)
+    text = _rendered(box_set, images, shown, audit(box_set, crop=crop), other, changed)
     with written_aside(target, replace=overwrite) as aside:
         aside.write_text(text, encoding="utf-8")
     return target
 
 
 def _rendered(
-    box_set: BoxSet, source: Source, shown: Gallery, judged: Audit, other: BoxSet | None
+    box_set: BoxSet,
+    source: Source,
+    shown: Gallery,
+    judged: Audit,
+    other: BoxSet | None,
+    changed: BoxDiff | None,
 ) -> str:
     from jinja2 import Environment, StrictUndefined
 
@@ -96,9 +104,6 @@ def _rendered(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"typed": _typed, "percent": lambda share: f"{share:.1%}"}
     manifest = box_set.manifest
-    changed = None if other is None else diff(other, box_set)
-    if other is not None and changed is not None and not changed.both:
-        raise nothing_shared(box_set, other)
     template = environment.from_string((page / "page.html.j2").read_text("utf-8"))
     return template.render(
         css=text["page.css"],
