@@ -124,6 +124,12 @@ def choose(browser, name, value):
     browser.execute_script(script + "s.dispatchEvent(new Event('change'))", name, value)
 
 
+def wait(browser, condition):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, 20, poll_frequency=0.02).until(condition)
+
+
 def press(browser, key):
     browser.switch_to.active_element.send_keys(key)
 
@@ -195,7 +201,7 @@ def test_all_of_it_works_by_the_keyboard(browser, page):
     assert run(browser, "document.querySelector('dialog[open] b').textContent") == name
     press(browser, Keys.ESCAPE)
     assert run(browser, "document.querySelector('dialog[open]')") is None
-    assert run(browser, focused) == name
+    wait(browser, lambda driver: run(driver, focused) == name)  # told after it has closed
     heat = "getComputedStyle(document.querySelector('#gallery canvas.heat')).display"
     press(browser, "h")
     assert run(browser, heat) == "none"
