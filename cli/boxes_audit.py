@@ -122,16 +122,25 @@ def show_result(box_set: "BoxSet", as_json: bool) -> None:
 
     show(box_set, as_json)
     found = judge(box_set)
+    was_said = _was_said(found)
     if not as_json:
-        _show(found)
-    _warn(found, box_set)
+        _show(found, warned=not was_said)
+    if not was_said:
+        _warn(found, box_set)
 
 
 def warn_if_useless(box_set: "BoxSet") -> None:
     """Print the warning of an audit on stderr, if there is one."""
     from ccrop_pipeline.report import audit as judge
 
-    _warn(judge(box_set), box_set)
+    found = judge(box_set)
+    if not _was_said(found):
+        _warn(found, box_set)
+
+
+def _was_said(found: "Audit") -> bool:
+    """Return whether what made the boxes has warned of them, when no threshold was worth it."""
+    return found.agreement is not None and found.agreement.worthless
 
 
 def bars(counts: Iterable[int], label: str) -> list[str]:
@@ -144,12 +153,12 @@ def bars(counts: Iterable[int], label: str) -> list[str]:
     ]
 
 
-def _show(found: "Audit") -> None:
+def _show(found: "Audit", *, warned: bool = True) -> None:
     if not found.images:
         print_line("no boxes")
         return
     print_line(f"verdict     {found.verdict}")
-    if not found.warning:
+    if not (found.warning and warned):
         print_line(f"because     {_flags(' '.join(filter(None, (found.reason, found.advice))))}")
     for line in _figures(found):
         print_line(line)

@@ -9,6 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from ccrop_cli.boxes_audit import show_result, warn_if_useless
 
 from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, RuleChoice, validate, write_manifest
@@ -227,7 +228,7 @@ def test_a_choice_that_was_left_is_no_stranger_to_overwriting(source, tmp_path):
     compute_boxes(source, localizer(), tmp_path / "b", **SETTINGS, overwrite=True)
 
 
-def test_boxes_that_are_worth_nothing_are_told_each_time(source, tmp_path):
+def test_boxes_that_are_worth_nothing_are_told_once_a_time(source, tmp_path, capsys):
     torch.manual_seed(0)
     noisy = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, stride=8), _Noise())
     encoder = Encoder(noisy, "1", 64, name="noise")
@@ -240,6 +241,11 @@ def test_boxes_that_are_worth_nothing_are_told_each_time(source, tmp_path):
     assert heard.chosen == 1
     assert len(heard.warnings) == 2
     assert "carry nothing" in heard.warnings[0]
+    warn_if_useless(box_set)
+    show_result(box_set, as_json=False)
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "verdict     carry nothing of the image\nbecause     100% cover more than" in out
 
 
 class _Noise(torch.nn.Module):
