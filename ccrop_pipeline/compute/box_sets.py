@@ -9,8 +9,8 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.boxset import (
     BoxSet,
+    Provenance,
     left_to_write,
     missing_shards,
     refuse_foreign,
@@ -87,51 +88,73 @@ def compute_boxes(
         _refuse_to_replace(folder, ranks)
     else:
         refuse_foreign(folder)
-    asked, wanted = provenance_of(source, localizer), folder
-    batch_size = batch_size or default_batch_size(localizer.encoder)
-    threads = threads or default_threads(localizer.encoder, ranks.local_world_size)
-    if overwrite:
-        folder = _beside(local_path(folder).resolve(), asked.fingerprint, form, heatmaps)
+    asked = provenance_of(source, localizer)
+    effort = _Effort(
+        batch_size or default_batch_size(localizer.encoder),
+        threads or default_threads(localizer.encoder, ranks.local_world_size),
+        heatmaps,
+        form,
+        max_bad,
+    )
+    if not overwrite:
+        is_complete = _go_on(source, localizer, folder, asked, effort, ranks, observer)
+        return BoxSet.open(folder) if is_complete else None
+    wanted = local_path(folder).resolve()
+    aside = _beside(wanted, asked.fingerprint, form, heatmaps)
+    with _replacing(wanted):
+        _go_on(source, localizer, aside, asked, effort, ranks, observer)
+        _refuse_to_replace(folder, ranks)  # files may have come since
+        _replace(wanted, aside)
+    return BoxSet.open(folder)
+
+
+@dataclass(frozen=True)
+class _Effort:
+    """How boxes are computed and kept; the arguments of `compute_boxes`."""
+
+    batch_size: int
+    threads: int
+    heatmaps: bool
+    form: str
+    max_bad: float
+
+
+def _go_on(
+    source: Source,
+    localizer: Localizer,
+    folder: Location,
+    asked: Provenance,
+    effort: _Effort,
+    ranks: Ranks,
+    observer: Observer,
+) -> bool:
+    """Compute what is left of this process's portion; return whether the box set is complete."""
+    form, heatmaps = effort.form, effort.heatmaps
     if missing_shards(folder, source.shards, form=form):
         refuse_restarted_keys(source)  # opens every tar, which a complete set need not wait for
-    with _replacing(local_path(wanted).resolve()) if overwrite else nullcontext():
-        provenance = settle(
-            source,
-            localizer,
-            folder,
-            asked,
-            form=form,
-            batch_size=batch_size,
-            threads=threads,
-            observer=observer,
-        )
-        assert provenance.localizer is not None
-        mine = ranks.portion(source.shards)
-        todo = left_to_write(
-            folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
-        )
-        observer.begun(len(todo), len(mine) - len(todo))
-        compute_shards(
-            source,
-            todo,
-            replace(localizer, rule=rule_of(provenance.localizer)),
-            folder,
-            provenance,
-            batch_size=batch_size,
-            threads=threads,
-            heatmaps=heatmaps,
-            form=form,
-            max_bad=max_bad,
-            observer=observer,
-        )
-        if missing_shards(folder, source.shards, form=form):
-            return None
-        write_manifest(folder, source.shards, provenance, form=form)
-        forget(folder, asked)
-        if overwrite:
-            _refuse_to_replace(wanted, ranks)  # files may have come since
-            _replace(local_path(wanted).resolve(), Path(folder))
-        return BoxSet.open(wanted)
+    provenance = settle(
+        source,
+        localizer,
+        folder,
+        asked,
+        form=form,
+        batch_size=effort.batch_size,
+        threads=effort.threads,
+        observer=observer,
+    )
+    assert provenance.localizer is not None
+    localizer = replace(localizer, rule=rule_of(provenance.localizer))
+    mine = ranks.portion(source.shards)
+    todo = left_to_write(
+        folder, source.shards, provenance, form=form, portion=mine, heatmaps=heatmaps
+    )
+    observer.begun(len(todo), len(mine) - len(todo))
+    compute_shards(source, todo, localizer, folder, provenance, **vars(effort), observer=observer)
+    if missing_shards(folder, source.shards, form=form):
+        return False
+    write_manifest(folder, source.shards, provenance, form=form)
+    forget(folder, asked)
+    return True
 
 
 def check_numbers(batch_size: int | None, threads: int | None, max_bad: float) -> None:
