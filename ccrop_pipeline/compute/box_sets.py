@@ -30,7 +30,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
 )
 from ccrop_pipeline.compute.choice import forget, provenance_of, settle
-from ccrop_pipeline.compute.pipeline import compute_shards
+from ccrop_pipeline.compute.locating import compute_shards
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
 from ccrop_pipeline.localize import Encoder, Localizer, rule_of

@@ -21,7 +21,7 @@ from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset import LocalizerInfo, Provenance, RuleChoice, SourceInfo, provenance_in
 from ccrop_pipeline.boxset.writing import CHOICE
-from ccrop_pipeline.compute.pipeline import Locator
+from ccrop_pipeline.compute.locating import Locator
 from ccrop_pipeline.errors import BoxSetError, counted
 from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.decode import UnreadableImage

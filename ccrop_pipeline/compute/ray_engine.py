@@ -28,7 +28,7 @@ from ccrop_pipeline.compute.box_sets import (
     default_threads,
 )
 from ccrop_pipeline.compute.choice import forget, provenance_of, settle, worthless
-from ccrop_pipeline.compute.pipeline import compute_shards
+from ccrop_pipeline.compute.locating import compute_shards
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source, refuse_restarted_keys
 from ccrop_pipeline.localize import Localizer, rule_of

@@ -29,7 +29,7 @@ class Shards:
             if self.given == self.broken_after:
                 raise CcropError("the disk is gone")
             self.given += 1
-            yield Sample(f"{shard}/{i}", image(i), None)
+            yield Sample(f"{shard}/{i}", image(i), i if i % 2 else None)
 
 
 def decoded(source, shards, size, batch_size, threads, stages=None, device="cpu"):
@@ -52,6 +52,7 @@ def test_batches_hold_every_image_in_order_and_end_with_their_shard(lengths, thr
     for (batch, images), (shard, rows, _) in zip(batches, expected, strict=True):
         assert batch.keys == [f"{shard}/{i}" for i in rows]
         assert batch.hashes == [image_hash(image(i)) for i in rows]
+        assert batch.labels == [i if i % 2 else None for i in rows]
         assert images.pixels[:, 0, 0, 0].tolist() == list(rows)
         assert images.sizes.tolist() == [[9, 7]] * len(rows)
 

@@ -4,7 +4,8 @@ import torch
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
 from ccrop_pipeline.compute import default_batch_size, default_threads
-from ccrop_pipeline.compute.pipeline import Batch, Locator
+from ccrop_pipeline.compute.locating import Locator
+from ccrop_pipeline.compute.pipeline import Batch
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images.squares import ResizedImages
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer
@@ -31,7 +32,7 @@ def located(module, images, halved=None):
     halved = [] if halved is None else halved
     locator = Locator(Localizer(encoder, "sum", BoxRule(0.5)), halved.append)
     batches = [
-        Batch("s", [f"{i}" for i in range(len(b.sizes))], [*range(len(b.sizes))], True)
+        Batch("s", [f"{i}" for i in range(len(b.sizes))], [*range(len(b.sizes))], [], True)
         for b in images
     ]
     return [locator.begin(*pair)() for pair in zip(batches, images, strict=True)]
