@@ -56,10 +56,13 @@ def provenance_of(source: Source, localizer: Localizer) -> Provenance:
         encoder=localizer.encoder.info,
         localizer=replace(localizer.info, choice=_OPEN if is_open else None),
         source=SourceInfo(source.kind, source.fingerprint()),
-        libraries={
-            name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")
-        },
+        libraries=library_versions(),
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what results depend on in their last digits."""
+    return {name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")}
 
 
 def settle(

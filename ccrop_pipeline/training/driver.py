@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.base.workers import deaths_explained
 from ccrop_pipeline.boxset import BoxSet, MissingBoxes
+from ccrop_pipeline.compute.choice import library_versions
 from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex, Source, absolute_spec, open_source
@@ -40,7 +42,7 @@ from ccrop_pipeline.training.checkpoint import (
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.metrics import Metrics, box_metrics
-from ccrop_pipeline.training.processes import Processes, slow_precision
+from ccrop_pipeline.training.processes import Processes, device_name, slow_precision
 from ccrop_pipeline.training.refresh import forget_after, newest_boxes, refresh_boxes
 from ccrop_pipeline.training.run import UNREADABLE, Run, expect_outside, identity_of
 from ccrop_pipeline.views.batch import unreadable_note
@@ -146,8 +148,25 @@ class Trainer:
                 self.processes.once(lambda: forget_after(self.run.folder, self.epoch))
         elif self.learner.started_from:
             self.observer.loaded(self.learner.started_from)
-        self.processes.once(lambda: self.metrics.truncate_after(self.epoch))
+        self.processes.once(self._note_start)
         self._boxes = self.processes.once(self._last_boxes)
+
+    def _note_start(self) -> None:
+        self.metrics.truncate_after(self.epoch)
+        if self.epoch < self.recipe.epochs:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.metrics.add(
+                {
+                    "stage": "start",
+                    "epoch": self.epoch,
+                    "boxes": None,
+                    "at": now,
+                    "images": self.loader.images,
+                    "device": device_name(self.machine.device),
+                    "processes": self.processes.count,
+                    "libraries": library_versions(),
+                }
+            )
 
     def _last_boxes(self) -> str | None:
         records = self.metrics.records("train")
@@ -246,6 +265,7 @@ class Trainer:
     def _probed(self) -> dict[str, Any]:
         if not self._probe or not self._probe.due(self.epoch, self.recipe.epochs):
             return {}
+        started = time.perf_counter()
         encoder = self._checkpoint().encoder(self.machine.device)
         try:
             record, unreadable = self._probe.record(encoder, self.machine.threads)
@@ -254,7 +274,7 @@ class Trainer:
             self.observer.warning(f"epoch {self.epoch} has no kNN accuracy: {error}")
             return {}
         self._name_unreadable(unreadable)
-        return record
+        return {**record, "knn_seconds": round(time.perf_counter() - started, 3)}
 
     def _name_unreadable(self, problems: Iterable[str]) -> None:
         if new := self.run.list_unreadable(problems):

@@ -22,7 +22,7 @@ class Metrics:
     """The records of a run, one JSON object a line.
 
     Every record has an entry `epoch`, the epochs trained so far, and `stage`: "train" for
-    an epoch of training, "refresh" for a box set.
+    an epoch of training, "refresh" for a box set, "start" for each time that training begins.
 
     Args:
         folder: Folder of the run.
@@ -79,7 +79,8 @@ class Metrics:
             file.flush()
             os.fsync(file.fileno())
         if self._writer:
-            for name, value in record.items():
+            numbers = {} if record["stage"] == "start" else record
+            for name, value in numbers.items():
                 if isinstance(value, int | float) and name != "epoch":
                     self._writer.add_scalar(f"{record['stage']}/{name}", value, record["epoch"])
             self._writer.flush()

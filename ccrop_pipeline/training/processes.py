@@ -151,6 +151,11 @@ def _expect_gpus(device: torch.device, processes: int) -> None:
         )
 
 
+def device_name(device: torch.device) -> str:
+    """Return what people call a device: the name of the GPU, else its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 # torch's names of the instruction sets for which oneDNN has kernels in bfloat16, for gradients
 # too. With others, such as AVX2, each product is converted number by number.
 _BF16_SETS = ("AVX512", "AMX", "SVE")

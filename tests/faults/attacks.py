@@ -212,7 +212,7 @@ class Server:
 
 
 # What may differ between two runs of one command: where, when, how fast.
-_VOLATILE = {"places", "id", "seconds", "images_per_s", "data_wait"}
+_VOLATILE = {"places", "id", "seconds", "knn_seconds", "images_per_s", "data_wait"}
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -229,7 +229,8 @@ def _hash(path: Path) -> str:
     content = path.read_bytes()
     if path.name in ("run.json", "metrics.jsonl"):
         lines = content.splitlines() if path.suffix == ".jsonl" else [content]
-        kept = [{k: v for k, v in json.loads(x).items() if k not in _VOLATILE} for x in lines]
+        records = [x for x in map(json.loads, lines) if x.get("stage") != "start"]
+        kept = [{k: v for k, v in x.items() if k not in _VOLATILE} for x in records]
         content = json.dumps(kept, sort_keys=True).encode()
     elif path.suffix == ".pt":
         content = _plain(torch.load(path, weights_only=True))

@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fsspec
@@ -18,7 +19,7 @@ from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint, train
+from ccrop_pipeline.training import Inputs, Machine, Metrics, Run, Trainer, load_checkpoint, train
 
 SETTINGS = [
     "image_size=32",
@@ -173,6 +174,24 @@ def test_a_run_leaves_what_it_promises(source, undisturbed):
     assert [record["boxes"] for record in metrics] == [None, None, *["boxes/epoch-0002"] * 2]
     assert ["knn" in record for record in metrics] == [False, True, False, True]
     assert all(0 <= record["data_wait"] <= 1 < record["images_per_s"] for record in metrics)
+    assert [record.get("knn_seconds", 0) > 0 for record in metrics] == [False, True, False, True]
+    (start,) = Metrics(run).records("start")
+    named = ("epoch", "images", "device", "processes")
+    assert [start[name] for name in named] == [0, 48, "cpu", 1]
+    assert torch.__version__.startswith(start["libraries"]["torch"])
+    assert datetime.now(UTC) - datetime.fromisoformat(start["at"]) < timedelta(hours=1)
+
+
+def test_each_start_of_a_run_is_noted_and_none_of_a_complete_one(source, undisturbed, tmp_path):
+    class Stop(Observer):
+        def epoch_done(self, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(source, tmp_path / "run", observer=Stop())
+    trained(source, tmp_path / "run")
+    trained(source, tmp_path / "run")
+    assert [record["epoch"] for record in Metrics(tmp_path / "run").records("start")] == [0, 1]
 
 
 def test_boxes_of_a_refresh_are_those_of_the_checkpoint_before_it(source, undisturbed, tmp_path):
