@@ -4,22 +4,15 @@ A shard that is complete is never computed again, so that a run that was killed 
 is started again; and any number of processes may work on one box set, each on its own portion.
 """
 
-import hashlib
 import math
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from glob import escape
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks, is_address
-from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import sync, writing
-from ccrop_pipeline.base.lock import only_writer
+from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks
 from ccrop_pipeline.boxset import (
     BoxSet,
     Provenance,
@@ -31,7 +24,8 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.compute.choice import forget, provenance_of, settle
 from ccrop_pipeline.compute.locating import compute_shards
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
 from ccrop_pipeline.localize import Encoder, Localizer, rule_of
 
@@ -84,8 +78,9 @@ def compute_boxes(
     """
     check_numbers(batch_size, threads, max_bad)
     source = open_source(source) if isinstance(source, str | Path) else source
+    expect = partial(expect_replaceable, folder, ranks, strangers, "a box set")
     if overwrite:
-        _refuse_to_replace(folder, ranks)
+        expect()
     else:
         refuse_foreign(folder)
     asked = provenance_of(source, localizer)
@@ -99,12 +94,8 @@ def compute_boxes(
     if not overwrite:
         is_complete = _go_on(source, localizer, folder, asked, effort, ranks, observer)
         return BoxSet.open(folder) if is_complete else None
-    wanted = local_path(folder).resolve()
-    aside = _beside(wanted, asked.fingerprint, form, heatmaps)
-    with _replacing(wanted):
+    with replaced(folder, expect, asked.fingerprint, form, heatmaps) as aside:
         _go_on(source, localizer, aside, asked, effort, ranks, observer)
-        _refuse_to_replace(folder, ranks)  # files may have come since
-        _replace(wanted, aside)
     return BoxSet.open(folder)
 
 
@@ -191,59 +182,3 @@ def default_batch_size(encoder: Encoder) -> int:
     pixels, most = (32 * 96**2, 256) if on_cpu else (512 * 224**2, 4096)
     fitting = max(16, pixels // encoder.input_size**2)
     return min(most, 1 << round(math.log2(fitting)))
-
-
-def _refuse_to_replace(folder: Location, ranks: Ranks) -> None:
-    """Refuse what cannot be replaced, and whatever is more than a box set."""
-    if ranks.world_size > 1:
-        raise CcropError(
-            "`overwrite` is for a process alone: of several, the last to start would begin again "
-            f"what the others have done. Delete {folder} first."
-        )
-    if is_address(folder):
-        raise CcropError(f"`overwrite` is for local folders only. Delete {folder} first.")
-    path = local_path(folder).resolve()
-    if path.is_mount():
-        raise CcropError(f"`overwrite` cannot replace {folder}: something is mounted there.")
-    found = strangers(path) if path.exists() else []
-    if found:
-        raise CcropError(
-            f"{folder} holds more than a box set, such as {found[0]!r}: it was not replaced. "
-            "Choose another folder."
-        )
-
-
-def _beside(folder: Path, *what: object) -> Path:
-    """Return the hidden folder in which the box set is computed that is to replace another.
-
-    Its name depends on what is computed, so that no set goes on with the shards of another one.
-    """
-    name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
-    return folder.with_name(f".{folder.name}.{name}.new")
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[None]:
-    """Hold a box set against other processes that would replace it as well."""
-    place = folder.with_name(f".{folder.name}.overwrite")
-    try:
-        with only_writer(place):
-            yield
-    finally:
-        with suppress(OSError):  # another process has it by now
-            place.rmdir()
-
-
-def _replace(folder: Path, new: Path) -> None:
-    """Put a complete box set in the place of another; at any time one of them is whole."""
-    old = new.with_suffix(".old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    with writing(folder):
-        new.rename(folder)
-        sync(folder.parent)
-    # With what was left by calls that were killed; what cannot be removed goes the next time.
-    for ending in ("new", "old"):
-        for left in folder.parent.glob(f".{escape(folder.name)}.{'?' * 16}.{ending}"):
-            shutil.rmtree(left, ignore_errors=True)

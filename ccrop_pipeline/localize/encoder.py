@@ -100,6 +100,15 @@ class Encoder:
         return EncoderInfo(self.name, self.layer, weights_sha256(self.module), self.epoch)
 
     @property
+    def preprocessing(self) -> str:
+        """What becomes of an image before the network sees it, and in which precision it does."""
+        return (
+            "resized to a square, bilinear with antialiasing, from a half or a "
+            "quarter of JPEGs that are much larger; "
+            f"mean {list(self.mean)}, std {list(self.std)}; {self.precision}"
+        )
+
+    @property
     def has_attention(self) -> bool:
         """Whether `attention` can read the queries and keys of this layer."""
         return self.layout == "tokens" and attention_in(self._hooked()) is not None
@@ -134,6 +143,17 @@ class Encoder:
             handle.remove()
             tap.kept = {}
         return self._feature_map(output, batch=len(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Return the spatial means of the feature maps of a batch, float32 `(B, C)`.
+
+        For a ResNet these are the features that its classifier would see; for a transformer, the
+        mean of the patches' tokens.
+
+        Args:
+            images: As for `features`.
+        """
+        return self.features(images).mean((2, 3))
 
     def attention(self, images: Tensor) -> Attention:
         """Return queries and keys of the self-attention in the layer, for every head and token.

@@ -134,11 +134,7 @@ class Localizer:
             **asdict(self.rule),
             interpolation="bilinear",
             input_size=encoder.input_size,
-            preprocessing=(
-                "resized to a square, bilinear with antialiasing, from a half or a "
-                "quarter of JPEGs that are much larger; "
-                f"mean {list(encoder.mean)}, std {list(encoder.std)}; {encoder.precision}"
-            ),
+            preprocessing=encoder.preprocessing,
         )
 
     def heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,6 +112,21 @@ def read_own(path: str | Path) -> dict[str, Any] | None:
     return content if is_own(content) else None
 
 
+def expect_own(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as `read_own` does.
+
+    Raises:
+        ModelError: If there is none, or the file is none of ours.
+    """
+    content = read_own(path)
+    if content is None:
+        raise ModelError(
+            f"no checkpoint of `ccrop train` at {path}. Give the folder of a run that has trained "
+            "for at least one epoch, or one of its checkpoints."
+        )
+    return content
+
+
 def read_checkpoint(file: Path, *, unsafe: bool = False) -> Any:
     """Read the content of a checkpoint of any training code; one of ours as it was written.
 

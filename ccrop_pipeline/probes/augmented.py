@@ -180,7 +180,7 @@ def _epoch(
         crops, readable = _flipped(batch, epoch), batch.readable
         if readable.any():
             rows = readable.nonzero()[:, 0].to(crops.device)
-            values = encoder.features(crops[rows]).mean((2, 3))
+            values = encoder.pooled(crops[rows])
             yield values, batch.labels[readable]
 
 

@@ -184,10 +184,7 @@ def embed(
     threads: int = 2,
     observer: Observer = SILENT,
 ) -> Features:
-    """Return spatial means of the encoder's feature maps; unreadable images are left out.
-
-    For a ResNet these are the features that its classifier would see; for a transformer, the mean
-    of the patches' tokens.
+    """Return the encoder's pooled features; unreadable images are left out.
 
     Args:
         images: What to read.
@@ -204,7 +201,7 @@ def embed(
     for batch in resized_images(
         encoded, encoder.input_size, batch_size=_BATCH, threads=threads, device=kind
     ):
-        values.append(encoder.features(torch.from_numpy(batch.pixels)).mean((2, 3)).cpu())
+        values.append(encoder.pooled(torch.from_numpy(batch.pixels)).cpu())
         readable.append(batch.readable)
         observer.images_done(len(batch.readable))
     kept = np.concatenate([np.zeros(0, bool), *readable])

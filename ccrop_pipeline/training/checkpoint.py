@@ -14,9 +14,9 @@ from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
 from ccrop_pipeline.models.own_checkpoints import (
     OWN_KIND,
     Which,
+    expect_own,
     own_backbone,
     own_encoder,
-    read_own,
     unfitting,
     within,
 )
@@ -76,12 +76,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ModelError: If there is none, or the file is none of ours.
     """
-    content = read_own(path)
-    if content is None:
-        raise ModelError(
-            f"no checkpoint of `ccrop train` at {path}. Give the folder of a run that has trained "
-            "for at least one epoch, or one of its checkpoints."
-        )
+    content = expect_own(path)
     names = ("epoch", "method", "optimizer")
     recipe = Recipe.from_dict(content["recipe"])
     return Checkpoint(recipe=recipe, **{name: content[name] for name in names})
