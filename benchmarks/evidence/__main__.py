@@ -31,7 +31,7 @@ def main() -> None:
         "--images",
         type=Path,
         required=True,
-        help="folder of CIFAR-10 as Parquet, or where scenes are drawn",
+        help="folder of CIFAR-10 as Parquet, of Tiny-ImageNet as tars, or where scenes are drawn",
     )
     page = commands.add_parser("page", help="write lab/evidence.md from the committed results")
     page.add_argument(
@@ -59,26 +59,26 @@ def run(
     unknown = set(arms or ()) - set(study.arms)
     if unknown:
         raise CcropError(f"{name} has no arm {sorted(unknown)}; there are: {', '.join(study.arms)}")
-    train, test = _sources(name, images)
+    train, test, held = _sources(name, images)
     for seed in seeds:
-        series = Series(name, study, train, test, out, seed)
+        series = Series(name, study, train, test, held, out, seed)
         for arm in arms or study.arms:
             series.arm(arm)
 
 
-def _sources(name: str, images: Path) -> "tuple[Source, Source]":
-    """Training and test images; scenes are drawn first, if they are not there."""
+def _sources(name: str, images: Path) -> "tuple[Source, Source, Source | None]":
+    """Images to train on, of the test and held out; scenes are drawn, if they are not there."""
     from ccrop_pipeline.images import Scenes, open_source, pack
 
     if name != "scenes":
-        patterns = (STUDIES[name].train, "test-*.parquet")
-        train, test = (open_source(str(images / pattern)) for pattern in patterns)
-        return train, test
+        study = STUDIES[name]
+        train, test = (open_source(str(images / pattern)) for pattern in (study.train, study.test))
+        return train, test, open_source(str(images / study.held)) if study.held else None
     for split in ("train", "test"):
         if not (images / f"scenes-{split}").exists():
             scenes = Scenes(SCENES_EACH, split=split)
             pack(scenes, images / f"scenes-{split}", prefix=split, max_images=1000)
-    return open_source(images / "scenes-train"), open_source(images / "scenes-test")
+    return open_source(images / "scenes-train"), open_source(images / "scenes-test"), None
 
 
 if __name__ == "__main__":

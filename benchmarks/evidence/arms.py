@@ -13,6 +13,7 @@ BOXES = {
     "centre": "the fixed centre box",
     "shuffled": "those of other images",
     "true": "the true boxes",
+    "true-shuffled": "the true boxes of other images",
     "other-seed": "the warm encoder of another seed",
     "other-method": "the warm encoder of MoCo v2",
 }
@@ -27,13 +28,16 @@ class Arm:
         boxes: Where they come from, one of `BOXES`. Those of another run are used from the first
             epoch on, all others after the warm-up.
         settings: Settings of the recipe that differ, as `NAME=VALUE`.
-        threshold: Of the heatmaps of the warm encoder; None for the recipe's.
+        threshold: Of the heatmaps of the encoder; None for the recipe's.
+        scale: Least area of a window as a share of the image, in the warm-up as well; None for
+            the recipe's.
     """
 
     title: str
     boxes: str
     settings: tuple[str, ...] = ()
     threshold: float | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,16 @@ class Study:
         title: What it is about.
         recipe: Name of the recipe that all arms start from.
         settings: Settings of it that differ, as `NAME=VALUE`.
-        warmup: Epochs with random crops, shared by the arms of a seed.
+        warmup: Epochs with random crops, shared by the arms of a seed that have the same scale.
         probe_every: Epochs between the small probes of the learning curve.
         arms: By name; the first is what all others are compared with.
         donor: Settings of the run of another method whose boxes are reused.
         contrasts: A question, an arm, and the arm that it is to be compared with.
         sweeps: Arms by the value of one setting, by the name of that setting.
         train: Pattern of the files trained on, where the data set comes as files.
+        test: Of the files that the probes ask about.
+        held: Of files used for nothing but the choice among `tuned`; None: nothing is chosen.
+        tuned: Arms of which the best by kNN on `held` is what the others are compared with.
     """
 
     title: str
@@ -63,6 +70,9 @@ class Study:
     donor: tuple[str, ...] = ()
     sweeps: dict[str, dict[str, str]] = field(default_factory=dict)
     train: str = "train-*.parquet"
+    test: str = "test-*.parquet"
+    held: str | None = None
+    tuned: tuple[str, ...] = ()
 
 
 def _alpha(value: float) -> tuple[str, ...]:
@@ -74,6 +84,7 @@ def _rule(name: str) -> tuple[str, ...]:
 
 
 _OFFICIAL, _PAPER, _OVERLAP = (_rule(name) for name in ("official", "paper", "overlap"))
+_WHOLE_OVERLAP = (*_OVERLAP, "crop.min_overlap=1.0")
 _MOCOV2 = (
     "method.name=mocov2",
     "method.queue_size=4096",
@@ -122,9 +133,7 @@ SCENES = Study(
         "other-method": Arm(
             "boxes of MoCo v2, `official`, from epoch 0", "other-method", _OFFICIAL
         ),
-        "full-overlap": Arm(
-            "boxes, `overlap` with min_overlap 1", "warm", (*_OVERLAP, "crop.min_overlap=1.0")
-        ),
+        "full-overlap": Arm("boxes, `overlap` with min_overlap 1", "warm", _WHOLE_OVERLAP),
         "alpha-0.1": Arm("boxes, `overlap`, alpha 0.1", "warm", _OVERLAP + _alpha(0.1)),
         "alpha-0.3": Arm("boxes, `overlap`, alpha 0.3", "warm", _OVERLAP + _alpha(0.3)),
         "paper-alpha-0.1": Arm("boxes, `paper`, alpha 0.1", "warm", _PAPER + _alpha(0.1)),
@@ -238,5 +247,54 @@ CIFAR10_PART = Study(
     },
 )
 
-STUDIES = {"scenes": SCENES, "cifar10": CIFAR10, "cifar10-part": CIFAR10_PART}
+TINY = Study(
+    title="Photographs with true boxes: half of the images of 100 classes of Tiny-ImageNet",
+    recipe=CIFAR10.recipe,
+    settings=("epochs=20", "eval_size=64", "crop.alpha=0.6", "probe.k=20"),
+    train="train-00000[0-4].tar",
+    test="val-*.tar",
+    held="train-000009.tar",
+    warmup=4,
+    probe_every=4,
+    arms={
+        "random": SHARED["random"],
+        "random-0.08": Arm("random crops, scale from 0.08", "none", scale=0.08),
+        "random-0.5": Arm("random crops, scale from 0.5", "none", scale=0.5),
+        "centre": Arm("fixed centre box, `paper`", "centre", _PAPER),
+        "true": Arm("true boxes, `paper`", "true", _PAPER),
+        "true-shuffled": Arm("true boxes of other images, `paper`", "true-shuffled", _PAPER),
+        "self-set": Arm("boxes, self-set rule, `paper`", "again", _PAPER),
+        "threshold-0.1": Arm("boxes, threshold 0.1, `paper`", "again", _PAPER, 0.1),
+        "full-overlap": Arm(
+            "boxes, self-set rule, `overlap` with min_overlap 1", "again", _WHOLE_OVERLAP
+        ),
+        "true-full-overlap": Arm(
+            "true boxes, `overlap` with min_overlap 1", "true", _WHOLE_OVERLAP
+        ),
+        "true-0.08": Arm("true boxes, `paper`, scale from 0.08", "true", _PAPER, scale=0.08),
+        "true-0.5": Arm("true boxes, `paper`, scale from 0.5", "true", _PAPER, scale=0.5),
+    },
+    tuned=("random", "random-0.08", "random-0.5"),
+    contrasts=(
+        ("an image's own true box beside another's", "true", "true-shuffled"),
+        ("an image's own true box beside the centre box", "true", "centre"),
+        ("true boxes beside the self-set rule's", "true", "self-set"),
+        ("the self-set rule beside the centre box", "self-set", "centre"),
+        ("the self-set rule beside threshold 0.1", "self-set", "threshold-0.1"),
+        ("`overlap` with min_overlap 1 beside `paper`, self-set", "full-overlap", "self-set"),
+        ("`overlap` with min_overlap 1 beside `paper`, true boxes", "true-full-overlap", "true"),
+        ("true boxes beside random crops, scale from 0.08", "true-0.08", "random-0.08"),
+        ("true boxes beside random crops, scale from 0.2", "true", "random"),
+        ("true boxes beside random crops, scale from 0.5", "true-0.5", "random-0.5"),
+    ),
+    sweeps={
+        "scale of random crops from": {
+            "0.08": "random-0.08",
+            "0.2": "random",
+            "0.5": "random-0.5",
+        },
+    },
+)
+
+STUDIES = {"scenes": SCENES, "cifar10": CIFAR10, "cifar10-part": CIFAR10_PART, "tiny": TINY}
 SEEDS = (0, 1, 2)

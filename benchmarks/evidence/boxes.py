@@ -45,13 +45,19 @@ def statistics(boxes: Path, source: Source) -> dict[str, float]:
     """Return the mean area, share of full boxes and, where the truth is known, fit to it.
 
     Returns:
-        `area` and `full` as shares; `iou` (mean) and `found` (share with IoU of at least
-        0.5) where images come with true boxes.
+        `area` and `full` as shares; `threshold` of boxes from heatmaps and, where it was
+        self-set, `worthless` (1: nothing can be expected of them); `iou` (mean) and `found`
+        (share with IoU of at least 0.5) where images come with true boxes.
     """
     box_set = BoxSet.open(boxes)
     edges = np.concatenate([table.boxes for _, table in box_set.tables()]).astype(np.float64)
     areas = (edges[:, 2] - edges[:, 0]) * (edges[:, 3] - edges[:, 1])
     found = {"area": round(float(areas.mean()), 4), "full": round(float((areas == 1).mean()), 4)}
+    localizer = box_set.manifest.provenance.localizer
+    if localizer and localizer.threshold is not None:
+        found["threshold"] = localizer.threshold
+        if localizer.choice:
+            found["worthless"] = int(localizer.choice.worthless)
     first = next(iter(source.read(source.shards[0])))
     if first.annotation:
         (quality,) = box_quality(box_set, source).values()

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from ccrop_pipeline.images import Source
+from ccrop_pipeline.images import Source, true_boxes
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.probes import (
     Features,
@@ -28,9 +30,9 @@ def features(source: Source, encoder: Encoder, count: int | None = None) -> Feat
     return replace(found, values=F.normalize(found.values, dim=1))
 
 
-def some(features: Features, count: int) -> Features:
-    """Return the first `count` features."""
-    return Features(features.values[:count], features.labels[:count])
+def some(features: Features, rows: Tensor | slice) -> Features:
+    """Return the features of some rows."""
+    return Features(features.values[rows], features.labels[rows])
 
 
 def knn(train: Features, test: Features, settings: KnnSettings) -> float:
@@ -38,13 +40,35 @@ def knn(train: Features, test: Features, settings: KnnSettings) -> float:
     return round(knn_accuracy(train, test, settings), 5)
 
 
-def linear(train: Features, test: Features) -> float:
-    """Share of test images that a softmax regression on the training images names rightly.
+def linear(train: Features, *tests: Features) -> list[float]:
+    """Share of each set of test images that a softmax regression on the others names rightly.
 
     Features are standardised with the mean and the deviation of the training images.
     """
     mean, deviation = train.values.mean(0), train.values.std(0).clamp(min=1e-6)
-    known, asked = ((part.values - mean) / deviation for part in (train, test))
+    known, *asked = ((part.values - mean) / deviation for part in (train, *tests))
     start = SoftmaxRegression.zero(int(train.labels.max()) + 1, known.shape[1], torch.device("cpu"))
     classifier = fit_softmax(known, train.labels, LINEAR_PENALTY, start)
-    return round(classifier.accuracy(asked, test.labels), 5)
+    labels = [part.labels for part in tests]
+    return [round(classifier.accuracy(*each), 5) for each in zip(asked, labels, strict=True)]
+
+
+def size_quarters(source: Source) -> list[tuple[float, Tensor]]:
+    """Divide the images of a source into quarters by the area of their true box.
+
+    Args:
+        source: Images with true boxes; of several in an image the first counts.
+
+    Returns:
+        The largest area in a quarter, as a share of the image, and the rows of its images, from
+        the smallest boxes to the largest; none where images come without true boxes.
+    """
+    annotations = {
+        sample.key: sample.annotation for shard in source.shards for sample in source.read(shard)
+    }
+    if not all(annotations.values()):
+        return []
+    truth = np.array([true_boxes(annotations[key] or b"")[0] for key in source.index().keys])
+    areas = (truth[:, 2:] - truth[:, :2]).prod(1)
+    quarters = np.array_split(areas.argsort(kind="stable"), 4)
+    return [(round(float(areas[rows].max()), 4), torch.from_numpy(rows)) for rows in quarters]

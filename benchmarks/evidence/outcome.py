@@ -13,9 +13,19 @@ import torch
 
 import ccrop_pipeline
 from benchmarks.evidence.boxes import statistics
-from benchmarks.evidence.measure import LINEAR_PENALTY, features, knn, linear, some
+from benchmarks.evidence.measure import (
+    LINEAR_PENALTY,
+    features,
+    knn,
+    linear,
+    size_quarters,
+    some,
+)
 from benchmarks.evidence.windows import window_statistics
 from ccrop_pipeline.images import Source
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.probes import Features
+from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.training import load_checkpoint
 
 PROBES = "probes.jsonl"
@@ -32,6 +42,7 @@ class Trained:
         seed: Of weights, order, windows and colours.
         train: Images trained on.
         test: Images of the test.
+        held: Images for the choice among arms, if there is one.
         folder: Of the run.
         warm: Folder of the warm-up that it went on from, if it did.
         boxes: Box set that it was given, if it was.
@@ -43,6 +54,7 @@ class Trained:
     seed: int
     train: Source
     test: Source
+    held: Source | None
     folder: Path
     warm: Path | None
     boxes: Path | None
@@ -54,6 +66,9 @@ def outcome(done: Trained) -> dict[str, Any]:
     checkpoint = load_checkpoint(done.folder)
     recipe, encoder = checkpoint.recipe, checkpoint.encoder()
     bank, queries = features(done.train, encoder), features(done.test, encoder)
+    quarters = size_quarters(done.test)
+    parts = [queries, *(some(queries, rows) for _, rows in quarters)]
+    nearest, fitted = [knn(bank, part, recipe.probe) for part in parts], linear(bank, *parts)
     before = [done.warm] if done.warm else []
     records = [record for run in [*before, done.folder] for record in _metrics(run, "train")]
     refreshes = _metrics(done.folder, "refresh")
@@ -68,10 +83,15 @@ def outcome(done: Trained) -> dict[str, Any]:
         "test": {"images": len(queries.labels), "source": Path(done.test.location).name},
         "epochs": recipe.epochs,
         "images": recipe.epochs * (len(bank.labels) // recipe.batch_size) * recipe.batch_size,
-        "knn": knn(bank, queries, recipe.probe),
+        "knn": nearest[0],
         "knn_settings": {"k": recipe.probe.k, "temperature": recipe.probe.temperature},
-        "linear": linear(bank, queries),
+        "linear": fitted[0],
         "linear_penalty": LINEAR_PENALTY,
+        "by_size": [
+            {"largest": largest, "images": len(rows), "knn": near, "linear": fit}
+            for (largest, rows), near, fit in zip(quarters, nearest[1:], fitted[1:], strict=True)
+        ],
+        "held": _held(done.held, bank, encoder, recipe) if done.held else None,
         "curve": [
             {name: record[name] for name in ("epoch", "loss", "lr", "seconds")}
             for record in records
@@ -80,7 +100,11 @@ def outcome(done: Trained) -> dict[str, Any]:
             *(line for run in [*before, done.folder] for line in _lines(run / PROBES)),
             {
                 "epoch": recipe.epochs,
-                "knn": knn(some(bank, CURVE_BANK), some(queries, CURVE_QUERIES), recipe.probe),
+                "knn": knn(
+                    some(bank, slice(CURVE_BANK)),
+                    some(queries, slice(CURVE_QUERIES)),
+                    recipe.probe,
+                ),
             },
         ],
         "probes_on": {"bank": CURVE_BANK, "queries": CURVE_QUERIES},
@@ -93,6 +117,12 @@ def outcome(done: Trained) -> dict[str, Any]:
         "machine": _machine(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
+
+
+def _held(held: Source, bank: Features, encoder: Encoder, recipe: Recipe) -> dict[str, Any]:
+    asked = features(held, encoder)
+    accuracy = knn(bank, asked, recipe.probe)
+    return {"images": len(asked.labels), "source": Path(held.location).name, "knn": accuracy}
 
 
 def _metrics(run: Path, stage: str) -> list[dict[str, Any]]:

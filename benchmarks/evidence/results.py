@@ -26,7 +26,7 @@ def add_results(file: Path, results: Iterable[Result]) -> None:
 
     Several processes may do so at once, and one that is killed leaves the file as it was.
     """
-    with _alone_in(file.parent):
+    with alone_in(file.parent):
         every = {identity(result): result for result in (*read_results(file), *results)}
         part = file.with_suffix(".part")
         with part.open("w") as lines:
@@ -37,7 +37,7 @@ def add_results(file: Path, results: Iterable[Result]) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it is let go of when the process ends, however it ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

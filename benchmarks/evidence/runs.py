@@ -11,7 +11,7 @@ from benchmarks.evidence import boxes as made
 from benchmarks.evidence.arms import OTHER_SEED, Arm, Study
 from benchmarks.evidence.measure import features, knn
 from benchmarks.evidence.outcome import CURVE_BANK, CURVE_QUERIES, PROBES, Trained, outcome
-from benchmarks.evidence.results import add_results, identity, read_results
+from benchmarks.evidence.results import add_results, alone_in, identity, read_results
 from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute.rethreshold import rethreshold
@@ -61,6 +61,7 @@ class Series:
         study: What it consists of.
         train: Images trained on; they are the bank of the probes too.
         test: Images that the probes ask about.
+        held: Images for the choice among arms, if there is one.
         out: Folder of the results, `evidence.jsonl`; runs lie in `runs` below it.
         seed: Of weights, order, windows and colours.
     """
@@ -69,6 +70,7 @@ class Series:
     study: Study
     train: Source
     test: Source
+    held: Source | None
     out: Path
     seed: int
 
@@ -81,8 +83,11 @@ class Series:
         if (self.name, name, self.seed) in map(identity, read_results(file)):
             return
         arm = self.study.arms[name]
-        box_set, reused = self._boxes(arm), arm.boxes.startswith("other")
-        warm = None if reused else self._warmed("warm-up", self._recipe())
+        # Of several processes at different arms one makes what they share, the others wait.
+        self._folder("").mkdir(parents=True, exist_ok=True)
+        with alone_in(self._folder("")):
+            box_set = self._boxes(arm)
+            warm = None if arm.boxes.startswith("other") else self._warm(arm)
         self._train(name, self._recipe(*_own_settings(arm)), box_set, warm)
         result = outcome(
             Trained(
@@ -91,6 +96,7 @@ class Series:
                 seed=self.seed,
                 train=self.train,
                 test=self.test,
+                held=self.held,
                 folder=self._folder(name),
                 warm=warm,
                 boxes=box_set,
@@ -115,7 +121,10 @@ class Series:
             donor = self.study.donor if arm.boxes == "other-method" else ()
             recipe = self._recipe(f"seed={self.seed + OTHER_SEED}", *donor)
             return self._box_set(self._warmed(f"{arm.boxes}-donor", recipe))
-        warm = self._box_set(self._warmed("warm-up", self._recipe()))
+        if arm.boxes == "true-shuffled":
+            true = made.exact_boxes(self.train, self._folder("boxes-true"))
+            return made.shuffled_boxes(self.train, true, folder, self.seed)
+        warm = self._box_set(self._warm(arm))
         if arm.boxes == "shuffled":
             return made.shuffled_boxes(self.train, warm, folder, self.seed)
         if arm.threshold is None:
@@ -123,6 +132,11 @@ class Series:
         folder = self._folder(f"boxes-threshold-{arm.threshold}")
         rethreshold(BoxSet.open(warm), folder, BoxRule(arm.threshold))
         return folder
+
+    def _warm(self, arm: Arm) -> Path:
+        """Train the warm-up that an arm goes on from, unless another arm did."""
+        name = "warm-up" if arm.scale is None else f"warm-up-{arm.scale}"
+        return self._warmed(name, self._recipe(*_scale(arm)))
 
     def _warmed(self, name: str, recipe: Recipe) -> Path:
         """Train the warm-up of a run and computes its boxes; the run is then left.
@@ -146,7 +160,9 @@ class Series:
         newest = self._folder(name) / "checkpoint.pt"
         if warm and not newest.exists():
             trainer.start()
-            shutil.copy(warm / f"checkpoints/epoch-{self.study.warmup:04d}.pt", newest)
+            source = warm / f"checkpoints/epoch-{self.study.warmup:04d}.pt"
+            shutil.copy(source, newest.with_suffix(".part"))
+            newest.with_suffix(".part").replace(newest)
         trainer.train()
 
     def _trainer(self, folder: Path, recipe: Recipe, boxes: Path | None = None) -> Trainer:
@@ -165,4 +181,8 @@ def _own_settings(arm: Arm) -> tuple[str, ...]:
         "none": ('boxes.kind="none"',),
         "again": ("boxes.refresh_at=[0.2, 0.4, 0.6, 0.8]",),
     }
-    return (*arm.settings, *threshold, *from_boxes.get(arm.boxes, ()))
+    return (*arm.settings, *_scale(arm), *threshold, *from_boxes.get(arm.boxes, ()))
+
+
+def _scale(arm: Arm) -> tuple[str, ...]:
+    return () if arm.scale is None else (f"crop.scale=[{arm.scale}, 1.0]",)

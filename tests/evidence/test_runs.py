@@ -2,23 +2,27 @@
 
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence.arms import Arm, Study
+from benchmarks.evidence.boxes import statistics
 from benchmarks.evidence.results import read_results
 from benchmarks.evidence.runs import Series
 from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.images import Scenes, open_source, pack
+from ccrop_pipeline.compute import compute_boxes
+from ccrop_pipeline.images import Scenes, open_source, pack, true_boxes
+from ccrop_pipeline.localize import BoxRule, Localizer
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import Inputs, Machine, Trainer
+from ccrop_pipeline.training import Inputs, Machine, Trainer, load_checkpoint
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = ("epochs=3", "batch_size=16", "eval_size=32", "optimizer.lr=0.05", "probe.k=5")
+SETTINGS = ("epochs=5", "batch_size=16", "eval_size=32", "optimizer.lr=0.05", "probe.k=5")
 STUDY = Study(
     title="tiny",
     recipe="demo",
@@ -30,6 +34,9 @@ STUDY = Study(
         "overlap": Arm("overlap", "warm"),
         "other-seed": Arm("other", "other-seed"),
         "low": Arm("low", "warm", threshold=0.2),
+        "large": Arm("large", "none", scale=0.5),
+        "again": Arm("again", "again", threshold=0.4),
+        "shuffled": Arm("shuffled", "true-shuffled"),
     },
     contrasts=(),
 )
@@ -41,7 +48,7 @@ def series(tmp_path_factory):
     for split in ("train", "test"):
         pack(Scenes(32, size=32, split=split), folder / split, prefix=split)
     train, test = (open_source(folder / split) for split in ("train", "test"))
-    made = Series("tiny", STUDY, train, test, folder / "out", seed=3)
+    made = Series("tiny", STUDY, train, test, test, folder / "out", seed=3)
     for arm in STUDY.arms:
         made.arm(arm)
     return made
@@ -63,7 +70,12 @@ def _alone(series, folder, *settings, boxes=None):
 
 @pytest.mark.parametrize(
     ("arm", "settings"),
-    [("random", ('boxes.kind="none"',)), ("overlap", ("boxes.refresh_epochs=[1]",))],
+    [
+        ("random", ('boxes.kind="none"',)),
+        ("overlap", ("boxes.refresh_epochs=[1]",)),
+        ("large", ('boxes.kind="none"', "crop.scale=[0.5, 1.0]")),
+        ("again", ("boxes.refresh_at=[0.2, 0.4, 0.6, 0.8]", "boxes.threshold=0.4")),
+    ],
 )
 def test_an_arm_has_the_losses_of_a_training_of_its_own(series, tmp_path, arm, settings):
     losses = [point["loss"] for point in _result(series, arm)["curve"]]
@@ -86,15 +98,51 @@ def test_another_threshold_gives_boxes_of_another_size(series):
 
 def test_a_result_says_what_was_trained_and_how_long(series):
     result = _result(series, "overlap")
-    assert [point["epoch"] for point in result["curve"]] == [1, 2, 3]
-    assert [probe["epoch"] for probe in result["probes"]] == [2, 3]
-    assert (result["images"], result["seed"], result["recipe"]["seed"]) == (96, 3, 3)
+    assert [point["epoch"] for point in result["curve"]] == [1, 2, 3, 4, 5]
+    assert [probe["epoch"] for probe in result["probes"]] == [2, 4, 5]
+    assert (result["images"], result["seed"], result["recipe"]["seed"]) == (160, 3, 3)
     assert result["train_seconds"] == pytest.approx(
         sum(point["seconds"] for point in result["curve"]), abs=0.06
     )
     assert set(result["windows"]) == {"pair_iou", "object", "missed"}
     assert len(result["refresh_seconds"]) == 1
     assert _result(series, "random")["refresh_seconds"] == []
+
+
+def test_accuracy_by_size_is_that_of_each_quarter_and_of_all_together(series):
+    result = _result(series, "overlap")
+    areas = []
+    for sample in (one for shard in series.test.shards for one in series.test.read(shard)):
+        left, top, right, bottom = true_boxes(sample.annotation)[0]
+        areas.append((right - left) * (bottom - top))
+    quarters = result["by_size"]
+    assert [quarter["images"] for quarter in quarters] == [8, 8, 8, 8]
+    assert [quarter["largest"] for quarter in quarters] == [
+        pytest.approx(sorted(areas)[8 * number + 7], abs=1e-4) for number in range(4)
+    ]
+    for probe in ("knn", "linear"):
+        assert mean(quarter[probe] for quarter in quarters) == pytest.approx(result[probe])
+
+
+def test_held_images_are_asked_about_too(series):
+    result = _result(series, "overlap")
+    assert (result["held"]["images"], result["held"]["knn"]) == (32, result["knn"])
+
+
+def test_true_boxes_of_others_are_those_boxes_at_other_images(series):
+    (box_set,) = _result(series, "shuffled")["boxes"]
+    (true,) = (series.out / "runs").glob("*/boxes-true")
+    assert statistics(true, series.train)["area"] == box_set["area"]
+    assert box_set["iou"] < 0.5
+
+
+def test_a_self_set_rule_is_told_with_its_threshold(series, tmp_path):
+    checkpoint = next((series.out / "runs").glob("*/warm-up/checkpoints/epoch-0001.pt"))
+    localizer = Localizer(load_checkpoint(checkpoint).encoder(), rule=BoxRule(None))
+    box_set = compute_boxes(series.train, localizer, tmp_path / "boxes")
+    found = statistics(tmp_path / "boxes", series.train)
+    made = box_set.manifest.provenance.localizer
+    assert (found["threshold"], found["worthless"]) == (made.threshold, made.choice.worthless)
 
 
 def test_what_is_finished_is_not_trained_again(series):
