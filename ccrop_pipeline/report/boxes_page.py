@@ -1,45 +1,34 @@
 """A box set as one HTML file that opens from disk: findings, figures, and images to look at."""
 
-import json
 import re
 import shlex
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ccrop_pipeline.base import Location
-from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import TargetTakenError, written_aside
 from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, opened
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import counted, printable
 from ccrop_pipeline.images import Source, open_source
 from ccrop_pipeline.report.audit import Audit, audit
 from ccrop_pipeline.report.diff import BoxDiff, diff, nothing_shared
+from ccrop_pipeline.report.drift import refresh_before
 from ccrop_pipeline.report.gallery import Gallery, gallery
-from ccrop_pipeline.report.verdict import UNKNOWN, WORTH
+from ccrop_pipeline.report.rendering import (
+    Finding,
+    free_target,
+    gravest_first,
+    lines_of_json,
+    script_json,
+    sentence,
+    verdict_finding,
+    write_page,
+)
 
 _GRID = 24  # cells a side in which centres are counted
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a reader should know first.
-
-    Attributes:
-        level: `bad`, `note` or `good`.
-        title: In a few words.
-        text: A sentence or two; backticks stand around what is typed.
-        show: The filter of the gallery with the images it is about, such as `status=empty`.
-    """
-
-    level: str
-    title: str
-    text: str
-    show: str | None = None
 
 
 def report_boxes(
@@ -72,9 +61,7 @@ def report_boxes(
         BoxSetError: If a box set is not complete, or a shard of it cannot be read.
         CcropError: If `out` is there already and may not be replaced, or cannot be written.
     """
-    target = local_path(out)
-    if target.exists() and not overwrite:
-        raise TargetTakenError(target, replaceable=True)
+    target = free_target(out, overwrite=overwrite)
     box_set = opened(boxes)
     images = open_source(source) if isinstance(source, str | Path) else source
     other = None if against is None else opened(against)
@@ -82,44 +69,28 @@ def report_boxes(
     if other is not None and changed is not None and not changed.both:
         raise nothing_shared(box_set, other)
     crop = crop or CropParams()
-    shown = gallery(box_set, images, crop=crop, against=other)
-    text = _rendered(box_set, images, shown, audit(box_set, crop=crop), other, changed)
-    with written_aside(target, replace=overwrite) as aside:
-        aside.write_text(text, encoding="utf-8")
-    return target
-
-
-def _rendered(
-    box_set: BoxSet,
-    source: Source,
-    shown: Gallery,
-    judged: Audit,
-    other: BoxSet | None,
-    changed: BoxDiff | None,
-) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    page = files("ccrop_pipeline.report") / "page"
-    text = {name: (page / name).read_text("utf-8") for name in ("page.css", "page.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"typed": _typed, "percent": lambda share: f"{share:.1%}"}
-    manifest = box_set.manifest
-    template = environment.from_string((page / "page.html.j2").read_text("utf-8"))
-    return template.render(
-        css=text["page.css"],
-        js=text["page.js"],
+    earlier = [before] if (before := refresh_before(box_set)) else []
+    shown = gallery(box_set, images, crop=crop, against=other, earlier=earlier)
+    judged = audit(box_set, crop=crop)
+    return write_page(
+        target,
+        "boxes.html.j2",
+        ("base.js", "gallery.js", "rule.js", "boxes.js"),
+        overwrite=overwrite,
         name=printable(box_set.folder),
-        source=printable(source.location),
-        images=counted(manifest.rows, "image"),
+        source=printable(images.location),
+        images=counted(box_set.manifest.rows, "image"),
         audit=judged,
         findings=_findings(judged, shown, changed),
+        tiles=_tiles(judged, changed),
         changed=changed,
+        earlier=shown.earlier,
         other=None if other is None else printable(other.folder),
         shown=shown,
         made=_made_by(box_set),
-        commands=[printable(line) for line in _commands(box_set, source, other)],
-        whole_provenance=printable_json(manifest.provenance.to_json()),
-        data=_script_json(_data(box_set, source, shown, judged)),
+        commands=[printable(line) for line in _commands(box_set, images, other)],
+        whole=("Provenance as it is stored", lines_of_json(box_set.manifest.provenance.to_json())),
+        data=script_json(_data(box_set, images, shown, judged)),
     )
 
 
@@ -133,10 +104,30 @@ def _data(box_set: BoxSet, source: Source, shown: Gallery, judged: Audit) -> dic
         "folder": shlex.quote(printable(box_set.folder)),
         "rule": None if localizer is None else asdict(localizer) | {"choice": None},
         "grid": shown.grid,
+        "earlier": shown.earlier,
         "choice": None if choice is None or not choice.threshold else asdict(choice),
         "centres": _centres(box_set),
         "mean_heat": None if judged.heat is None else judged.heat.mean,
     }
+
+
+def _tiles(judged: Audit, changed: BoxDiff | None) -> list[tuple[str, str]]:
+    """Return the figures that stand out, by what they are called."""
+    shares = {
+        "mean area": judged.mean_area,
+        "over 90 % of the image": judged.nearly_full,
+        "whole image": judged.full,
+        "empty": judged.empty,
+        "unreadable": judged.unreadable,
+    }
+    tiles = [(name, "-" if share is None else f"{share:.1%}") for name, share in shares.items()]
+    if judged.agreement:
+        tiles.append(("kappa with windows", f"{judged.agreement.kappa:.2f}"))
+    if judged.spread:
+        tiles.append(("IoU with the median box", f"{judged.spread.median_iou:.2f}"))
+    if changed and changed.mean_iou is not None:
+        tiles.append(("IoU with the other set", f"{changed.mean_iou:.2f}"))
+    return tiles
 
 
 def _centres(box_set: BoxSet) -> list[list[int]]:
@@ -181,23 +172,12 @@ def _findings(judged: Audit, shown: Gallery, changed: BoxDiff | None) -> list[Fi
             Finding(
                 "note",
                 "Windows show less than random crops",
-                judged.cost[0].upper() + judged.cost[1:],
+                sentence(judged.cost),
             )
         )
     if changed is not None:
         found.append(_difference(changed))
-    found.sort(key=lambda finding: ("bad", "note", "good").index(finding.level))
-    return [_verdict(judged), *found]
-
-
-def _verdict(judged: Audit) -> Finding:
-    level = {WORTH: "good", UNKNOWN: "note"}.get(judged.verdict, "bad")
-    title = {
-        WORTH: "These boxes are worth using",
-        UNKNOWN: "Nothing tells yet whether these boxes are worth using",
-    }.get(judged.verdict, f"These boxes {judged.verdict}")
-    text = " ".join(filter(None, (judged.reason, judged.advice)))
-    return Finding(level, title, text[0].upper() + text[1:])
+    return [verdict_finding(judged), *gravest_first(found)]
 
 
 def _difference(changed: BoxDiff) -> Finding:
@@ -277,33 +257,3 @@ def _commands(box_set: BoxSet, source: Source, other: BoxSet | None) -> list[str
         f"ccrop boxes validate {folder} {images}",
         f"ccrop boxes report {folder} {images}{compared}",
     ]
-
-
-def printable_json(value: Any) -> str:
-    """Return JSON for people to read, a field a line."""
-    return "\n".join(map(printable, json.dumps(value, indent=2).split("\n")))
-
-
-def _script_json(value: Any) -> Any:
-    """Return JSON that may stand in a script element whatever it holds.
-
-    https://html.spec.whatwg.org/multipage/scripting.html#restrictions-for-contents-of-script-elements
-    """
-    from markupsafe import Markup
-
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":  # all else that matters json has escaped
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _typed(text: str) -> Any:
-    """Escape a sentence, and set what is in backticks as code."""
-    from markupsafe import Markup, escape
-
-    parts = text.split("`")
-    marked = [
-        Markup("<code>{}</code>").format(part) if at % 2 and at < len(parts) - 1 else escape(part)
-        for at, part in enumerate(parts)
-    ]
-    return Markup("").join(marked)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +31,7 @@ from ccrop_pipeline.images import (
     stored_size,
     true_boxes,
 )
+from ccrop_pipeline.report.drift import refresh_name
 from ccrop_pipeline.report.spread import evenly
 
 _MOST = 200  # images
@@ -52,6 +54,8 @@ class Gallery:
         other_bytes: Number of images whose bytes are not those that their box was computed from.
         absent: Number of images that the source does not have.
         grid: Height and width of the heatmaps; None without.
+        earlier: What earlier box sets are called whose boxes an image has as well, the earliest
+            first.
     """
 
     items: list[dict[str, Any]] = field(default_factory=list)
@@ -60,35 +64,43 @@ class Gallery:
     other_bytes: int = 0
     absent: int = 0
     grid: tuple[int, int] | None = None
+    earlier: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Row:
     """A row that is shown, and whether it is one of those that are evenly spread."""
 
-    table: BoxTable
+    tables: list[BoxTable]  # of the newest set last; the others have the same keys
     number: int
     typical: bool
     other: NDArray[np.float32]  # not a number where there is none
 
     @property
     def key(self) -> str:
-        return self.table.keys[self.number]
+        return self.tables[-1].keys[self.number]
 
 
 def gallery(
-    box_set: BoxSet, source: Source, *, crop: CropParams, against: BoxSet | None
+    box_set: BoxSet,
+    source: Source,
+    *,
+    crop: CropParams,
+    against: BoxSet | None = None,
+    earlier: Sequence[BoxSet] = (),
 ) -> Gallery:
     """Choose up to 200 images out of up to 8 shards, and read them.
 
     The smallest and largest boxes of these shards, those without content or image, and those that
-    differ most from the other set; all others are evenly spread.
+    differ most from the other set or the one before; all others are evenly spread.
 
     Args:
         box_set: Boxes, with heatmaps or without.
         source: The images they belong to.
         crop: How windows of views are drawn.
         against: Another box set over the same images.
+        earlier: Box sets of earlier refreshes, the earliest first; those that have not the very
+            same keys in these shards are left out.
 
     Raises:
         SourceError: If no shard of the source is one of the box set.
@@ -102,14 +114,18 @@ def gallery(
         )
     names = [name for name in names if name in there]
     chosen = [names[at] for at in evenly(len(names), _SHARDS)]
-    tables = [box_set.read(name) for name in chosen]
-    grid = tables[0].heatmap_shape if tables else None
-    found = Gallery(among=sum(map(len, tables)), shards=len(chosen), grid=grid)
+    tables = [[box_set.read(name)] for name in chosen]
+    grid = tables[0][0].heatmap_shape if tables else None
+    found = Gallery(among=sum(len(of[0]) for of in tables), shards=len(chosen), grid=grid)
+    for before in reversed(earlier):
+        if read := _same_rows(before, chosen, tables):
+            tables = [[table, *others] for table, others in zip(read, tables, strict=True)]
+            found.earlier.insert(0, refresh_name(before))
     for name, rows in zip(chosen, _chosen_rows(tables, against), strict=True):
         samples = _samples(source, name, {row.key for row in rows})
         for row in rows:
             sample = samples.get(row.key)
-            known = int(row.table.image_hash[row.number])
+            known = int(row.tables[-1].image_hash[row.number])
             found.absent += sample is None
             found.other_bytes += bool(
                 sample is not None and known and known != image_hash(sample.image)
@@ -118,36 +134,57 @@ def gallery(
     return found
 
 
-def _chosen_rows(tables: list[BoxTable], against: BoxSet | None) -> list[list[_Row]]:
-    """Return the rows to show of each table."""
+def _same_rows(
+    box_set: BoxSet, names: list[str], tables: list[list[BoxTable]]
+) -> list[BoxTable] | None:
+    """Read the shards of another set; None where their rows are others than in these tables."""
+    if not {*names} <= {entry.name for entry in box_set.manifest.shards}:
+        return None
+    read = [box_set.read(name) for name in names]
+    same = all(table.keys == own[-1].keys for table, own in zip(read, tables, strict=True))
+    return read if same else None
+
+
+def _chosen_rows(tables: list[list[BoxTable]], against: BoxSet | None) -> list[list[_Row]]:
+    """Return the rows to show of each shard."""
     if not tables:
         return []
-    boxes = np.concatenate([table.boxes for table in tables]).astype(np.float64)
-    status = np.concatenate([table.status for table in tables])
-    others = [_others(table, against) for table in tables]
+    newest = [of[-1] for of in tables]
+    boxes = np.concatenate([table.boxes for table in newest]).astype(np.float64)
+    others = [_others(table, against) for table in newest]
     most = _MOST
-    if shape := tables[0].heatmap_shape:
-        most = max(20, min(most, _HEAT_BYTES * 3 // (shape[0] * shape[1] * 8)))
+    if shape := newest[0].heatmap_shape:
+        cells = shape[0] * shape[1] * len(tables[0])
+        most = max(20, min(most, _HEAT_BYTES * 3 // (cells * 8)))
     special: set[int] = set()
     if len(boxes) > most:
-        order = np.argsort((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
-        ok = order[status[order] == OK]
         few = min(_EXTREMES, most // 10)
-        special.update(ok[:few].tolist(), ok[-few:].tolist())
-        for kind in (EMPTY, UNREADABLE):
-            special.update(np.flatnonzero(status == kind)[: few // 2].tolist())
-        if against is not None:
-            special.update(_most_changed(boxes, np.concatenate(others), few))
+        special = _extremes(boxes, np.concatenate([table.status for table in newest]), few)
+        compared = [np.concatenate(others)] if against is not None else []
+        if len(tables[0]) > 1:
+            compared.append(np.concatenate([of[-2].boxes for of in tables]))
+        for each in compared:
+            special.update(_most_changed(boxes, each, few))
     typical = set(evenly(len(boxes), most - len(special)).tolist())
     shown = np.array(sorted(special | typical), np.int64)
-    starts = np.cumsum([0, *map(len, tables)])
+    starts = np.cumsum([0, *map(len, newest)])
     return [
         [
-            _Row(table, row - start, row in typical, other[row - start])
-            for row in shown[(shown >= start) & (shown < start + len(table))].tolist()
+            _Row(of, row - start, row in typical, other[row - start])
+            for row in shown[(shown >= start) & (shown < start + len(of[-1]))].tolist()
         ]
-        for table, other, start in zip(tables, others, starts.tolist(), strict=False)
+        for of, other, start in zip(tables, others, starts.tolist(), strict=False)
     ]
+
+
+def _extremes(boxes: NDArray[np.float64], status: NDArray[np.uint8], few: int) -> set[int]:
+    """Return rows of the smallest and largest boxes, and some without content or image."""
+    order = np.argsort((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
+    ok = order[status[order] == OK]
+    found = {*ok[:few].tolist(), *ok[-few:].tolist()}
+    for kind in (EMPTY, UNREADABLE):
+        found.update(np.flatnonzero(status == kind)[: few // 2].tolist())
+    return found
 
 
 def _others(table: BoxTable, against: BoxSet | None) -> NDArray[np.float32]:
@@ -183,48 +220,53 @@ def _samples(source: Source, shard: str, keys: set[str]) -> dict[str, Sample]:
 
 def _item(row: _Row, sample: Sample | None, crop: CropParams) -> dict[str, Any]:
     """Return what the page reads of an image; absent where there is nothing to say."""
-    table, number = row.table, row.number
-    box = table.boxes[number]
+    newest, number = row.tables[-1], row.number
+    picture = {} if sample is None else {"label": sample.label} | _picture(sample)
+    *earlier, state = (_state(table, row, picture.get("size"), crop) for table in row.tables)
     item: dict[str, Any] = {
         "key": printable(row.key),
-        "status": STATUSES[table.status[number]],
-        "box": box.tolist(),
+        "status": STATUSES[newest.status[number]],
         "typical": row.typical,
-        "orientation": int(table.orientation[number]),
+        "orientation": int(newest.orientation[number]),
     }
-    drawn = box
-    if table.choices is not None and len(choices := table.choices.of_row(number)) > 1:
-        item["choices"] = choices.tolist()
-        drawn = choices[0]
-    if table.heatmaps is not None:
-        item["heat"] = _text(table.heatmaps[number].astype("<f2").tobytes())
+    if earlier:
+        item["earlier"] = earlier
     if not np.isnan(row.other[0]):
         item["other"] = row.other.tolist()
-        item["iou"] = float(iou(box, row.other[None].astype(np.float64))[0])
-    if sample is not None:
-        item |= {"label": sample.label} | _picture(sample, drawn, crop)
-    return item
+    return item | state | picture
 
 
-def _picture(sample: Sample, box: NDArray[np.float32], crop: CropParams) -> dict[str, Any]:
+def _state(table: BoxTable, row: _Row, size: list[int] | None, crop: CropParams) -> dict[str, Any]:
+    """Return what a box set has of an image: its box, heatmap, and the windows drawn by it."""
+    drawn = table.boxes[row.number]
+    state: dict[str, Any] = {"box": drawn.tolist()}
+    if table.choices is not None and len(choices := table.choices.of_row(row.number)) > 1:
+        state["choices"] = choices.tolist()
+        drawn = choices[0]
+    # All heatmaps of a page have one grid: boxes that were given may have another.
+    if table.heatmaps is not None and table.heatmap_shape == row.tables[-1].heatmap_shape:
+        state["heat"] = _text(table.heatmaps[row.number].astype("<f2").tobytes())
+    if size is not None:
+        key = np.array([key_hash(row.key)], np.uint64)
+        state["views"] = [
+            sample_windows(
+                drawn[None],
+                np.array([size]),
+                uniforms(0, 0, key, view, WINDOW, UNIFORMS_PER_WINDOW),
+                crop,
+            )[0].tolist()
+            for view in range(_VIEWS)
+        ]
+    return state
+
+
+def _picture(sample: Sample) -> dict[str, Any]:
     try:
         width, height = stored_size(sample.image)
         image = decode(sample.image)
     except UnreadableImage:
         return {}
-    size = np.array([[width, height]])
-    views = [
-        sample_windows(
-            box[None],
-            size,
-            uniforms(
-                0, 0, np.array([key_hash(sample.key)], np.uint64), view, WINDOW, UNIFORMS_PER_WINDOW
-            ),
-            crop,
-        )[0].tolist()
-        for view in range(_VIEWS)
-    ]
-    found: dict[str, Any] = {"size": [width, height], "views": views}
+    found: dict[str, Any] = {"size": [width, height]}
     if sample.annotation:
         with suppress(SourceError):  # an annotation of another kind
             found["true"] = true_boxes(sample.annotation).round(4).tolist()

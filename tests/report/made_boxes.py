@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ccrop_pipeline.boxset import (
-    EMPTY,
     FULL_BOX,
-    OK,
+    UNREADABLE,
     BoxSet,
     BoxTable,
     EncoderInfo,
@@ -17,7 +16,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
+from ccrop_pipeline.localize import BoxRule
 
 SIZE = 64  # pixels that the encoder saw
 
@@ -36,6 +35,7 @@ def provenance(rule: BoxRule | None = None, source: str = "x") -> Provenance:
         SIZE,
         "none",
         mean_share=rule.mean_share,
+        objects=rule.objects,
     )
     return Provenance(EncoderInfo("net", "layer", "0" * 64, 1), localizer, SourceInfo("tar", "x"))
 
@@ -62,12 +62,10 @@ def box_set(folder: Path, tables: list[BoxTable], made_by: Provenance | None = N
     return BoxSet.open(folder)
 
 
-def located(keys, heatmaps, rule: BoxRule) -> BoxTable:
-    """Rows as computing gives them for these heatmaps."""
-    import torch
+def located(keys, heatmaps, rule: BoxRule, unreadable=()) -> BoxTable:
+    """Rows as computing gives them for these heatmaps; some of images that cannot be read."""
+    from ccrop_pipeline.compute.rethreshold import with_rule
 
-    boxes, found = boxes_from_heatmaps(torch.from_numpy(heatmaps), rule, SIZE)
-    status = np.where(found.numpy(), OK, EMPTY)
-    edges = boxes.numpy()
-    edges[status != OK] = FULL_BOX
-    return table(keys, edges, status, heatmaps=heatmaps)
+    rows = table(keys, [FULL_BOX] * len(keys), heatmaps=heatmaps)
+    rows.status[list(unreadable)], rows.heatmaps[list(unreadable)] = UNREADABLE, 0
+    return with_rule(rows, rule, map_name="sum", map_size=SIZE)

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 from made_boxes import SIZE, located, provenance, table
@@ -16,9 +15,10 @@ from PIL import Image
 
 import ccrop_pipeline as ccrop
 from ccrop_pipeline.boxset import EMPTY, UNREADABLE, BoxSet, iou, write_manifest, write_shard
+from ccrop_pipeline.compute.rethreshold import with_rule
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes, image_hash
-from ccrop_pipeline.localize import BoxRule, boxes_from_heatmaps
+from ccrop_pipeline.localize import BoxRule
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
@@ -55,9 +55,8 @@ def made(folder, source, rule):
     """A box set of these images, with one that is empty and one that cannot be read."""
     (shard,) = source.shards
     samples = list(source.read(shard))
-    rows = located([sample.key for sample in samples], heatmaps(len(samples)), rule)
-    torn = next(i for i, sample in enumerate(samples) if sample.key.endswith("torn.jpg"))
-    rows.status[torn], rows.boxes[torn], rows.heatmaps[torn] = UNREADABLE, (0, 0, 1, 1), 0
+    torn = [i for i, sample in enumerate(samples) if sample.key.endswith("torn.jpg")]
+    rows = located([sample.key for sample in samples], heatmaps(len(samples)), rule, torn)
     rows = replace(
         rows, image_hash=np.array([image_hash(sample.image) for sample in samples], np.uint64)
     )
@@ -69,6 +68,9 @@ def made(folder, source, rule):
 
 RULES = (
     BoxRule(0.4),
+    BoxRule(mass=0.5, margin=0.05),
+    BoxRule(0.55, objects=3),
+    BoxRule(0.1, mean_share=1.2, objects=2, min_size=0.1),
     BoxRule(0.15, mean_share=0.7),
     BoxRule(0.3, component="largest", margin=0.1),
     BoxRule(0.333, mean_share=0.5, component="largest", min_size=0.6),
@@ -94,8 +96,8 @@ def browser():
 def page(browser, source, tmp_path):
     """A function that writes a page, opens it, and at the end expects a silent console."""
 
-    def opened(rule=RULES[0], width=1200, **options):
-        box_set, rows = made(tmp_path / "set", source, rule)
+    def opened(rule=RULES[0], width=1200, name="set", **options):
+        box_set, rows = made(tmp_path / name, source, rule)
         out = ccrop.report_boxes(box_set, source, tmp_path / "page.html", **options)
         metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -119,6 +121,11 @@ def boxes(browser):
     return np.array([[float(edge) for edge in line.split()] for line in lines])
 
 
+def objects(browser):
+    lines = run(browser, "items.map(i => cards.get(i).figure.dataset.objects)")
+    return [[float(edge) for edge in line.split()] for line in lines]
+
+
 def choose(browser, name, value):
     script = "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
     browser.execute_script(script + "s.dispatchEvent(new Event('change'))", name, value)
@@ -140,12 +147,16 @@ def test_the_slider_draws_the_boxes_that_the_library_computes(browser, page, rul
     rows = page(rule)
     assert (boxes(browser) == rows.boxes).all()
     slide = "const s = document.getElementById('threshold'); s.value = arguments[0];"
-    maps, unread = torch.from_numpy(rows.heatmaps), rows.status == UNREADABLE
-    for step in (0, 1, 37, 93, 140, 198):
+    for step in (1, 37, 93, 140, 198, *([200] if rule.mass else [0])):
         browser.execute_script(slide + "s.dispatchEvent(new Event('input'))", step)
-        expected = boxes_from_heatmaps(maps, replace(rule, threshold=step / 200), SIZE)[0].numpy()
-        expected[unread] = (0, 0, 1, 1)
+        cut = {"mass" if rule.mass else "threshold": step / 200}
+        anew = with_rule(rows, replace(rule, **cut), map_name="sum", map_size=SIZE)
+        expected = anew.boxes
         assert (boxes(browser) == expected).all()
+        if rule.objects > 1:
+            several = [anew.choices.of_row(row) for row in range(len(anew))]
+            flat = [list(each.ravel()) if len(each) > 1 else [] for each in several]
+            assert objects(browser) == flat
         mean = (expected[:, 2:] - expected[:, :2]).astype(float).prod(axis=1).mean()
         assert f"{100 * mean:.1f} % of {len(rows)} images" in run(
             browser, "document.getElementById('area-now').textContent"
@@ -234,7 +245,10 @@ def test_views_are_windows_of_the_picture(browser, page, source):
     from ccrop_pipeline.views.batch import hash_keys
 
     rows = page()
-    (item,) = run(browser, "items.filter(i => i.key === 'dogs/00.jpg')")
+    (item,) = run(
+        browser,
+        "items.filter(i => i.key === 'dogs/00.jpg').map(i => ({size: i.size, views: i.views}))",
+    )
     cutter = ViewCutter((ccrop.ViewGroup(2, 64),))
     box = rows.boxes[[rows.keys.index("dogs/00.jpg")]]
     windows = cutter.windows(hash_keys(["dogs/00.jpg"]), np.array([item["size"]]), box, 0)
@@ -254,6 +268,22 @@ def test_two_sets_are_compared_image_by_image(browser, page, source, tmp_path):
     assert f"IoU of the boxes of an image is {overlap.mean():.3f}" in run(
         browser, "document.querySelector('.findings').textContent"
     )
+
+
+@pytest.mark.slow
+def test_boxes_of_a_run_are_sorted_by_what_moved_since_the_refresh_before(
+    browser, page, source, tmp_path
+):
+    made(tmp_path / "boxes/epoch-0002", source, BoxRule(0.2))
+    _, before = made(tmp_path / "boxes/epoch-0010", source, BoxRule(0.7))
+    (tmp_path / "boxes/epoch-0011").mkdir()  # not complete
+    rows = page(name="boxes/epoch-0100")
+    choose(browser, "sort", "moved")
+    overlap = iou(rows.boxes.astype(float), before.boxes.astype(float))
+    by_key = dict(zip(rows.keys, overlap, strict=True))
+    assert all(by_key[a] <= by_key[b] for a, b in pairwise(shown(browser)))
+    first = run(browser, "document.querySelector('#gallery .card figcaption span').textContent")
+    assert f"IoU {overlap.min():.2f} with epoch 10" in first
 
 
 def test_a_set_of_other_images_is_none_to_compare_with(source, tmp_path):
