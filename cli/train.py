@@ -26,6 +26,8 @@ METHODS = (
     "simsiam",
     "vicreg",
 )
+# Those of `ccrop_pipeline.training.loggers`, likewise.
+LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 @click.command("train")
@@ -85,7 +87,12 @@ METHODS = (
     help="Keep images decoded on the device when they need no more than this; 0: never.",
 )
 @click.option("--compile", is_flag=True, help="Compile the encoders with torch.compile.")
-@click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard as well.")
+@click.option(
+    "--log",
+    multiple=True,
+    type=click.Choice(LOGGERS),
+    help="Write metrics there as well; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Train on the images of SOURCE in the folder RUN: warm-up, boxes, training from them.

@@ -148,7 +148,7 @@ def to_plain(value: Any) -> Any:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return where two nested mappings differ, one line each: `name.of.it: old -> new`."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flat(old)), dict(flat(new))
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in before | after
@@ -231,9 +231,10 @@ def _in_words(kind: Any) -> str:
     return _WORDS.get(kind, "a table")
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the values of nested mappings by their dotted names."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}{name}.")
+            yield from flat(value, f"{path}{name}.")
         else:
             yield path + name, value

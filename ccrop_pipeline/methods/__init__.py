@@ -12,7 +12,7 @@ from ccrop_pipeline.methods.dino import DINO
 from ccrop_pipeline.methods.method import Method, StepOutput
 from ccrop_pipeline.methods.moco import MoCoV1, MoCoV2
 from ccrop_pipeline.methods.mocov3 import MoCoV3
-from ccrop_pipeline.methods.shared import embedding_std
+from ccrop_pipeline.methods.shared import embedding_std, gathered
 from ccrop_pipeline.methods.simclr import SimCLR
 from ccrop_pipeline.methods.simsiam import SimSiam
 from ccrop_pipeline.methods.vicreg import VICReg
@@ -24,6 +24,7 @@ __all__ = [
     "StepOutput",
     "build_method",
     "embedding_std",
+    "gathered",
 ]
 
 METHODS: dict[str, type[Method]] = {

@@ -20,7 +20,7 @@ from ccrop_pipeline.probes.features import (
     labelled,
     validation_split,
 )
-from ccrop_pipeline.probes.knn import all_vote, knn_accuracy
+from ccrop_pipeline.probes.knn import all_vote, chance_accuracy, knn_accuracy
 from ccrop_pipeline.probes.linear import LinearResult, SoftmaxRegression, fit_softmax, linear_probe
 from ccrop_pipeline.recipes import KnnSettings
 
@@ -35,6 +35,7 @@ __all__ = [
     "at_most",
     "augmented_probe",
     "bank_and_queries",
+    "chance_accuracy",
     "embed",
     "expect_same_classes",
     "fit_softmax",

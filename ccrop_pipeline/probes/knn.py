@@ -44,6 +44,12 @@ def knn_accuracy(
     return hits / len(queries.labels)
 
 
+def chance_accuracy(bank: Features, queries: Features) -> float:
+    """Return the accuracy of answering each query with the class most frequent in the bank."""
+    (bank, queries), _ = numbered(bank, queries)
+    return float((queries.labels == bank.labels.bincount().argmax()).double().mean())
+
+
 def all_vote(name: str, k: int, images: int) -> str | None:
     """Return what to tell a person of whose neighbours there are not so many; None: nothing.
 

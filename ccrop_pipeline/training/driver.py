@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from ccrop_pipeline.training.checkpoint import (
 )
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
 from ccrop_pipeline.training.learner import Learner
+from ccrop_pipeline.training.loggers import Loggers
 from ccrop_pipeline.training.metrics import Metrics, box_metrics
 from ccrop_pipeline.training.processes import Processes, device_name, slow_precision
 from ccrop_pipeline.training.refresh import forget_after, newest_boxes, refresh_boxes
@@ -80,7 +81,8 @@ class Trainer:
         self.processes = Processes(machine.device, recipe.precision)
         self.machine = machine = replace(machine, device=self.processes.fabric.device)
         self.observer = observer if self.processes.first else SILENT
-        self.run, self.metrics = Run(folder), Metrics(folder, tensorboard=machine.tensorboard)
+        self.run, self.metrics = Run(folder), Metrics(folder)
+        self.loggers = Loggers(machine.log, self.observer)
         if overwrite or (self.run.exists and not self.run.trained):
             expect_outside(folder, inputs)
         self.loader = open_loader(inputs, recipe, machine, self.processes.ranks)
@@ -112,6 +114,7 @@ class Trainer:
         with ExitStack() as held, deaths_explained("`workers` to 0"):
             self.processes.once(lambda: held.enter_context(only_writer(self.run.folder)))
             self.start()
+            held.push(lambda _kind, error, _where: self.loggers.close(error))
             self._resume()
             self._execute()
 
@@ -148,12 +151,13 @@ class Trainer:
                 self.processes.once(lambda: forget_after(self.run.folder, self.epoch))
         elif self.learner.started_from:
             self.observer.loaded(self.learner.started_from)
-        self.processes.once(self._note_start)
+        self.processes.once(self._open_records)
         self._boxes = self.processes.once(self._last_boxes)
 
-    def _note_start(self) -> None:
+    def _open_records(self) -> None:
         self.metrics.truncate_after(self.epoch)
         if self.epoch < self.recipe.epochs:
+            self.loggers.open(self.run, self.recipe.to_dict(), self.epoch)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.metrics.add(
                 {
@@ -167,6 +171,10 @@ class Trainer:
                     "libraries": library_versions(),
                 }
             )
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        self.metrics.add(record)
+        self.loggers.add(record)
 
     def _last_boxes(self) -> str | None:
         records = self.metrics.records("train")
@@ -218,7 +226,7 @@ class Trainer:
             record = {"stage": "refresh", "epoch": epoch, "boxes": boxes}
             if seconds is not None:
                 record["seconds"] = round(seconds, 3)
-            self.metrics.add({**record, **box_metrics(box_set, previous)})
+            self._add({**record, **box_metrics(box_set, previous)})
         self.observer.refreshed(str(self.run.folder / boxes), seconds)
 
     def _train(self, stage: TrainStage) -> None:
@@ -258,7 +266,7 @@ class Trainer:
         _expect_finite(record["loss"], self.epoch)
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}
         record |= self._probed()
-        self.metrics.add(record)
+        self._add(record)
         self._save(self.run.folder / NEWEST)
         self.observer.epoch_done(record)
 
@@ -312,7 +320,7 @@ def train(
     workers: int | None = None,
     resident_gb: float = 4.0,
     compile: bool = False,
-    tensorboard: bool = False,
+    log: Sequence[str] = (),
     observer: Observer = SILENT,
 ) -> Run:
     """Train on images: warm-up, boxes, training from them, as `ccrop train` does.
@@ -336,7 +344,7 @@ def train(
         resident_gb: Images stay decoded on the device when they need no more than so many
             gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled by `torch.compile`.
-        tensorboard: Whether metrics are also written for TensorBoard.
+        log: Where metrics also go: "tensorboard", "wandb", "mlflow", "trackio".
         observer: Hears how it goes.
 
     Returns:
@@ -365,7 +373,7 @@ def train(
         threads=cores if device.type == "cpu" else max(1, workers),
         resident_gb=resident_gb,
         compile=compile,
-        tensorboard=tensorboard,
+        log=tuple(log),
     )
     trainer = Trainer(inputs, local_path(run), recipe, machine, observer, overwrite=overwrite)
     if ranks.rank == 0:

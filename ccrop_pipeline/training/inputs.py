@@ -15,6 +15,7 @@ from ccrop_pipeline.probes import (
     all_vote,
     at_most,
     bank_and_queries,
+    chance_accuracy,
     embed,
     knn_accuracy,
 )
@@ -56,7 +57,7 @@ class Machine:
         resident_gb: Images are kept decoded on the device when they need no more than this
             many gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled with `torch.compile`.
-        tensorboard: Whether metrics are also written for TensorBoard.
+        log: Loggers that metrics also go to, of `loggers.LOGGERS`.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -64,7 +65,7 @@ class Machine:
     threads: int = 2
     resident_gb: float = 4.0
     compile: bool = False
-    tensorboard: bool = False
+    log: tuple[str, ...] = ()
 
 
 def open_loader(
@@ -157,6 +158,7 @@ class Probe:
         )
         record = {
             "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
+            "knn_chance": round(chance_accuracy(bank, queries), 5),
             "knn_k": min(self.settings.k, len(bank.labels)),
             "knn_temperature": self.settings.temperature,
             "knn_bank": len(bank.labels),

@@ -1,5 +1,6 @@
 """A method with its optimizer: one step of both, and an epoch of steps."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
 from ccrop_pipeline.errors import ModelError, shown
-from ccrop_pipeline.methods import Method, build_method, embedding_std
+from ccrop_pipeline.methods import Method, build_method, embedding_std, gathered
 from ccrop_pipeline.models.own_checkpoints import unfitting
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
+from ccrop_pipeline.training.collapse import NewestRows, rankme
 from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Batch, ViewLoader
 
@@ -123,6 +125,7 @@ class Learner:
         self._recipe, self._processes, self._fabric = recipe, processes, processes.fabric
         self._steps_per_epoch = steps_per_epoch
         self.unreadable: list[str] = []
+        self._rows = NewestRows()
         torch.manual_seed(recipe.seed)
         method = build_method(recipe.method, recipe.backbone)
         self.started_from = (
@@ -169,6 +172,7 @@ class Learner:
                 self._fabric.backward(loss / recipe.accumulate)
             losses.append(loss.detach())
             spreads.append(embedding_std(embeddings))
+            self._rows.add(embeddings)
         self.method.after_backward(epoch)
         if longest := recipe.optimizer.clip_norm:
             # An epoch asks its loss whether all was finite; to ask at each step, a GPU would wait.
@@ -195,6 +199,7 @@ class Learner:
         # Loss and spread of the embeddings; on the device, as each look waits for it.
         sums = torch.zeros(2, device=self._fabric.device)
         loader.set_epoch(epoch)
+        self._rows = NewestRows(1 / processes.count)
         started, lr, batches = time.perf_counter(), 0.0, _Watched(loader)
         for step in range(steps):
             # Taken one by one: a part must not be in memory before the last one is done with.
@@ -210,10 +215,14 @@ class Learner:
         unreadable = processes.sum(sums.new_tensor(batches.unreadable)).item()
         found = processes.together(batches.problems) if unreadable else {}
         self.unreadable = [*found.values()]
+        rows = gathered(self._rows.all())
+        rank = rankme(rows) if processes.first else math.nan
         seconds = time.perf_counter() - started
         return {
             "loss": loss,
             "embedding_std": round(spread, 5),
+            "rankme": round(rank, 2) if math.isfinite(rank) else None,
+            "rankme_limit": min(rows.shape),
             "lr": lr,
             "seconds": round(seconds, 3),
             "images_per_s": round(steps * images_a_step / seconds, 1),

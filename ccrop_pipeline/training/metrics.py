@@ -4,16 +4,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ccrop_pipeline.base.files import writing, written_aside
 from ccrop_pipeline.boxset import BoxSet, iou
-from ccrop_pipeline.errors import CcropError, reading
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from ccrop_pipeline.errors import reading
 
 METRICS = "metrics.jsonl"
 
@@ -26,18 +23,10 @@ class Metrics:
 
     Args:
         folder: Folder of the run.
-        tensorboard: Whether numbers also go to `tensorboard/` in it.
-
-    Raises:
-        CcropError: If TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self._file = folder / METRICS
-        self._folder = folder / "tensorboard" if tensorboard else None
-        self._writer: SummaryWriter | None = None
-        if tensorboard:
-            _expect_tensorboard()
 
     def records(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Return all whole records so far, or those of one kind of stage.
@@ -67,10 +56,6 @@ class Metrics:
         kept = [record for record in self.records() if record["epoch"] <= epoch]
         with written_aside(self._file, replace=True) as aside:
             aside.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-        if self._folder:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._folder), purge_step=epoch + 1)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append one record; it is on the disk before the checkpoint that it goes with."""
@@ -78,12 +63,6 @@ class Metrics:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if self._writer:
-            numbers = {} if record["stage"] == "start" else record
-            for name, value in numbers.items():
-                if isinstance(value, int | float) and name != "epoch":
-                    self._writer.add_scalar(f"{record['stage']}/{name}", value, record["epoch"])
-            self._writer.flush()
 
 
 def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, float | None]:
@@ -111,13 +90,3 @@ def box_metrics(box_set: BoxSet, previous: BoxSet | None) -> dict[str, float | N
         new, old = common
         numbers["iou_with_previous"] = float(iou(new, old.astype(np.float64)).mean())
     return {name: None if n is None else round(n, 4) for name, n in numbers.items()}
-
-
-def _expect_tensorboard() -> None:
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
-        raise CcropError(
-            "`tensorboard` needs the package tensorboard, which is not installed. Install it, or "
-            "leave it out: metrics.jsonl has the same numbers."
-        ) from error

@@ -139,6 +139,14 @@ def test_the_methods_of_the_command_are_those_of_the_package():
     assert set(OFFERED) == set(METHODS)
 
 
+def test_the_loggers_that_are_offered_are_those_of_the_library():
+    from ccrop_cli.train import LOGGERS as OFFERED
+
+    from ccrop_pipeline.training.loggers import LOGGERS
+
+    assert tuple(LOGGERS) == OFFERED
+
+
 def test_help_is_quick_to_load_and_prints_the_commands():
     result = ccrop("--help")
     assert result.exit_code == 0

@@ -4,6 +4,7 @@ import copy
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from ccrop_pipeline.training import Inputs, Machine, Trainer
 from ccrop_pipeline.training.inputs import open_loader
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.processes import Processes
+from tests.training.test_collapse import effective_rank
 
 COMMON = [
     "image_size=32",
@@ -45,12 +47,21 @@ def test_an_epoch_records_the_means_over_its_steps():
     settings = recipe("accumulate=2")
     epoch, steps = Parts(settings, accumulate=2), Parts(settings, accumulate=2)
     record = epoch.learner.train_epoch(0, epoch.loader, Observer())
+    spied = []
+    steps.learner.method.register_forward_hook(
+        lambda _method, _views, output: spied.append(output.embeddings.numpy())
+    )
     batches = [[view for group in batch.views for view in group] for batch in steps.loader]
     results = [steps.learner.step(batches[2 * n : 2 * n + 2], 0, n) for n in range(3)]
     losses, spreads = ([float(result[at]) for result in results] for at in (0, 1))
     assert record["loss"] == pytest.approx(sum(losses) / 3, rel=1e-6)
     assert record["embedding_std"] == pytest.approx(sum(spreads) / 3, abs=1e-5)
     assert record["lr"] == results[-1].lr
+    rows = np.concatenate(spied)
+    assert (record["rankme"], record["rankme_limit"]) == (
+        pytest.approx(effective_rank(rows), abs=0.01),
+        24,
+    )
     # Steps are far enough apart that neither one of them nor their sum passes for their mean.
     assert all(abs(spread - record["embedding_std"]) > 1e-3 for spread in spreads)
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from ccrop_pipeline.training import (
     StartingWeights,
     Trainer,
     load_checkpoint,
+    loggers,
 )
 
 SETTINGS = [
@@ -223,9 +223,9 @@ def test_a_refused_run_deletes_nothing(source, run, monkeypatch):
     before = content(run)
     with pytest.raises(CcropError, match="less than one batch"):
         trainer(source, run, "batch_size=64", overwrite=True)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(CcropError, match="`tensorboard`"):
-        trainer(source, run, machine=Machine(tensorboard=True), overwrite=True)
+    monkeypatch.setattr(loggers, "find_spec", lambda _package: None)
+    with pytest.raises(CcropError, match="`log` is 'wandb', whose package is not installed"):
+        trainer(source, run, machine=Machine(log=("wandb",)), overwrite=True)
     assert content(run) == before
 
 
@@ -295,7 +295,7 @@ def test_files_of_others_in_a_run_are_named_and_kept(source, run, name):
 def test_what_a_run_writes_is_deleted_and_hidden_files_beside_it_are_not(source, run, tmp_path):
     settings = ["epochs=2", "boxes.kind=encoder", "boxes.refresh_at=[0.5]"]
     shutil.rmtree(run / "data")
-    machine = Machine(tensorboard=True)
+    machine = Machine(log=("tensorboard",))
     trainer(source, run, *settings, overwrite=True, machine=machine).train()
     (run / ".git").mkdir()
     (run / ".git/HEAD").write_text("precious")

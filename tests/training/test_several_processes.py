@@ -81,6 +81,10 @@ def test_two_processes_and_one_give_the_same_losses_for_twenty_steps(
     assert len(one) == len(two) == 20
     assert two == pytest.approx(one, rel=within)
     assert len({round(loss, 4) for loss in one}) == 20  # it did learn
+    ranks, of_two = (
+        [record["rankme"] for record in Run(tmp_path / name).metrics()] for name in ("one", "two")
+    )
+    assert of_two == pytest.approx(ranks, abs=0.02)
 
 
 REFRESHED = ["epochs=4", "boxes.refresh_at=[0.5]"]
