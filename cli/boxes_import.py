@@ -1,6 +1,8 @@
 """`ccrop boxes import`."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,10 @@ def _several(_context: click.Context, _option: click.Parameter, text: str) -> st
     type=_FILE,
     help="COCO JSON that lists the images of --coco, where that is a list of results.",
 )
+@click.option("--cvat", type=_FILE, help="XML of CVAT for images 1.1.")
+@click.option("--fiftyone", type=_FILE, help="labels.json of a FiftyOneImageDetectionDataset.")
+@click.option("--label-studio", type=_FILE, help="JSON export of Label Studio.")
+@click.option("--open-images", type=_FILE, help="CSV of boxes as Open Images has them.")
 @click.option("--yolo", type=_FOLDER, help="Folder of YOLO label files.")
 @click.option(
     "--csv", type=_FILE, help="Table with key and x_min, y_min, x_max, y_max or x, y, radius."
@@ -69,18 +75,14 @@ def _several(_context: click.Context, _option: click.Parameter, text: str) -> st
 def import_(
     source: str,
     out: str,
-    coco: Path | None,
     images: Path | None,
-    yolo: Path | None,
-    csv: Path | None,
     radius: float | None,
-    masks: Path | None,
-    npz: Path | None,
     several: str,
     min_score: float | None,
     pixels: bool,
     upright: bool,
     as_json: bool,
+    **forms: Path | None,
 ) -> None:
     """Make the box set OUT of boxes that another tool drew on the images of SOURCE.
 
@@ -92,10 +94,9 @@ def import_(
     Example:
       ccrop boxes import data/photos boxes/coco --coco boxes.json
     """
-    given = {"coco": coco, "yolo": yolo, "csv": csv, "masks": masks, "npz": npz}
-    chosen = [(form, path) for form, path in given.items() if path is not None]
+    chosen = [(form, path) for form, path in forms.items() if path is not None]
     if len(chosen) != 1:
-        options = ", ".join(f"--{form}" for form in given)
+        options = ", ".join(f"--{form.replace('_', '-')}" for form in sorted(forms))
         raise click.UsageError(f"give exactly one of {options}.")
     ((form, path),) = chosen
     if pixels and form not in ("csv", "npz"):
@@ -137,13 +138,18 @@ def _read(
 ) -> "Annotations":
     from ccrop_pipeline import exchange
 
-    if form == "coco":
-        return exchange.read_coco(path, images=images)
-    if form == "csv":
-        return exchange.read_csv(path, pixels=pixels, radius=radius)
-    if form == "npz":
-        return exchange.read_npz(path, pixels=pixels)
-    return exchange.read_yolo(path) if form == "yolo" else exchange.read_masks(path)
+    readers: dict[str, Callable[[Path], Annotations]] = {
+        "coco": partial(exchange.read_coco, images=images),
+        "csv": partial(exchange.read_csv, pixels=pixels, radius=radius),
+        "cvat": exchange.read_cvat,
+        "fiftyone": exchange.read_fiftyone,
+        "label_studio": exchange.read_label_studio,
+        "masks": exchange.read_masks,
+        "npz": partial(exchange.read_npz, pixels=pixels),
+        "open_images": exchange.read_open_images,
+        "yolo": exchange.read_yolo,
+    }
+    return readers[form](path)
 
 
 def _lines(counts: "ImportCounts") -> list[tuple[str, str]]:

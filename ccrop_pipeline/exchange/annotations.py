@@ -1,24 +1,23 @@
 """Boxes as other tools keep them, whatever the files look like."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sha256_of
-from ccrop_pipeline.boxset import OK, BoxTable, Choices, upright
-from ccrop_pipeline.errors import CcropError, cause, reading, shown
+from ccrop_pipeline.boxset import OK, UNREADABLE, BoxSet, BoxTable, Choices, upright
+from ccrop_pipeline.errors import CcropError, shown
+from ccrop_pipeline.images.decode import extension_by_name
 
 # What edges are measured in: shares of the sides of the image, pixels of the stored image, or
 # pixels of an image with this width and height: the stored one may have another size.
 Frame = Literal["shares", "stored"] | tuple[int, int]
-_LISTS = {"classes.txt"}  # names of the classes, which labelling tools put beside the labels
+CONTENT: Final = "content"  # the one class of what is exported
 
 
 class Annotated(NamedTuple):
@@ -55,49 +54,6 @@ class Annotations:
     digest: str
     unlisted: int = 0
     advice: str = "Give the images that were annotated, or change the names."
-
-
-def read_yolo(folder: str | Path) -> Annotations:
-    """Find the label files in a folder at any depth; each is read when its image comes.
-
-    An empty file says that its image has no object.
-
-    Raises:
-        CcropError: If there is none.
-    """
-    folder = local_path(folder)
-    files = [path for path in files_below(folder, "*.txt") if path.name not in _LISTS]
-    if not files:
-        raise CcropError(f"{folder} holds no label files *.txt. Check the path.")
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in files]
-    return Annotations("yolo", names, partial(_read_labels, folder), folder_digest(folder, files))
-
-
-def _read_labels(folder: Path, name: str) -> Annotated:
-    path = folder / f"{name}.txt"
-    with reading(path, "is no label file", "Expected is text in UTF-8, a box a line."):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    numbers = np.array(rows, np.float64).reshape(-1, 5)
-    centres, half = numbers[:, :2], numbers[:, 2:4] / 2  # what is not finite is left out later
-    boxes = np.concatenate([centres - half, centres + half], axis=1)
-    expect_shares(boxes, path, "Divide them by the width and height of the image.")
-    return Annotated(boxes, "shares", numbers[:, 4])
-
-
-def _numbers(path: Path, number: int, line: str) -> list[float]:
-    words = line.split()
-    try:
-        # A sixth word is the confidence of a detector.
-        if len(words) not in (5, 6):
-            raise ValueError(f"words: {len(words)}")
-        return [float(word) for word in [*words[1:], "nan"][:5]]
-    except ValueError as error:
-        raise CcropError(
-            f"{path} line {number} is no box ({cause(error)}): {shown(line)}. Expected are class, "
-            "x and y of the centre, width and height, all as shares of the image; polygons are "
-            "not read."
-        ) from error
 
 
 def files_below(folder: Path, *patterns: str) -> list[Path]:
@@ -143,6 +99,17 @@ def grouped(
     }
 
 
+def of_file(kind: str, found: dict[str, Annotated], path: Path) -> Annotations:
+    """Return what was read from a file.
+
+    Raises:
+        CcropError: If that is nothing.
+    """
+    if not found:
+        raise CcropError(f"{path} names no image. Give the file that has the boxes.")
+    return Annotations(kind, list(found), found.__getitem__, sha256_of(path))
+
+
 def expect_shares(numbers: NDArray[np.float64], where: Path, advice: str) -> None:
     """Refuse numbers that can only be pixels.
 
@@ -159,6 +126,27 @@ def expect_shares(numbers: NDArray[np.float64], where: Path, advice: str) -> Non
             f"{where} has numbers as large as {np.nanmax(numbers):g}, which are no shares of the "
             f"image but pixels. {advice}"
         )
+
+
+def turned_by(
+    box: Sequence[float], degrees: float, centre: tuple[float, float], *, aspect: float = 1
+) -> list[float]:
+    """Return the box around a box that is turned clockwise about a point.
+
+    Args:
+        box: `[x_min, y_min, x_max, y_max]`.
+        degrees: Angle.
+        centre: The point, x and y.
+        aspect: How many pixels a unit of x is wide where one of y is 1 high.
+    """
+    x_min, y_min, x_max, y_max = box
+    x = aspect * (np.array([x_min, x_max, x_min, x_max]) - centre[0])
+    y = np.array([y_min, y_min, y_max, y_max]) - centre[1]
+    angle = np.deg2rad(degrees)
+    # y runs down, so that these turn clockwise.
+    across = centre[0] + (x * np.cos(angle) - y * np.sin(angle)) / aspect
+    down = centre[1] + x * np.sin(angle) + y * np.cos(angle)
+    return [float(edge) for edge in (across.min(), down.min(), across.max(), down.max())]
 
 
 def found_boxes(
@@ -198,3 +186,70 @@ def in_pixels(boxes: NDArray[np.float32], sizes: NDArray[np.uint32]) -> NDArray[
     edges = boxes.astype(np.float64)
     sides = sizes.astype(np.float64)
     return np.concatenate([edges[:, :2] * sides, (edges[:, 2:] - edges[:, :2]) * sides], axis=1)
+
+
+class ImageBoxes(NamedTuple):
+    """The boxes of one image of a box set, for other tools.
+
+    Attributes:
+        key: Key of the image.
+        width: Of the image in pixels.
+        height: Of the image in pixels.
+        boxes: `[x_min, y_min, x_max, y_max]` of each, in shares; none where its box is no find.
+    """
+
+    key: str
+    width: int
+    height: int
+    boxes: list[list[float]]
+
+
+def boxes_by_image(
+    box_set: BoxSet, *, turned: bool, unreadable: bool = False
+) -> Iterator[ImageBoxes]:
+    """Yield the images of a box set with all their boxes; only one shard is in memory.
+
+    Args:
+        box_set: The boxes.
+        turned: Whether sizes and boxes are for images that are turned upright.
+        unreadable: Whether to yield images that could not be decoded as well.
+    """
+    for _, table in box_set.tables(heatmaps=False):
+        rows, found = found_boxes(table, turned=turned)
+        ends = np.searchsorted(rows, np.arange(len(table)), side="right").tolist()
+        boxes, sizes = found.tolist(), sizes_of(table, turned=turned).tolist()
+        start = 0
+        for row, end in enumerate(ends):
+            if unreadable or table.status[row] != UNREADABLE:
+                width, height = sizes[row]
+                yield ImageBoxes(table.keys[row], width, height, boxes[start:end])
+            start = end
+
+
+def by_stem(images: Iterable[ImageBoxes], suffix: str) -> Iterator[tuple[str, ImageBoxes]]:
+    """Yield images with their names without the extension, for forms that know them by these.
+
+    Args:
+        images: The images.
+        suffix: Put behind each key to make the name of its image.
+
+    Raises:
+        CcropError: If two images then have the same name.
+    """
+    seen: dict[str, str] = {}
+    for image in images:
+        name = image.key + suffix
+        stem = name.rpartition(".")[0] if extension_by_name(name) else name
+        if seen.setdefault(stem, image.key) != image.key:
+            raise CcropError(
+                f"{shown(image.key)} and {shown(seen[stem])} are both {shown(stem)} without their "
+                "extensions, which is all that this form knows of them. Rename one, or choose "
+                "another form."
+            )
+        yield stem, image
+
+
+def write_joined(file: TextIO, texts: Iterable[str]) -> None:
+    """Write texts with commas between, each on a line of its own, as JSON has its members."""
+    for number, text in enumerate(texts):
+        file.write((",\n" if number else "\n") + text)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,9 +23,8 @@ from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
     Frame,
-    found_boxes,
-    in_pixels,
-    sizes_of,
+    boxes_by_image,
+    write_joined,
 )
 from ccrop_pipeline.exchange.masks import rle_size, score_of, segmentation_box
 
@@ -200,34 +199,27 @@ def write_coco(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> Non
             info["frame"] = "upright"
         file.write(f'{{"info": {json.dumps(info)},\n')
         file.write('"categories": [{"id": 1, "name": "content"}],\n"images": [')
-        _write_list(file, _images(box_set, suffix, turned=turned))
+        write_joined(file, _images(box_set, suffix, turned=turned))
         file.write('],\n"annotations": [')
-        _write_list(file, _annotations(box_set, turned=turned))
+        write_joined(file, _annotations(box_set, turned=turned))
         file.write("]}\n")
 
 
-def _write_list(file: TextIO, entries: Iterator[dict[str, Any]]) -> None:
-    for number, entry in enumerate(entries):
-        file.write((",\n" if number else "\n") + json.dumps(entry, ensure_ascii=False))
+def _images(box_set: BoxSet, suffix: str, *, turned: bool) -> Iterator[str]:
+    images = boxes_by_image(box_set, turned=turned, unreadable=True)
+    for number, (key, width, height, _) in enumerate(images, 1):
+        entry = {"id": number, "file_name": key + suffix, "width": width, "height": height}
+        yield json.dumps(entry, ensure_ascii=False)
 
 
-def _images(box_set: BoxSet, suffix: str, *, turned: bool) -> Iterator[dict[str, Any]]:
+def _annotations(box_set: BoxSet, *, turned: bool) -> Iterator[str]:
     number = 0
-    for _, table in box_set.tables(heatmaps=False):
-        sizes = sizes_of(table, turned=turned).tolist()
-        for key, (width, height) in zip(table.keys, sizes, strict=True):
+    images = boxes_by_image(box_set, turned=turned, unreadable=True)
+    for image_number, image in enumerate(images, 1):
+        for x_min, y_min, x_max, y_max in image.boxes:
             number += 1
-            yield {"id": number, "file_name": key + suffix, "width": width, "height": height}
-
-
-def _annotations(box_set: BoxSet, *, turned: bool) -> Iterator[dict[str, Any]]:
-    first = number = 0
-    for _, table in box_set.tables(heatmaps=False):
-        rows, boxes = found_boxes(table, turned=turned)
-        pixels = in_pixels(boxes, sizes_of(table, turned=turned)[rows]).tolist()
-        for row, (x, y, width, height) in zip(rows.tolist(), pixels, strict=True):
-            number += 1
-            entry = {"id": number, "image_id": first + row + 1, "category_id": 1}
-            size = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
-            yield entry | size
-        first += len(table)
+            width, height = (x_max - x_min) * image.width, (y_max - y_min) * image.height
+            entry = {"id": number, "image_id": image_number, "category_id": 1}
+            bbox = [x_min * image.width, y_min * image.height, width, height]
+            size = {"bbox": bbox, "area": width * height, "iscrowd": 0}
+            yield json.dumps(entry | size, ensure_ascii=False)

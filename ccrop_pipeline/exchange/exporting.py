@@ -1,5 +1,10 @@
 """Box sets as other tools read them."""
 
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,13 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import TargetTakenError, written_aside
+from ccrop_pipeline.base.files import (
+    TargetTakenError,
+    hidden_name,
+    remove_leftovers,
+    sync,
+    writing,
+    written_aside,
+)
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels, sizes_of
 from ccrop_pipeline.exchange.coco import write_coco
+from ccrop_pipeline.exchange.cvat import write_cvat
+from ccrop_pipeline.exchange.fiftyone import write_fiftyone
+from ccrop_pipeline.exchange.label_studio import write_label_studio
+from ccrop_pipeline.exchange.tables import write_open_images
+from ccrop_pipeline.exchange.yolo import write_yolo
 
-FILES: Final = ("coco", "hf")
 METADATA: Final = "metadata.parquet"
 _OBJECTS: Final = pa.struct(
     [("bbox", pa.list_(pa.list_(pa.float64()))), ("categories", pa.list_(pa.int64()))]
@@ -22,53 +38,94 @@ _OBJECTS: Final = pa.struct(
 _SCHEMA: Final = pa.schema([("file_name", pa.string()), ("objects", _OBJECTS)])
 
 
-def export_file(
+def export_boxes(
     box_set: BoxSet,
     out: str | Path,
     form: str,
     *,
     suffix: str = "",
+    prefix: str | None = None,
     upright: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write a box set as one file of another form.
+    """Write a box set in the form of another tool.
 
     Boxes that a sampler may draw from are all written, and not their union. A file that is there
     with the very same content is left as it is.
 
     Args:
         box_set: The boxes.
-        out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written.
-        form: `coco` or `hf`.
+        out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written,
+            for `yolo` the folder of the labels.
+        form: One of `FORMS`.
         suffix: What is put behind each key to make a file name, such as `.jpg`.
+        prefix: For `label-studio`, what is put before each file name to make the address of the
+            image.
         upright: Whether boxes and sizes are for images that are turned upright by their EXIF
             orientation, as most readers do; by default they are for the stored pixels.
         overwrite: Whether to replace a file.
 
     Returns:
-        The file.
+        What was written.
 
     Raises:
-        CcropError: If the file is there with other content and may not be replaced, or cannot be
-            written.
-        SettingError: If the form is not known, or the name that of another.
+        CcropError: If the file is there with other content and may not be replaced, the folder of
+            labels is not empty, something cannot be written, or the form cannot tell two images
+            apart.
+        SettingError: If the form is not known, or the name that of another, or `prefix` is given
+            for a form without addresses.
     """
-    if form not in FILES:
-        raise SettingError(f"form is {form!r}; it must be one of {FILES}.")
+    if form not in FORMS:
+        raise SettingError(f"form is {form!r}; it must be one of {', '.join(FORMS)}.")
+    write, ending = FORMS[form]
+    if prefix is not None:
+        if form != "label-studio":
+            raise SettingError(f"`prefix` is for label-studio, and the form is {form}.")
+        write = partial(write_label_studio, prefix=prefix)
     path = local_path(out)
+    if form == "yolo":
+        with _folder_aside(path) as folder:
+            write(box_set, folder, suffix, turned=upright)
+        return path
     path = path / METADATA if form == "hf" else path
-    if form == "coco" and path.suffix not in ("", ".json"):
-        raise SettingError(f"{path} is to be COCO, which is JSON: let its name end in .json.")
+    if form != "hf" and path.suffix not in ("", ending):
+        raise SettingError(f"{path} is to be {form}: let its name end in {ending}.")
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write = write_metadata if form == "hf" else write_coco
     try:
         with written_aside(path, replace=overwrite) as aside:
             write(box_set, aside, suffix, turned=upright)
     except TargetTakenError:
         raise TargetTakenError(path, replaceable=True) from None
     return path
+
+
+@contextmanager
+def _folder_aside(target: Path) -> Iterator[Path]:
+    """Yield the hidden path of an empty folder; on leaving, move it to `target`.
+
+    Raises:
+        CcropError: If `target` is there and is not an empty folder.
+        WriteError: If it cannot be written.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise CcropError(
+            f"{target} is already there. It is never overwritten: move or delete it, or choose "
+            "another folder."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent, target.name)
+    aside = target.parent / hidden_name(target.name)
+    try:
+        with writing(target, aside):
+            aside.mkdir()
+            yield aside
+            os.sync()  # all files at once: one by one, a million would take an hour
+            aside.rename(target)  # of what is there, only an empty folder is replaced
+            sync(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_metadata(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> None:
@@ -100,3 +157,15 @@ def _rows(table: BoxTable, suffix: str, *, turned: bool) -> Any:
     objects = pa.StructArray.from_arrays([bbox, categories], names=["bbox", "categories"])
     names = pa.array([key + suffix for key in table.keys], pa.string())
     return pa.Table.from_arrays([names, objects.cast(_OBJECTS)], schema=_SCHEMA)
+
+
+# What writes each form, and how the name of its file ends.
+FORMS: Final[dict[str, tuple[Callable[..., None], str]]] = {
+    "coco": (write_coco, ".json"),
+    "cvat": (write_cvat, ".xml"),
+    "fiftyone": (write_fiftyone, ".json"),
+    "hf": (write_metadata, ".parquet"),
+    "label-studio": (write_label_studio, ".json"),
+    "open-images": (write_open_images, ".csv"),
+    "yolo": (write_yolo, ""),
+}

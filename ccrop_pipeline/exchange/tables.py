@@ -1,5 +1,10 @@
-"""Boxes from tables: CSV, a box or point a line, and NumPy archives, each with keys of images."""
+"""Boxes from tables: CSV, a box or point a line, and NumPy archives, each with keys of images.
 
+The CSV of Open Images is described at
+https://storage.googleapis.com/openimages/web/download_v7.html.
+"""
+
+import csv
 import math
 import zipfile
 from pathlib import Path
@@ -11,15 +16,18 @@ import pyarrow.csv as pc
 from numpy.typing import NDArray
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import sha256_of
-from ccrop_pipeline.boxset import OK, STATUSES
+from ccrop_pipeline.boxset import OK, STATUSES, BoxSet
 from ccrop_pipeline.errors import CcropError, SettingError, reading
 from ccrop_pipeline.exchange.annotations import (
+    CONTENT,
     Annotated,
     Annotations,
     Frame,
+    boxes_by_image,
+    by_stem,
     expect_shares,
     grouped,
+    of_file,
 )
 
 EDGES: Final = ("x_min", "y_min", "x_max", "y_max")
@@ -35,6 +43,14 @@ _ARRAYS: Final = (
 _PIXELS: Final = "If they are pixels of the stored images, set `pixels`."
 _POINT: Final = ("x", "y", "radius")
 _KEYS: Final = ("key", "file_name", "filename", "image", "path")
+# In the order of the columns of Open Images, in which both edges of an axis stand together.
+_OPEN_EDGES: Final = ("XMin", "XMax", "YMin", "YMax")
+_OPEN_COLUMNS: Final = ["ImageID", "Source", "LabelName", "Confidence"]
+_OPEN_FLAGS: Final = ["IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"]
+_OPEN_NEEDED: Final = (
+    "It needs a header line with ImageID, XMin, XMax, YMin and YMax, and may have Confidence and "
+    "IsGroupOf."
+)
 
 
 def read_csv(path: str | Path, *, pixels: bool = False, radius: float | None = None) -> Annotations:
@@ -79,7 +95,7 @@ def read_csv(path: str | Path, *, pixels: bool = False, radius: float | None = N
         table[key].to_pylist(), boxes, _frame(pixels=pixels), scores=numbers.get("score")
     )
     kind = "csv" if edges else "csv of points" if radius is None else f"csv of points, {radius:g}"
-    return _annotations(found, kind, path, pixels=pixels)
+    return of_file(f"{kind} in pixels" if pixels else kind, found, path)
 
 
 def _around_points(
@@ -99,6 +115,51 @@ def _around_points(
     if not pixels:
         expect_shares(np.stack([x, y, reach]), path, _PIXELS)
     return np.stack([x - reach, y - reach, x + reach, y + reach], axis=1)
+
+
+def read_open_images(path: str | Path) -> Annotations:
+    """Read a table of boxes of Open Images; boxes around groups are left out, as COCO's crowds.
+
+    Raises:
+        CcropError: If it is no such table, or the numbers are pixels.
+    """
+    path = local_path(path)
+    numbers = (*_OPEN_EDGES, "Confidence", "IsGroupOf")
+    types = dict.fromkeys(numbers, pa.float64()) | {"ImageID": pa.string()}
+    with reading(path, "is no table of boxes of Open Images", _OPEN_NEEDED):
+        table = pc.read_csv(path.absolute(), convert_options=pc.ConvertOptions(column_types=types))
+        missing = {"ImageID", *_OPEN_EDGES}.difference(table.column_names)
+        if missing:
+            raise ValueError(f"it has no {min(missing)}")
+        columns = {name: table[name].to_numpy() for name in numbers if name in table.column_names}
+    boxes = np.stack([columns[name] for name in ("XMin", "YMin", "XMax", "YMax")], axis=1)
+    expect_shares(boxes, path, "Divide them by width and height of the image.")
+    boxes[columns.get("IsGroupOf", np.zeros(len(boxes))) == 1] = np.nan
+    names = table["ImageID"].to_pylist()
+    found = grouped(names, boxes, "shares", scores=columns.get("Confidence"))
+    return of_file("open-images", found, path)
+
+
+def write_open_images(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> None:
+    """Write a line a box, labelled `content`; flags are -1, which says that they are not known.
+
+    Args:
+        box_set: The boxes.
+        path: File to write.
+        suffix: Put behind each key to make the name of its image, whose ImageID has no extension.
+        turned: Whether boxes are for images that are turned upright.
+
+    Raises:
+        CcropError: If two images have one name without their extensions.
+    """
+    images = by_stem(boxes_by_image(box_set, turned=turned), suffix)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*_OPEN_COLUMNS, *_OPEN_EDGES, *_OPEN_FLAGS])
+        for name, image in images:
+            for x_min, y_min, x_max, y_max in image.boxes:
+                edges = [x_min, x_max, y_min, y_max]
+                writer.writerow([name, "ccrop", CONTENT, 1, *edges, *[-1] * len(_OPEN_FLAGS)])
 
 
 def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
@@ -124,21 +185,11 @@ def read_npz(path: str | Path, *, pixels: bool = False) -> Annotations:
     if not pixels:
         for annotated in found.values():
             expect_shares(annotated.boxes, path, _PIXELS)
-    return _annotations(found, "npz", path, pixels=pixels)
+    return of_file("npz in pixels" if pixels else "npz", found, path)
 
 
 def _frame(*, pixels: bool) -> Frame:
     return "stored" if pixels else "shares"
-
-
-def _annotations(
-    found: dict[str, Annotated], kind: str, path: Path, *, pixels: bool
-) -> Annotations:
-    if not found:
-        raise CcropError(f"{path} names no image. Give the file that has the boxes.")
-    if pixels:
-        kind += " in pixels"
-    return Annotations(kind, list(found), found.__getitem__, sha256_of(path))
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

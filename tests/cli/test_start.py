@@ -229,7 +229,7 @@ def test_every_path_of_the_library_may_begin_with_a_tilde(home):
     assert list(images.open_source("~/packed/*.tar").index().keys) == ["a", "b"]
     box_set, _ = exchange.import_boxes(source, exchange.read_csv("~/boxes.csv"), "~/imported")
     assert box_set.folder == home / "imported"
-    exchange.export_file(boxset.BoxSet.open("~/imported"), "~/boxes.json", "coco")
+    exchange.export_boxes(boxset.BoxSet.open("~/imported"), "~/boxes.json", "coco")
     assert len(exchange.read_coco("~/boxes.json").names) == 2
     assert boxset.validate("~/imported") == []
     boxset.convert("~/imported", "~/converted", form="parquet")
@@ -279,8 +279,8 @@ def test_a_reader_that_stops_early_is_met_in_silence(home, reader):
 def test_names_of_exports_promise_what_is_in_them(home):
     source = images.open_source("~/photos")
     box_set = exchange.fixed_boxes(source, "~/full", "full")
-    with pytest.raises(ValueError, match=r"boxes\.csv is to be COCO.*\.json"):
-        exchange.export_file(box_set, "~/new/boxes.csv", "coco")
+    with pytest.raises(ValueError, match=r"boxes\.csv is to be coco.*\.json"):
+        exchange.export_boxes(box_set, "~/new/boxes.csv", "coco")
     assert not (home / "new").exists()
 
 

@@ -18,7 +18,7 @@ from made_images import box_set_of, folder_of
 
 from ccrop_pipeline.boxset import EMPTY, FULL_BOX, OK, UNREADABLE, BoxTable, Choices
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.exchange import export_file, read_coco, read_csv, read_npz
+from ccrop_pipeline.exchange import export_boxes, read_coco, read_csv, read_npz
 from ccrop_pipeline.exchange.importing import in_shares
 
 _edge = st.floats(0, 1, width=32)
@@ -78,7 +78,7 @@ def test_boxes_come_back_exactly(data, several):
     parts = data.draw(two_tables(several))
     with tempfile.TemporaryDirectory() as name:
         box_set = box_set_of(Path(name, "boxes"), *parts)
-        expect_boxes(read_coco(export_file(box_set, Path(name, "out"), "coco")), parts, several)
+        expect_boxes(read_coco(export_boxes(box_set, Path(name, "out"), "coco")), parts, several)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def made(folder):
 
 
 def test_coco_is_what_detectors_read(tmp_path):
-    path = export_file(made(tmp_path / "b"), tmp_path / "c.json", "coco", suffix=".jpg")
+    path = export_boxes(made(tmp_path / "b"), tmp_path / "c.json", "coco", suffix=".jpg")
     data = json.loads(path.read_text())
     assert data["categories"] == [{"id": 1, "name": "content"}]
     assert [(i["id"], i["file_name"], i["width"], i["height"]) for i in data["images"]] == [
@@ -150,7 +150,7 @@ def test_hugging_face_datasets_join_the_boxes_to_the_images(tmp_path, monkeypatc
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
     root = folder_of(tmp_path / "photos", ["x/0.jpg", "x/1.jpg", "x/2.jpg"])
-    path = export_file(made(tmp_path / "b"), root, "hf", suffix=".jpg")
+    path = export_boxes(made(tmp_path / "b"), root, "hf", suffix=".jpg")
     assert path == root / "metadata.parquet"
     found = datasets.load_dataset(
         "imagefolder", data_dir=str(root), split="train", cache_dir=str(tmp_path / "cache")
@@ -173,21 +173,21 @@ def test_a_file_is_replaced_only_when_told(form, tmp_path):
     path.parent.mkdir(exist_ok=True)
     path.write_text("precious")
     with pytest.raises(CcropError, match=r"other content\. Choose another name"):
-        export_file(box_set, out, form)
+        export_boxes(box_set, out, form)
     assert path.read_text() == "precious"
-    export_file(box_set, out, form, overwrite=True)
+    export_boxes(box_set, out, form, overwrite=True)
     first = path.read_bytes()
-    export_file(box_set, out, form, overwrite=True)
+    export_boxes(box_set, out, form, overwrite=True)
     assert path.read_bytes() == first != b"precious"
     # As after a kill in its very last steps: the file is complete, and nothing is left to do.
-    assert export_file(box_set, out, form).read_bytes() == first
+    assert export_boxes(box_set, out, form).read_bytes() == first
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.parametrize("form", ["coco", "hf"])
 def test_a_file_is_kept_where_the_disk_is_full(form, tmp_path, monkeypatch):
     box_set, out = made(tmp_path / "b"), tmp_path / "out"
-    path = export_file(box_set, out, form)
+    path = export_boxes(box_set, out, form)
     path.write_text("precious")
 
     def full(_descriptor):
@@ -195,7 +195,7 @@ def test_a_file_is_kept_where_the_disk_is_full(form, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)  # where a disk that writes late tells of it
     with pytest.raises(OSError, match=f"{path.name} cannot be written: no space"):
-        export_file(box_set, out, form, overwrite=True)
+        export_boxes(box_set, out, form, overwrite=True)
     assert path.read_text() == "precious"
     assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
 
@@ -203,14 +203,14 @@ def test_a_file_is_kept_where_the_disk_is_full(form, tmp_path, monkeypatch):
 def test_a_folder_is_no_file_and_a_form_has_to_be_known(tmp_path):
     box_set = made(tmp_path / "b")
     with pytest.raises(CcropError, match="is a folder"):
-        export_file(box_set, tmp_path, "coco", overwrite=True)
+        export_boxes(box_set, tmp_path, "coco", overwrite=True)
     with pytest.raises(ValueError, match="xml"):
-        export_file(box_set, tmp_path / "x", "xml")
+        export_boxes(box_set, tmp_path / "x", "xml")
 
 
 @pytest.mark.parametrize("form", ["coco", "hf"])
 def test_an_empty_box_set_is_exported(form, tmp_path):
-    path = export_file(box_set_of(tmp_path / "b"), tmp_path / "out", form)
+    path = export_boxes(box_set_of(tmp_path / "b"), tmp_path / "out", form)
     if form == "coco":
         assert list(read_coco(path).names) == []
     else:

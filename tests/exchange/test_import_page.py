@@ -89,6 +89,7 @@ def made(tmp_path_factory):
     (place / "boxes.csv").write_text(
         "\n".join(["key,x_min,y_min,x_max,y_max", *(f"{name},{shares}" for name in names)])
     )
+    for_labelling_tools(place, names)
     np.savez(place / "boxes.npz", keys=names, boxes=[OBJECT] * COUNT)
     run(place, "ccrop boxes import photos boxes/first --csv boxes.csv")
     return place
@@ -97,6 +98,31 @@ def made(tmp_path_factory):
 def dump(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def for_labelling_tools(place, names):
+    """The object in each image as Label Studio, CVAT, FiftyOne and Open Images have it."""
+    x, y, x_max, y_max = BOX
+    sizes = {"original_width": WIDTH, "original_height": HEIGHT}
+    value = {"x": 100 * x, "y": 100 * y, "width": 100 * (x_max - x), "height": 100 * (y_max - y)}
+    region = {"type": "rectanglelabels", "value": value, **sizes}
+    dump(
+        place / "project-1.json",
+        [{"data": {"image": f"/data/local-files/?d={name}"}, "annotations": [{"result": [region]}]}
+         for name in names],
+    )  # fmt: skip
+    box = f'<box xtl="{LEFT}.00" ytl="{TOP}.00" xbr="{RIGHT}.00" ybr="{BOTTOM}.00"></box>'
+    size = f'width="{WIDTH}" height="{HEIGHT}"'
+    images = "".join(f'<image name="{name}" {size}>{box}</image>' for name in names)
+    (place / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    stems = [str(Path(name).with_suffix("")) for name in names]
+    found = [{"label": "x", "bounding_box": [x, y, x_max - x, y_max - y]}]
+    dump(place / "labels.json", {"labels": dict.fromkeys(stems, found)})
+    lines = [f"{stem},xclick,/m/0,1,{x},{x_max},{y},{y_max},0,0,0,0,0" for stem in stems]
+    head = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated"
+    (place / "annotations-bbox.csv").write_text(
+        "\n".join([f"{head},IsGroupOf,IsDepiction,IsInside", *lines])
+    )
 
 
 def cutler(path, names):
@@ -151,7 +177,7 @@ def place(made, tmp_path):
 
 
 def test_all_blocks_are_run_here():
-    assert (len(TRAINED), len(PYTHON), len(COMMANDS)) == (8, 3, 2)
+    assert (len(TRAINED), len(PYTHON), len(COMMANDS)) == (12, 3, 2)
 
 
 @pytest.mark.slow

@@ -10,7 +10,17 @@ from PIL import Image
 from torchvision.ops import box_convert, masks_to_boxes
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.exchange import read_coco, read_csv, read_masks, read_npz, read_yolo
+from ccrop_pipeline.exchange import (
+    read_coco,
+    read_csv,
+    read_cvat,
+    read_fiftyone,
+    read_label_studio,
+    read_masks,
+    read_npz,
+    read_open_images,
+    read_yolo,
+)
 from ccrop_pipeline.exchange.importing import in_shares
 
 
@@ -369,3 +379,210 @@ def test_a_digest_changes_with_names_and_bytes(tmp_path):
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
     digests.add(read_yolo(tmp_path).digest)
     assert len(digests) == 3
+
+
+def label_studio(folder, tasks):
+    (folder / "ls.json").write_text(json.dumps(tasks))
+    return folder / "ls.json"
+
+
+def region(x, y, width, height, rotation=0, *, kind="rectanglelabels", size=(200, 100), **more):
+    value = {"x": x, "y": y, "width": width, "height": height, "rotation": rotation}
+    sides = {"original_width": size[0], "original_height": size[1]} if size else {}
+    return {"type": kind, "value": value, "image_rotation": 0, **sides, **more}
+
+
+def drawn(*regions, **more):
+    return {"result": list(regions), **more}
+
+
+def test_label_studio_boxes_are_percent_of_the_image(tmp_path):
+    boxes = [region(10, 20, 30, 40), region(0, 0, 5, 50, kind="rectangle", score=0.5)]
+    others = [{"type": "choices", "value": {"choices": ["dull"]}}, {"type": "relation"}]
+    others.append(region(0, 0, 5, 50, kind="labels"))  # the label of the rectangle above
+    tasks = [
+        {"data": {"image": "a.jpg"}, "annotations": [drawn(*boxes, *others)]},
+        {"data": {"image": "b.jpg"}, "annotations": [drawn(region(10, 20, 30, 40, size=None))]},
+        {"data": {"image": "c.jpg"}, "annotations": [drawn()]},
+        {"data": {"image": "d.jpg"}},
+    ]
+    found = read_label_studio(label_studio(tmp_path, tasks))
+    boxes, frame, scores = found.read("a.jpg")
+    assert (boxes.tolist(), frame) == ([[20, 20, 80, 60], [0, 0, 10, 50]], (200, 100))
+    np.testing.assert_equal(scores, [np.nan, 0.5])
+    assert read(found, "b.jpg") == ([[0.1, 0.2, 0.4, 0.6]], "shares")
+    assert read(found, "c.jpg") == read(found, "d.jpg") == ([], "shares")
+
+
+def test_the_annotation_that_counts_is_the_true_or_newest_one_or_the_prediction(tmp_path):
+    old, new = (drawn(region(x, 0, 10, 10), created_at=f"2026-0{x}-01") for x in (1, 2))
+    true = drawn(region(3, 0, 10, 10), created_at="2025", ground_truth=True)
+    skipped = drawn(region(4, 0, 10, 10), created_at="2027", was_cancelled=True)
+    predicted = [drawn(region(5, 0, 10, 10))]
+    cases = [
+        ([new, old], 2), ([old, true, new], 3), ([skipped, old], 1), ([skipped], 5), ([], 5),
+    ]  # fmt: skip
+    tasks = [
+        {"data": {"image": f"{n}.jpg"}, "annotations": own, "predictions": predicted}
+        for n, (own, _) in enumerate(cases)
+    ]
+    found = read_label_studio(label_studio(tmp_path, tasks))
+    for n, (_, x) in enumerate(cases):
+        assert read(found, f"{n}.jpg")[0] == [[2 * x, 0, 2 * (x + 10), 10]]
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/local-files/?d=photos/cats/a%20b.jpg", "photos/cats/a b.jpg"),
+        ("/data/upload/7/1f0e9a2b-cat.jpg", "cat.jpg"),
+        ("s3://bucket/cats/%C3%BC.jpg", "cats/ü.jpg"),
+        ("https://host/cats/a.jpg?token=x", "cats/a.jpg"),
+    ],
+)
+def test_images_of_label_studio_are_named_by_their_address(address, name, tmp_path):
+    path = label_studio(tmp_path, [{"data": {"image": address}}])
+    assert read_label_studio(path).names == [name]
+
+
+@pytest.mark.parametrize("degrees", [90, -90, 180, 30, 123.4])
+def test_the_box_around_a_rotated_rectangle(degrees, tmp_path):
+    """Of Label Studio about the upper left corner, of CVAT about the centre, both clockwise."""
+
+    def around(left, top, width, height, x, y):
+        turn = np.exp(1j * np.deg2rad(degrees))  # y runs down
+        corners = [
+            complex(x, y) + turn * complex(left + a * width - x, top + b * height - y)
+            for a in (0, 1)
+            for b in (0, 1)
+        ]
+        xs, ys = [c.real for c in corners], [c.imag for c in corners]
+        return [min(xs), min(ys), max(xs), max(ys)]
+
+    tasks = [{"data": {"image": "a"}, "annotations": [drawn(region(40, 50, 10, 10, degrees))]}]
+    boxes, _ = read(read_label_studio(label_studio(tmp_path, tasks)), "a")
+    np.testing.assert_allclose(boxes, [around(80, 50, 20, 10, 80, 50)], atol=1e-9)
+    path = cvat(tmp_path, f'<box xtl="80" ytl="50" xbr="100" ybr="60" rotation="{degrees}"/>')
+    boxes, _ = read(read_cvat(path), "a.jpg")
+    np.testing.assert_allclose(boxes, [around(80, 50, 20, 10, 90, 55)], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        ({"data": {}}, "tasks are"),
+        ([{"image": "a.jpg", "label": []}], "'data' is missing.*not JSON-MIN"),
+        ([{"data": {"text": "a"}}], "without key and image"),
+        ([{"data": {"image": "a"}}] * 2, "2 tasks are of the image 'a'"),
+        ([region(0, 0, 1, 1, kind="polygonlabels")], "is of the type 'polygonlabels'"),
+        ([region(0, 0, 1, 1, image_rotation=90)], "turned by 90 degrees"),
+        ([region(0, 0, 1, 1, 30, size=None)], "has no original_width"),
+        ([region(0, 0, 1, 1, size=(0, 5))], r"has the sides \(0, 5\)"),
+        ([region(0, 0, 1, 1), region(0, 0, 1, 1, size=(3, 3))], "of several sizes"),
+        ([region(300, 0, 1, 1, size=None)], "Numbers are percent"),
+    ],
+)
+def test_what_is_no_label_studio_export_is_refused(tasks, said, tmp_path):
+    if isinstance(tasks, list) and "type" in tasks[0]:
+        tasks = [{"data": {"image": "a"}, "annotations": [drawn(*tasks)]}]
+    with pytest.raises(CcropError, match=said) as caught:
+        read_label_studio(label_studio(tmp_path, tasks))
+    assert "ls.json" in str(caught.value)
+
+
+def cvat(folder, content, *, head='<image id="0" name="a.jpg" width="200" height="100">'):
+    meta = "<meta><task><name>t</name></task></meta>"
+    text = f"<annotations><version>1.1</version>{meta}{head}{content}</image></annotations>"
+    (folder / "annotations.xml").write_text(text)
+    return folder / "annotations.xml"
+
+
+def test_cvat_boxes_are_corners_in_pixels(tmp_path):
+    label = '<attribute name="sure">yes</attribute>'
+    boxes = f'<box label="cat" xtl="1.50" ytl="2" xbr="30" ybr="40.25" occluded="1">{label}</box>'
+    tag = '<tag label="dull"></tag>'
+    more = '</image><image id="7" name="c/ü b.jpg" width="3" height="4">'
+    found = read_cvat(cvat(tmp_path, boxes + tag + boxes.replace("1.50", "0") + more))
+    assert (found.kind, list(found.names)) == ("cvat", ["a.jpg", "c/ü b.jpg"])
+    assert read(found, "a.jpg") == ([[1.5, 2, 30, 40.25], [0, 2, 30, 40.25]], (200, 100))
+    assert read(found, "c/ü b.jpg") == ([], (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('<polygon points="0,0;1,1"></polygon>', "'a.jpg' has a polygon.*export as COCO"),
+        ('<mask rle="3, 4" left="0"></mask>', "has a mask"),
+        ('<box xtl="0" ytl="0" xbr="9"/>', "'ybr' is missing"),
+        ('<box xtl="0" ytl="0" xbr="9" ybr="x"/>', "could not convert"),
+        ('</image><image name="a.jpg" width="200" height="100">', "two images are named 'a.jpg'"),
+        ('</image><image name="b.jpg" width="0" height="100">', "has the sides"),
+        ('<image name="b.jpg" width="1" height="1"></image>', "no child of annotations"),
+        ('</image><track id="0"></track><image name="b" width="1" height="1">', "has tracks"),
+    ],
+)
+def test_what_is_no_cvat_for_images_is_refused(content, said, tmp_path):
+    with pytest.raises(CcropError, match=said) as caught:
+        read_cvat(cvat(tmp_path, content))
+    assert "annotations.xml" in str(caught.value)
+
+
+def open_images(folder, text):
+    (folder / "boxes.csv").write_text(text)
+    return folder / "boxes.csv"
+
+
+def test_open_images_has_both_edges_of_an_axis_together(tmp_path):
+    path = open_images(
+        tmp_path,
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsGroupOf\n"
+        "000001,xclick,/m/01g317,1,0.25,0.5,0.125,1,0,0\n"
+        "000001,activemil,/m/0199g,0.5,0,1,0,0.5,-1,-1\n"
+        "000002,xclick,/m/01g317,1,0,1,0,1,0,1\n",  # a group is no object
+    )
+    found = read_open_images(path)
+    boxes, frame, scores = found.read("000001")
+    assert (boxes.tolist(), frame) == ([[0.25, 0.125, 0.5, 1], [0, 0, 1, 0.5]], "shares")
+    assert scores.tolist() == [1, 0.5]
+    assert read(found, "000002") == ([], "shares")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ImageID,XMin,XMax,YMin\na,0,1,0\n", "it has no YMax"),
+        ("ImageID,XMin,XMax,YMin,YMax\na,0,100,0,1\n", "as large as 100"),
+        ("ImageID,XMin,XMax,YMin,YMax\n", "names no image"),
+    ],
+)
+def test_what_is_no_open_images_table_is_refused(text, said, tmp_path):
+    with pytest.raises(CcropError, match=said):
+        read_open_images(open_images(tmp_path, text))
+
+
+def test_fiftyone_boxes_are_left_top_width_height_in_shares(tmp_path):
+    """As FiftyOne 1.22.1 writes them, which has `null` for what it does not know."""
+    one = {"label": "cat", "bounding_box": [0.25, 0.5, 0.25, 0.125], "confidence": 0.5}
+    two = {"label": 0, "bounding_box": [0, 0, 1, 1], "confidence": None, "attributes": {}}
+    labels = {"cats/a b": [one, two], "e": None, "f": []}
+    (tmp_path / "labels.json").write_text(json.dumps({"classes": None, "labels": labels}))
+    found = read_fiftyone(tmp_path / "labels.json")
+    boxes, frame, scores = found.read("cats/a b")
+    assert (boxes.tolist(), frame) == ([[0.25, 0.5, 0.5, 0.625], [0, 0, 1, 1]], "shares")
+    np.testing.assert_equal(scores, [0.5, np.nan])
+    assert read(found, "e") == read(found, "f") == ([], "shares")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"a": [{"label": "x"}]}, "'bounding_box' is missing"),
+        ({"a": [{"bounding_box": [0, 0, 1]}]}, r"a bounding_box is \[0, 0, 1\]"),
+        ({"a": [{"bounding_box": [0, 0, 30, 40]}]}, "as large as 40"),
+        (["a"], "no FiftyOne file"),
+    ],
+)
+def test_what_is_no_fiftyone_file_is_refused(labels, said, tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(CcropError, match=said):
+        read_fiftyone(tmp_path / "labels.json")

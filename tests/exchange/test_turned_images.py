@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import slow_readers
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 from PIL import Image, ImageOps
@@ -15,11 +16,15 @@ from PIL import Image, ImageOps
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.exchange import (
     Several,
-    export_file,
+    export_boxes,
     import_boxes,
     read_coco,
     read_csv,
+    read_cvat,
+    read_fiftyone,
+    read_label_studio,
     read_masks,
+    read_open_images,
     read_yolo,
 )
 from ccrop_pipeline.images import open_source
@@ -132,12 +137,37 @@ def read_coco_boxes(path):
     return {names[each["image_id"]]: each["bbox"] for each in content["annotations"]}, sizes
 
 
+TOOLS = [*slow_readers.READERS]
+
+
+def out_of(form, folder):
+    endings = {"cvat": ".xml", "open-images": ".csv", "yolo": ""}
+    return folder / f"out{endings.get(form, '.json')}"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("form", TOOLS)
+def test_exports_for_labelling_tools_cover_the_object_in_their_frame(
+    boxes, photos, form, turned, tmp_path
+):
+    path = export_boxes(boxes, out_of(form, tmp_path), form, upright=turned)
+    images = {}
+    for name in (f"{o}.png" for o in ORIENTATIONS):
+        with Image.open(photos / name) as stored:
+            images[name] = ImageOps.exif_transpose(stored) if turned else stored.copy()
+    sizes = {name: image.size for name, image in images.items()}
+    found = slow_readers.READERS[form](path, sizes)
+    assert sorted(found) == sorted(images)
+    for name, (box,) in found.items():
+        assert covers_the_object(images[name], box), name
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("form", ["coco", "hf"])
 def test_exports_cover_the_object_in_the_frame_of_their_reader(
     boxes, photos, form, turned, tmp_path
 ):
-    path = export_file(boxes, tmp_path / "out", form, upright=turned)
+    path = export_boxes(boxes, tmp_path / "out", form, upright=turned)
     if form == "coco":
         found, sizes = read_coco_boxes(path)
     else:
@@ -152,9 +182,21 @@ def test_exports_cover_the_object_in_the_frame_of_their_reader(
             assert covers_the_object(image, (x, y, x + width, y + height)), name
 
 
-def test_an_upright_export_comes_back_by_an_upright_import(boxes, photos, tmp_path):
-    path = export_file(boxes, tmp_path / "b.json", "coco", upright=True)
-    back, _ = import_boxes(open_source(photos), read_coco(path), tmp_path / "b", upright=True)
+READ = {
+    "coco": read_coco,
+    "cvat": read_cvat,
+    "fiftyone": read_fiftyone,
+    "label-studio": read_label_studio,
+    "open-images": read_open_images,
+    "yolo": read_yolo,
+}
+
+
+@pytest.mark.parametrize("form", READ)
+def test_an_upright_export_comes_back_by_an_upright_import(boxes, photos, form, tmp_path):
+    path = export_boxes(boxes, out_of(form, tmp_path), form, upright=True)
+    back, counts = import_boxes(open_source(photos), READ[form](path), tmp_path / "b", upright=True)
+    assert (counts.boxes, counts.misfits) == (8, 0)
     for row, first in zip(back, boxes, strict=True):
         np.testing.assert_allclose(row.box, first.box, atol=1e-6)
 
@@ -171,6 +213,11 @@ def test_commands_take_and_give_upright_boxes(photos, tmp_path):
     out = tmp_path / "out.json"
     assert run("export", tmp_path / "b", out, "--form", "coco", "--upright").exit_code == 0
     assert json.loads(out.read_text())["info"]["frame"] == "upright"
+    # Tools that turn images in any case are named where boxes are of the stored pixels.
+    noted = run("export", tmp_path / "b", tmp_path / "stored.json", "--form", "label-studio")
+    assert "7 images of these have an EXIF orientation" in " ".join(noted.stderr.split())
+    fine = run("export", tmp_path / "b", tmp_path / "l", "--form", "label-studio", "--upright")
+    assert fine.stderr == ""
     refused = run("export", tmp_path / "b", tmp_path / "p", "--form", "parquet", "--upright")
     assert refused.exit_code == 2
 
@@ -190,7 +237,7 @@ def test_hugging_face_reads_upright_exports_with_the_images_it_turns(boxes, phot
     datasets = pytest.importorskip("datasets")
     for path in photos.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    export_file(BoxSet.open(boxes.folder), tmp_path, "hf", upright=True)
+    export_boxes(BoxSet.open(boxes.folder), tmp_path, "hf", upright=True)
     loaded = datasets.load_dataset(
         "imagefolder", data_dir=str(tmp_path), split="train", cache_dir=str(tmp_path / "cache")
     )

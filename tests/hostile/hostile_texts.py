@@ -11,9 +11,11 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from damaging import changed, dumped, garbled, odd_text, written
@@ -24,8 +26,12 @@ from ccrop_pipeline.exchange import (
     import_boxes,
     read_coco,
     read_csv,
+    read_cvat,
+    read_fiftyone,
+    read_label_studio,
     read_masks,
     read_npz,
+    read_open_images,
     read_yolo,
 )
 from ccrop_pipeline.images import open_source
@@ -46,9 +52,85 @@ def _coco(rng: Random, folder: Path) -> Path:
     return written(folder / "boxes.json", garbled(rng, text) if rng.random() < 0.5 else text)
 
 
+def _cvat(rng: Random, folder: Path) -> Path:
+    images = [
+        [{"id": n, "name": name, "width": 40, "height": 20}, [_CVAT_BOX | {"label": "x"}] * 2]
+        for n, name in enumerate(IMAGES)
+    ]
+    for _ in range(rng.randrange(3)):
+        images = changed(rng, images)
+    text = '<?xml version="1.0" encoding="utf-8"?>'
+    if rng.random() < 0.1:
+        text += '<!DOCTYPE a [<!ENTITY e "eeee"><!ENTITY f "&e;&e;">]>'
+    text += "<annotations><version>1.1</version>"
+    for image in images if isinstance(images, list) else []:
+        with suppress(TypeError, ValueError, AttributeError):
+            fields, boxes = image
+            inner = "".join(_element(rng, "box", box) for box in boxes)
+            text += _element(rng, "image", fields, inner)
+    data = f"{text}</annotations>".encode("utf-8", "surrogatepass")
+    return written(folder / "boxes.xml", garbled(rng, data) if rng.random() < 0.5 else data)
+
+
+_CVAT_BOX = {"xtl": 1, "ytl": 2.5, "xbr": 9, "ybr": 11.5, "rotation": 0}
+
+
+def _element(rng: Random, tag: str, fields: dict[str, Any], inner: str = "") -> str:
+    if rng.random() < 0.05:
+        tag = rng.choice(["polygon", "track", "box", "image", "a" * 9_999, "e:f"])
+    texts = []
+    for name, value in fields.items():
+        text = quoteattr(value if isinstance(value, str) else dumped(value).decode())
+        odd = rng.choice(["&e;", "&f;", "&#0;", "&#xd800;"])
+        texts.append(f"{name}={text if rng.random() < 0.99 else repr(odd)}")
+    return f"<{tag} {' '.join(texts)}>{inner}</{tag}>"
+
+
+def _label_studio(rng: Random, folder: Path) -> Path:
+    regions = [
+        {
+            "type": "rectanglelabels",
+            "original_width": 40,
+            "original_height": 20,
+            "image_rotation": 0,
+            "value": {"x": 2.5, "y": 10, "width": 20, "height": 45, "rotation": 30 * n},
+        }
+        for n in range(2)
+    ]
+    drawn = [{"result": regions, "was_cancelled": False, "created_at": "2026-01-01"}]
+    addresses = ["/data/local-files/?d=a.jpg", "/data/upload/1/0a1b2c3d-b.jpg"]
+    value: Any = [
+        {"data": {"image": address}, "annotations": drawn, "predictions": drawn}
+        for address in addresses
+    ]
+    for _ in range(rng.randrange(3)):
+        value = changed(rng, value)
+    text = dumped(value)
+    return written(folder / "boxes.json", garbled(rng, text) if rng.random() < 0.4 else text)
+
+
+def _fiftyone(rng: Random, folder: Path) -> Path:
+    one = {"label": "x", "bounding_box": [0.1, 0.2, 0.4, 0.5], "confidence": 0.5}
+    value: Any = {"classes": None, "labels": {"a": [one, one], "c/b": [one]}}
+    for _ in range(rng.randrange(3)):
+        value = changed(rng, value)
+    text = dumped(value)
+    return written(folder / "boxes.json", garbled(rng, text) if rng.random() < 0.4 else text)
+
+
+def _open_images(rng: Random, folder: Path) -> Path:
+    lines = [["ImageID", "Confidence", "XMin", "XMax", "YMin", "YMax", "IsGroupOf"]]
+    lines += [[name, "1", "0.1", "0.5", "0.2", "0.75", "0"] for name in ("a", "b") * 2]
+    return _damaged_lines(rng, folder, lines)
+
+
 def _csv(rng: Random, folder: Path) -> Path:
     lines = [["key", "x_min", "y_min", "x_max", "y_max", "status"]]
     lines += [[name, "0.1", "0.2", "0.5", "0.75", "ok"] for name in IMAGES * 2]
+    return _damaged_lines(rng, folder, lines)
+
+
+def _damaged_lines(rng: Random, folder: Path, lines: list[list[str]]) -> Path:
     for _ in range(rng.randrange(3)):
         line = rng.choice(lines)
         line[rng.randrange(len(line))] = str(
@@ -257,6 +339,10 @@ def _list_classes(path: Path) -> None:
 KINDS: dict[str, tuple[Callable[[Random, Path], Path], Callable[[Path], Any]]] = {
     "coco": (_coco, _importing(read_coco)),
     "csv": (_csv, _importing(read_csv)),
+    "cvat": (_cvat, _importing(read_cvat)),
+    "fiftyone": (_fiftyone, _importing(read_fiftyone)),
+    "label studio": (_label_studio, _importing(read_label_studio)),
+    "open images": (_open_images, _importing(read_open_images)),
     "yolo": (_yolo, _importing(read_yolo)),
     "npz": (_npz, _importing(read_npz)),
     "masks": (_masks, _importing(read_masks)),

@@ -11,7 +11,14 @@ from hostile_texts import KINDS, verdicts
 from PIL import Image
 
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.exchange import read_coco, read_csv, read_masks, read_npz, read_yolo
+from ccrop_pipeline.exchange import (
+    read_coco,
+    read_csv,
+    read_cvat,
+    read_masks,
+    read_npz,
+    read_yolo,
+)
 from ccrop_pipeline.images import open_source
 from ccrop_pipeline.recipes import load_recipe, make_plan
 
@@ -198,3 +205,35 @@ def test_class_names_in_another_encoding_are_named_with_file_and_byte(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\nb\n")
     with pytest.raises(CcropError, match=r"classes\.txt is no list of class names .*0xe9 in pos"):
         _ = open_source(tmp_path / "s.tar").classes
+
+
+def test_entities_endless_tags_and_depths_are_no_cvat(tmp_path):
+    """Refused before anything is expanded or fetched, and each within a second or two."""
+    (tmp_path / "secret").write_text("secret")
+    laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
+    image = '<image name="%s" width="9" height="9"></image>'
+    texts = {
+        f'<!DOCTYPE a [<!ENTITY l0 "lol">{laughs}]><annotations>&l11;</annotations>': "DOCTYPE",
+        f'<!DOCTYPE a [<!ENTITY x SYSTEM "{(tmp_path / "secret").as_uri()}">]>'
+        "<annotations>&x;</annotations>": "DOCTYPE",
+        '<!DOCTYPE a SYSTEM "http://192.0.2.1/a.dtd"><annotations/>': "DOCTYPE",
+        f"<annotations>{image % ('x' * 30_000_000)}</annotations>": "more than 1048576 bytes",
+        f"<annotations><!--{'-x' * 15_000_000}--></annotations>": "more than 1048576 bytes",
+        f"<annotations>{'<a>' * 2_000_000}": "nested more than 50 deep",
+        f"<annotations>{image % '&unknown;'}</annotations>": "undefined entity",
+        "<annotations>": "no element found",
+        '<?xml version="1.0" encoding="utf-7"?><annotations/>': "multi-byte encodings",
+        "": "no element found",
+    }
+    file = tmp_path / "annotations.xml"
+    for text, said in texts.items():
+        file.write_text(text)
+        with pytest.raises(
+            CcropError, match=rf"annotations\.xml is no CVAT file .*{said}"
+        ) as caught:
+            read_cvat(file)
+        assert "secret" not in str(caught.value).replace(str(tmp_path), "")
+        assert len(str(caught.value)) < 700
+    # Much text and many elements are no attack.
+    file.write_text(f"<annotations><meta>{'x' * 3_000_000}</meta>{image % 'a'}</annotations>")
+    assert read_cvat(file).names == ["a"]
