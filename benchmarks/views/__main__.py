@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 
-from benchmarks.views.data import image_sets, missing_sources
+from benchmarks.views.data import ImageSet, image_sets, missing_sources
 from benchmarks.views.loading import measure
 from benchmarks.views.machine import cores, describe_machine
 from benchmarks.views.parts import box_set, sampler
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
-    results = run(chosen.data, chosen.rounds, chosen.workers, chosen.images, chosen.rows)
+    sets = image_sets(chosen.data, chosen.images)
+    results = run(sets, chosen.rounds, chosen.workers, chosen.rows)
     text = json.dumps(results, indent=1)
     if chosen.out:
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,21 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run(data: Path, rounds: int, workers: int, images: int | None, rows: int) -> dict[str, Any]:
+def run(sets: Iterable[ImageSet], rounds: int, workers: int, rows: int) -> dict[str, Any]:
     """Measure everything.
 
     Args:
-        data: Folder of the sources.
+        sets: What views are made of.
         rounds: How often each program runs.
         workers: Loader processes where one process with one thread is not meant.
-        images: Images of a set for each worker; None for the sizes that are meant.
         rows: Rows of the box set to open.
     """
     results: dict[str, Any] = {"machine": describe_machine(), "loading": [], "stages": []}
     torch.set_num_threads(1)
     results["sampler"] = sampler(512, rounds)
     results["box_set"] = box_set(rows, rounds)
-    for images_of_set in image_sets(data, images):
+    for images_of_set in sets:
         for processes, complete in product((0, workers), (False, True)):
             with tempfile.TemporaryDirectory() as folder:
                 measured = measure(images_of_set, complete, processes, rounds, Path(folder))
