@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.crops import ContrastiveCrop, attach_box
     from ccrop_pipeline.errors import CcropError
     from ccrop_pipeline.exchange import import_boxes
+    from ccrop_pipeline.export import embed
     from ccrop_pipeline.images import open_source, pack
     from ccrop_pipeline.localize import BoxRule, Localizer
     from ccrop_pipeline.models import open_encoder
@@ -43,6 +44,7 @@ __all__ = [
     "attach_box",
     "audit",
     "compute_boxes",
+    "embed",
     "import_boxes",
     "load_recipe",
     "open_encoder",
@@ -68,6 +70,7 @@ _MODULES: Final = {
     "attach_box": "crops",
     "audit": "report",
     "compute_boxes": "compute",
+    "embed": "export",
     "import_boxes": "exchange",
     "load_recipe": "recipes",
     "open_encoder": "models",

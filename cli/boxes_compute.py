@@ -16,9 +16,7 @@ from .rank_options import rank_options
 from .rule_options import RULE_OPTIONS, expect_one_cut, rule_options
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.boxset import BoxSet
-    from ccrop_pipeline.images import Source
     from ccrop_pipeline.localize import Localizer
 
 # Those of ccrop_pipeline.localize.MAPS, which takes torch to import.
@@ -41,6 +39,21 @@ class _MapName(click.ParamType[str]):
         return click.Choice((*MAP_NAMES, f"{_LINEAR}FILE")).convert(value, param, ctx)
 
 
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=None,
+    help="Images a forward pass.  [default: found by itself]",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=None,
+    help="Images decoded at a time: by processes for a GPU, else by threads; with Ray, cores of a "
+    "worker.  [default: all cores, or half of them where the model runs on a CPU]",
+)
+
+
 @click.command("compute")
 @click.argument("source")
 @click.argument("out")
@@ -57,12 +70,7 @@ class _MapName(click.ParamType[str]):
     "`linear` is a head of FOUND or of `ccrop boxes fit-linear` (docs/boxes.md).",
 )
 @rule_options
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=None,
-    help="Images a forward pass.  [default: found by itself]",
-)
+@batch_size_option
 @click.option(
     "--form",
     type=click.Choice(["parquet", "webdataset"]),
@@ -81,13 +89,7 @@ class _MapName(click.ParamType[str]):
 @click.option(
     "--overwrite", is_flag=True, help="Replace a box set in OUT once the new one is complete."
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    default=None,
-    help="Images decoded at a time: by processes for a GPU, else by threads; with Ray, cores of a "
-    "worker.  [default: all cores, or half of them where the model runs on a CPU]",
-)
+@threads_option
 @rank_options("torchrun or SLURM")
 @click.option(
     "--engine",
@@ -140,13 +142,13 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     opened = open_source(source)
     from ccrop_pipeline.compute import compute_boxes  # torch, which takes seconds to import
 
-    from .compute_progress import ComputeProgress
+    from .compute_progress import ComputeProgress, count
 
     localizer = _localizer(options, note)
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
         warn(localizer.warning)
     prefix = f"rank {ranks.rank}: " if ranks.world_size > 1 else ""
-    progress = ComputeProgress(_count(opened, ranks), prefix)
+    progress = ComputeProgress(count(opened, ranks), prefix)
     with progress:
         box_set = compute_boxes(
             opened,
@@ -216,9 +218,3 @@ def _localizer(
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     names = ("batch_size", "threads", "form", "max_bad")
     return {name: options[name] for name in names} | {"heatmaps": not options["no_heatmaps"]}
-
-
-def _count(source: "Source", ranks: "Ranks") -> int | None:
-    """Return the number of the images to come, where it is known without reading them all."""
-    cheap = source.random_access and (source.kind != "tar" or len(source.shards) == 1)
-    return len(source.index()) if cheap and ranks.world_size == 1 else None

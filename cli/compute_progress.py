@@ -1,13 +1,24 @@
-"""What a person sees while boxes are computed: a live line on a terminal, else one now and then."""
+"""What a person sees while shards are computed: a live line on a terminal, else one in a while."""
 
 import time
+from typing import TYPE_CHECKING
 
 from ccrop_pipeline.base import Observer, StageSeconds
 from ccrop_pipeline.errors import counted
 
 from .progress import Display, console, say
 
+if TYPE_CHECKING:
+    from ccrop_pipeline.base import Ranks
+    from ccrop_pipeline.images import Source
+
 _QUIET_SECONDS = 30.0  # between two lines of a log
+
+
+def count(source: "Source", ranks: "Ranks") -> int | None:
+    """Return the number of the images to come, where it is known without reading them all."""
+    cheap = source.random_access and (source.kind != "tar" or len(source.shards) == 1)
+    return len(source.index()) if cheap and ranks.world_size == 1 else None
 
 
 class ComputeProgress(Display, Observer):
@@ -16,11 +27,12 @@ class ComputeProgress(Display, Observer):
     Args:
         images: Number of all images to come, None where it is not known.
         prefix: Put before each line, to tell processes apart.
+        what: What is computed.
     """
 
-    def __init__(self, images: int | None, prefix: str = "") -> None:
+    def __init__(self, images: int | None, prefix: str = "", *, what: str = "boxes") -> None:
         super().__init__()
-        self._total, self._prefix = images, prefix
+        self._total, self._prefix, self._what = images, prefix, what
         self._started = self._said = time.perf_counter()
         self._shards = self._written = self._done = 0
         self._last = StageSeconds()
@@ -36,7 +48,7 @@ class ComputeProgress(Display, Observer):
         self._started = self._said = time.perf_counter()
         self._shards = shards
         total = None if kept else self._total
-        self._task = self._add(f"{self._prefix}boxes", total)
+        self._task = self._add(f"{self._prefix}{self._what}", total)
 
     def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
         """Move the bar; where nobody sees one, print a line from time to time."""

@@ -30,6 +30,7 @@ from .boxes_show import show
 from .boxes_validate import validate
 from .data_pack import pack
 from .demo import demo
+from .embed import embed
 from .export import export as export_backbone
 from .next_steps import say_next
 from .printing import (
@@ -149,7 +150,7 @@ boxes.add_command(report)
 boxes.add_command(rethreshold)
 boxes.add_command(show)
 boxes.add_command(validate)
-for command in (demo, data, train, recipes, boxes, probe, export_backbone):
+for command in (demo, data, train, recipes, boxes, probe, embed, export_backbone):
     cli.add_command(command)
 
 

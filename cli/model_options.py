@@ -12,6 +12,8 @@ from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.errors import ModelError, SettingError
 
+from .printing import note
+
 if TYPE_CHECKING:
     from ccrop_pipeline.localize import Encoder
 
@@ -232,4 +234,21 @@ def open_model(
         precision=cast(Literal["fp32", "bf16", "fp16"], precision),
         compile=compiled,
         say=lambda line: say(re.sub(r"`(mean|std)`", r"--\1", line)),
+    )
+
+
+def open_for_features(model: str, options: dict[str, Any]) -> "Encoder":
+    """Return the encoder that the options name, at the layer that is the last at its usual size.
+
+    Boxes need a map of more than one cell and take an earlier layer of a network whose images are
+    small; features are better off with the last, whatever is left of its map.
+    """
+    from dataclasses import replace
+
+    encoder = open_model(model, **options, say=note)
+    if options["layer"] is not None or options["input_size"] is None:
+        return encoder
+    usual = open_model(model, **{**options, "input_size": None}, say=lambda _line: None)
+    return replace(
+        encoder, layer=usual.layer, layout=usual.layout, prefix_tokens=usual.prefix_tokens
     )

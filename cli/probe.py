@@ -8,7 +8,7 @@ import click
 
 from ccrop_pipeline.errors import counted
 
-from .model_options import expect_model, model_options, open_model
+from .model_options import expect_model, model_options, open_for_features
 from .option_types import FiniteRange
 from .printing import note, print_json, print_line, warn
 
@@ -98,7 +98,7 @@ def probe(
         expect(source)
     from ccrop_pipeline.probes import KnnSettings
 
-    encoder = _encoder(model, options)
+    encoder = open_for_features(model, options)
     test = open_source(test_source, split="test") if test_source else None
     images = _labelled(open_source(train_source), test)
     if way == "knn":
@@ -125,23 +125,6 @@ def _way(context: click.Context, linear: bool, augmented: bool) -> str:
             option = "--rate" if name == "rates" else f"--{name}"
             raise click.UsageError(f"{option} belongs to the probe {flag}, not to this one.")
     return way
-
-
-def _encoder(model: str, options: dict[str, Any]) -> "Encoder":
-    """Return the encoder, at the layer that is the last at its usual size.
-
-    Boxes need a map of more than one cell and take an earlier layer of a network whose images are
-    small; features are better off with the last, whatever is left of its map.
-    """
-    from dataclasses import replace
-
-    encoder = open_model(model, **options, say=note)
-    if options["layer"] is not None or options["input_size"] is None:
-        return encoder
-    usual = open_model(model, **{**options, "input_size": None}, say=lambda _line: None)
-    return replace(
-        encoder, layer=usual.layer, layout=usual.layout, prefix_tokens=usual.prefix_tokens
-    )
 
 
 def _labelled(train: "Source", test: "Source | None") -> "tuple[LabelledImages, LabelledImages]":

@@ -13,7 +13,7 @@ import ccrop_pipeline as ccrop
 NAMES = {
     "AugmentSettings", "BoxRule", "BoxSet", "BoxedDataset", "CcropError", "ContrastiveCrop",
     "Localizer", "ViewGroup", "ViewLoader", "add_boxes", "attach_box", "audit", "compute_boxes",
-    "import_boxes", "load_recipe", "open_encoder", "open_source", "pack", "report_boxes",
+    "embed", "import_boxes", "load_recipe", "open_encoder", "open_source", "pack", "report_boxes",
     "rethreshold", "train", "validate",
 }  # fmt: skip
 

@@ -26,9 +26,9 @@ from ccrop_pipeline.localize import (
     state_sha256,
 )
 from ccrop_pipeline.models.network import import_timm
-from ccrop_pipeline.models.own_checkpoints import Which, within
+from ccrop_pipeline.models.own_checkpoints import Which, expect_own, own_backbone, within
 from ccrop_pipeline.models.weight_files import DIGEST, read_weights, save_sealed
-from ccrop_pipeline.training import load_checkpoint
+from ccrop_pipeline.recipes import Recipe
 
 _CIFAR = "-cifar"
 
@@ -160,15 +160,17 @@ def export_backbone(
     if form not in get_args(ExportForm):
         raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
     _check_target(out, form)
-    checkpoint = load_checkpoint(run)
+    content = expect_own(run)
     with within(local_path(run)):
-        backbone = checkpoint.backbone(encoder).eval()
+        name = Recipe.from_dict(content["recipe"]).backbone
+        backbone = own_backbone(name, content["method"], encoder).eval()
+    epoch: int = content["epoch"]
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
     state = {name: value.contiguous() for name, value in state.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     content = detectron2_file(state) if form == "detectron2" else state
-    about = {"backbone": backbone.name, "epoch": str(checkpoint.epoch)}
+    about = {"backbone": backbone.name, "epoch": str(epoch)}
     try:
         with written_aside(out, replace=overwrite) as aside:
             aside.write_bytes(_bytes_of(content, out.suffix, about))
@@ -176,7 +178,7 @@ def export_backbone(
     except TargetTakenError:
         raise TargetTakenError(out, replaceable=True) from None
     lines = tuple(lines_for(backbone, form, out))
-    return Exported(out, form, backbone.name, checkpoint.epoch, len(state), difference, lines)
+    return Exported(out, form, backbone.name, epoch, len(state), difference, lines)
 
 
 def _check_target(out: Path, form: str) -> None:

@@ -1,0 +1,206 @@
+"""Features of all images of a source, in Parquet for other programs."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks, open_folder
+from ccrop_pipeline.base.values import to_plain
+from ccrop_pipeline.boxset import SourceInfo
+from ccrop_pipeline.compute.box_sets import check_numbers, default_batch_size, default_threads
+from ccrop_pipeline.compute.pipeline import (
+    Batch,
+    Begin,
+    Passes,
+    Waiting,
+    refuse_repeated,
+    run_shards,
+)
+from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
+from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.export.embedding_files import EmbeddingFolder, schema, strangers, twice
+from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
+from ccrop_pipeline.images.squares import ResizedImages
+from ccrop_pipeline.localize import Encoder
+from ccrop_pipeline.localize.encoder import probe_images
+from ccrop_pipeline.models import open_encoder
+
+DType = Literal["float32", "float16"]
+_Part = tuple[Any, list[str]]  # a table of rows, and the keys of images that are unreadable
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A complete folder of embeddings.
+
+    Attributes:
+        folder: Where they are.
+        images: Number of rows.
+        unreadable: Keys of the images that cannot be decoded, and so have no row.
+        made_by: Encoder, pooling and source: what every file says of how it was made.
+    """
+
+    folder: Location
+    images: int
+    unreadable: tuple[str, ...]
+    made_by: dict[str, Any]
+
+
+def embed(
+    model: Encoder | str | Path,
+    source: Source | str | Path,
+    out: Location,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    dtype: DType = "float32",
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+    observer: Observer = SILENT,
+) -> Embeddings | None:
+    """Write the pooled features of every image of a source, or of one portion of it, as Parquet.
+
+    They are those of the probes: the mean over the cells of the encoder's feature map.
+
+    Args:
+        model: An encoder, or what `open_encoder` opens.
+        source: Images, or what `open_source` opens.
+        out: A folder, by path or by an address that fsspec knows. Complete shards of the same
+            encoder and source that are already there are kept.
+        batch_size: Images a forward pass; None: by their pixels. On a GPU, a batch that does not
+            fit into its memory is cut in halves.
+        threads: Images decoded at a time, by processes for a GPU, else by threads; None: all
+            cores, or half of them where the encoder runs on a CPU.
+        dtype: Of the numbers, `float32` or `float16`.
+        overwrite: Whether to replace embeddings that are in `out` once the new ones are complete.
+        ranks: Who this process is, which says its portion of the shards. The one that finds all
+            shards there completes the folder.
+        observer: Hears how it goes.
+
+    Returns:
+        What is there, or None while shards of other processes are missing.
+
+    Raises:
+        CcropError: If `out` holds anything else, or the source cannot be read or names two images
+            with one key.
+        SettingError: If a setting makes no sense.
+    """
+    check_numbers(batch_size, threads, 1.0)
+    if dtype not in get_args(DType):
+        raise SettingError(f"dtype is {dtype!r}; it must be one of {', '.join(get_args(DType))}.")
+    encoder = model if isinstance(model, Encoder) else open_encoder(model)
+    source = open_source(source) if isinstance(source, str | Path) else source
+    made_by = _made_by(source, encoder, dtype)
+    write = partial(
+        _written,
+        source=source,
+        encoder=encoder,
+        made_by=made_by,
+        batch_size=batch_size or default_batch_size(encoder),
+        threads=threads or default_threads(encoder, ranks.local_world_size),
+        ranks=ranks,
+        observer=observer,
+    )
+    if overwrite:
+        expect = partial(expect_replaceable, out, ranks, strangers, "embeddings")
+        expect()
+        with replaced(out, expect, made_by) as aside:
+            shards = write(aside)
+    else:
+        shards = write(out)
+    if shards is None:
+        return None
+    unreadable = tuple(key for shard in shards for key in shard["unreadable"])
+    return Embeddings(out, sum(shard["rows"] for shard in shards), unreadable, made_by)
+
+
+def _made_by(source: Source, encoder: Encoder, dtype: str) -> dict[str, Any]:
+    return {
+        "format": "ccrop-embeddings",
+        "version": 1,
+        "encoder": to_plain(encoder.info),
+        "input_size": encoder.input_size,
+        "preprocessing": encoder.preprocessing,
+        "pooling": "mean over the cells of the layer's map",
+        "channels": encoder.pooled(probe_images(encoder.input_size)[:1]).shape[1],
+        "dtype": dtype,
+        "source": to_plain(SourceInfo(source.kind, source.fingerprint())),
+    }
+
+
+def _written(
+    out: Location,
+    *,
+    source: Source,
+    encoder: Encoder,
+    made_by: dict[str, Any],
+    batch_size: int,
+    threads: int,
+    ranks: Ranks,
+    observer: Observer,
+) -> list[dict[str, Any]] | None:
+    """Write what is missing of this process's portion; return what is there when nothing is."""
+    folder = EmbeddingFolder(open_folder(out), source.shards, made_by)
+    mine = ranks.portion(source.shards)
+    if todo := folder.left(mine):
+        refuse_restarted_keys(source)
+    observer.begun(len(todo), len(mine) - len(todo))
+    seen: dict[str, str] = {}
+
+    def written(shard: str, parts: list[tuple[Batch, _Part]]) -> Callable[[], None]:
+        keys = [key for batch, _ in parts for key in batch.keys]
+        if len(set(keys)) < len(keys):
+            raise twice(Counter(keys).most_common(1)[0][0], f"the shard {shard!r}")
+        refuse_repeated(shard, keys, seen)
+        table = pa.concat_tables([rows for _, (rows, _) in parts])
+        unreadable = [key for _, (_, missing) in parts for key in missing]
+
+        def write() -> None:
+            folder.write(shard, table, unreadable)
+            observer.shard_written(shard, len(keys), len(unreadable))
+
+        return write
+
+    run_shards(
+        source,
+        todo,
+        encoder,
+        begin=_begin(encoder, made_by["channels"], made_by["dtype"], observer),
+        written=written,
+        batch_size=batch_size,
+        threads=threads,
+        observer=observer,
+    )
+    return folder.complete(source.classes)
+
+
+def _begin(encoder: Encoder, channels: int, dtype: str, observer: Observer) -> Begin[_Part]:
+    passes = Passes(encoder.device, encoder.pooled, observer.batch_halved)
+    columns = schema(channels, dtype)
+
+    def begin(batch: Batch, images: ResizedImages) -> Waiting[_Part]:
+        wait = passes.begin(images.pixels) if batch.keys else None
+
+        def rows() -> _Part:
+            values = np.empty((0, channels)) if wait is None else wait()[images.readable]
+            cells = pa.array(np.ascontiguousarray(values, np.dtype(dtype)).reshape(-1))
+            facts = zip(batch.keys, batch.labels, batch.hashes, images.readable, strict=True)
+            kept = [fact[:3] for fact in facts if fact[3]]
+            known = [[fact[i] for fact in kept] for i in range(3)]
+            arrays = [
+                pa.array(column, kind) for column, kind in zip(known, columns.types, strict=False)
+            ]
+            embeddings = pa.FixedSizeListArray.from_arrays(cells, channels)
+            table = pa.table([*arrays, embeddings], schema=columns)
+            missing = zip(batch.keys, images.readable, strict=True)
+            return table, [key for key, readable in missing if not readable]
+
+        return rows
+
+    return begin

@@ -1,0 +1,72 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+from ccrop_pipeline.images import Scenes, pack
+
+MODEL = ("--weights", "random", "--input-size", "32", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    pack(Scenes(30, size=32), folder, max_images=10)
+    return folder
+
+
+def embed(data, out, *arguments):
+    line = ["embed", "torchvision:resnet18", str(data), str(out), *MODEL, *arguments]
+    return CliRunner().invoke(cli, line)
+
+
+@pytest.mark.slow
+def test_it_says_what_it_wrote_and_goes_on_with_it(data, tmp_path):
+    out = tmp_path / "out"
+    done = embed(data, out)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        f"{out}: 30 embeddings of 512 numbers (float32) by torchvision:resnet18, layer layer4\n"
+    )
+    assert "3 shards to compute" in done.stderr
+    again = json.loads(embed(data, out, "--json").stdout)
+    assert again.pop("sources")[0]["images"] == 30
+    assert again.pop("made_by")["encoder"]["layer"] == "layer4"  # a single cell at 32 pixels
+    expected = {"folder": str(out), "complete": True, "images": 30, "unreadable": []}
+    assert again == expected
+    other = embed(data, out, "--dtype", "float16")
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert "dtype: float32 -> float16" in other.stderr
+    assert "set --overwrite." in other.stderr
+    assert embed(data, out, "--dtype", "float16", "--overwrite").exit_code == 0
+    file = sorted((out / "embeddings").iterdir())[0]
+    assert pq.read_schema(file).field("embedding").type.value_type == "halffloat"
+
+
+@pytest.mark.slow
+def test_a_portion_says_that_others_are_at_work(data, tmp_path):
+    line = (data, tmp_path / "out", "--world-size", "2", "--rank")
+    first = embed(*line, "0")
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "rank 0: this portion is done; others are still at work on" in first.stderr
+    told = json.loads(embed(*line, "0", "--json").stdout)
+    assert (told["folder"], told["complete"]) == (str(tmp_path / "out"), False)
+    assert "30 embeddings" in embed(*line, "1").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("embed", "nowhere.pth", "d", "out"), 1, "no model nowhere.pth"),
+        (("embed", "torchvision:resnet19", "d", "out"), 1, "did you mean resnet18"),
+        (("embed", "torchvision:resnet18", "no/where", "out"), 1, "no/where"),
+        (("embed", "torchvision:resnet18", "d", "out", "--rank", "1"), 1, "--world-size"),
+        (("embed", "torchvision:resnet18", "d", "out", "--dtype", "int8"), 2, "int8"),
+    ],
+)
+def test_mistakes_get_one_message_and_the_right_status(arguments, status, said):
+    result = CliRunner().invoke(cli, [*arguments])
+    assert (result.exit_code, result.stdout) == (status, "")
+    assert said in result.stderr
