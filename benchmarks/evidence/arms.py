@@ -248,7 +248,7 @@ CIFAR10_PART = Study(
 )
 
 TINY = Study(
-    title="Photographs with true boxes: half of the images of 100 classes of Tiny-ImageNet",
+    title="Photographs with true boxes (Tiny-ImageNet, 100 classes)",
     recipe=CIFAR10.recipe,
     settings=("epochs=20", "eval_size=64", "crop.alpha=0.6", "probe.k=20"),
     train="train-00000[0-4].tar",

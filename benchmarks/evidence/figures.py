@@ -27,6 +27,11 @@ class Spread:
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
+    def error(self) -> float | None:
+        """The standard error of the mean: the deviation over the root of their number."""
+        return None if self.deviation is None else self.deviation / len(self.values) ** 0.5
+
+    @property
     def agreeing(self) -> int:
         """How many have the sign of their mean."""
         return sum(value * self.mean > 0 for value in self.values)

@@ -14,6 +14,7 @@ ROOT = HERE.parents[1]
 RESULTS = ROOT / "lab/results/evidence.jsonl"
 COMMANDS = HERE / "commands.md"
 PAGE = ROOT / "lab/evidence.md"
+_WRITTEN = ("introduction", "conclusions", "literature")  # by hand
 
 
 def page(results: list[Result]) -> str:
@@ -25,11 +26,14 @@ def page(results: list[Result]) -> str:
     Returns:
         Markdown.
     """
-    parts = [(HERE / "introduction.md").read_text(), (HERE / "conclusions.md").read_text()]
+    parts = [(HERE / f"{name}.md").read_text() for name in _WRITTEN]
     for name, study in STUDIES.items():
         own = [result for result in results if result["study"] == name]
         parts += _study(name, study, own) if own else [f"## {study.title}\n\nNot run yet.\n"]
     return "\n".join([*parts, _costs(results), _origin(results)])
+
+
+Arms = dict[str, dict[int, Result]]
 
 
 def _study(name: str, study: Study, results: list[Result]) -> list[str]:
@@ -37,18 +41,21 @@ def _study(name: str, study: Study, results: list[Result]) -> list[str]:
     first = next((result for result in results if result["arm"] in SHARED), results[0])
     recipe, arms = first["recipe"], {arm: by_seed(results, name, arm) for arm in study.arms}
     k, temperature = first["knn_settings"]["k"], first["knn_settings"]["temperature"]
+    threshold = recipe["boxes"]["threshold"] or "self-set"
     settings = (
         f"{first['train']['images']:,} training and {first['test']['images']:,} test images; "
         f"{recipe['method']['name']}, encoder `{recipe['backbone']}`, {recipe['epochs']} epochs in "
         f"batches of {recipe['batch_size']} in {recipe['precision']}, of which {study.warmup} of "
         "warm-up with random crops; "
-        f"alpha {recipe['crop']['alpha']} and threshold {recipe['boxes']['threshold']} where an "
-        f"arm does not say otherwise. kNN: k = {k}, temperature {temperature}."
+        f"alpha {recipe['crop']['alpha']} and threshold {threshold} where an arm does not say "
+        f"otherwise. kNN: k = {k}, temperature {temperature}."
     )
     return [
         f"## {study.title}\n\n{_wrapped(settings)}\n",
         f"![learning curves](results/evidence-{name}.svg)\n",
+        *([tuning] if (tuning := _tuning(study, arms)) else []),
         _arms_table(study, arms),
+        *_size_tables(study, arms),
         _contrasts_table(study, arms),
         *(_sweep_table(study, arms, setting) for setting in study.sweeps),
         _boxes_table(study, arms),
@@ -56,11 +63,33 @@ def _study(name: str, study: Study, results: list[Result]) -> list[str]:
     ]
 
 
-Arms = dict[str, dict[int, Result]]
+def _base(study: Study, arms: Arms) -> str:
+    """Return the arm that all are compared with: the first, or the best of the tuned ones."""
+    tuned = [name for name in study.tuned if arms[name]]
+    on_held = {name: mean(one["held"]["knn"] for one in arms[name].values()) for name in tuned}
+    return max(tuned, key=on_held.__getitem__, default=next(iter(study.arms)))
+
+
+def _tuning(study: Study, arms: Arms) -> str:
+    found = [result["held"] for name in study.tuned for result in arms[name].values()]
+    if not found:
+        return ""
+    text = (
+        f"All are compared with {study.arms[_base(study, arms)].title}: the best of "
+        f"{len(study.tuned)} by the mean kNN on {found[0]['images']:,} images that are used for "
+        "nothing else. Their values: "
+    )
+    values = [
+        f"{study.arms[name].title}, "
+        f"{_percent(Spread(tuple(one['held']['knn'] for one in arms[name].values())))}"
+        for name in study.tuned
+        if arms[name]
+    ]
+    return f"{_wrapped(text + '; '.join(values))}.\n"
 
 
 def _arms_table(study: Study, arms: Arms) -> str:
-    (base, *_) = study.arms
+    base = _base(study, arms)
     rows = []
     for name, arm in study.arms.items():
         found = arms[name]
@@ -92,6 +121,37 @@ def _arms_table(study: Study, arms: Arms) -> str:
     return "### Accuracy\n\n" + _table(heads, rows)
 
 
+def _size_tables(study: Study, arms: Arms) -> list[str]:
+    base = _base(study, arms)
+    quarters = next((one["by_size"] for one in arms[base].values() if one.get("by_size")), [])
+    if not quarters:
+        return []
+    heads = [f"to {quarter['largest']:.2f}" for quarter in quarters]
+    note = (
+        "Quarters of the test images by the area of their true box, as a share of the image: "
+        f"accuracy of {study.arms[base].title}, and of all others the difference from it."
+    )
+    tables = [f"### By size of the true box\n\n{_wrapped(note)}\n"]
+    for probe, title in (("knn", "kNN"), ("linear", "linear")):
+        rows = []
+        for name, arm in study.arms.items():
+            pairs = [
+                [_quarter(arms[each], at, probe) for each in (name, base)]
+                for at in range(len(quarters))
+            ]
+            cells = [
+                _percent(spread(own, probe)) if name == base else _difference(own, other, probe)[0]
+                for own, other in pairs
+            ]
+            rows.append([arm.title, *cells])
+        tables.append(_table([f"{title}, true box", *heads], rows))
+    return tables
+
+
+def _quarter(arm: dict[int, Result], at: int, probe: str) -> dict[int, Result]:
+    return {seed: {probe: result["by_size"][at][probe]} for seed, result in arm.items()}
+
+
 def _contrasts_table(study: Study, arms: Arms) -> str:
     rows = [
         [
@@ -106,7 +166,7 @@ def _contrasts_table(study: Study, arms: Arms) -> str:
 
 
 def _sweep_table(study: Study, arms: Arms, setting: str) -> str:
-    (base, *_) = study.arms
+    base = _base(study, arms)
     rows = [
         [
             value,
@@ -181,18 +241,21 @@ def _difference(
         return ["", ""]
     if not found.values:
         return ["missing", ""]
-    return [_percent(found, "+"), f"{found.agreeing} of {len(found.values)}"]
+    text = f"{100 * found.mean:+.2f}"
+    if found.error is not None:
+        text += f" ± {100 * found.error:.2f}"
+    return [text, f"{found.agreeing} of {len(found.values)}"]
 
 
-def _percent(found: Spread, sign: str = "") -> str:
-    text = f"{100 * found.mean:{sign}.2f}"
+def _percent(found: Spread) -> str:
+    text = f"{100 * found.mean:.2f}"
     return text if found.deviation is None else f"{text} ± {100 * found.deviation:.2f}"
 
 
 def _costs(results: list[Result]) -> str:
     rows = []
     for result in results:
-        if result["arm"] in ("paper", "four-refreshes"):
+        if result["arm"] in ("paper", "four-refreshes", "self-set"):
             spent = sum(result["refresh_seconds"])
             rows.append(
                 [

@@ -21,6 +21,9 @@ SHOWN = (
     "shuffled",
     "official-true",
     "four-refreshes",
+    "true",
+    "true-shuffled",
+    "self-set",
 )
 
 

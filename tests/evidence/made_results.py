@@ -11,6 +11,8 @@ def made(study="scenes", arm="random", seed=0, knn=0.5, linear=0.6, **more):
         "knn": knn,
         "linear": linear,
         "knn_settings": {"k": 20, "temperature": 0.1},
+        "by_size": [],
+        "held": {"images": 10, "knn": knn},
         "curve": [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.0}],
         "probes": [{"epoch": 2, "knn": knn}],
         "probes_on": {"bank": 2, "queries": 1},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from made_results import made
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -16,6 +17,7 @@ def test_mean_and_deviation_are_those_of_numpy():
     values = (0.51, 0.55, 0.49)
     assert Spread(values).mean == pytest.approx(np.mean(values))
     assert Spread(values).deviation == pytest.approx(np.std(values, ddof=1))
+    assert Spread(values).error == pytest.approx(scipy.stats.sem(values))
 
 
 def test_one_value_has_no_deviation():

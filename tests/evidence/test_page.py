@@ -38,7 +38,7 @@ def test_a_row_has_each_seed_the_mean_and_the_paired_difference():
         "boxes, `overlap`",
         "53.00 54.00 55.00",
         "54.00 ± 1.00",
-        "+2.00 ± 1.00",
+        "+2.00 ± 0.58",
         "3 of 3",
         "50.00 ± 0.00",
         "-10.00 ± 0.00",
@@ -99,3 +99,46 @@ def test_questions_and_sweeps_name_arms_that_there_are():
         named = {arm for _, *pair in study.contrasts for arm in pair}
         named |= {arm for values in study.sweeps.values() for arm in values.values()}
         assert named <= set(study.arms)
+
+
+def _photographs(arm, knns, held, quarter=0.25):
+    def sizes():
+        return [{"largest": at / 4, "images": 5, "knn": quarter, "linear": 0.5} for at in range(4)]
+
+    return [
+        made("tiny", arm, seed, knn, held={"images": 30, "knn": held}, by_size=sizes())
+        for seed, knn in enumerate(knns)
+    ]
+
+
+def test_all_are_compared_with_the_tuned_arm_that_is_best_on_held_out_images():
+    # On the test images the first is better, which must not count.
+    results = _photographs("random", (0.40, 0.42, 0.44), held=0.30)
+    results += _photographs("random-0.5", (0.30, 0.32, 0.34), held=0.35)
+    results += _photographs("true", (0.41, 0.42, 0.43), held=0.1)
+    text = page(results)
+    assert _row(text, "true boxes, `paper`", "## Photographs")[3:5] == ["+10.00 ± 0.58", "3 of 3"]
+    assert _row(text, "random crops, scale from 0.5", "## Photographs")[3:5] == ["", ""]
+    tuning = " ".join(text.split())
+    assert "compared with random crops, scale from 0.5: the best of 3" in tuning
+    assert "random crops, 30.00 ± 0.00; random crops, scale from 0.5, 35.00 ± 0.00." in tuning
+
+
+def test_a_quarter_by_size_has_the_difference_of_the_same_quarter():
+    results = _photographs("random", (0.4, 0.4), held=0.3)
+    results += _photographs("true", (0.4, 0.4), held=0.3, quarter=0.5)
+    for result in results:
+        result["by_size"][2]["knn"] = 0.1 * (1 + result["seed"] * (result["arm"] == "true"))
+    text = page(results)
+    assert _row(text, "random crops", "| kNN, true box")[1:] == [
+        "25.00 ± 0.00",
+        "25.00 ± 0.00",
+        "10.00 ± 0.00",
+        "25.00 ± 0.00",
+    ]
+    assert _row(text, "true boxes, `paper`", "| kNN, true box")[1:] == [
+        "+25.00 ± 0.00",
+        "+25.00 ± 0.00",
+        "+5.00 ± 5.00",
+        "+25.00 ± 0.00",
+    ]
