@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.adapters import BoxedDataset, add_boxes
+    from ccrop_pipeline.adapters import BoxedDataset, BoxedViews, add_boxes
     from ccrop_pipeline.boxset import BoxSet, validate
     from ccrop_pipeline.compute import compute_boxes
     from ccrop_pipeline.compute.rethreshold import rethreshold
@@ -35,6 +35,7 @@ __all__ = [
     "BoxRule",
     "BoxSet",
     "BoxedDataset",
+    "BoxedViews",
     "CcropError",
     "ContrastiveCrop",
     "Localizer",
@@ -61,6 +62,7 @@ _MODULES: Final = {
     "BoxRule": "localize",
     "BoxSet": "boxset",
     "BoxedDataset": "adapters",
+    "BoxedViews": "adapters",
     "CcropError": "errors",
     "ContrastiveCrop": "crops",
     "Localizer": "localize",

@@ -1,4 +1,4 @@
-"""Black pictures with a white box in one corner, their box set, and what a view shows of them."""
+"""Dark pictures with a white box in one corner, their box set, and what a view shows of them."""
 
 import io
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from ccrop_pipeline.boxset import BoxTable, Provenance, SourceInfo, write_manife
 from ccrop_pipeline.errors import CcropError
 
 COUNT, WIDTH, HEIGHT = 16, 40, 30
-# Windows far smaller than the picture: one that is not drawn from the box shows black alone.
+# Windows far smaller than the picture: one that is not drawn from the box shows nothing white.
 SMALL = (0.02, 0.06)
 
 
@@ -24,6 +24,7 @@ def box_of(i: int) -> tuple[float, float, float, float]:
 
 def picture(i: int) -> Image.Image:
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = 3 * np.arange(WIDTH), 4 * np.arange(HEIGHT)[:, None]
     left, top, right, bottom = np.multiply(box_of(i), (WIDTH, HEIGHT, WIDTH, HEIGHT)).round()
     pixels[int(top) : int(bottom), int(left) : int(right)] = 255
     pixels[0, 0, 2] = i  # no two pictures are alike
@@ -74,7 +75,7 @@ def error_of(loader: Iterable[object]) -> str:
 
 
 def share_of_white(views: torch.Tensor) -> torch.Tensor:
-    """Share of pixels of each view (n, 3, S, S), in [0, 1], that are more white than black.
+    """Share of pixels of each view (n, 3, S, S), in [0, 1], that are more white than dark.
 
     A window drawn from the box shares half of the smaller of both along each axis with it: white
     fills a quarter of a window smaller than the box, and no less than a tenth of any `SMALL` one.

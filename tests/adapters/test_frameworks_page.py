@@ -1,5 +1,6 @@
 """The lines of docs/frameworks.md, run as they stand."""
 
+import io
 import pickle
 import re
 import tarfile
@@ -11,8 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from made_boxed import COUNT, box_set, encoded, image_folder, picture
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader
 
-from ccrop_pipeline.views import Batch
+import ccrop_pipeline as ccrop
+from ccrop_pipeline.crops import crop_and_resize
+from ccrop_pipeline.views import Batch, ViewCutter
+from ccrop_pipeline.views.batch import hash_keys
 
 PAGE = (Path(__file__).parents[2] / "docs/frameworks.md").read_text()
 
@@ -44,18 +50,27 @@ def place(tmp_path_factory):
 @pytest.fixture
 def run(place, monkeypatch):
     """Run the blocks of one section of the page; return the names they define."""
-    monkeypatch.chdir(place)
 
-    def run(section, **known):
-        _, found, text = PAGE.partition(f"\n## {section}\n")
-        assert found
-        blocks = re.findall(r"```python\n(.*?)```", text.partition("\n## ")[0], re.S)
-        assert blocks
-        for block in blocks:
+    def run(section, at=place):
+        monkeypatch.chdir(at)
+        known = {}
+        for block in blocks_of(section):
             exec(block, known)
         return known
 
     return run
+
+
+def text_of(section):
+    _, found, text = PAGE.partition(f"\n## {section}\n")
+    assert found
+    return text.partition("\n## ")[0]
+
+
+def blocks_of(section):
+    blocks = re.findall(r"```python\n(.*?)```", text_of(section), re.S)
+    assert blocks
+    return blocks
 
 
 def test_torchvision(run, place, monkeypatch):
@@ -130,7 +145,7 @@ def test_lightning(run, tmp_path):
         return seen.copy()
 
     seen = []
-    module = run("Lightning")["BoxedViews"]
+    module = run("Lightning")["BoxedPhotos"]
     ModelCheckpoint = lightning.pytorch.callbacks.ModelCheckpoint  # noqa: N806
     whole = fit(tmp_path / "whole", -1)
     assert [(epoch, shape) for epoch, shape, _ in whole] == [
@@ -140,6 +155,126 @@ def test_lightning(run, tmp_path):
     # Resumed in the middle of the first epoch: the same batches follow.
     (stopped,) = (tmp_path / "whole").glob("*step=1.ckpt")
     assert fit(tmp_path / "rest", -1, stopped) == whole[1:]
+
+
+# Section, and the distribution whose version it names.
+READERS = {
+    "LitData": "LitData",
+    "Energon": "megatron-energon",
+    "Lance": "pylance",
+    "SPDL": "spdl-core",
+    "torchcodec": "torchcodec",
+}
+
+
+@pytest.mark.parametrize(("section", "distribution"), READERS.items())
+def test_an_adapter_takes_ten_lines_and_names_its_version(section, distribution):
+    lines = blocks_of(section)[0].splitlines()
+    assert len([line for line in lines if line.strip()]) <= 10
+    assert re.search(rf"\b{distribution} \d+\.\d+\.\d+", text_of(section))
+
+
+def ours(place, boxes, epoch, photos="photos"):
+    """Return the crops that our own loader makes in an epoch, uint8 (2, 3, S, S) by key."""
+    index = ccrop.open_source(place / photos).index()
+    loader = ccrop.ViewLoader(
+        index, ccrop.ViewGroup(2, 224), boxes=place / boxes, batch_size=COUNT, resident_gb=0
+    )
+    (batch,) = loader.crops(epoch)
+    rows = {own: row for row, own in enumerate(batch.key_hashes.tolist())}
+    own = hash_keys(index.keys).view(np.int64).tolist()
+    return {key: batch.views[0][:, rows[o]] for key, o in zip(index.keys, own, strict=True)}
+
+
+def pixels_of(images):
+    return sorted(image.numpy().tobytes() for image in images)
+
+
+def test_litdata(run, place):
+    pytest.importorskip("litdata")
+    from litdata.streaming import Cache
+
+    cache = Cache(str(place / "chunks"), chunk_size=COUNT // 2)
+    for i, path in enumerate(sorted((place / "photos").rglob("*.png"))):
+        key = path.relative_to(place / "photos").as_posix()
+        cache[i] = {"key": key, "image": path.read_bytes()}
+    cache.done()
+    cache.merge()
+    loader = run("LitData")["loader"]
+    for epoch in (1, 2):
+        views = torch.cat([torch.stack(batch, 1) for batch in loader])
+        assert pixels_of(views) == pixels_of(ours(place, "boxes/first", epoch).values())
+
+
+def test_energon(run, place):
+    energon = pytest.importorskip("megatron.energon")
+    energon.BaseWebdatasetFactory.prepare_dataset(
+        place / "shards",
+        ["data-000000.tar", "data-000001.tar"],
+        split_parts_ratio=[("train", 1)],
+        workers=1,
+    )
+    (place / "shards/.nv-meta/dataset.yaml").write_text(
+        "sample_type:\n  __module__: megatron.energon\n  __class__: ImageSample\n"
+        "field_map:\n  image: jpg\n"
+    )
+    batch = next(iter(run("Energon")["loader"]))["views"]
+    assert batch.shape == (8, 2, 3, 224, 224)
+    # Two workers take turns in numbering samples.
+    for index, views in zip(range(0, 16, 2), batch, strict=True):
+        made = ours(place, "boxes/shards", index, "shards").values()
+        assert any(torch.equal(views, own) for own in made)
+
+
+def test_spdl(run, place):
+    pytest.importorskip("spdl.pipeline")
+    pipeline = run("SPDL")["pipeline"](3)
+    with pipeline.auto_stop():
+        views = torch.cat([torch.stack(batch, 1) for batch in pipeline])
+    assert pixels_of(views) == pixels_of(ours(place, "boxes/first", 3).values())
+
+
+def test_torchcodec(run, place):
+    pytest.importorskip("torchcodec.decoders")
+    (batch,) = run("torchcodec")["loader"]
+    made = ours(place, "boxes/first", 0)
+    views = [made["a/002.png"], made["b/009.png"]]
+    assert torch.equal(torch.stack(batch, 1), torch.stack(views))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_torchcodec_of_a_turned_image(run, tmp_path, orientation):
+    pytest.importorskip("torchcodec.decoders")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = encoded(picture(1), exif=exif)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.png").write_bytes(stored)
+    box_set(tmp_path / "boxes/first", ["0.png", "1.png"], orientation)
+    with Image.open(io.BytesIO(stored)) as image:
+        pixels = np.asarray(ImageOps.exif_transpose(image))
+    # Where the white box is now, and what our own cutter makes of it.
+    rows, columns = np.nonzero((pixels == 255).all(2))
+    sides = np.tile(pixels.shape[1::-1], 2)
+    box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]]) / sides
+    cutter = ViewCutter((ccrop.ViewGroup(2, 224),), seed=0)
+    windows = cutter.windows(hash_keys(["1.png"]), sides[None, :2], box.astype(np.float32), 0)
+    made = [crop_and_resize(pixels, 1, window, 224) for window in windows[:, 0]]
+    views = run("torchcodec", tmp_path)["dataset"]["1.png"]
+    assert np.array_equal(torch.stack(views).permute(0, 2, 3, 1), np.stack(made))
+
+
+def test_lance(run, place):
+    lance = pytest.importorskip("lance")
+    photos = sorted((place / "photos").rglob("*.png"))
+    keys = [path.relative_to(place / "photos").as_posix() for path in photos]
+    images = [path.read_bytes() for path in photos]
+    lance.write_dataset(pa.table({"key": keys, "image": images}), place / "photos.lance")
+    dataset = run("Lance")["dataset"]
+    for dataset.epoch in (0, 3):
+        (batch,) = DataLoader(dataset, COUNT)
+        made = ours(place, "boxes/first", dataset.epoch)
+        assert torch.equal(torch.stack(batch, 1), torch.stack([made[key] for key in keys]))
 
 
 def test_every_program_is_named_on_the_page():

@@ -1,0 +1,129 @@
+"""Views of images that other libraries read, drawn as our own loader draws them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ccrop_pipeline.adapters.dataset import stored_turned
+from ccrop_pipeline.boxset import Boxes, MissingBoxes, opened, upright
+from ccrop_pipeline.crops import crop_and_resize, reduction_for
+from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.images import UnreadableImage, decode_reduced, stored_size
+from ccrop_pipeline.recipes import ViewGroup
+from ccrop_pipeline.views import ViewCutter
+from ccrop_pipeline.views.batch import hash_keys
+from ccrop_pipeline.views.current_boxes import ImageBoxes
+
+Image = bytes | bytearray | memoryview | Tensor | PIL.Image.Image
+
+
+class BoxedViews:
+    """Cuts the views of one image at a time, in whatever pipeline reads it.
+
+    A view depends on (seed, epoch, key, view) and on nothing else: it is the crop that `ViewLoader`
+    makes of them, in any library, process or thread and in any order.
+
+    Args:
+        boxes: A box set, or its folder: a local path or an address.
+        groups: The views of an image; several groups are multi-crop.
+        seed: Of the crops.
+        turned: Whether the images, which then come decoded, are turned by their EXIF orientation,
+            as torchcodec, OpenCV and DALI do it; boxes are turned with them. None: images come
+            encoded, and are cut as they are stored.
+        missing: What to do with an image that has no box: fail, or take the full box.
+
+    Raises:
+        CcropError: If the folder holds no complete box set.
+        SettingError: If the seed is out of its range.
+    """
+
+    def __init__(
+        self,
+        boxes: Boxes,
+        groups: ViewGroup | Sequence[ViewGroup],
+        *,
+        seed: int = 0,
+        turned: bool | None = None,
+        missing: MissingBoxes = "error",
+    ) -> None:
+        groups = (groups,) if isinstance(groups, ViewGroup) else tuple(groups)
+        self._cutter = ViewCutter(groups, seed)
+        self._box_set, self._missing, self._turned = opened(boxes), missing, turned
+        self._box_set.find([], missing=missing)  # now, and not in each worker
+        self._stored = {} if turned is None else stored_turned(self._box_set)
+
+    def __call__(self, image: Image, key: str, *, epoch: int) -> list[Tensor]:
+        """Cut the views of an image.
+
+        Args:
+            image: Encoded. Where `turned` is given, decoded: uint8 (3, H, W), or a PIL image.
+            key: Its key in the box set.
+            epoch: Any number from 0 that is another one when the image comes again.
+
+        Returns:
+            A crop for each view, uint8 (3, S, S), before colours, blur and flips.
+
+        Raises:
+            CcropError: If the image has no box and that is an error, or is not as `turned` says.
+            UnreadableImage: If it cannot be decoded.
+        """
+        sides, reduction = self._cutter.view_sizes, 1
+        if self._turned is None:
+            encoded = _encoded(image, key)
+            try:
+                windows = self._windows(key, stored_size(encoded), epoch)
+                (reduction,) = reduction_for(windows, sides).tolist()
+                pixels, reduction = decode_reduced(encoded, reduction)
+            except UnreadableImage as error:
+                raise UnreadableImage(f"the image {key!r}: {error}") from error
+        else:
+            pixels = _decoded(image, key)
+            windows = self._windows(key, (pixels.shape[1], pixels.shape[0]), epoch)
+        crops = [
+            crop_and_resize(pixels, reduction, window, side)
+            for window, side in zip(windows[:, 0], sides, strict=True)
+        ]
+        return [torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in crops]
+
+    def _windows(self, key: str, size: tuple[int, int], epoch: int) -> NDArray[np.int64]:
+        hashes = hash_keys([key])
+        boxes = ImageBoxes.find(self._box_set, [key], self._missing)
+        drawn = boxes.of_epoch(self._cutter.seed, epoch, hashes)
+        stored = self._stored.get(key)
+        if stored is not None:
+            exchanged = self._turned and stored.orientation > 4
+            expected = (stored.height, stored.width) if exchanged else (stored.width, stored.height)
+            if size != expected:
+                raise CcropError(
+                    f"the image {key!r} is {size[0]} x {size[1]} (width x height) and would be "
+                    f"{expected[0]} x {expected[1]} with `turned` {self._turned}: its EXIF "
+                    f"orientation is {stored.orientation}. Set `turned` to what its library does."
+                )
+            drawn = upright(drawn, stored.orientation) if self._turned else drawn
+        return self._cutter.windows(hashes, np.array([size]), drawn, epoch)
+
+
+def _encoded(image: object, key: str) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    raise CcropError(
+        f"the image {key!r} is a {type(image).__name__} and not its encoded bytes. Give the bytes, "
+        "or say of decoded images whether their EXIF orientation is applied: `turned`."
+    )
+
+
+def _decoded(image: object, key: str) -> NDArray[np.uint8]:
+    """Return uint8 (H, W, 3)."""
+    if isinstance(image, PIL.Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.shape[:-2] == (3,):
+        return np.ascontiguousarray(image.permute(1, 2, 0).numpy(force=True))
+    found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
+    raise CcropError(
+        f"the image {key!r} is {found}. With `turned` it must be a PIL image or a "
+        "tensor, uint8 (3, H, W)."
+    )
