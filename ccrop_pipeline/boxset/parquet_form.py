@@ -44,17 +44,19 @@ def write(path: Path, table: BoxTable, provenance: Provenance) -> None:
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
     arrays = dict(_arrays(table))
     # Equal groups, so that none falls under the 10,000 rows below which reading slows down.
-    groups = -(-len(table) // MAX_ROW_GROUP) or 1
-    pq.write_table(
-        pa.table(
-            [arrays[name] for name in types], schema=schema.with_metadata(provenance.entries())
-        ),
+    groups = -(-len(table) // MAX_ROW_GROUP)
+    schema = schema.with_metadata(provenance.entries())
+    with pq.ParquetWriter(
         path.absolute(),  # a relative one with a colon in it would be taken for an address
+        schema,
         compression="zstd",
-        row_group_size=-(-len(table) // groups) or 1,
         # Hashes and heatmaps do not repeat: a dictionary would only be tried and dropped.
         use_dictionary=[*_EDGES, "width", "height", "orientation", "status"],
-    )
+    ) as writer:
+        # Hugging Face datasets refuse a row group without rows.
+        if len(table):
+            rows = pa.table([arrays[name] for name in types], schema=schema)
+            writer.write_table(rows, row_group_size=-(-len(table) // groups))
 
 
 def _arrays(table: BoxTable) -> Iterator[tuple[str, Any]]:

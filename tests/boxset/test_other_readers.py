@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 from table_strategies import PROVENANCE, make_table
 
 from ccrop_pipeline.boxset import BoxSet, write_manifest, write_shard
@@ -86,6 +87,20 @@ def test_hugging_face_datasets(box_set, expected, by, tmp_path):
     assert rows(zip(*([row["key"], *map(row.get, EDGES)] for row in data), strict=True)) == expected
 
 
+def test_a_shard_without_rows_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "boxes"
+    for name, keys in (("a", []), ("b", ["x", "y"]), ("c", [])):
+        write_shard(folder, name, make_table(keys, heatmaps=False), PROVENANCE)
+    write_manifest(folder, ["a", "b", "c"], PROVENANCE)
+    data = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert data["key"][:] == ["x", "y"]
+    place = str(folder / "data")
+    assert pd.read_parquet(place)["key"].tolist() == ["x", "y"]
+    assert pl.read_parquet(place)["key"].to_list() == ["x", "y"]
+    found = duckdb.sql(f"select key from read_parquet('{place}/*.parquet')").fetchall()
+    assert found == [("x",), ("y",)]
+
+
 def test_hugging_face_datasets_open_the_webdataset_form(tmp_path):
     table = make_table(["a", "b"], heatmaps=False)
     write_shard(tmp_path / "boxes", "s", table, PROVENANCE, form="webdataset")
@@ -102,6 +117,13 @@ def test_the_card_says_what_it_is(form, tmp_path):
     write_shard(tmp_path, "s", make_table(["a"]), PROVENANCE, form=form)
     write_manifest(tmp_path, ["s"], PROVENANCE, form=form)
     card = (tmp_path / "README.md").read_text()
+    read = DatasetCard(card)  # by the client of the hub
+    files = "data/*.parquet" if form == "parquet" else "data/*.boxes.tar"
+    assert read.data.to_dict() == {
+        "configs": [{"config_name": "default", "data_files": files}],
+        "tags": ["ccrop-boxes"],
+    }
+    assert read.text.startswith("\n# Boxes of 1 images")
     for part in (
         "# Boxes of 1 images",
         '"name": "resnet18"',
