@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
 
 _BOX_SETS = ("parquet", "webdataset")
+_OURS = (*_BOX_SETS, "croissant")
 _TOOLS = ("coco", "cvat", "fiftyone", "hf", "label-studio", "open-images", "yolo")
 _TURN = ("cvat", "fiftyone", "label-studio", "yolo")  # tools that show and read images upright
 
@@ -24,11 +25,12 @@ _TURN = ("cvat", "fiftyone", "label-studio", "yolo")  # tools that show and read
 @click.option(
     "--form",
     required=True,
-    type=click.Choice([*_TOOLS, *_BOX_SETS]),
+    type=click.Choice([*_TOOLS, *_OURS]),
     help="coco, cvat (for images 1.1), fiftyone (detections as JSON), label-studio and open-images "
     "(CSV): one file OUT. yolo: a label file an image in the folder OUT. hf: metadata.parquet for "
     "Hugging Face datasets, in the folder OUT of the images. parquet and webdataset: a box set in "
-    "that form in the folder OUT.",
+    "that form in the folder OUT. croissant: croissant.json for data catalogues, in the folder OUT "
+    "of the box set itself.",
 )
 @click.option(
     "--suffix",
@@ -70,10 +72,10 @@ def export(
     folder = form in (*_BOX_SETS, "yolo")
     if folder and overwrite:
         raise click.UsageError(f"--overwrite is for single files, not for --form {form}.")
-    if form in _BOX_SETS and upright:
+    if form in _OURS and (upright or suffix):
         raise click.UsageError(
-            "--upright is for other tools: box sets are of the stored pixels, and have the "
-            "orientation of each image beside its box."
+            "--upright and --suffix are for other tools: box sets are of the stored pixels, and "
+            "have the key and orientation of each image beside its box."
         )
     if prefix is not None and form != "label-studio":
         raise click.UsageError("--prefix is for --form label-studio.")

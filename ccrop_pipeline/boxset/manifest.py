@@ -24,6 +24,7 @@ from ccrop_pipeline.errors import CcropError, counted
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
+CROISSANT = "croissant.json"  # metadata for data catalogues, where somebody exported them
 _MAX_BYTES = 1 << 30  # a million shards have about 200 MB
 
 

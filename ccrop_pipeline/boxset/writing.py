@@ -11,6 +11,7 @@ from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.manifest import (
     CARD,
+    CROISSANT,
     MANIFEST,
     Manifest,
     ShardEntry,
@@ -144,7 +145,7 @@ def refuse_foreign(folder: Location) -> None:
     if isinstance(place, LocalFolder):
         found = strangers(place.path) if place.exists() else []
     else:
-        found = sorted(place.files().keys() - {CARD})
+        found = sorted(place.files().keys() - {CARD, CROISSANT})
     foreign = [name for name in found if not any(p.startswith(".") for p in name.split("/"))]
     if foreign:
         raise BoxSetError(
@@ -310,7 +311,7 @@ def strangers(folder: Path) -> list[str]:
     data = folder / DATA
     shards = data.iterdir() if data.is_dir() else ()
     # Clients of the Hugging Face hub leave a `.cache` in what they download.
-    known = (MANIFEST, CARD, DATA, ".cache")
+    known = (MANIFEST, CARD, CROISSANT, DATA, ".cache")
     found = {path for path in folder.iterdir() if path.name not in known}
     found |= {path for path in shards if not path.name.endswith(suffixes)}
     return sorted(

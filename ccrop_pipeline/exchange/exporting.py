@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.base.addresses import is_address, local_path
 from ccrop_pipeline.base.files import (
     TargetTakenError,
     hidden_name,
@@ -22,9 +22,11 @@ from ccrop_pipeline.base.files import (
     written_aside,
 )
 from ccrop_pipeline.boxset import BoxSet, BoxTable
+from ccrop_pipeline.boxset.manifest import CROISSANT
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels, sizes_of
 from ccrop_pipeline.exchange.coco import write_coco
+from ccrop_pipeline.exchange.croissant import write_croissant
 from ccrop_pipeline.exchange.cvat import write_cvat
 from ccrop_pipeline.exchange.fiftyone import write_fiftyone
 from ccrop_pipeline.exchange.label_studio import write_label_studio
@@ -56,7 +58,8 @@ def export_boxes(
     Args:
         box_set: The boxes.
         out: The file; for `hf` the folder of the images, in which `metadata.parquet` is written,
-            for `yolo` the folder of the labels.
+            for `croissant` the folder of the box set, in which `croissant.json` is, and for `yolo`
+            the folder of the labels.
         form: One of `FORMS`.
         suffix: What is put behind each key to make a file name, such as `.jpg`.
         prefix: For `label-studio`, what is put before each file name to make the address of the
@@ -87,8 +90,11 @@ def export_boxes(
         with _folder_aside(path) as folder:
             write(box_set, folder, suffix, turned=upright)
         return path
-    path = path / METADATA if form == "hf" else path
-    if form != "hf" and path.suffix not in ("", ending):
+    if form == "croissant":
+        _expect_own_folder(box_set, path)
+    within = {"croissant": CROISSANT, "hf": METADATA}.get(form)
+    path = path / within if within else path
+    if not within and path.suffix not in ("", ending):
         raise SettingError(f"{path} is to be {form}: let its name end in {ending}.")
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")
@@ -99,6 +105,14 @@ def export_boxes(
     except TargetTakenError:
         raise TargetTakenError(path, replaceable=True) from None
     return path
+
+
+def _expect_own_folder(box_set: BoxSet, path: Path) -> None:
+    if is_address(box_set.folder) or path.resolve() != local_path(box_set.folder).resolve():
+        raise SettingError(
+            f"{CROISSANT} names the files beside it: write it to the folder of the box set itself, "
+            f"a local one, and not to {path}."
+        )
 
 
 @contextmanager
@@ -162,6 +176,7 @@ def _rows(table: BoxTable, suffix: str, *, turned: bool) -> Any:
 # What writes each form, and how the name of its file ends.
 FORMS: Final[dict[str, tuple[Callable[..., None], str]]] = {
     "coco": (write_coco, ".json"),
+    "croissant": (lambda box_set, path, *_, **__: write_croissant(box_set, path), ".json"),
     "cvat": (write_cvat, ".xml"),
     "fiftyone": (write_fiftyone, ".json"),
     "hf": (write_metadata, ".parquet"),
