@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.localize import BoxRule, Localizer
     from ccrop_pipeline.models import open_encoder
     from ccrop_pipeline.recipes import AugmentSettings, ViewGroup, load_recipe
-    from ccrop_pipeline.report import audit, report_boxes
+    from ccrop_pipeline.report import audit, report_boxes, report_run
     from ccrop_pipeline.training import train
     from ccrop_pipeline.views import ViewLoader
 
@@ -52,6 +52,7 @@ __all__ = [
     "open_source",
     "pack",
     "report_boxes",
+    "report_run",
     "rethreshold",
     "train",
     "validate",
@@ -79,6 +80,7 @@ _MODULES: Final = {
     "open_source": "images",
     "pack": "images",
     "report_boxes": "report",
+    "report_run": "report",
     "rethreshold": "compute.rethreshold",
     "train": "training",
     "validate": "boxset",

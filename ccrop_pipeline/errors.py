@@ -126,6 +126,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: `40 s`, `12 min`, `3 h 20 min`, `35 h`, `4 days`."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 600:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    hours = round(seconds / 3600)
+    return f"{hours} h" if hours < 72 else f"{hours / 24:.0f} days"
+
+
 def shortened(text: str) -> str:
     """Return a text, cut where it is too long for a message."""
     return text if len(text) <= _MOST else f"{text[:_MOST]}..."

@@ -58,12 +58,13 @@ def follow(
     from ccrop_pipeline.localize import open_device
     from ccrop_pipeline.training import Run
     from ccrop_pipeline.training import follow as follow_run
+    from ccrop_pipeline.training.run import expect_no_command
 
     from .sources import open_source
 
     done = follow_run(
         Run(run),
-        lambda spec: open_source(source or _no_command(run, spec)),
+        lambda spec: open_source(source or expect_no_command(run, spec)),
         device=open_device(device),
         threads=os.cpu_count() or 1,
         observer=_observer(),
@@ -71,19 +72,6 @@ def follow(
         ranks=Ranks.from_environment(rank, world_size),
     )
     print_line(f"{run}: {done} box sets completed")
-
-
-def _no_command(run: Path, spec: str) -> str:
-    """Refuse a command that a run names as its images: whoever made the run wrote it."""
-    from ccrop_pipeline.base.addresses import is_pipe
-    from ccrop_pipeline.errors import SourceError
-
-    if is_pipe(spec):
-        raise SourceError(
-            f"{run} reads its images from the command {spec!r}, which could be anything. If you "
-            "trust it, give it as `source`."
-        )
-    return spec
 
 
 def _observer() -> "Observer":

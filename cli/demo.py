@@ -71,7 +71,8 @@ def demo(out: Path) -> None:
     _print_tables(result)
     print_line()
     print_line(f"contact sheet  {out / 'contact_sheet.png'}")
-    print_line(f"report         {out / 'report.html'}")
+    print_line(f"boxes to see   {out / 'boxes.html'}")
+    print_line(f"run to see     {out / 'run.html'}")
     print_line(f"run            {out / 'run'}")
     print_line(f"box set        {result.boxes}")
     print_line()
@@ -79,11 +80,11 @@ def demo(out: Path) -> None:
 
 
 def run_demo(out: Path, size: DemoSize) -> DemoResult:
-    """Make scenes, train with boxes and without, and draw the contact sheet and the report."""
+    """Make scenes, train with boxes and without, and draw the contact sheet and the pages."""
     from ccrop_pipeline.base.files import written_aside
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.recipes import RefreshStage, load_recipe, make_plan
-    from ccrop_pipeline.report import box_quality, contact_sheet, report_boxes
+    from ccrop_pipeline.report import box_quality, contact_sheet, report_boxes, report_run
 
     _claim(out)
     seconds: dict[str, float] = {}
@@ -101,7 +102,8 @@ def run_demo(out: Path, size: DemoSize) -> DemoResult:
     box_set = BoxSet.open(boxes)
     with written_aside(out / "contact_sheet.png", replace=True) as aside:
         contact_sheet(box_set, train, recipe.crop).save(aside, "PNG")
-    report_boxes(box_set, train, out / "report.html", crop=recipe.crop, overwrite=True)
+    report_boxes(box_set, train, out / "boxes.html", crop=recipe.crop, overwrite=True)
+    report_run(out / "run", out / "run.html", source=train, overwrite=True)
     return DemoResult(boxes, box_quality(box_set, train)["scenes"], seconds, knn)
 
 

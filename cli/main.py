@@ -24,7 +24,7 @@ from .boxes_follow import follow
 from .boxes_import import import_
 from .boxes_info import info
 from .boxes_layers import layers
-from .boxes_report import report
+from .boxes_report import report as report_boxes
 from .boxes_rethreshold import rethreshold
 from .boxes_show import show
 from .boxes_validate import validate
@@ -41,6 +41,7 @@ from .printing import (
 )
 from .probe import probe
 from .recipes import recipes
+from .report import report
 from .train import train
 
 # Read by torch when it first allocates: in small pages, mapping the memory of a batch of
@@ -146,11 +147,11 @@ boxes.add_command(full)
 boxes.add_command(import_)
 boxes.add_command(info)
 boxes.add_command(layers)
-boxes.add_command(report)
+boxes.add_command(report_boxes)
 boxes.add_command(rethreshold)
 boxes.add_command(show)
 boxes.add_command(validate)
-for command in (demo, data, train, recipes, boxes, probe, embed, export_backbone):
+for command in (demo, data, train, report, recipes, boxes, probe, embed, export_backbone):
     cli.add_command(command)
 
 

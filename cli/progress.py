@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ccrop_pipeline.base import Observer, StageSeconds
-from ccrop_pipeline.errors import printable
+from ccrop_pipeline.errors import duration, printable
 
 from .printing import wrapped
-from .time_left import duration
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 

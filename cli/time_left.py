@@ -87,16 +87,3 @@ class TimeLeft:
         whole = self.epochs * an_epoch + len(self._refreshes) * a_refresh
         done = epochs * an_epoch + refreshes * a_refresh
         return Estimate(whole - done, done / whole if whole else 1.0)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it: `40 s`, `12 min`, `3 h 20 min`, `35 h`, `4 days`."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 600:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    hours = round(seconds / 3600)
-    return f"{hours} h" if hours < 72 else f"{hours / 24:.0f} days"

@@ -9,12 +9,12 @@ from rich.progress import TaskID
 
 from ccrop_pipeline.base import Observer, StageSeconds, StepReport
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.errors import counted
+from ccrop_pipeline.errors import counted, duration
 
 from .boxes_audit import warn_if_useless
 from .progress import Display, console, say
 from .sources import remember
-from .time_left import Estimate, TimeLeft, duration
+from .time_left import Estimate, TimeLeft
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Stage

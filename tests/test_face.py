@@ -12,9 +12,9 @@ import ccrop_pipeline as ccrop
 # What design and README promise.
 NAMES = {
     "AugmentSettings", "BoxRule", "BoxSet", "BoxedDataset", "BoxedViews", "CcropError",
-    "ContrastiveCrop", "Localizer", "ViewGroup", "ViewLoader", "add_boxes", "attach_box", "audit",
-    "compute_boxes", "embed", "import_boxes", "load_recipe", "open_encoder", "open_source", "pack",
-    "report_boxes", "rethreshold", "train", "validate",
+    "ContrastiveCrop", "Localizer", "ViewGroup", "ViewLoader", "add_boxes", "attach_box",
+    "audit", "compute_boxes", "embed", "import_boxes", "load_recipe", "open_encoder",
+    "open_source", "pack", "report_boxes", "report_run", "rethreshold", "train", "validate",
 }  # fmt: skip
 
 

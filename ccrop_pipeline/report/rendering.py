@@ -9,7 +9,7 @@ from typing import Any
 
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import TargetTakenError, written_aside
-from ccrop_pipeline.errors import printable
+from ccrop_pipeline.errors import duration, printable
 from ccrop_pipeline.report.audit import Audit
 from ccrop_pipeline.report.verdict import UNKNOWN, WORTH
 
@@ -38,14 +38,14 @@ def gravest_first(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _LEVELS.index(finding.level))
 
 
-def verdict_finding(judged: Audit) -> Finding:
-    """Return the verdict of an audit."""
+def verdict_finding(judged: Audit, boxes: str = "these boxes") -> Finding:
+    """Return the verdict of an audit, of boxes that are called so."""
     level = {WORTH: "good", UNKNOWN: "note"}.get(judged.verdict, "bad")
     title = {
-        WORTH: "These boxes are worth using",
-        UNKNOWN: "Nothing tells yet whether these boxes are worth using",
-    }.get(judged.verdict, f"These boxes {judged.verdict}")
-    return Finding(level, title, sentence(judged.reason, judged.advice))
+        WORTH: f"{boxes} are worth using",
+        UNKNOWN: f"nothing tells yet whether {boxes} are worth using",
+    }.get(judged.verdict, f"{boxes} {judged.verdict}")
+    return Finding(level, sentence(title), sentence(judged.reason, judged.advice))
 
 
 def sentence(*parts: str | None) -> str:
@@ -86,7 +86,8 @@ def write_page(
         trim_blocks=True,
         loader=PackageLoader("ccrop_pipeline.report", "page"),
     )
-    environment.filters |= {"typed": _typed, "percent": lambda share: f"{share:.1%}"}
+    percent = "{:.1%}".format
+    environment.filters |= {"typed": _typed, "percent": percent, "duration": duration}
     page = files("ccrop_pipeline.report") / "page"
     css = (page / "page.css").read_text("utf-8")
     js = "".join((page / name).read_text("utf-8") for name in scripts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base import is_address
-from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.base.addresses import is_pipe, local_path
 from ccrop_pipeline.base.files import (
     expect_free,
     hidden_name,
@@ -21,7 +21,7 @@ from ccrop_pipeline.base.files import (
 from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.boxset.writing import strangers
-from ccrop_pipeline.errors import CcropError, SettingError, few, printable, reading
+from ccrop_pipeline.errors import CcropError, SettingError, SourceError, few, printable, reading
 from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource, TorchvisionSource
 from ccrop_pipeline.models.sealed_files import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
@@ -257,6 +257,20 @@ def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
         "missing_boxes": inputs.missing_boxes,
         "weights": inputs.weights.fingerprint if inputs.weights else None,
     }
+
+
+def expect_no_command(folder: Path, spec: str) -> str:
+    """Return what opens the images of a run: no command, since whoever made the run wrote it.
+
+    Raises:
+        SourceError: If it is one.
+    """
+    if is_pipe(spec):
+        raise SourceError(
+            f"{folder} reads its images from the command {spec!r}, which could be anything. If you "
+            "trust it, give it as `source`."
+        )
+    return spec
 
 
 def expect_outside(folder: Path, inputs: Inputs) -> None:

@@ -34,9 +34,10 @@ def test_the_demo_leaves_what_it_promises_and_takes_itself_up(tmp_path):
     )
     with Image.open(tmp_path / "demo/contact_sheet.png") as sheet:
         assert sheet.width > 1000
-    page = (tmp_path / "demo/report.html").read_text("utf-8")
-    assert '"true":' in page
-    assert "boxes/epoch-" in page
+    for name in ("boxes", "run"):
+        page = (tmp_path / f"demo/{name}.html").read_text("utf-8")
+        assert '"true":' in page
+        assert "boxes/epoch-" in page
     left = tmp_path / "demo" / hidden_name("demo.json")
     left.touch()
     again = run_demo(tmp_path / "demo", SMALL)

@@ -6,12 +6,13 @@ from itertools import pairwise
 import pytest
 from ccrop_cli import progress, train_progress
 from ccrop_cli.compute_progress import ComputeProgress
-from ccrop_cli.time_left import TimeLeft, duration
+from ccrop_cli.time_left import TimeLeft
 from ccrop_cli.train_progress import TrainProgress
 from rich.cells import cell_len
 from rich.console import Console
 
 from ccrop_pipeline.base import StageSeconds, StepReport
+from ccrop_pipeline.errors import duration
 from ccrop_pipeline.recipes import RefreshStage, TrainStage
 
 EPOCHS, STEPS = 10, 25

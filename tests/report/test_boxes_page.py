@@ -2,12 +2,12 @@
 
 import io
 import re
-import shutil
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from browsing import boxes, choose, objects, press, run, shown, visit, wait
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 from made_boxes import SIZE, located, provenance, table
@@ -20,12 +20,6 @@ from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes, image_hash
 from ccrop_pipeline.localize import BoxRule
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-DRIVER = shutil.which("chromedriver")
 COUNT = 36
 # As a key it is `</script><img ...>`, and as a class `<`.
 HOSTILE = "script><img src=x onerror=document.title='broken out'>.png"
@@ -77,21 +71,6 @@ RULES = (
 )
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("no Chromium with its driver here")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(DRIVER)
-    with webdriver.Chrome(options, service) as driver:
-        yield driver
-
-
 @pytest.fixture
 def page(browser, source, tmp_path):
     """A function that writes a page, opens it, and at the end expects a silent console."""
@@ -99,46 +78,11 @@ def page(browser, source, tmp_path):
     def opened(rule=RULES[0], width=1200, name="set", **options):
         box_set, rows = made(tmp_path / name, source, rule)
         out = ccrop.report_boxes(box_set, source, tmp_path / "page.html", **options)
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        browser.get(out.as_uri())
+        visit(browser, out, width)
         return rows
 
     yield opened
     assert browser.get_log("browser") == []
-
-
-def run(browser, script, *arguments):
-    return browser.execute_script(f"return {script}", *arguments)
-
-
-def shown(browser):
-    return run(browser, "[...document.querySelectorAll('#gallery .card')].map(c => c.dataset.key)")
-
-
-def boxes(browser):
-    lines = run(browser, "items.map(i => cards.get(i).figure.dataset.box)")
-    return np.array([[float(edge) for edge in line.split()] for line in lines])
-
-
-def objects(browser):
-    lines = run(browser, "items.map(i => cards.get(i).figure.dataset.objects)")
-    return [[float(edge) for edge in line.split()] for line in lines]
-
-
-def choose(browser, name, value):
-    script = "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
-    browser.execute_script(script + "s.dispatchEvent(new Event('change'))", name, value)
-
-
-def wait(browser, condition):
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    WebDriverWait(browser, 20, poll_frequency=0.02).until(condition)
-
-
-def press(browser, key):
-    browser.switch_to.active_element.send_keys(key)
 
 
 @pytest.mark.slow

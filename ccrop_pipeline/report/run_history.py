@@ -1,0 +1,211 @@
+"""What a run has recorded, as curves, as a line of stages, and as the time that each part took."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ccrop_pipeline.report.curves import Chart, Line, Points, chart
+
+Record = Mapping[str, Any]
+
+# What is no curve: the epoch itself, settings of a probe, and what another curve holds.
+_NO_CURVES = {
+    "epoch", "seconds", "unreadable",
+    "knn_k", "knn_temperature", "knn_bank", "knn_seconds",
+}  # fmt: skip
+_GREATEST = 1e30
+COLLAPSED = 0.05  # spread of embeddings; docs/training.md
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run.
+
+    Attributes:
+        kind: `random` or `boxes` for training by random crops or by boxes, `refresh`, or `left`
+            for what is not trained yet.
+        epochs: First and last epoch, counted from 1; both the epoch before it for a refresh.
+        boxes: The box set that is used, or made.
+        seconds: Time that it took, or is likely to take; None where it was not measured.
+    """
+
+    kind: str
+    epochs: tuple[int, int]
+    boxes: str | None
+    seconds: float | None
+
+    @property
+    def text(self) -> str:
+        """What it is, in a few words."""
+        first, last = self.epochs
+        span = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+        return {
+            "random": f"{span}: random crops",
+            "boxes": f"{span}: boxes from {self.boxes}",
+            "refresh": f"after epoch {first}: new boxes, {self.boxes}",
+            "left": f"{span}: not trained yet",
+        }[self.kind]
+
+
+@dataclass(frozen=True)
+class History:
+    """The records of a run.
+
+    Attributes:
+        train: Those of epochs.
+        refresh: Those of box sets.
+        starts: Those of each time that training began.
+        planned: Epochs of the whole run.
+    """
+
+    train: list[Record]
+    refresh: list[Record]
+    starts: list[Record]
+    planned: int
+
+    @classmethod
+    def of(cls, records: Iterable[Record], planned: int) -> "History":
+        """Return the records by their kind, without those of epochs that the run has not."""
+        within = [record for record in records if 0 <= record["epoch"] <= planned]
+        train, refresh, starts = (
+            [record for record in within if record["stage"] == stage]
+            for stage in ("train", "refresh", "start")
+        )
+        return cls(train, refresh, starts, planned)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained so far."""
+        return int(self.train[-1]["epoch"]) if self.train else 0
+
+    def points(self, name: str, records: Iterable[Record] | None = None) -> Points:
+        """Return epoch and value of a figure, where it is a number."""
+        records = self.train if records is None else records
+        found = ((record["epoch"], number(record, name)) for record in records)
+        return [(epoch, value) for epoch, value in found if value is not None]
+
+    def last(self, name: str) -> float | None:
+        """Return the newest value of a figure of the epochs."""
+        points = self.points(name)
+        return points[-1][1] if points else None
+
+
+def number(record: Record, name: str) -> float | None:
+    """Return a figure of a record; None where it has none, or one that cannot be drawn."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < _GREATEST else None  # not a number is not, either
+
+
+def stages(history: History) -> list[Stage]:
+    """Return the stretches of a run in order, from its records."""
+    found: list[Stage] = []
+    made = [*history.refresh]
+    for boxes, group in groupby(history.train, key=lambda record: record["boxes"]):
+        records = [*group]
+        first, last = int(records[0]["epoch"]), int(records[-1]["epoch"])
+        found += [_refresh(record) for record in made if record["epoch"] < first]
+        made = [record for record in made if record["epoch"] >= first]
+        kind = "boxes" if boxes else "random"
+        found.append(Stage(kind, (first, last), boxes, _seconds(records, "seconds", "knn_seconds")))
+    found += map(_refresh, made)
+    if history.epochs < history.planned:
+        spent = _seconds(history.train, "seconds", "knn_seconds")
+        left = history.planned - history.epochs
+        likely = spent / len(history.train) * left if spent else None
+        found.append(Stage("left", (history.epochs + 1, history.planned), None, likely))
+    return found
+
+
+def _refresh(record: Record) -> Stage:
+    epoch = int(record["epoch"])
+    return Stage("refresh", (epoch, epoch), record["boxes"], number(record, "seconds"))
+
+
+def _seconds(records: Iterable[Record], *names: str) -> float | None:
+    found = [number(record, name) for record in records for name in names]
+    return sum(each for each in found if each is not None) or None
+
+
+def time_spent(history: History) -> dict[str, float]:
+    """Return seconds by what they were spent on, without what took none or was not measured."""
+    waits = (
+        (number(record, "seconds") or 0) * (number(record, "data_wait") or 0)
+        for record in history.train
+    )
+    waited = sum(waits)
+    spent = {
+        "waiting for views": waited,
+        "steps": (_seconds(history.train, "seconds") or 0) - waited,
+        "refreshes": _seconds(history.refresh, "seconds") or 0,
+        "probes": _seconds(history.train, "knn_seconds") or 0,
+    }
+    return {name: seconds for name, seconds in spent.items() if seconds > 0}
+
+
+def charts(history: History) -> list[Chart]:
+    """Draw every figure that the records have, those that say most first."""
+    names = {name: None for record in history.train for name in record}
+    curves = [name for name in names if name not in _NO_CURVES and history.points(name)]
+    marks = [record["epoch"] for record in history.refresh]
+
+    def drawn(title: str, *lines: Line, **options: bool) -> Chart | None:
+        return chart(title, lines, history.planned, marks=marks, **options)
+
+    def line(name: str, called: str, *, reference: bool = False, refresh: bool = False) -> Line:
+        points = history.points(name, history.refresh if refresh else None)
+        return Line(called, points, reference=reference)
+
+    spread = history.points("embedding_std")
+    collapse = [(1.0, COLLAPSED), (float(history.planned), COLLAPSED)] if spread else []
+    linear = [line(name, name) for name in curves if name.startswith("linear")]
+    known = {"loss", "knn", "knn_chance", "embedding_std", "rankme", "rankme_limit", "lr"}
+    known |= {"images_per_s", "data_wait", *(each.name for each in linear)}
+    found = [
+        drawn("Loss", line("loss", "loss")),
+        drawn(
+            "Accuracy of probes",
+            line("knn", "kNN"),
+            *linear,
+            line("knn_chance", "chance", reference=True),
+            percent=True,
+            from_zero=True,
+        ),
+        drawn(
+            "Spread of embeddings",
+            Line("spread", spread),
+            Line("collapse", collapse, reference=True),
+            from_zero=True,
+        ),
+        drawn(
+            "Rank of embeddings (RankMe)",
+            line("rankme", "rank"),
+            line("rankme_limit", "most possible", reference=True),
+            from_zero=True,
+        ),
+        *(drawn(name, line(name, name)) for name in curves if name not in known),
+        drawn("Learning rate", line("lr", "learning rate"), from_zero=True),
+        drawn(
+            "Boxes of refreshes",
+            line("mean_area", "mean area", refresh=True),
+            line("share_full", "whole image", refresh=True),
+            line("share_empty", "empty", refresh=True),
+            percent=True,
+            from_zero=True,
+        ),
+        drawn(
+            "IoU with the boxes before",
+            line("iou_with_previous", "mean IoU", refresh=True),
+            from_zero=True,
+        ),
+        drawn("Images a second", line("images_per_s", "images/s"), from_zero=True),
+        drawn(
+            "Waiting for views",
+            line("data_wait", "share of the time"),
+            percent=True,
+            from_zero=True,
+        ),
+    ]
+    return [each for each in found if each is not None]
