@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import random
 import re
 import tarfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from made_boxed import COUNT, box_set, encoded, image_folder, picture
+from made_boxed import COUNT, box_of, box_set, encoded, image_folder, picture
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
@@ -73,12 +74,28 @@ def blocks_of(section):
     return blocks
 
 
+def seeded(make):
+    """Call with the generators that transforms draw from at their beginning."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    return make()
+
+
+def alone(transform, i, image=None):
+    """Return what a transform makes of a picture that is given its own box by hand."""
+    image = ccrop.attach_box(image or picture(i), np.float32(box_of(i)))
+    return seeded(lambda: transform(image))
+
+
 def test_torchvision(run, place, monkeypatch):
     write_cifar(place / "data/cifar10/cifar-10-batches-py")
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     known = run("torchvision")
-    assert known["dataset"][3][0].shape == (3, 224, 224)
     assert known["dataset"].dataset is known["cifar"]
+    image, _ = seeded(lambda: known["dataset"][3])
+    assert image.shape == (3, 224, 224)
+    assert torch.equal(image, alone(known["augment"], 3, known["cifar"][3][0]))
 
 
 def write_cifar(folder):
@@ -86,7 +103,8 @@ def write_cifar(folder):
     folder.mkdir(parents=True)
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["a"]}))
     for number, count in enumerate((4, 3, 3, 3, 3), start=1):
-        content = {"data": np.zeros((count, 3072), np.uint8), "labels": [0] * count}
+        pixels = np.random.default_rng(number).integers(0, 256, (count, 3072), np.uint8)
+        content = {"data": pixels, "labels": [0] * count}
         (folder / f"data_batch_{number}").write_bytes(pickle.dumps(content))
 
 
@@ -95,27 +113,35 @@ def test_timm(run):
     loader = run("timm")["loader"]
     assert "ContrastiveCrop" in repr(loader.dataset.transform)
     assert "RandomResizedCrop" not in repr(loader.dataset.transform)
-    assert loader.dataset[0][0].shape == (3, 224, 224)
+    image, _ = seeded(lambda: loader.dataset[0])
+    assert torch.equal(image, alone(loader.dataset.transform, 0))
 
 
 def test_lightly(run):
-    views, label = run("lightly")["dataset"][COUNT - 1]
+    known = run("lightly")
+    views, label = seeded(lambda: known["dataset"][COUNT - 1])
     assert [view.shape[-1] for view in views] == [224] * 2 + [96] * 6
     assert label == 1
+    assert all(map(torch.equal, views, alone(known["transform"], COUNT - 1)))
 
 
 def test_webdataset(run):
-    samples = list(run("webdataset")["pipeline"])
+    known = run("webdataset")
+    samples = seeded(lambda: list(known["pipeline"]))
     assert sorted(label for _, label in samples) == list(range(COUNT))
-    assert samples[0][0].shape == (3, 224, 224)
+    image, i = samples[0]
+    assert image.shape == (3, 224, 224)
+    assert torch.equal(image, alone(known["augment"], i))
 
 
 def test_hugging_face_data_sets(run, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    dataset = run("Hugging Face datasets")["dataset"]
-    assert len(dataset) == COUNT
-    assert dataset[2]["image"].shape == (3, 224, 224)
+    known = run("Hugging Face datasets")
+    assert len(known["dataset"]) == COUNT
+    image = seeded(lambda: known["dataset"][2]["image"])
+    assert image.shape == (3, 224, 224)
+    assert torch.equal(image, alone(known["augment"], 2))
 
 
 @pytest.mark.slow
@@ -188,6 +214,12 @@ def ours(place, boxes, epoch, photos="photos"):
 
 def pixels_of(images):
     return sorted(image.numpy().tobytes() for image in images)
+
+
+def test_any_pipeline(run, place):
+    known = run("Any pipeline that knows its keys")
+    views = torch.stack([known["first"], known["second"]])
+    assert torch.equal(views, ours(place, "boxes/first", 0)["a/002.png"])
 
 
 def test_litdata(run, place):
