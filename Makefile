@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: help setup demo test test-quick torture soak check format audit-dependencies dist release bench \
-	hostile evidence gpu-check clean
+	hostile evidence evidence-gpu gpu-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -77,6 +77,12 @@ bench: setup ## Time loading and augmenting of views against others, into build/
 
 evidence: setup ## Write lab/evidence.md from lab/results/evidence.jsonl
 	$(BIN)/python -m benchmarks.evidence page
+
+evidence-gpu: ## Train ResNet-18 on Tiny-ImageNet, arm by arm, for SECONDS on a GPU; IMAGES and OUT are folders
+	mkdir -p $(OUT)
+	test -e $(OUT)/evidence.jsonl || cp lab/results/evidence.jsonl $(OUT)/
+	$(PYTHON) -m benchmarks.evidence run --study tiny-gpu --device auto --seconds $(or $(SECONDS),540) \
+		--images $(IMAGES) --out $(OUT)
 
 gpu-check: ## Check and time the GPU paths; PYTHON names an interpreter that has the dependencies
 	$(PYTHON) benchmarks/gpu_check.py

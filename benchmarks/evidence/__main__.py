@@ -5,6 +5,7 @@ python -m benchmarks.evidence page DIR/evidence.jsonl
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ def main() -> None:
         required=True,
         help="folder of CIFAR-10 as Parquet, of Tiny-ImageNet as tars, or where scenes are drawn",
     )
+    runs.add_argument("--device", default="cpu", help="auto is the GPU where there is one")
+    runs.add_argument(
+        "--seconds", type=float, default=math.inf, help="begin no arm that would take longer"
+    )
     page = commands.add_parser("page", help="write lab/evidence.md from the committed results")
     page.add_argument(
         "new", type=Path, nargs="*", help="files of results that are added to those first"
@@ -40,7 +45,17 @@ def main() -> None:
     chosen = options.parse_args()
     try:
         if chosen.command == "run":
-            run(chosen.study, chosen.seeds, chosen.out, chosen.images, chosen.arms)
+            left = run(
+                chosen.study,
+                chosen.seeds,
+                chosen.out,
+                chosen.images,
+                arms=chosen.arms,
+                device=chosen.device,
+                seconds=chosen.seconds,
+            )
+            if left:
+                print(f"{len(left)} runs are left: the same command again goes on", flush=True)
         else:
             from benchmarks.evidence.page import write
 
@@ -50,20 +65,26 @@ def main() -> None:
 
 
 def run(
-    name: str, seeds: Sequence[int], out: Path, images: Path, arms: Sequence[str] | None = None
-) -> None:
-    """Train what is missing of a study, or of some of its arms."""
-    from benchmarks.evidence.runs import Series
+    name: str,
+    seeds: Sequence[int],
+    out: Path,
+    images: Path,
+    *,
+    arms: Sequence[str] | None = None,
+    device: str = "cpu",
+    seconds: float = math.inf,
+) -> list[tuple[int, str]]:
+    """Train what is missing of a study, or of some of its arms; return what is left."""
+    from benchmarks.evidence.runs import Series, train_missing
+    from ccrop_pipeline.localize import open_device
 
     study = STUDIES[name]
     unknown = set(arms or ()) - set(study.arms)
     if unknown:
         raise CcropError(f"{name} has no arm {sorted(unknown)}; there are: {', '.join(study.arms)}")
-    train, test, held = _sources(name, images)
-    for seed in seeds:
-        series = Series(name, study, train, test, held, out, seed)
-        for arm in arms or study.arms:
-            series.arm(arm)
+    parts, place = _sources(name, images), open_device(device)
+    series = [Series(name, study, *parts, out, seed, place) for seed in seeds]
+    return train_missing(series, arms or study.arms, seconds)
 
 
 def _sources(name: str, images: Path) -> "tuple[Source, Source, Source | None]":

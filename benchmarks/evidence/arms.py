@@ -1,6 +1,6 @@
 """The studies: their images and recipes, and what each arm does."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 OTHER_SEED = 100  # added to a run's seed to get that of the run whose boxes it is given
 
@@ -296,5 +296,28 @@ TINY = Study(
     },
 )
 
-STUDIES = {"scenes": SCENES, "cifar10": CIFAR10, "cifar10-part": CIFAR10_PART, "tiny": TINY}
+# Of a GPU session of ten minutes: a run takes a few of them, and nothing but results is kept.
+TINY_GPU = replace(
+    TINY,
+    title="The same photographs, ResNet-18",
+    recipe="cifar10-simclr",
+    settings=(
+        "epochs=100",
+        "eval_size=64",
+        "crop.alpha=0.6",
+        'boxes.threshold="auto"',
+        "optimizer.lr_warmup_epochs=5",
+        "probe.k=20",
+    ),
+    warmup=20,
+    probe_every=20,
+)
+
+STUDIES = {
+    "scenes": SCENES,
+    "cifar10": CIFAR10,
+    "cifar10-part": CIFAR10_PART,
+    "tiny": TINY,
+    "tiny-gpu": TINY_GPU,
+}
 SEEDS = (0, 1, 2)

@@ -1,5 +1,6 @@
 """How good an encoder is: kNN and a logistic regression on its features of whole images."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -23,10 +24,16 @@ from ccrop_pipeline.probes import (
 LINEAR_PENALTY = 1e-3
 
 
+def decoders(device: torch.device) -> int:
+    """Images decoded at a time: one beside a CPU, where runs share the cores."""
+    return (os.cpu_count() or 1) if device.type == "cuda" else 1
+
+
 def features(source: Source, encoder: Encoder, count: int | None = None) -> Features:
     """Return the features of unit length of all images of a source, or of the first ones."""
     images = labelled(source.index(), source.location)
-    found = embed(replace(images, rows=images.rows[:count]), encoder, threads=1)
+    threads = decoders(torch.device(encoder.device))
+    found = embed(replace(images, rows=images.rows[:count]), encoder, threads=threads)
     return replace(found, values=F.normalize(found.values, dim=1))
 
 
@@ -40,16 +47,16 @@ def knn(train: Features, test: Features, settings: KnnSettings) -> float:
     return round(knn_accuracy(train, test, settings), 5)
 
 
-def linear(train: Features, *tests: Features) -> list[float]:
+def linear(train: Features, *tests: Features, device: torch.device) -> list[float]:
     """Share of each set of test images that a softmax regression on the others names rightly.
 
     Features are standardised with the mean and the deviation of the training images.
     """
     mean, deviation = train.values.mean(0), train.values.std(0).clamp(min=1e-6)
-    known, *asked = ((part.values - mean) / deviation for part in (train, *tests))
-    start = SoftmaxRegression.zero(int(train.labels.max()) + 1, known.shape[1], torch.device("cpu"))
-    classifier = fit_softmax(known, train.labels, LINEAR_PENALTY, start)
-    labels = [part.labels for part in tests]
+    known, *asked = (((part.values - mean) / deviation).to(device) for part in (train, *tests))
+    wanted, *labels = (part.labels.to(device) for part in (train, *tests))
+    start = SoftmaxRegression.zero(int(wanted.max()) + 1, known.shape[1], device)
+    classifier = fit_softmax(known, wanted, LINEAR_PENALTY, start)
     return [round(classifier.accuracy(*each), 5) for each in zip(asked, labels, strict=True)]
 
 

@@ -43,6 +43,7 @@ class Trained:
         train: Images trained on.
         test: Images of the test.
         held: Images for the choice among arms, if there is one.
+        device: Where features are computed.
         folder: Of the run.
         warm: Folder of the warm-up that it went on from, if it did.
         boxes: Box set that it was given, if it was.
@@ -55,6 +56,7 @@ class Trained:
     train: Source
     test: Source
     held: Source | None
+    device: torch.device
     folder: Path
     warm: Path | None
     boxes: Path | None
@@ -64,11 +66,12 @@ class Trained:
 def outcome(done: Trained) -> dict[str, Any]:
     """Measure a training, and gathers all that its result depends on."""
     checkpoint = load_checkpoint(done.folder)
-    recipe, encoder = checkpoint.recipe, checkpoint.encoder()
+    recipe, encoder = checkpoint.recipe, checkpoint.encoder(done.device)
     bank, queries = features(done.train, encoder), features(done.test, encoder)
     quarters = size_quarters(done.test)
     parts = [queries, *(some(queries, rows) for _, rows in quarters)]
-    nearest, fitted = [knn(bank, part, recipe.probe) for part in parts], linear(bank, *parts)
+    nearest = [knn(bank, part, recipe.probe) for part in parts]
+    fitted = linear(bank, *parts, device=done.device)
     before = [done.warm] if done.warm else []
     records = [record for run in [*before, done.folder] for record in _metrics(run, "train")]
     refreshes = _metrics(done.folder, "refresh")
@@ -114,7 +117,7 @@ def outcome(done: Trained) -> dict[str, Any]:
         "refresh_seconds": [round(record["seconds"], 2) for record in refreshes],
         "recipe": recipe.to_dict(),
         "code": _commit(),
-        "machine": _machine(),
+        "machine": _machine(done.device),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
     }
 
@@ -141,11 +144,13 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _machine() -> dict[str, Any]:
+def _machine(device: torch.device) -> dict[str, Any]:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
     return {
+        **gpu,
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

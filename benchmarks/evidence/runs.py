@@ -1,15 +1,20 @@
 """Trains the arms of a study, one after the other, and writes what came out of each."""
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.evidence import boxes as made
 from benchmarks.evidence.arms import OTHER_SEED, Arm, Study
-from benchmarks.evidence.measure import features, knn
+from benchmarks.evidence.measure import decoders, features, knn
 from benchmarks.evidence.outcome import CURVE_BANK, CURVE_QUERIES, PROBES, Trained, outcome
 from benchmarks.evidence.results import add_results, alone_in, identity, read_results
 from ccrop_pipeline.base import Observer
@@ -31,6 +36,7 @@ class Watch(Observer):
         folder: Of the run.
         recipe: Of the run.
         every: Epochs between probes.
+        device: Where features are computed.
     """
 
     train: Source
@@ -38,13 +44,14 @@ class Watch(Observer):
     folder: Path
     recipe: Recipe
     every: int
+    device: torch.device
 
     def epoch_done(self, record: Mapping[str, Any]) -> None:
         """Probes, if it is time."""
         print(self.folder.name, json.dumps(dict(record)), flush=True)
         epoch = record["epoch"]
         if epoch % self.every == 0 and epoch < self.recipe.epochs:
-            encoder = load_checkpoint(self.folder).encoder()
+            encoder = load_checkpoint(self.folder).encoder(self.device)
             bank = features(self.train, encoder, CURVE_BANK)
             queries = features(self.test, encoder, CURVE_QUERIES)
             line = {"epoch": epoch, "knn": knn(bank, queries, self.recipe.probe)}
@@ -64,6 +71,7 @@ class Series:
         held: Images for the choice among arms, if there is one.
         out: Folder of the results, `evidence.jsonl`; runs lie in `runs` below it.
         seed: Of weights, order, windows and colours.
+        device: Where all is computed.
     """
 
     name: str
@@ -73,14 +81,19 @@ class Series:
     held: Source | None
     out: Path
     seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def is_done(self, name: str) -> bool:
+        """Tell whether the result of an arm is there."""
+        done = map(identity, read_results(self.out / "evidence.jsonl"))
+        return (self.name, name, self.seed) in done
 
     def arm(self, name: str) -> None:
-        """Train one arm and writes its result, unless that is there.
+        """Train one arm and write its result, unless that is there.
 
         A training that was stopped is taken up where its newest checkpoint stands.
         """
-        file = self.out / "evidence.jsonl"
-        if (self.name, name, self.seed) in map(identity, read_results(file)):
+        if self.is_done(name):
             return
         arm = self.study.arms[name]
         # Of several processes at different arms one makes what they share, the others wait.
@@ -97,13 +110,14 @@ class Series:
                 train=self.train,
                 test=self.test,
                 held=self.held,
+                device=self.device,
                 folder=self._folder(name),
                 warm=warm,
                 boxes=box_set,
                 refreshed_once=arm.boxes in ("warm", "shuffled"),
             )
         )
-        add_results(file, [result])
+        add_results(self.out / "evidence.jsonl", [result])
 
     def _recipe(self, *settings: str) -> Recipe:
         shared = (*self.study.settings, f"seed={self.seed}", "probe.every=0")
@@ -166,12 +180,40 @@ class Series:
         trainer.train()
 
     def _trainer(self, folder: Path, recipe: Recipe, boxes: Path | None = None) -> Trainer:
-        watch = Watch(self.train, self.test, folder, recipe, self.study.probe_every)
-        inputs, machine = Inputs(self.train, boxes=boxes), Machine(threads=1)
+        watch = Watch(self.train, self.test, folder, recipe, self.study.probe_every, self.device)
+        inputs = Inputs(self.train, boxes=boxes)
+        machine = Machine(device=self.device, threads=decoders(self.device))
         return Trainer(inputs, folder, recipe, machine, watch)
 
     def _folder(self, name: str) -> Path:
         return self.out / "runs" / f"{self.name}-seed{self.seed}" / name
+
+
+def train_missing(
+    each: Iterable[Series], arms: Iterable[str], seconds: float = math.inf
+) -> list[tuple[int, str]]:
+    """Train the arms that have no result, of one series after the other.
+
+    Args:
+        each: Series of one study.
+        arms: Their names.
+        seconds: Once one was trained, no other is begun that would take longer than what is
+            left of these, judged by the longest so far.
+
+    Returns:
+        Seed and name of what is left.
+    """
+    begun, longest, left = time.monotonic(), 0.0, []
+    for series, arm in product(each, tuple(arms)):
+        if series.is_done(arm):
+            continue
+        started = time.monotonic()
+        if longest and started - begun + longest > seconds:
+            left.append((series.seed, arm))
+            continue
+        series.arm(arm)
+        longest = max(longest, time.monotonic() - started)
+    return left
 
 
 def _own_settings(arm: Arm) -> tuple[str, ...]:

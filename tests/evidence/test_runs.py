@@ -1,6 +1,7 @@
 """Arms that share a warm-up are what separate trainings would have been."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -10,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence.arms import Arm, Study
 from benchmarks.evidence.boxes import statistics
-from benchmarks.evidence.results import read_results
-from benchmarks.evidence.runs import Series
+from benchmarks.evidence.results import add_results, read_results
+from benchmarks.evidence.runs import Series, train_missing
 from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import compute_boxes
@@ -34,8 +35,7 @@ STUDY = Study(
         "overlap": Arm("overlap", "warm"),
         "other-seed": Arm("other", "other-seed"),
         "low": Arm("low", "warm", threshold=0.2),
-        "large": Arm("large", "none", scale=0.5),
-        "again": Arm("again", "again", threshold=0.4),
+        "again": Arm("again", "again", threshold=0.4, scale=0.5),
         "shuffled": Arm("shuffled", "true-shuffled"),
     },
     contrasts=(),
@@ -49,8 +49,7 @@ def series(tmp_path_factory):
         pack(Scenes(32, size=32, split=split), folder / split, prefix=split)
     train, test = (open_source(folder / split) for split in ("train", "test"))
     made = Series("tiny", STUDY, train, test, test, folder / "out", seed=3)
-    for arm in STUDY.arms:
-        made.arm(arm)
+    assert train_missing([made], STUDY.arms) == []
     return made
 
 
@@ -73,8 +72,14 @@ def _alone(series, folder, *settings, boxes=None):
     [
         ("random", ('boxes.kind="none"',)),
         ("overlap", ("boxes.refresh_epochs=[1]",)),
-        ("large", ('boxes.kind="none"', "crop.scale=[0.5, 1.0]")),
-        ("again", ("boxes.refresh_at=[0.2, 0.4, 0.6, 0.8]", "boxes.threshold=0.4")),
+        (
+            "again",
+            (
+                "boxes.refresh_at=[0.2, 0.4, 0.6, 0.8]",
+                "boxes.threshold=0.4",
+                "crop.scale=[0.5, 1.0]",
+            ),
+        ),
     ],
 )
 def test_an_arm_has_the_losses_of_a_training_of_its_own(series, tmp_path, arm, settings):
@@ -160,3 +165,15 @@ def test_what_is_finished_is_not_trained_again(series):
             assert (old["knn"], old["curve"]) == (new["knn"], new["curve"])
         else:
             assert old == new
+
+
+def test_a_piece_ends_in_time_and_the_next_goes_on_from_the_results_alone(series, tmp_path):
+    before = read_results(series.out / "evidence.jsonl")
+    missing = ("random", "shuffled")
+    add_results(tmp_path / "evidence.jsonl", [r for r in before if r["arm"] not in missing])
+    fresh = replace(series, out=tmp_path)
+    assert train_missing([fresh], STUDY.arms, seconds=0.001) == [(3, "shuffled")]
+    assert len(list((tmp_path / "runs").glob("*/*/run.json"))) == 2  # the warm-up and one arm
+    for old in before:
+        new = [r for r in read_results(tmp_path / "evidence.jsonl") if r["arm"] == old["arm"]]
+        assert [r["knn"] for r in new] == [old["knn"]] * (old["arm"] != "shuffled")
