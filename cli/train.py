@@ -87,6 +87,7 @@ LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
     help="Keep images decoded on the device when they need no more than this; 0: never.",
 )
 @click.option("--compile", is_flag=True, help="Compile the encoders with torch.compile.")
+@click.option("--stop-on-collapse", is_flag=True, help="End the run after an epoch that collapses.")
 @click.option(
     "--log",
     multiple=True,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Steps or seconds that are measured before the time of a whole run is said, if it is long.
 _MEASURED_STEPS, _MEASURED_SECONDS, _LONG_SECONDS = 20, 60.0, 120.0
 _QUIET_SECONDS = 300.0  # between two lines within an epoch where there is no terminal
-_COLLAPSED = 0.05  # of 1, when embeddings spread evenly over the sphere
 
 
 class TrainProgress(Display, Observer):
@@ -114,13 +113,12 @@ class TrainProgress(Display, Observer):
             f"lr {record['lr']:.4f}  {record['images_per_s']:,.0f} images/s  "
             f"data wait {record['data_wait']:.0%}{grey}{knn}{_left(left)}"
         )
+        verdict = f"{record['verdict']}: {record['why']}"
+        if record["verdict"] == "collapsing":
+            self.warning(verdict)
+        else:
+            say(f"{self._prefix}  {verdict}")
         self._promise(record["epoch"], left)
-        if record["embedding_std"] < _COLLAPSED:
-            self.warning(
-                "the embeddings of all images are nearly the same (embedding_std "
-                f"{record['embedding_std']:.3f}; 1 is spread evenly): the method has collapsed. "
-                "Lower the learning rate, or look at the settings of the method"
-            )
 
     def images_done(
         self, images: int, shard: str = "", _stages: StageSeconds | None = None
@@ -177,7 +175,8 @@ def _left(estimate: Estimate | None) -> str:
 def knn_of(record: Mapping[str, Any]) -> str:
     """Return the kNN accuracy of a record, with the settings that make it comparable."""
     settings = f"k={record['knn_k']}, temperature={record['knn_temperature']:g}"
-    return f"kNN {record['knn']:.1%} ({settings})"
+    chance = f"chance {record['knn_chance']:.1%}, " if "knn_chance" in record else ""
+    return f"kNN {record['knn']:.1%} ({chance}{settings})"
 
 
 class StageClock(TrainProgress):

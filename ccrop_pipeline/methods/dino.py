@@ -57,7 +57,8 @@ class DINO(Method):
         student_out = list(at_least_float32(torch.cat(student)).chunk(len(views)))
         with torch.autocast(two.device.type, enabled=False):
             loss = self.criterion(teacher_out, student_out, teacher_temp=self.teacher_temperature)
-        return StepOutput(loss, student_out[0].detach())
+        # About their centre, as the loss compares them.
+        return StepOutput(loss, student_out[0].detach() - self.criterion.get_buffer("center")[0])
 
     def after_backward(self, epoch: int) -> None:
         """Drop the gradient of the last layer in the first epochs."""

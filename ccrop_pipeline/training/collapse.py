@@ -1,13 +1,18 @@
-"""Whether a run learns or collapses: the rank of the embeddings that its steps have made."""
+"""Whether a run learns or collapses: the rank of its embeddings, and a verdict an epoch."""
 
+import math
 from collections import deque
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-# The last rows of an epoch that the rank is of, and the most numbers of them: 64 MB in float32.
-_ROWS, _NUMBERS = 2048, 2**24
+from ccrop_pipeline.recipes import Recipe
+
+# The last rows of an epoch that the rank is of: fewer where they are long, so that their singular
+# values take a fraction of a second, and their copies 64 MB.
+_ROWS, _LONG_ROWS, _NUMBERS = 2048, 1024, 2**24
 _EPSILON: Final = 1e-7  # of the paper, for float32
 
 
@@ -48,7 +53,9 @@ class NewestRows:
 
     def add(self, embeddings: Tensor) -> None:
         """Take in (B, dim) embeddings, and forget the oldest."""
-        most = max(1, int(min(_ROWS, _NUMBERS // embeddings.shape[1]) * self._share))
+        dim = embeddings.shape[1]
+        rows = min(_ROWS if dim <= _LONG_ROWS else _LONG_ROWS, _NUMBERS // dim)
+        most = max(1, int(rows * self._share))
         # A copy: what is given may be a part of something larger.
         self._parts.append(embeddings.detach()[:most].clone())
         while sum(map(len, self._parts)) > most:
@@ -57,3 +64,94 @@ class NewestRows:
     def all(self) -> Tensor:
         """Return them, (N, dim)."""
         return torch.cat([*self._parts])
+
+
+# Thresholds; docs/training.md has the runs that they were set by. A run collapses whose embeddings
+# have had a rank or a spread below these in two epochs, and is not clear below twice as much.
+_RANK, _SPREAD = 5.0, 0.05
+_OF_LIMIT = 1 / 8  # of the greatest rank there can be, where that is less than _RANK
+_CHANCE, _MOVED = 0.99, 0.005  # of the loss of chance; of the loss of the first epoch
+
+_ADVICE = {
+    "simclr": "lower method.temperature",
+    "mocov1": "lower method.temperature",
+    "mocov2": "lower method.temperature",
+    "mocov3": "lower method.temperature",
+    "byol": "raise method.encoder_momentum",
+    "simsiam": "set method.fixed_predictor_rate=true",
+    "dino": "lower method.teacher_temperature",
+    "barlowtwins": "raise method.off_diagonal_weight",
+    "vicreg": "raise method.variance_weight",
+}
+
+LEARNING, COLLAPSING, UNCLEAR = "learning", "collapsing", "not yet clear"
+
+
+class Verdict(NamedTuple):
+    """How a run goes.
+
+    Attributes:
+        verdict: "learning", "collapsing" or "not yet clear".
+        why: Why, and what to do, for people.
+    """
+
+    verdict: str
+    why: str
+
+
+def judge(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
+    """Tell how a run goes by its epochs so far.
+
+    Args:
+        records: Of its epochs, at least one, the newest last; see docs/training.md.
+        recipe: Recipe of the run.
+    """
+    first, newest = records[0], records[-1]
+    if low := _low(newest, 1):
+        if len(records) > 1 and _low(records[-2], 1):
+            advice = f"lower optimizer.lr, or {_ADVICE[recipe.method.name]}"
+            return Verdict(COLLAPSING, f"{low}, for two epochs: {advice}, in another run")
+        return Verdict(UNCLEAR, f"{low}; a second such epoch would be a collapse")
+    if low := _low(newest, 2):
+        return Verdict(UNCLEAR, low)
+    if len(records) == 1:
+        return Verdict(UNCLEAR, "one epoch tells little")
+    chance = chance_loss(recipe)
+    if chance is not None and newest["loss"] >= _CHANCE * chance:
+        return Verdict(UNCLEAR, f"the loss is that of chance, {chance:.3g}")
+    if abs(newest["loss"] - first["loss"]) < _MOVED * abs(first["loss"]):
+        return Verdict(UNCLEAR, f"the loss has not moved from {first['loss']:.4g}")
+    return Verdict(LEARNING, f"embeddings fill {_rank(newest)}")
+
+
+def chance_loss(recipe: Recipe) -> float | None:
+    """Return the loss of a method that can tell no image from another; None: its loss does not say.
+
+    It is the cross entropy of equal similarities, over as many as the loss compares.
+    """
+    settings: Any = recipe.method
+    images = recipe.batch_size // recipe.accumulate
+    match settings.name:
+        case "simclr":
+            return math.log(2 * images - 1)
+        case "mocov1" | "mocov2":
+            return math.log(settings.queue_size + 1)
+        case "mocov3":  # two directions, each 2 tau times the cross entropy
+            return float(4 * settings.temperature * math.log(images))
+        case "dino":
+            return math.log(settings.projection_dim)
+    return None
+
+
+def _low(record: Mapping[str, Any], factor: int) -> str:
+    """Return what is too low in an epoch; "" where nothing is."""
+    spread, rank = record["embedding_std"], record.get("rankme")
+    if spread < factor * _SPREAD:
+        return f"embeddings of all images are alike (spread {spread:.3f} of 1)"
+    if rank is not None and rank < factor * min(_RANK, _OF_LIMIT * record["rankme_limit"]):
+        return f"embeddings fill only {_rank(record)}"
+    return ""
+
+
+def _rank(record: Mapping[str, Any]) -> str:
+    return f"{record['rankme']:.3g} of {record['rankme_limit']} dimensions"

@@ -39,6 +39,7 @@ from ccrop_pipeline.training.checkpoint import (
     load_newest,
     save_checkpoint,
 )
+from ccrop_pipeline.training.collapse import COLLAPSING, judge
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
 from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.loggers import Loggers
@@ -60,6 +61,7 @@ class Trainer:
         machine: Device and loader processes.
         observer: Told of every stage, step and epoch; of several processes only in the first.
         overwrite: Whether to delete a run that is in `folder`.
+        stop_on_collapse: Whether `train` ends with an error after an epoch that collapses.
 
     Raises:
         CcropError: If the box set or the source cannot be used, or a setting makes no sense for
@@ -75,6 +77,7 @@ class Trainer:
         observer: Observer = SILENT,
         *,
         overwrite: bool = False,
+        stop_on_collapse: bool = False,
     ) -> None:
         self.plan = make_plan(recipe, inputs.boxes)
         self.inputs, self.recipe = inputs, recipe
@@ -95,7 +98,7 @@ class Trainer:
             weights=inputs.weights,
             compiled=machine.compile,
         )
-        self._overwrite = overwrite
+        self._overwrite, self._stop_on_collapse = overwrite, stop_on_collapse
         self.epoch = 0
         self._boxes: str | None = None  # in use, or last used before the run was stopped
         self._loaded = self.plan[0].boxes if inputs.boxes else None  # those that the loader has
@@ -109,7 +112,8 @@ class Trainer:
         """Execute what is left of the plan.
 
         Raises:
-            CcropError: If the folder holds another run, or another process trains in it.
+            CcropError: If the folder holds another run, another process trains in it, or the run
+                is to end because it collapses.
         """
         with ExitStack() as held, deaths_explained("`workers` to 0"):
             self.processes.once(lambda: held.enter_context(only_writer(self.run.folder)))
@@ -266,9 +270,16 @@ class Trainer:
         _expect_finite(record["loss"], self.epoch)
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}
         record |= self._probed()
+        verdict = judge([*self.metrics.records("train"), record], self.recipe)
+        record |= verdict._asdict()
         self._add(record)
         self._save(self.run.folder / NEWEST)
         self.observer.epoch_done(record)
+        if self._stop_on_collapse and verdict.verdict == COLLAPSING:
+            raise CcropError(
+                f"{self.run.folder} collapses after epoch {self.epoch}: {verdict.why}. Its newest "
+                "checkpoint is kept; without `stop_on_collapse` the same call goes on from it."
+            )
 
     def _probed(self) -> dict[str, Any]:
         if not self._probe or not self._probe.due(self.epoch, self.recipe.epochs):
@@ -320,6 +331,7 @@ def train(
     workers: int | None = None,
     resident_gb: float = 4.0,
     compile: bool = False,
+    stop_on_collapse: bool = False,
     log: Sequence[str] = (),
     observer: Observer = SILENT,
 ) -> Run:
@@ -344,6 +356,7 @@ def train(
         resident_gb: Images stay decoded on the device when they need no more than so many
             gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled by `torch.compile`.
+        stop_on_collapse: Whether to end with an error after an epoch that collapses.
         log: Where metrics also go: "tensorboard", "wandb", "mlflow", "trackio".
         observer: Hears how it goes.
 
@@ -351,8 +364,8 @@ def train(
         The run, complete.
 
     Raises:
-        CcropError: If the folder holds another run, images or boxes cannot be used, or a setting
-            makes no sense for them.
+        CcropError: If the folder holds another run, images or boxes cannot be used, a setting
+            makes no sense for them, or the run is to end because it collapses.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     device, ranks = open_device(device), Ranks.from_environment()
@@ -375,7 +388,15 @@ def train(
         compile=compile,
         log=tuple(log),
     )
-    trainer = Trainer(inputs, local_path(run), recipe, machine, observer, overwrite=overwrite)
+    trainer = Trainer(
+        inputs,
+        local_path(run),
+        recipe,
+        machine,
+        observer,
+        overwrite=overwrite,
+        stop_on_collapse=stop_on_collapse,
+    )
     if ranks.rank == 0:
         for opened in filter(None, (inputs.source, inputs.test_source)):
             observer.opened(opened)

@@ -126,7 +126,7 @@ def log(monkeypatch):
 
 def record(epoch):
     figures = {"loss": 1.0, "lr": 0.1, "images_per_s": 5.0, "data_wait": 0.0, "unreadable": 0}
-    return {"epoch": epoch, "embedding_std": 1.0, **figures}
+    return {"epoch": epoch, "verdict": "learning", "why": "embeddings fill 9 of 9", **figures}
 
 
 def run(shown, clock, step_seconds, epochs):
@@ -150,7 +150,8 @@ def test_a_long_run_is_said_to_be_one_once_it_is_measured(log):
     assert lines.index(promised[0]) < 3
     # Every few minutes a line; with the epoch's own the time left.
     assert "epoch 1/10  step 3/25, 0 images/s, data wait 0%  28 h left" in lines
-    assert lines[-1].endswith("26 h left")
+    assert lines[-2].endswith("26 h left")
+    assert lines[-1] == "  learning: embeddings fill 9 of 9"
 
 
 def test_quick_steps_are_measured_twenty_times_and_a_short_run_says_nothing(log):
@@ -162,7 +163,7 @@ def test_quick_steps_are_measured_twenty_times_and_a_short_run_says_nothing(log)
     shown = TrainProgress(PLAN, clock=clock)
     run(shown, clock, 2.0, [0])
     assert log.getvalue().count("about") == 1
-    assert log.getvalue().splitlines()[-1].endswith("8 min left")
+    assert log.getvalue().splitlines()[-2].endswith("8 min left")
 
 
 def test_a_run_that_goes_on_says_from_where_and_counts_what_is_left(log):

@@ -1,12 +1,20 @@
-"""The rank of embeddings, against singular values that NumPy finds and closed forms."""
+"""The rank of embeddings against NumPy and closed forms; verdicts, and what ends by them."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+from PIL import Image
 
-from ccrop_pipeline.training.collapse import NewestRows, rankme
+from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.methods import METHODS
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.training import Run, load_checkpoint
+from ccrop_pipeline.training.collapse import NewestRows, chance_loss, judge, rankme
 
 
 def effective_rank(rows):
@@ -53,9 +61,91 @@ def test_the_newest_rows_are_the_last_of_all_that_were_given():
 
 
 def test_wide_rows_are_fewer_and_copies():
-    wide = torch.zeros(512, 65536)
+    wide = torch.zeros(257, 65536)
     rows = NewestRows()
     rows.add(wide)
     wide += 1
     assert rows.all().shape == (256, 65536)
     assert rows.all().sum() == 0
+    for dim, kept in ((1024, 2048), (1025, 1024)):
+        rows = NewestRows()
+        rows.add(torch.zeros(3000, dim))
+        assert len(rows.all()) == kept
+
+
+SIMCLR = load_recipe("demo")  # batches of 64: the loss of chance is log(127), 4.84
+
+
+def record(loss=4.0, spread=0.9, rank=30.0, limit=128):
+    return {"loss": loss, "embedding_std": spread, "rankme": rank, "rankme_limit": limit}
+
+
+@pytest.mark.parametrize(
+    ("records", "verdict", "why"),
+    [
+        ([record(4.5)], "not yet clear", "one epoch tells little"),
+        ([record(4.5), record(4.4)], "learning", "embeddings fill 30 of 128 dimensions"),
+        ([record(4.5), record(4.51)], "not yet clear", "the loss has not moved from 4.5"),
+        ([record(4.6), record(4.83)], "not yet clear", "the loss is that of chance, 4.84"),
+        ([record(), record(3.0, rank=9.9)], "not yet clear", "fill only 9.9 of 128"),
+        ([record(), record(3.0, spread=0.09)], "not yet clear", r"alike \(spread 0.090 of 1\)"),
+        ([record(), record(3.0, rank=4.9)], "not yet clear", "a second such epoch"),
+        ([record(rank=4), record(3.0, rank=6)], "not yet clear", "fill only 6 of 128"),
+        ([record(rank=4), record(3.0, rank=3)], "collapsing", "fill only 3 of 128 .*, for two"),
+        ([record(spread=0.01), record(rank=1)], "collapsing", "or lower method.temp"),
+        # Few dimensions are not few of few.
+        ([record(limit=16, rank=4.5), record(3.0, limit=16, rank=4.5)], "learning", "4.5 of 16"),
+        ([record(limit=16, rank=1.9), record(3.0, limit=16, rank=1.9)], "collapsing", "1.9 of 16"),
+    ],
+)  # fmt: skip
+def test_a_verdict_follows_from_spread_rank_and_loss(records, verdict, why):
+    found = judge(records, SIMCLR)
+    assert (found.verdict, bool(re.search(why, found.why))) == (verdict, True), found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_loss_of_chance_is_that_of_embeddings_that_are_all_alike(method):
+    small = {
+        "dino": ["method.projection_dim=64"],
+        "simclr": [],
+        "mocov3": ["method.temperature=0.5"],
+    }
+    small |= {name: ["method.queue_size=48"] for name in ("mocov1", "mocov2")}
+    recipe = load_recipe(method, ["batch_size=32", "accumulate=2", *small.get(method, [])])
+    chance = chance_loss(recipe)
+    assert (chance is not None) == (method in small)
+    if chance is None:
+        return
+    criterion = METHODS[method](build_backbone("small"), recipe.method).criterion
+    alike = torch.ones(16, recipe.method.projection_dim)
+    if method == "dino":
+        loss = criterion([alike, alike], [alike, alike])
+    elif method == "mocov3":
+        loss = 2 * criterion(alike, alike)
+    else:
+        if method != "simclr":
+            criterion.memory_bank.keys.fill_(128**-0.5)
+        loss = criterion(alike, alike)
+    assert loss.item() == pytest.approx(chance, rel=1e-5)
+
+
+def test_a_run_that_collapses_ends_with_its_checkpoint_where_that_is_wanted(tmp_path):
+    """Images that are all the same, without any augmentation, have the same embeddings."""
+    for number in range(16):
+        Image.new("RGB", (32, 32), (200, 100, 50)).save(tmp_path / f"{number}.png")
+    plain = {"crop.scale": "[1, 1]", "crop.ratio": "[1, 1]", "augment.jitter_p": 0}
+    plain |= {"augment.grayscale_p": 0, "boxes.kind": "none", "epochs": 4, "batch_size": 8}
+    plain |= {"image_size": 32, "eval_size": 0, "optimizer.lr_warmup_epochs": 0}
+    settings = [f"--set={name}={value}" for name, value in plain.items()]
+    command = ["train", str(tmp_path), str(tmp_path / "run"), "--recipe", "demo", *settings]
+    stopped = CliRunner().invoke(cli, [*command, "--stop-on-collapse"])
+    assert stopped.exit_code == 1
+    assert re.search(
+        r"run collapses after epoch 2: .*alike.*without --stop-on-coll", stopped.stderr
+    )
+    assert "not yet clear: embeddings of all images are alike (spread 0.000 of 1)" in stopped.stderr
+    run = Run(tmp_path / "run")
+    assert [each["verdict"] for each in run.metrics()] == ["not yet clear", "collapsing"]
+    assert load_checkpoint(run.folder).epoch == 2
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    assert [each["rankme"] for each in run.metrics()] == [pytest.approx(1, abs=0.1)] * 4
