@@ -135,6 +135,52 @@ def appear(aside: Path, target: Path, *, replace: bool = False) -> None:
     sync(target.parent)
 
 
+@contextmanager
+def folder_written_aside(target: Path) -> Iterator[Path]:
+    """Yield the hidden path of an empty folder; on leaving, sync it and move it to `target`.
+
+    Of what is there, only an empty folder is replaced, and one with the very same files is left as
+    it is. Where writing fails, or whoever writes is killed, it is as for `written_aside`.
+
+    Raises:
+        TargetTakenError: If `target` is there and has other files.
+        WriteError: If it cannot be written.
+    """
+    remove_leftovers(target.parent, target.name)
+    aside = target.parent / hidden_name(target.name)
+    try:
+        with writing(target, aside):
+            aside.mkdir()
+            descriptor = os.open(aside, os.O_RDONLY)
+            try:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield aside
+                _move_folder(aside, target)
+            finally:
+                os.close(descriptor)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_folder(aside: Path, target: Path) -> None:
+    os.sync()  # all files at once: one by one, a million take an hour
+    try:
+        aside.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        mine, theirs = _files_below(aside), _files_below(target)
+        if mine != theirs or filecmp.cmpfiles(aside, target, mine, shallow=False)[0] != mine:
+            raise TargetTakenError(target) from None
+        return
+    sync(target.parent)
+
+
+def _files_below(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+
+
 def hidden_name(name: str) -> str:
     """Return a name of its own for a file that is being written; it tells the host as well."""
     return f".{name}.{_host()}{secrets.token_hex(4)}.tmp"

@@ -1,9 +1,6 @@
 """Box sets as other tools read them."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,14 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ccrop_pipeline.base.addresses import is_address, local_path
-from ccrop_pipeline.base.files import (
-    TargetTakenError,
-    hidden_name,
-    remove_leftovers,
-    sync,
-    writing,
-    written_aside,
-)
+from ccrop_pipeline.base.files import TargetTakenError, folder_written_aside, written_aside
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.boxset.manifest import CROISSANT
 from ccrop_pipeline.errors import CcropError, SettingError
@@ -87,8 +77,9 @@ def export_boxes(
         write = partial(write_label_studio, prefix=prefix)
     path = local_path(out)
     if form == "yolo":
-        with _folder_aside(path) as folder:
-            write(box_set, folder, suffix, turned=upright)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with folder_written_aside(path) as aside:
+            write(box_set, aside, suffix, turned=upright)
         return path
     if form == "croissant":
         _expect_own_folder(box_set, path)
@@ -113,33 +104,6 @@ def _expect_own_folder(box_set: BoxSet, path: Path) -> None:
             f"{CROISSANT} names the files beside it: write it to the folder of the box set itself, "
             f"a local one, and not to {path}."
         )
-
-
-@contextmanager
-def _folder_aside(target: Path) -> Iterator[Path]:
-    """Yield the hidden path of an empty folder; on leaving, move it to `target`.
-
-    Raises:
-        CcropError: If `target` is there and is not an empty folder.
-        WriteError: If it cannot be written.
-    """
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise CcropError(
-            f"{target} is already there. It is never overwritten: move or delete it, or choose "
-            "another folder."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target.parent, target.name)
-    aside = target.parent / hidden_name(target.name)
-    try:
-        with writing(target, aside):
-            aside.mkdir()
-            yield aside
-            os.sync()  # all files at once: one by one, a million would take an hour
-            aside.rename(target)  # of what is there, only an empty folder is replaced
-            sync(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_metadata(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> None:

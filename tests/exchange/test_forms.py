@@ -169,10 +169,19 @@ def test_a_folder_of_labels_is_never_overwritten_or_half_written(boxes, tmp_path
     assert [*tmp_path.rglob("*")] == [out]
     export_boxes(boxes, out, "yolo")  # an empty folder is taken
     label = next(out.rglob("empty.txt"))
+    before = {path: path.stat() for path in out.rglob("*")}
+    assert export_boxes(boxes, out, "yolo") == out  # complete already
+    assert {path: path.stat() for path in out.rglob("*")} == before
     label.write_text("0 .5 .5 .1 .1\n")  # corrected by hand
-    with pytest.raises(CcropError, match=r"labels is already there\. It is never overwritten"):
+    taken = r"labels is already there with other content\. It is never overwritten"
+    with pytest.raises(CcropError, match=taken):
         export_boxes(boxes, out, "yolo")
     assert label.read_text() == "0 .5 .5 .1 .1\n"
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(CcropError, match="file is already there"):
+        export_boxes(boxes, tmp_path / "file", "yolo")
+    assert (tmp_path / "file").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "labels"]
 
 
 def test_what_no_xml_can_hold_is_refused(tmp_path):

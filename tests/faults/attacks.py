@@ -114,6 +114,7 @@ COMMANDS = (
     Command("export .pth", ("export", "{inputs}/resnet", "{out}/new/backbone.pth")),
     Command("boxes export --form coco", (*_EXPORT, "{out}/new/boxes.json", "--form", "coco")),
     Command("boxes export --form hf", (*_EXPORT, "{out}/images", "--form", "hf")),
+    Command("boxes export --form yolo", (*_EXPORT, "{out}/new/labels", "--form", "yolo")),
     Command("boxes export --form webdataset", (*_EXPORT, "{out}/boxes", "--form", "webdataset")),
     Command("boxes compute", _COMPUTE),
     Command("boxes compute --form webdataset", (*_COMPUTE, "--form", "webdataset")),

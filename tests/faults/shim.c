@@ -238,6 +238,14 @@ size_t fwrite(const void *data, size_t size, size_t n, FILE *stream) {
         return real(file); }
 SYNC_LIKE(fsync)
 SYNC_LIKE(fdatasync)
+void sync(void) { /* It cannot fail, and is of all files; it begins to count once a folder is set. */
+    REAL(sync);
+    struct stat found;
+    if (root_length) (void)counted(SYNC);
+    for (int i = 0; mode == POWER && i < dirty_count; i++)
+        if (!fstat(dirty[i].file, &found)) dirty[i].synced = found.st_size;
+    real();
+}
 
 int ftruncate(int file, off_t size) {
     REAL(ftruncate);
