@@ -10,7 +10,8 @@ from .printing import note
 # By command; {names} are its arguments, words in capitals are for the reader to fill in.
 NEXT = {
     "data pack": "ccrop train {out} RUN --recipe photos-simclr-2core",
-    "train": "ccrop probe {run} {source}",
+    "train": "ccrop report {run}",
+    "report": "ccrop probe {run} SOURCE",
     "probe": "ccrop export {model} OUT",
     "boxes layers": "ccrop boxes compute SOURCE OUT --model {model}",
     "boxes fit-linear": "ccrop boxes compute {source} OUT --model {model} --map linear:{out}",

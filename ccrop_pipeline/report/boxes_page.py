@@ -115,7 +115,7 @@ def _tiles(judged: Audit, changed: BoxDiff | None) -> list[tuple[str, str]]:
     """Return the figures that stand out, by what they are called."""
     shares = {
         "mean area": judged.mean_area,
-        "over 90 % of the image": judged.nearly_full,
+        "over 90% of the image": judged.nearly_full,
         "whole image": judged.full,
         "empty": judged.empty,
         "unreadable": judged.unreadable,

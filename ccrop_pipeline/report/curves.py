@@ -124,7 +124,7 @@ def chart(
         tuple(drawn),
         percent,
         tuple((x(tick), f"{int(tick):,}") for tick in whole),
-        tuple((y(tick), f"{100 * tick:g} %" if percent else f"{tick:g}") for tick in ticks),
+        tuple((y(tick), f"{100 * tick:g}%" if percent else f"{tick:g}") for tick in ticks),
         tuple(x(mark) for mark in marks),
         (first, last),
     )

@@ -102,7 +102,7 @@ def test_the_slider_draws_the_boxes_that_the_library_computes(browser, page, rul
             flat = [list(each.ravel()) if len(each) > 1 else [] for each in several]
             assert objects(browser) == flat
         mean = (expected[:, 2:] - expected[:, :2]).astype(float).prod(axis=1).mean()
-        assert f"{100 * mean:.1f} % of {len(rows)} images" in run(
+        assert f"{100 * mean:.1f}% of {len(rows)} images" in run(
             browser, "document.getElementById('area-now').textContent"
         )
     run(browser, "document.getElementById('as-stored').click()")

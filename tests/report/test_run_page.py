@@ -320,7 +320,7 @@ def test_the_page_shows_the_figures_and_the_boxes_of_every_refresh(browser, page
         browser,
         "[...document.querySelectorAll('.chart')][1].querySelector('.key output').textContent",
     )
-    assert values == "26.0 %"
+    assert values == "26.0%"
     slide = "const s = document.getElementById('refresh'); s.value = arguments[0];"
     for number, epoch in enumerate(RULES):
         browser.execute_script(slide + "s.dispatchEvent(new Event('input'))", number)

@@ -1,6 +1,6 @@
 // Figures under the pointer, or under the epoch that the arrow keys have come to, in every chart.
 const figures = [...document.querySelectorAll(".chart")];
-const figureOf = (value, asShare) => (asShare ? `${(100 * value).toFixed(1)} %` : `${Number(value.toPrecision(5))}`);
+const figureOf = (value, asShare) => (asShare ? `${(100 * value).toFixed(1)}%` : `${Number(value.toPrecision(5))}`);
 const nearest = (points, epoch) =>
   points.reduce((best, point) => (Math.abs(point[0] - epoch) < Math.abs(best[0] - epoch) ? point : best));
 
