@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.argument("run", type=LocalPath(exists=True))
+@click.argument("run")
 @click.argument("out", type=LocalPath())
 @click.option(
     "--form",
-    type=click.Choice(["torchvision", "timm", "safetensors", "detectron2"]),
+    type=click.Choice(["torchvision", "timm", "safetensors", "detectron2", "onnx"]),
     default=None,
-    help="Whose names the weights have.  [default: torchvision's; in a safetensors file if OUT "
-    "ends in .safetensors]",
+    help="Whose names the weights have, or onnx.  [default: torchvision's; in a safetensors file "
+    "if OUT ends in .safetensors; onnx if it ends in .onnx]",
 )
 @click.option(
     "--encoder",
@@ -33,36 +33,46 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which encoder, of methods that have two.",
 )
+@click.option(
+    "--input-size",
+    type=click.IntRange(8, 4096),
+    help="With onnx: side of the images in pixels.  [default: what the model expects]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the file OUT.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def export(
-    run: Path,
+    run: str,
     out: Path,
     form: "ExportForm | None",
     encoder: "Which",
+    input_size: int | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
     """Write the backbone of RUN (or of a checkpoint) to the file OUT for other programs.
 
     The file is read back into the network of its form, whose outputs must be those of the
-    backbone. The lines of Python that use it are printed. See docs/export.md.
+    backbone. The lines of Python that use it are printed. As ONNX goes any model that
+    `ccrop embed` takes, with the pooled features as its output. See docs/export.md.
 
     \b
     Example:
       ccrop export runs/first backbone.safetensors
     """
-    expect_model(str(run))
+    expect_model(run)
     from ccrop_pipeline.export import export_backbone
 
-    done = export_backbone(run, out, form=form, encoder=encoder, overwrite=overwrite)
+    done = export_backbone(
+        run, out, form=form, encoder=encoder, input_size=input_size, overwrite=overwrite
+    )
     checked = (
         "names and weights read back"
         if done.difference is None
         else f"outputs of the loaded network differ by {done.difference:.1g} of the greatest"
     )
+    after = "" if done.epoch is None else f" after epoch {done.epoch}"
     note(
-        f"{done.path}: {encoder} encoder {done.backbone} after epoch {done.epoch}, "
+        f"{done.path}: {encoder} encoder {done.backbone}{after}, "
         f"{counted(done.weights, 'tensor')}, form {done.form}; checked: {checked}"
     )
     if as_json:

@@ -1,7 +1,9 @@
 """Writing the backbone of a run for other programs, and checking what was written."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,22 +13,31 @@ from torch import Tensor, nn
 
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import TargetTakenError, written_aside
-from ccrop_pipeline.errors import CcropError, SettingError
+from ccrop_pipeline.errors import CcropError, ModelError, SettingError
 from ccrop_pipeline.export.detectron2 import (
     detectron2_file,
     detectron2_name,
     detectron2_settings,
     detectron2_state,
 )
+from ccrop_pipeline.export.onnx_form import difference_of, expect_onnx, onnx_lines, onnx_model
 from ccrop_pipeline.localize import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Backbone,
+    Encoder,
     build_backbone,
     state_sha256,
 )
+from ccrop_pipeline.models import open_encoder, read_own
 from ccrop_pipeline.models.network import import_timm
-from ccrop_pipeline.models.own_checkpoints import Which, expect_own, own_backbone, within
+from ccrop_pipeline.models.own_checkpoints import (
+    Which,
+    expect_own,
+    own_backbone,
+    own_encoder,
+    within,
+)
 from ccrop_pipeline.models.weight_files import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.recipes import Recipe
 
@@ -94,10 +105,11 @@ def _building(backbone: Backbone, form: str) -> tuple[list[str], list[str]]:
     return imports, build
 
 
-ExportForm = Literal["torchvision", "timm", "safetensors", "detectron2"]
+ExportForm = Literal["torchvision", "timm", "safetensors", "detectron2", "onnx"]
 
-# Of files of weights; another, such as .onnx, promises another format.
+# Of files of weights; another, such as .h5, promises another format.
 _ENDINGS = ("", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+_FORM_OF: Mapping[str, ExportForm] = {".safetensors": "safetensors", ".onnx": "onnx"}
 _SIDE = 64  # of the images that outputs are compared on
 _TOLERANCE = 1e-6  # of the greatest output
 
@@ -110,7 +122,7 @@ class Exported:
         path: The file.
         form: Form of its names.
         backbone: Name of the network.
-        epoch: Epochs it was trained.
+        epoch: Epochs it was trained, if known.
         weights: Number of tensors in the file.
         difference: Greatest difference between the outputs of the backbone and of the network
             that was loaded from the file, as a share of the greatest output; None for detectron2,
@@ -121,34 +133,37 @@ class Exported:
     path: Path
     form: str
     backbone: str
-    epoch: int
+    epoch: int | None
     weights: int
     difference: float | None
     lines: tuple[str, ...]
 
 
 def export_backbone(
-    run: str | Path,
+    run: Encoder | str | Path,
     out: str | Path,
     *,
     form: ExportForm | None = None,
     encoder: Which = "online",
+    input_size: int | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write a backbone as a state dict, load it into the network of its form and compare.
+    """Write a backbone as a state dict or as ONNX, read it by what it is for and compare.
 
     The file appears at `out` only when what was read from it gives the same outputs. One that is
     there with the very same content is left as it is.
 
     Args:
-        run: A run of `ccrop train` or one of its checkpoints.
+        run: A run of `ccrop train` or one of its checkpoints; for the form onnx, also an encoder
+            or whatever `open_encoder` opens.
         out: The file. With the ending `.safetensors` it is of that format, else of
-            `torch.save`.
+            `torch.save`, or for the form onnx of ONNX.
         form: `torchvision`, `timm` or `detectron2`, by the names of the weights and the
             network that is built to check them; `safetensors` is `torchvision` in a safetensors
-            file, and takes `small` too. None: `safetensors` for that ending, else
-            `torchvision`.
+            file, and takes `small` too; `onnx` is a program from normalised images to pooled
+            features. None: `safetensors` or `onnx` for that ending, else `torchvision`.
         encoder: The online encoder, or the momentum encoder of a method that has one.
+        input_size: For the form onnx, side of the images in pixels; None: what the model expects.
         overwrite: Whether a file at `out` is replaced.
 
     Raises:
@@ -156,10 +171,14 @@ def export_backbone(
             there already, or the check failed.
     """
     out = local_path(out)
-    form = form or ("safetensors" if out.suffix == ".safetensors" else "torchvision")
+    form = form or _FORM_OF.get(out.suffix, "torchvision")
     if form not in get_args(ExportForm):
         raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
     _check_target(out, form)
+    if form == "onnx":
+        return _export_onnx(run, out, encoder, input_size, overwrite=overwrite)
+    if input_size is not None or isinstance(run, Encoder):
+        raise SettingError(f"the form {form} is of a run, and of any `input_size`: give none.")
     content = expect_own(run)
     with within(local_path(run)):
         name = Recipe.from_dict(content["recipe"]).backbone
@@ -168,21 +187,57 @@ def export_backbone(
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
     state = {name: value.contiguous() for name, value in state.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    content = detectron2_file(state) if form == "detectron2" else state
+    file = detectron2_file(state) if form == "detectron2" else state
     about = {"backbone": backbone.name, "epoch": str(epoch)}
-    try:
-        with written_aside(out, replace=overwrite) as aside:
-            aside.write_bytes(_bytes_of(content, out.suffix, about))
-            difference = _check(aside, out.suffix, backbone, form)
-    except TargetTakenError:
-        raise TargetTakenError(out, replaceable=True) from None
+    with _appearing(out, overwrite=overwrite) as aside:
+        aside.write_bytes(_bytes_of(file, out.suffix, about))
+        difference = _check(aside, out.suffix, backbone, form)
     lines = tuple(lines_for(backbone, form, out))
     return Exported(out, form, backbone.name, epoch, len(state), difference, lines)
 
 
+@contextmanager
+def _appearing(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield the path of a file that takes the name `out` once it was checked."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with written_aside(out, replace=overwrite) as aside:
+            yield aside
+    except TargetTakenError:
+        raise TargetTakenError(out, replaceable=True) from None
+
+
+def _export_onnx(
+    model: Encoder | str | Path, out: Path, which: Which, input_size: int | None, *, overwrite: bool
+) -> Exported:
+    expect_onnx()
+    encoder = _encoder(model, which)
+    if input_size is not None:
+        encoder = replace(encoder, input_size=input_size)
+    program = onnx_model(encoder)
+    with _appearing(out, overwrite=overwrite) as aside:
+        aside.write_bytes(program.SerializeToString(deterministic=True))
+        difference = difference_of(aside, encoder)
+    lines, weights = tuple(onnx_lines(encoder, out)), len(program.graph.initializer)
+    return Exported(out, "onnx", encoder.name, encoder.epoch, weights, difference, lines)
+
+
+def _encoder(model: Encoder | str | Path, which: Which) -> Encoder:
+    if isinstance(model, Encoder):
+        return model
+    content = read_own(model)
+    if content is None:
+        if which != "online":
+            raise ModelError(f"{model} is no run of `ccrop train`: it has no {which} encoder.")
+        return open_encoder(model)
+    with within(local_path(model)):
+        return own_encoder(content, which=which)
+
+
 def _check_target(out: Path, form: str) -> None:
-    if out.suffix not in _ENDINGS:
+    if form == "onnx" and out.suffix != ".onnx":
+        raise SettingError(f"{out} is to be of the form onnx; let its name end in .onnx.")
+    if form != "onnx" and out.suffix not in _ENDINGS:
         raise SettingError(
             f"{out} would hold weights by name, and no {out.suffix} file: let its name end in .pth "
             "or .safetensors."

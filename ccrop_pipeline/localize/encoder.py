@@ -219,7 +219,7 @@ class Encoder:
         # Without the cache: older releases of torch would keep the weights cast here, in
         # inference mode, for an autocast region around this call, and it lost its gradients.
         with (
-            _evaluation(self.module),
+            evaluation(self.module),
             torch.inference_mode(),
             torch.autocast(
                 torch.device(self.device).type,
@@ -314,7 +314,7 @@ class _Tap(nn.Module):
 
 
 @contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
+def evaluation(module: nn.Module) -> Iterator[None]:
     """Set evaluation mode throughout; afterwards every submodule has its old mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -54,8 +54,12 @@ def test_mistakes_get_one_message_and_the_right_status(run, tmp_path):
         ((run, tmp_path / "b.pth", "--encoder", "momentum"), 1, "no momentum encoder"),
         ((run, tmp_path / "b.pth", "--form", "detectron2"), 1, "7x7"),
         ((tmp_path, tmp_path / "b.pth"), 1, "no checkpoint"),
-        ((tmp_path / "nowhere", tmp_path / "b.pth"), 2, "nowhere"),
+        ((tmp_path / "nowhere", tmp_path / "b.pth"), 1, "no model"),
         ((run, tmp_path / "b.pth", "--form", "keras"), 2, "keras"),
+        ((run, tmp_path / "b.pth", "--form", "onnx"), 1, "end in .onnx"),
+        ((run, tmp_path / "b.onnx", "--form", "timm"), 1, "no .onnx file"),
+        ((run, tmp_path / "b.pth", "--input-size", "64"), 1, "--input-size"),
+        (("torchvision:resnet18", tmp_path / "b.pth"), 1, "no checkpoint"),
     ]:
         result = export(*arguments)
         assert (result.exit_code, result.stdout) == (status, "")
