@@ -6,7 +6,7 @@ from ccrop_pipeline.errors import counted
 from ccrop_pipeline.report.audit import Audit
 from ccrop_pipeline.report.drift import Drift
 from ccrop_pipeline.report.rendering import Finding, gravest_first, sentence, verdict_finding
-from ccrop_pipeline.report.run_history import COLLAPSED, History, Record, number, time_spent
+from ccrop_pipeline.report.run_history import History, Record, number, time_spent
 
 _FEW = 6  # epochs: of fewer it is not said where the loss goes
 _STILL = 0.95  # mean IoU of boxes that a refresh has hardly moved
@@ -43,25 +43,14 @@ def run_findings(history: History, judged: Audit | None, last: Drift | None) -> 
 
 
 def _verdict(history: History) -> Iterator[Finding]:
-    """Yield the verdict of the last epoch; where it has none, whether its embeddings are alike."""
+    """Yield the verdict of the last epoch."""
     verdict, why = (str(history.train[-1].get(name, "")) for name in ("verdict", "why"))
     if verdict:
         level, title = {
             "learning": ("good", "The run is learning"),
             "collapsing": ("bad", "The run is collapsing"),
         }.get(verdict, ("note", f"Whether the run is learning is {verdict}"))
-        yield Finding(level, title, sentence(why).rstrip(".") + ".")
-        return
-    spread = history.last("embedding_std")
-    if spread is None or spread >= COLLAPSED:
-        return
-    first = next(at for at, value in history.points("embedding_std") if value < COLLAPSED)
-    yield Finding(
-        "bad",
-        "The embeddings have collapsed",
-        f"All images have nearly the same one, since epoch {first:g} (spread {spread:.3f}; 1 is "
-        "spread evenly). Lower the learning rate, or look at the settings of the method.",
-    )
+        yield Finding(level, title, f"{sentence(why)}.")
 
 
 def _loss(history: History) -> Iterator[Finding]:

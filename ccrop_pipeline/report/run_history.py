@@ -15,7 +15,6 @@ _NO_CURVES = {
     "knn_k", "knn_temperature", "knn_bank", "knn_seconds",
 }  # fmt: skip
 _GREATEST = 1e30
-COLLAPSED = 0.05  # spread of embeddings; docs/training.md
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,8 @@ def time_spent(history: History) -> dict[str, float]:
 
 def charts(history: History) -> list[Chart]:
     """Draw every figure that the records have, those that say most first."""
+    from ccrop_pipeline.training.collapse import LOW_SPREAD
+
     names = {name: None for record in history.train for name in record}
     curves = [name for name in names if name not in _NO_CURVES and history.points(name)]
     marks = [record["epoch"] for record in history.refresh]
@@ -159,7 +160,7 @@ def charts(history: History) -> list[Chart]:
         return Line(called, points, reference=reference)
 
     spread = history.points("embedding_std")
-    collapse = [(1.0, COLLAPSED), (float(history.planned), COLLAPSED)] if spread else []
+    collapse = [(1.0, LOW_SPREAD), (float(history.planned), LOW_SPREAD)] if spread else []
     linear = [line(name, name) for name in curves if name.startswith("linear")]
     known = {"loss", "knn", "knn_chance", "embedding_std", "rankme", "rankme_limit", "lr"}
     known |= {"images_per_s", "data_wait", *(each.name for each in linear)}

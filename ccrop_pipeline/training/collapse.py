@@ -68,7 +68,7 @@ class NewestRows:
 
 # Thresholds; docs/training.md has the runs that they were set by. A run collapses whose embeddings
 # have had a rank or a spread below these in two epochs, and is not clear below twice as much.
-_RANK, _SPREAD = 5.0, 0.05
+_RANK, LOW_SPREAD = 5.0, 0.05
 _OF_LIMIT = 1 / 8  # of the greatest rank there can be, where that is less than _RANK
 _CHANCE, _MOVED = 0.99, 0.005  # of the loss of chance; of the loss of the first epoch
 
@@ -146,7 +146,7 @@ def chance_loss(recipe: Recipe) -> float | None:
 def _low(record: Mapping[str, Any], factor: int) -> str:
     """Return what is too low in an epoch; "" where nothing is."""
     spread, rank = record["embedding_std"], record.get("rankme")
-    if spread < factor * _SPREAD:
+    if spread < factor * LOW_SPREAD:
         return f"embeddings of all images are alike (spread {spread:.3f} of 1)"
     if rank is not None and rank < factor * min(_RANK, _OF_LIMIT * record["rankme_limit"]):
         return f"embeddings fill only {_rank(record)}"

@@ -179,7 +179,6 @@ def history(epochs=9, starts=(0,), **changes):
 
 
 FINDINGS = {
-    "The embeddings have collapsed": {"embedding_std": lambda n: 1 - 0.11 * n},
     "The run is collapsing": {"verdict": lambda _: "collapsing", "why": lambda _: "so it is"},
     "Whether the run is learning is not yet clear": {"verdict": lambda _: "not yet clear"},
     "The loss does not fall any more": {"loss": lambda n: 3 + n},
