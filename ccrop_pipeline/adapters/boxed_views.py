@@ -1,6 +1,8 @@
 """Views of images that other libraries read, drawn as our own loader draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -11,7 +13,7 @@ from torch import Tensor
 from ccrop_pipeline.adapters.dataset import stored_turned
 from ccrop_pipeline.boxset import Boxes, MissingBoxes, opened, upright
 from ccrop_pipeline.crops import crop_and_resize, reduction_for
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import UnreadableImage, decode_reduced, stored_size
 from ccrop_pipeline.recipes import ViewGroup
 from ccrop_pipeline.views import ViewCutter
@@ -50,6 +52,7 @@ class BoxedViews:
         turned: bool | None = None,
         missing: MissingBoxes = "error",
     ) -> None:
+        _expect_below("seed", seed, 2**64)
         groups = (groups,) if isinstance(groups, ViewGroup) else tuple(groups)
         self._cutter = ViewCutter(groups, seed)
         self._box_set, self._missing, self._turned = opened(boxes), missing, turned
@@ -69,27 +72,44 @@ class BoxedViews:
 
         Raises:
             CcropError: If the image has no box and that is an error, or is not as `turned` says.
+            SettingError: If the epoch is out of its range.
             UnreadableImage: If it cannot be decoded.
         """
-        sides, reduction = self._cutter.view_sizes, 1
+        windows, sides = self.windows(image, key, epoch=epoch), self._cutter.view_sizes
         if self._turned is None:
-            encoded = _encoded(image, key)
-            try:
-                windows = self._windows(key, stored_size(encoded), epoch)
-                (reduction,) = reduction_for(windows, sides).tolist()
-                pixels, reduction = decode_reduced(encoded, reduction)
-            except UnreadableImage as error:
-                raise UnreadableImage(f"the image {key!r}: {error}") from error
+            (reduction,) = reduction_for(windows[:, None], sides).tolist()
+            with _named(key):
+                pixels, reduction = decode_reduced(_encoded(image, key), reduction)
         else:
-            pixels = _decoded(image, key)
-            windows = self._windows(key, (pixels.shape[1], pixels.shape[0]), epoch)
+            pixels, reduction = _pixels(image), 1
         crops = [
             crop_and_resize(pixels, reduction, window, side)
-            for window, side in zip(windows[:, 0], sides, strict=True)
+            for window, side in zip(windows, sides, strict=True)
         ]
         return [torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in crops]
 
-    def _windows(self, key: str, size: tuple[int, int], epoch: int) -> NDArray[np.int64]:
+    def windows(self, image: Image, key: str, *, epoch: int) -> NDArray[np.int64]:
+        """Draw the windows of the views of an image, for pipelines that crop by themselves.
+
+        Args:
+            image: As in a call; of an encoded image the header is read alone.
+            key: See there.
+            epoch: See there.
+
+        Returns:
+            int64 (V, 4) top, left, height, width in pixels of the image as it is given.
+
+        Raises:
+            CcropError: As there.
+            SettingError: As there.
+            UnreadableImage: If the header cannot be read.
+        """
+        _expect_below("epoch", epoch, 2**32)
+        if self._turned is None:
+            with _named(key):
+                size = stored_size(_encoded(image, key))
+        else:
+            size = _size(image, key)
         hashes = hash_keys([key])
         boxes = ImageBoxes.find(self._box_set, [key], self._missing)
         drawn = boxes.of_epoch(self._cutter.seed, epoch, hashes)
@@ -104,7 +124,20 @@ class BoxedViews:
                     f"orientation is {stored.orientation}. Set `turned` to what its library does."
                 )
             drawn = upright(drawn, stored.orientation) if self._turned else drawn
-        return self._cutter.windows(hashes, np.array([size]), drawn, epoch)
+        return self._cutter.windows(hashes, np.array([size]), drawn, epoch)[:, 0]
+
+
+def _expect_below(name: str, value: int, end: int) -> None:
+    if not 0 <= value < end:
+        raise SettingError(f"`{name}` is {value}; it must be from 0 to {end - 1:,}.")
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except UnreadableImage as error:
+        raise UnreadableImage(f"the image {key!r}: {error}") from error
 
 
 def _encoded(image: object, key: str) -> bytes:
@@ -116,14 +149,23 @@ def _encoded(image: object, key: str) -> bytes:
     )
 
 
-def _decoded(image: object, key: str) -> NDArray[np.uint8]:
-    """Return uint8 (H, W, 3)."""
+def _size(image: object, key: str) -> tuple[int, int]:
+    """Return width and height of a decoded image."""
     if isinstance(image, PIL.Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return image.size
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.shape[:-2] == (3,):
-        return np.ascontiguousarray(image.permute(1, 2, 0).numpy(force=True))
-    found = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image)
+        return image.shape[2], image.shape[1]
+    found = (
+        f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+    )
     raise CcropError(
         f"the image {key!r} is {found}. With `turned` it must be a PIL image or a "
         "tensor, uint8 (3, H, W)."
     )
+
+
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    """Return those of a decoded image, uint8 (H, W, 3)."""
+    if isinstance(image, PIL.Image.Image):
+        return np.asarray(image.convert("RGB"))
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy(force=True))

@@ -19,7 +19,7 @@ from ccrop_pipeline.boxset import (
     write_manifest,
     write_shard,
 )
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import UnreadableImage
 from ccrop_pipeline.views.batch import hash_keys
 
@@ -103,6 +103,16 @@ def test_decoded_images_are_cut_as_encoded_ones(boxes):
         assert all(torch.equal(*pair) for pair in zip(views, encoded_views, strict=True))
 
 
+def test_windows_are_those_of_the_views(boxes):
+    cut = ccrop.BoxedViews(boxes, GROUPS, seed=1)
+    pixels = F.pil_to_tensor(picture(3))
+    views = cut(IMAGES[3], KEYS[3], epoch=4)
+    windows = cut.windows(IMAGES[3], KEYS[3], epoch=4).tolist()
+    for (top, left, height, width), view in zip(windows, views, strict=True):
+        crop = F.resized_crop(pixels, top, left, height, width, view.shape[1:], antialias=True)
+        assert (crop.short() - view.short()).abs().max() <= 1
+
+
 def test_an_image_that_is_not_turned_as_told_is_refused(tmp_path):
     boxes = turned_boxes(tmp_path, 6)
     upright = picture(1).transpose(Image.Transpose.ROTATE_270)
@@ -118,7 +128,7 @@ def test_an_image_that_is_not_turned_as_told_is_refused(tmp_path):
     ("turned", "image", "message"),
     [
         (None, picture(0), "is a Image and not its encoded bytes. Give the bytes, or say"),
-        (True, IMAGES[0], "is <class 'bytes'>. With `turned` it must be a PIL image or a tensor"),
+        (True, IMAGES[0], "is bytes. With `turned` it must be a PIL image or a tensor"),
         (False, torch.zeros(30, 40, 3, dtype=torch.uint8), r"is torch.uint8 \(30, 40, 3\)."),
         (False, torch.zeros(3, 30, 40), "is torch.float32"),
     ],
@@ -139,6 +149,13 @@ def test_an_image_without_a_box_is_named_or_has_the_full_box(boxes):
 def test_a_damaged_image_is_named(boxes):
     with pytest.raises(UnreadableImage, match=r"the image '000.png': cannot decode 20 bytes"):
         ccrop.BoxedViews(boxes, GROUPS)(IMAGES[0][:20], KEYS[0], epoch=0)
+
+
+def test_numbers_out_of_range_are_refused(boxes):
+    with pytest.raises(SettingError, match=r"`seed` is -1; it must be from 0 to 18,446,"):
+        ccrop.BoxedViews(boxes, GROUPS, seed=-1)
+    with pytest.raises(SettingError, match=r"`epoch` is -1; it must be from 0 to 4,294,967,295\."):
+        ccrop.BoxedViews(boxes, GROUPS)(IMAGES[0], KEYS[0], epoch=-1)
 
 
 def test_no_box_set_is_said_at_once(tmp_path):

@@ -190,6 +190,7 @@ READERS = {
     "Lance": "pylance",
     "SPDL": "spdl-core",
     "torchcodec": "torchcodec",
+    "DALI": "nvidia-dali-cuda130",
 }
 
 
@@ -307,6 +308,18 @@ def test_lance(run, place):
         (batch,) = DataLoader(dataset, COUNT)
         made = ours(place, "boxes/first", dataset.epoch)
         assert torch.equal(torch.stack(batch, 1), torch.stack([made[key] for key in keys]))
+
+
+def test_dali(run, place):
+    pytest.importorskip("nvidia.dali")
+    known = run("DALI")
+    known["pipeline"].build()
+    groups = known["pipeline"].run()
+    made = ours(place, "boxes/first", 0)
+    for i, key in enumerate(known["keys"][:8]):
+        for views, own in zip(groups, made[key], strict=True):
+            pixels = torch.from_numpy(np.asarray(views[i])).permute(2, 0, 1)
+            assert (pixels.short() - own.short()).abs().max() <= 1
 
 
 def test_every_program_is_named_on_the_page():
