@@ -88,10 +88,10 @@ def chart(
         from_zero: Whether the axis begins at 0.
 
     Returns:
-        The drawing; None where there is no point but of references.
+        The drawing; None where no line but references has two points.
     """
     lines = [line for line in lines if line.points]
-    if all(line.reference for line in lines):
+    if all(line.reference or len(line.points) < 2 for line in lines):
         return None
     values = [value for line in lines for _, value in line.points]
     ticks = round_ticks(min([0.0] * from_zero + values), max(values))

@@ -326,6 +326,13 @@ def test_the_page_shows_the_figures_and_the_boxes_of_every_refresh(browser, page
         assert (boxes(browser) == boxes_of(trained, epoch).boxes).all()
         name = run(browser, "document.getElementById('refresh-name').textContent")
         assert name == f"epoch {epoch}"
+    run(browser, "enlarge(items[5])")
+    press(browser, ",")
+    assert run(browser, "items[5].now") == boxes_of(trained, 4).boxes[5].tolist()
+    told = run(browser, "document.querySelector('dialog figcaption').textContent")
+    assert " with epoch 2" in told
+    press(browser, ".")
+    press(browser, Keys.ESCAPE)
     choose(browser, "sort", "moved")
     before, after = (boxes_of(trained, epoch) for epoch in (4, 8))
     overlap = iou(after.boxes.astype(float), before.boxes.astype(float))

@@ -26,6 +26,10 @@ figures.forEach((figure, i) => {
     const place = svg.getBoundingClientRect(), x = (event.clientX - place.left) * svg.viewBox.baseVal.width / place.width;
     read(epochs[0] + (epochs[1] - epochs[0]) * (x - frame[0]) / (frame[2] - frame[0]));
   });
+  // Of all charts that follow, only the one that is focused is read aloud.
+  for (const [type, live] of [["focus", "polite"], ["blur", "off"]]) {
+    svg.addEventListener(type, () => { for (const output of figure.querySelectorAll("output")) output.ariaLive = live; });
+  }
   svg.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;

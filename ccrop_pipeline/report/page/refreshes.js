@@ -12,6 +12,13 @@ function turn() {
 if (at("refresh")) {
   at("refresh").addEventListener("input", turn);
   at("refresh").addEventListener("change", arrange);
+  document.addEventListener("keydown", (event) => {
+    const step = { ",": -1, ".": 1 }[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    at("refresh").valueAsNumber += step;
+    turn();
+    if (at("large").open) enlarge(large);
+  });
   turn();
 }
 arrange();
