@@ -189,10 +189,16 @@ def _boxes_table(study: Study, arms: Arms) -> str:
         kind = (arm.boxes, arm.threshold)  # arms that differ in the rule only have the same sets
         if arm.boxes != "none" and kind not in shown:
             shown.add(kind)
-            threshold = "" if arm.threshold is None else f", threshold {arm.threshold}"
-            rows.append([BOXES[arm.boxes] + threshold, *_fit(arms[name])])
+            rule = _self_set(arms[name]) if arm.threshold is None else f"threshold {arm.threshold}"
+            rows.append([", ".join(filter(None, (BOXES[arm.boxes], rule))), *_fit(arms[name])])
     note = "Of the last set of a run, mean over seeds; IoU with the true box where it is known."
     return f"### Boxes\n\n{note}\n\n" + _table(["boxes", *_FIT], rows)
+
+
+def _self_set(arm: dict[int, Result]) -> str:
+    sets = [one for result in arm.values() for one in result["boxes"] if "worthless" in one]
+    called = sum(one["worthless"] for one in sets)
+    return f"self-set rule, by which {called} of {len(sets)} sets are worth nothing" if sets else ""
 
 
 def _windows_table(study: Study, arms: Arms) -> str:

@@ -142,3 +142,13 @@ def test_a_quarter_by_size_has_the_difference_of_the_same_quarter():
         "+5.00 ± 5.00",
         "+25.00 ± 0.00",
     ]
+
+
+def test_a_self_set_rule_says_how_many_sets_it_called_worth_nothing():
+    fit = {"area": 0.5, "full": 0.25, "iou": 0.4, "found": 0.3, "threshold": 0.2}
+    results = [
+        made("tiny", "self-set", seed, boxes=[{**fit, "worthless": each} for each in (1, 0, seed)])
+        for seed in (0, 1)
+    ]
+    boxes = "the encoder at 20, 40, 60 and 80 % of training, self-set rule, by which 3 of 6 sets"
+    assert _row(page(results), f"{boxes} are worth nothing", "### Boxes")[1] == "50.0 %"
