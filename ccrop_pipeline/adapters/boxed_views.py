@@ -100,8 +100,8 @@ class BoxedViews:
             int64 (V, 4) top, left, height, width in pixels of the image as it is given.
 
         Raises:
-            CcropError: As there.
-            SettingError: As there.
+            CcropError: If a call would raise it.
+            SettingError: If the epoch is out of its range.
             UnreadableImage: If the header cannot be read.
         """
         _expect_below("epoch", epoch, 2**32)
