@@ -64,7 +64,7 @@ release: dist ## Build both, install each in an environment of its own, and foll
 	$(BIN)/python .ci/distributions.py dist/*
 
 hostile: setup ## Read thousands of damaged inputs of every kind; count by verdict
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_texts.py 3500
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_texts.py 5500
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_boxsets.py 4000
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_sources.py 1500
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_images.py 2000

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -314,9 +315,9 @@ def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
     """Find for each key the name of its annotation.
 
     A key and a name belong together if they are equal; else if they are equal without their file
-    extensions, with dots as `ccrop data pack` changes them; else if their last parts are, with
-    the extension; else without it. All but the first count only where no other key and no other
-    name could be meant.
+    extensions, with dots as `ccrop data pack` changes them; else if the name ends so with the key,
+    which has a folder; else if their last parts are equal, with the extension; else without it.
+    All but the first count only where no other key and no other name could be meant.
 
     Args:
         names: What the images are called in the annotations; unique.
@@ -327,14 +328,40 @@ def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
     """
     equal = set(names).intersection(keys)
     found, taken = dict(zip(equal, equal, strict=True)), set(equal)
-    for form in (_packed, _last_part, _stem):
-        names_by_form = _unique(names, form)
-        for short, key in _unique(keys, form).items():
-            name = names_by_form.get(short)
-            if name is not None and key not in found and name not in taken:
+    for pairs in (
+        _alike(names, keys, _packed),
+        _ending(names, keys),
+        _alike(names, keys, _last_part),
+        _alike(names, keys, _stem),
+    ):
+        for name, key in pairs:
+            if key not in found and name not in taken:
                 found[key] = name
                 taken.add(name)
     return found
+
+
+def _alike(
+    names: Sequence[str], keys: Sequence[str], form: Callable[[str], str]
+) -> list[tuple[str, str]]:
+    names_by_form = _unique(names, form)
+    pairs = ((names_by_form.get(short), key) for short, key in _unique(keys, form).items())
+    return [(name, key) for name, key in pairs if name is not None]
+
+
+def _ending(names: Sequence[str], keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair names such as `photos/cats/1.jpg` with the keys that they end with, `cats/1.jpg`."""
+    by_form: dict[str, list[str]] = {}
+    for key in keys:
+        by_form.setdefault(_packed(key), []).append(key)
+    deepest = max((form.count("/") for form in by_form), default=0)
+    pairs: list[tuple[str, str]] = []
+    for name in names:
+        *parts, last = _packed(name).rsplit("/", deepest + 1)
+        tails = accumulate(reversed(parts[1:]), lambda tail, part: f"{part}/{tail}", initial=last)
+        pairs += [(name, key) for tail in list(tails)[1:] for key in by_form.get(tail, ())]
+    times = Counter(chain.from_iterable((("name", name), ("key", key)) for name, key in pairs))
+    return [pair for pair in pairs if times["name", pair[0]] == times["key", pair[1]] == 1]
 
 
 def _unique(names: Sequence[str], form: Callable[[str], str]) -> dict[str, str]:

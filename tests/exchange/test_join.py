@@ -23,6 +23,10 @@ _names = st.lists(_parts.map("".join), unique=True, max_size=8)
         (["train/a.jpg"], ["photos/a.jpg"], {"photos/a.jpg": "train/a.jpg"}),
         (["train/a.jpg"], ["photos/a"], {"photos/a": "train/a.jpg"}),
         (["a.jpg"], ["x/a.jpg", "x/a.png"], {"x/a.jpg": "a.jpg"}),
+        (["p/x/a.jpg", "p/y/a.jpg"], ["x/a", "y/a"], {"x/a": "p/x/a.jpg", "y/a": "p/y/a.jpg"}),
+        (["p/x/a.jpg"], ["x/a.jpg", "a.jpg"], {"x/a.jpg": "p/x/a.jpg"}),
+        (["p/x/a.jpg", "q/x/a.jpg"], ["x/a.jpg"], {}),
+        (["p/y/x/a.jpg"], ["x/a.jpg", "y/x/a.jpg"], {}),
         # Which image is meant cannot be told.
         (["a.jpg"], ["x/a", "y/a"], {}),
         (["x/a.jpg", "y/a.jpg"], ["a"], {}),
@@ -45,16 +49,25 @@ def last(name: str) -> str:
     return name.split("/")[-1]
 
 
-FORMS: list[Callable[[str], str]] = [packed, last, lambda name: packed(last(name))]
+def alike(form: Callable[[str], str]) -> Callable[[str, str], bool]:
+    return lambda name, key: form(name) == form(key)
+
+
+def ends(name: str, key: str) -> bool:
+    """Whether a name is a key below a folder; the key has a folder itself."""
+    return "/" in packed(key) and packed(name).endswith("/" + packed(key))
+
+
+RULES = [alike(packed), ends, alike(last), alike(lambda name: packed(last(name)))]
 
 
 @given(_names, _names)
 def test_join_agrees_with_the_definition(names, keys):
     found = {key: key for key in keys if key in names}
-    for form in FORMS:
+    for belongs in RULES:
         for key in keys:
-            meant = [name for name in names if form(name) == form(key)]
-            rivals = [other for other in keys if form(other) == form(key)]
+            meant = [name for name in names if belongs(name, key)]
+            rivals = [other for other in keys for name in meant[:1] if belongs(name, other)]
             unused = key not in found and meant and meant[0] not in found.values()
             if len(meant) == 1 and rivals == [key] and unused:
                 found[key] = meant[0]
