@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ccrop_pipeline.base import ALONE, SILENT, Location, Observer, Ranks, open_folder
 from ccrop_pipeline.base.values import to_plain
@@ -23,7 +24,7 @@ from ccrop_pipeline.compute.pipeline import (
     run_shards,
 )
 from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.export.embedding_files import EmbeddingFolder, schema, strangers, twice
 from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
 from ccrop_pipeline.images.squares import ResizedImages
@@ -88,7 +89,7 @@ def embed(
 
     Raises:
         CcropError: If `out` holds anything else, or the source cannot be read or names two images
-            with one key.
+            with one key, or features are no numbers.
         SettingError: If a setting makes no sense.
     """
     check_numbers(batch_size, threads, 1.0)
@@ -189,13 +190,14 @@ def _begin(encoder: Encoder, channels: int, dtype: str, observer: Observer) -> B
 
         def rows() -> _Part:
             values = np.empty((0, channels)) if wait is None else wait()[images.readable]
-            cells = pa.array(np.ascontiguousarray(values, np.dtype(dtype)).reshape(-1))
-            facts = zip(batch.keys, batch.labels, batch.hashes, images.readable, strict=True)
-            kept = [fact[:3] for fact in facts if fact[3]]
-            known = [[fact[i] for fact in kept] for i in range(3)]
+            kept = np.flatnonzero(images.readable).tolist()
+            keys = [batch.keys[row] for row in kept]
             arrays = [
-                pa.array(column, kind) for column, kind in zip(known, columns.types, strict=False)
+                pa.array(keys, pa.string()),
+                pa.array([batch.labels[row] for row in kept], pa.int64()),
+                pa.array([batch.hashes[row] for row in kept], pa.uint64()),
             ]
+            cells = pa.array(_as(dtype, values, keys).reshape(-1))
             embeddings = pa.FixedSizeListArray.from_arrays(cells, channels)
             table = pa.table([*arrays, embeddings], schema=columns)
             missing = zip(batch.keys, images.readable, strict=True)
@@ -204,3 +206,22 @@ def _begin(encoder: Encoder, channels: int, dtype: str, observer: Observer) -> B
         return rows
 
     return begin
+
+
+def _as(dtype: str, values: NDArray[Any], keys: list[str]) -> NDArray[Any]:
+    """Return the values in another type; refuse what are no numbers in it."""
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(values, np.dtype(dtype))
+    wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if not len(wrong):
+        return found
+    key, row = keys[wrong[0]], values[wrong[0]]
+    if np.isfinite(row).all():
+        raise SettingError(
+            f"the features of {key!r} reach {np.abs(row).max():.3g}, and float16 ends at 65504. "
+            "Set `dtype` to float32."
+        )
+    raise ModelError(
+        f"the features of {key!r} are infinite or no numbers. Check the weights of the model, or "
+        "set `precision` to fp32."
+    )

@@ -106,6 +106,7 @@ def _boxes(*arguments: str) -> tuple[str, ...]:
 
 
 _COMPUTE = _boxes("compute", "{inputs}/tars", "{out}/boxes", "--model", "{inputs}/run")
+_EMBED = ("embed", "{inputs}/run", "{inputs}/tars", "{out}/features")
 _TRAIN = ("train", "{inputs}/tars", "{out}/run", "--recipe", "demo", *_SET, "--device", "cpu")
 _EXPORT = _boxes("export", "{inputs}/boxes")
 COMMANDS = (
@@ -131,6 +132,12 @@ COMMANDS = (
     Command(
         "boxes rethreshold",
         _boxes("rethreshold", "{inputs}/boxes", "{out}/boxes", "--threshold", "0.4"),
+    ),
+    Command("embed", _EMBED),
+    Command(
+        "embed --overwrite",
+        (*_EMBED, "--overwrite"),
+        before=("embed", "{inputs}/resnet", "{inputs}/tars", "{out}/features"),
     ),
     Command("train", _TRAIN),
     Command("demo", ("demo", "{out}/demo")),

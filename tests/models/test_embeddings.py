@@ -286,6 +286,23 @@ def test_half_precision_is_rounded_and_nothing_else(source, tmp_path):
         embed(encoder(), source, tmp_path / "int8", dtype="int8")
 
 
+@pytest.mark.parametrize(
+    ("factor", "dtype", "said"),
+    [
+        (1e6, "float16", "reach .*, and float16 ends at 65504. Set `dtype` to float32"),
+        (float("nan"), "float32", "infinite or no numbers. Check the weights"),
+        (1e38, "float32", "infinite or no numbers"),
+    ],
+)
+def test_what_is_no_number_is_never_written(source, tmp_path, factor, dtype, said):
+    ours = encoder()
+    with torch.no_grad():
+        ours.module.layer4[-2].weight.mul_(factor)
+    with pytest.raises(CcropError, match=rf"the features of 'train-\d+' .*{said}"):
+        embed(ours, source, tmp_path / "out", dtype=dtype)
+    assert not contents(tmp_path / "out")
+
+
 def test_a_folder_may_be_at_an_address(source, tmp_path):
     found = embed(encoder(), source, "memory://embeddings/first")
     assert (found.folder, found.images) == ("memory://embeddings/first", 30)
