@@ -1,10 +1,12 @@
-"""Images/s of `boxes compute` beside bare forward passes of the same encoder.
+"""Images/s of `boxes compute`, or `embed`, beside bare forward passes of the same encoder.
 
     python benchmarks/compute_throughput.py SOURCE --backbone resnet18 --input-size 224
+    python benchmarks/compute_throughput.py SOURCE --embed
 
 Rounds are interleaved: each times the whole of `compute_boxes` over the source (reading, decoding,
-forward passes, heatmaps, boxes, writing) and then forward passes of random uint8 batches of one
-size, for as many images. Prints each round, the medians and how busy each stage was as JSON.
+forward passes, heatmaps, boxes, writing), or of `embed`, and then forward passes of random uint8
+batches of one size, for as many images. Prints each round, the medians and how busy each stage was
+as JSON.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from ccrop_pipeline.compute import (
     default_batch_size,
     default_threads,
 )
+from ccrop_pipeline.export import embed
 from ccrop_pipeline.images import Source, open_source
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone
 
@@ -59,7 +62,7 @@ def main() -> None:
     bare_forward(encoder, 2 * batch_size, batch_size)
     computed, bare, stages = [], [], []
     for _ in range(chosen.rounds):
-        seconds, busy = whole_computation(source, encoder, settings)
+        seconds, busy = whole_computation(source, encoder, settings, features=chosen.embed)
         computed.append(count / seconds)
         stages.append({name: round(spent / seconds, 3) for name, spent in vars(busy).items()})
         bare.append(count / bare_forward(encoder, count, batch_size))
@@ -90,18 +93,21 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--embed", action="store_true")
     return parser
 
 
 def whole_computation(
-    source: Source, encoder: Encoder, settings: dict[str, int]
+    source: Source, encoder: Encoder, settings: dict[str, int], *, features: bool
 ) -> tuple[float, StageSeconds]:
-    """Seconds of computing a box set, from nothing to the manifest; and of each stage."""
+    """Seconds of making a box set or embeddings, from nothing to the end; and of each stage."""
     folder, stages = Path(tempfile.mkdtemp()), Stages()
     started = time.perf_counter()
-    compute_boxes(
-        source, Localizer(encoder, rule=BoxRule(0.1)), folder / "boxes", **settings, observer=stages
-    )
+    if features:
+        embed(encoder, source, folder / "embeddings", **settings, observer=stages)
+    else:
+        localizer = Localizer(encoder, rule=BoxRule(0.1))
+        compute_boxes(source, localizer, folder / "boxes", **settings, observer=stages)
     taken = time.perf_counter() - started
     shutil.rmtree(folder)
     return taken, stages.seconds

@@ -148,7 +148,7 @@ def _with_weights(
     say: Callable[[str], None],
 ) -> Network:
     if not isinstance(weights, Checkpoint):
-        say(f"{network.name}: random weights; its boxes mean nothing.")
+        say(f"{network.name}: random weights; what it finds means nothing.")
         return network
     if input_size is not None:
         weights = with_positions_for(network.module, weights)
