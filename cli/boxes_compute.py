@@ -148,7 +148,7 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
         warn(localizer.warning)
     prefix = f"rank {ranks.rank}: " if ranks.world_size > 1 else ""
-    progress = ComputeProgress(count(opened, ranks), prefix)
+    progress = ComputeProgress(count(opened, ranks.world_size), prefix)
     with progress:
         box_set = compute_boxes(
             opened,

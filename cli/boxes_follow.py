@@ -14,7 +14,7 @@ from .printing import print_line
 from .rank_options import rank_options
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.base import Observer
+    from .compute_progress import ComputeProgress
 
 
 @click.command("follow")
@@ -74,14 +74,14 @@ def follow(
     print_line(f"{run}: {done} box sets completed")
 
 
-def _observer() -> "Observer":
-    from ccrop_pipeline.base import Observer, StageSeconds
+def _observer() -> "ComputeProgress":
     from ccrop_pipeline.boxset import BoxSet
 
     from .boxes_audit import warn_if_useless
+    from .compute_progress import ComputeProgress
     from .progress import say
 
-    class FollowLog(Observer):
+    class FollowLog(ComputeProgress):
         """A line for everything that happens: this runs beside something else, unattended."""
 
         def waiting(self, what: str) -> None:
@@ -89,19 +89,14 @@ def _observer() -> "Observer":
 
         def refreshing(self, epoch: int) -> None:
             say(f"computing boxes from the checkpoint after epoch {epoch}")
-            self._images = 0
-
-        def images_done(
-            self, images: int, _shard: str = "", _stages: StageSeconds | None = None
-        ) -> None:
-            self._images += images
 
         def refreshed(self, boxes: str, seconds: float | None) -> None:
             assert seconds is not None
             box_set = BoxSet.open(boxes)
-            rate, area = self._images / seconds, box_set.manifest.statistics.mean_area
+            self._drop()
+            rate, area = self._done / seconds, box_set.manifest.statistics.mean_area
             speed = f"{seconds:.1f} s, {rate:,.0f} images/s"
             say(f"{boxes} after {speed}, mean area {area:.0%}")
             warn_if_useless(box_set)
 
-    return FollowLog()
+    return FollowLog(None)

@@ -3,22 +3,24 @@
 import time
 from typing import TYPE_CHECKING
 
+from rich.progress import TaskID
+
 from ccrop_pipeline.base import Observer, StageSeconds
-from ccrop_pipeline.errors import counted
+from ccrop_pipeline.errors import counted, duration
 
 from .progress import Display, console, say
+from .time_left import Outlook
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.base import Ranks
     from ccrop_pipeline.images import Source
 
 _QUIET_SECONDS = 30.0  # between two lines of a log
 
 
-def count(source: "Source", ranks: "Ranks") -> int | None:
+def count(source: "Source", processes: int = 1) -> int | None:
     """Return the number of the images to come, where it is known without reading them all."""
     cheap = source.random_access and (source.kind != "tar" or len(source.shards) == 1)
-    return len(source.index()) if cheap and ranks.world_size == 1 else None
+    return len(source.index()) if cheap and processes == 1 else None
 
 
 class ComputeProgress(Display, Observer):
@@ -33,9 +35,13 @@ class ComputeProgress(Display, Observer):
     def __init__(self, images: int | None, prefix: str = "", *, what: str = "boxes") -> None:
         super().__init__()
         self._total, self._prefix, self._what = images, prefix, what
+        self._task: TaskID | None = None
+        self._reset(0)
+
+    def _reset(self, shards: int) -> None:
         self._started = self._said = time.perf_counter()
-        self._shards = self._written = self._done = 0
-        self._last = StageSeconds()
+        self._shards, self._written, self._done = shards, 0, 0
+        self._last, self._outlook = StageSeconds(), Outlook()
 
     def choosing(self) -> None:
         """Say what goes before."""
@@ -45,10 +51,16 @@ class ComputeProgress(Display, Observer):
         """Say how much there is to do."""
         before = f", {kept} were complete" if kept else ""
         say(f"{self._prefix}{counted(shards, 'shard')} to compute{before}")
-        self._started = self._said = time.perf_counter()
-        self._shards = shards
-        total = None if kept else self._total
-        self._task = self._add(f"{self._prefix}{self._what}", total)
+        self._reset(shards)
+        if kept:
+            self._total = None
+        self._drop()
+        self._task = self._add(f"{self._prefix}{self._what}", self._total)
+
+    def _drop(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
 
     def images_done(self, images: int, shard: str = "", stages: StageSeconds | None = None) -> None:
         """Move the bar; where nobody sees one, print a line from time to time."""
@@ -57,9 +69,15 @@ class ComputeProgress(Display, Observer):
         self._last = stages or self._last
         figures = self._figures(self._last, now)
         note = f"shard {self._written + 1}/{self._shards} {shard}  {figures}"
-        self._advance(self._task, images, note, total=self._expected())
+        total = self._expected()
+        assert self._task is not None
+        self._advance(self._task, images, note, total=total)
+        if line := self._outlook.after(self._done, total):
+            say(f"{self._prefix}{line}")
         if not console.is_terminal and now - self._said >= _QUIET_SECONDS:
-            say(f"{self._prefix}{counted(self._done, 'image')}  {note}")
+            left = (total - self._done) * (now - self._started) / self._done if total else 0
+            far = f"  {duration(left)} left" if left > 0 else ""
+            say(f"{self._prefix}{counted(self._done, 'image')}  {note}{far}")
             self._said = now
 
     def shard_written(self, shard: str, images: int, unreadable: int = 0) -> None:

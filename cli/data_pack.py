@@ -70,13 +70,14 @@ def pack(
     """
     from ccrop_pipeline.images import pack as pack_source
 
+    from .compute_progress import count
     from .progress import Counter
     from .sources import open_source
 
     opened = open_source(
         source, split=split, root=root, download=not no_download, follow_links=follow_links
     )
-    with Counter("packing") as observer:
+    with Counter("packing", count(opened)) as observer:
         summary = pack_source(
             opened,
             out,

@@ -61,7 +61,7 @@ def embed(model: str, source: str, out: str, as_json: bool, **options: Any) -> N
     names = [name for name in MODEL_OPTIONS if name != "model"]
     encoder = open_for_features(model, {name: options[name] for name in names})
     prefix = f"rank {ranks.rank}: " if ranks.world_size > 1 else ""
-    with ComputeProgress(count(opened, ranks), prefix, what="embeddings") as progress:
+    with ComputeProgress(count(opened, ranks.world_size), prefix, what="embeddings") as progress:
         found = embed_images(
             encoder,
             opened,

@@ -15,6 +15,7 @@ from ccrop_pipeline.base import Observer, StageSeconds
 from ccrop_pipeline.errors import duration, printable
 
 from .printing import wrapped
+from .time_left import Outlook
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -121,8 +122,9 @@ class Counter(Display, Observer):
 
     def __init__(self, description: str, total: int | None = None) -> None:
         super().__init__()
-        self._task = self._add(description, total)
-        self._started, self._done = time.perf_counter(), 0
+        self._task, self._total = self._add(description, total), total
+        self._started, self._done, self._outlook = time.perf_counter(), 0, Outlook()
+        self._outlook.after(0, total)
 
     def images_done(
         self, images: int, _shard: str = "", _stages: StageSeconds | None = None
@@ -131,3 +133,5 @@ class Counter(Display, Observer):
         self._done += images
         rate = self._done / (time.perf_counter() - self._started)
         self._advance(self._task, images, f"{rate:,.0f} images/s")
+        if line := self._outlook.after(self._done, self._total):
+            say(line)

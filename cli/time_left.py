@@ -5,9 +5,13 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
+from ccrop_pipeline.errors import duration
+
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Stage
 
+# What is shorter is not worth a line; what a rate is measured on.
+LONG_SECONDS, _MEASURED_SECONDS = 120.0, 10.0
 # Until one is measured: a refresh sees an image once and only forward, where a step sees two views
 # and goes back through the network as well, which takes about two forward passes more.
 _REFRESH_EPOCHS = 1 / 6
@@ -87,3 +91,35 @@ class TimeLeft:
         whole = self.epochs * an_epoch + len(self._refreshes) * a_refresh
         done = epochs * an_epoch + refreshes * a_refresh
         return Estimate(whole - done, done / whole if whole else 1.0)
+
+
+class Outlook:
+    """Says once, of many images, how long the rest of them takes.
+
+    Args:
+        clock: Seconds of a clock that only goes forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock, self._begun, self._before, self._said = clock, 0.0, -1, False
+
+    def after(self, done: int, total: float | None) -> str | None:
+        """Return a line for people; None: too little is measured, little is left, or it was said.
+
+        Args:
+            done: Images so far; measuring begins with the first call.
+            total: All images, where it is known.
+        """
+        now = self._clock()
+        if self._before < 0:
+            self._begun, self._before = now, done
+        elif total and not self._said and now - self._begun >= _MEASURED_SECONDS:
+            left = (total - done) * (now - self._begun) / max(1, done - self._before)
+            self._said = left >= LONG_SECONDS
+            if self._said:
+                return f"{_many(total)} images, about {duration(left)} left"
+        return None
+
+
+def _many(number: float) -> str:
+    return f"{number / 1e6:.1f} million" if number >= 999_950 else f"{number:,.0f}"

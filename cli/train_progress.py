@@ -14,13 +14,13 @@ from ccrop_pipeline.errors import counted, duration
 from .boxes_audit import warn_if_useless
 from .progress import Display, console, say
 from .sources import remember
-from .time_left import Estimate, TimeLeft
+from .time_left import LONG_SECONDS, Estimate, TimeLeft
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Stage
 
 # Steps or seconds that are measured before the time of a whole run is said, if it is long.
-_MEASURED_STEPS, _MEASURED_SECONDS, _LONG_SECONDS = 20, 60.0, 120.0
+_MEASURED_STEPS, _MEASURED_SECONDS = 20, 60.0
 _QUIET_SECONDS = 300.0  # between two lines within an epoch where there is no terminal
 
 
@@ -154,7 +154,7 @@ class TrainProgress(Display, Observer):
 
     def _promise(self, epoch: int, left: Estimate) -> None:
         """Say once, when enough is measured, how long a long run takes."""
-        if self._promised or left.seconds < _LONG_SECONDS:
+        if self._promised or left.seconds < LONG_SECONDS:
             return
         self._promised = True
         to_go = counted(self._epochs - epoch, "epoch")

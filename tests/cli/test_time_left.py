@@ -4,9 +4,9 @@ import io
 from itertools import pairwise
 
 import pytest
-from ccrop_cli import progress, train_progress
+from ccrop_cli import compute_progress, progress, train_progress
 from ccrop_cli.compute_progress import ComputeProgress
-from ccrop_cli.time_left import TimeLeft
+from ccrop_cli.time_left import Outlook, TimeLeft
 from ccrop_cli.train_progress import TrainProgress
 from rich.cells import cell_len
 from rich.console import Console
@@ -213,3 +213,39 @@ def test_the_line_of_boxes_fits_as_well(width, monkeypatch):
     assert "1,000/10,000" in line
     assert ("shard 1/12 train-000001" in line) == (width > 40)
     assert ("write" in line) == (width == 200)
+
+
+def test_how_long_many_images_take_is_said_once_it_is_measured():
+    clock = Clock()
+    outlook = Outlook(clock)
+    said = []
+    for batch in range(60):  # 100 images a second, after a first batch that says nothing
+        clock.now += 1.0 if batch else 500.0
+        said.append(outlook.after(100 * (batch + 1), 1_200_000))
+    # 1,100 images are done after ten seconds: 1,198,900 are left.
+    assert [(at, line) for at, line in enumerate(said) if line] == [
+        (10, "1.2 million images, about 3 h 20 min left")
+    ]
+    quick, unknown = Outlook(clock), Outlook(clock)
+    for batch in range(60):
+        clock.now += 1.0
+        assert quick.after(100 * batch, 12_000) is None
+        assert unknown.after(100 * batch, None) is None
+    assert Outlook(clock).after(0, 12_400) is None
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_boxes_of_several_shards_are_guessed_and_begin_anew(width, log, monkeypatch):
+    monkeypatch.setattr(compute_progress, "console", Console(file=log, width=width))
+    monkeypatch.setattr(compute_progress, "_QUIET_SECONDS", 0.0)
+    shown = ComputeProgress(None)
+    for _ in range(2):  # as for each checkpoint that a follower computes boxes from
+        shown.begun(4, 0)
+        shown.images_done(500, "a")
+        shown.shard_written("a", 500)
+        shown.images_done(500, "b")
+        assert shown._done == 1000
+        assert len(shown._bar.tasks) == 1
+    lines = [line for line in log.getvalue().splitlines() if line.startswith("1,000 images")]
+    assert len(lines) == 2
+    assert all(line.endswith("s left") for line in lines)
