@@ -117,7 +117,7 @@ class Outlook:
             left = (total - done) * (now - self._begun) / max(1, done - self._before)
             self._said = left >= LONG_SECONDS
             if self._said:
-                return f"{_many(total)} images, about {duration(left)} left"
+                return f"about {duration(left)} left for the rest of {_many(total)} images"
         return None
 
 

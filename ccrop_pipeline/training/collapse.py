@@ -70,7 +70,7 @@ class NewestRows:
 # have had a rank or a spread below these in two epochs, and is not clear below twice as much.
 _RANK, LOW_SPREAD = 5.0, 0.05
 _OF_LIMIT = 1 / 8  # of the greatest rank there can be, where that is less than _RANK
-_CHANCE, _MOVED = 0.99, 0.005  # of the loss of chance; of the loss of the first epoch
+_CHANCE, _MOVED = 0.99, 0.01  # of the loss of chance; of the loss of the first epoch
 
 _ADVICE = {
     "simclr": "lower method.temperature",

@@ -158,7 +158,7 @@ class Probe:
         )
         record = {
             "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
-            "knn_chance": round(chance_accuracy(bank, queries), 5),
+            "knn_chance": round(chance_accuracy(queries), 5),
             "knn_k": min(self.settings.k, len(bank.labels)),
             "knn_temperature": self.settings.temperature,
             "knn_bank": len(bank.labels),

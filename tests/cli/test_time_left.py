@@ -224,7 +224,7 @@ def test_how_long_many_images_take_is_said_once_it_is_measured():
         said.append(outlook.after(100 * (batch + 1), 1_200_000))
     # 1,100 images are done after ten seconds: 1,198,900 are left.
     assert [(at, line) for at, line in enumerate(said) if line] == [
-        (10, "1.2 million images, about 3 h 20 min left")
+        (10, "about 3 h 20 min left for the rest of 1.2 million images")
     ]
     quick, unknown = Outlook(clock), Outlook(clock)
     for batch in range(60):
