@@ -94,7 +94,7 @@ class EmbeddingFolder:
         # One of any other portion as well, since those who share the work must agree.
         first = [file for file in files if file in there][:1]
         for file in sorted({*first, *map(shard_file, portion)} & there.keys()):
-            self._footer(file)
+            self._head(file)
         return [shard for shard in portion if shard_file(shard) not in there]
 
     def write(self, shard: str, table: Any, unreadable: Sequence[str]) -> None:
@@ -120,7 +120,7 @@ class EmbeddingFolder:
                     use_dictionary=False,
                 )
         except TargetTakenError:
-            self._footer(file)  # perhaps of a device that rounds differently: it stays
+            self._head(file)  # perhaps of a device that rounds differently: it stays
 
     def complete(self, classes: Sequence[str]) -> list[dict[str, Any]] | None:
         """Write the record, if all shards are there and it is not.
@@ -150,9 +150,8 @@ class EmbeddingFolder:
             remove_leftovers(self.place.path)
         entries, hashes = [], array("q")
         for shard, size in sizes.items():
-            footer = self._footer(shard_file(shard))
-            unreadable = parse_json(footer.metadata[_UNREADABLE.encode()].decode())
-            entry = (shard, footer.num_rows, size, unreadable)
+            count, unreadable = self._head(shard_file(shard))
+            entry = (shard, count, size, unreadable)
             entries.append(dict(zip(_ENTRY, entry, strict=True)))
             hashes.extend(map(hash, self._keys(shard)))
         self._refuse_twice(hashes)
@@ -161,13 +160,19 @@ class EmbeddingFolder:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return entries
 
-    def _footer(self, file: str) -> Any:
-        """Return the footer of a shard that is there, refuse one that was made in another way."""
+    def _head(self, file: str) -> tuple[int, list[str]]:
+        """Return the rows of a shard that is there, and the keys that have none.
+
+        Raises:
+            CcropError: If it is damaged, or was made in another way.
+        """
         with self.place.inside(DATA).local(file) as path, self._reading(f"{DATA}/{file}"):
             footer = pq.read_metadata(path.absolute())
-            made_by = parse_json((footer.metadata or {})[_TEXT.encode()].decode())
+            texts = {str(name, "utf-8"): text for name, text in (footer.metadata or {}).items()}
+            made_by = parse_json(texts[_TEXT].decode())
+            unreadable = [str(key) for key in parse_json(texts[_UNREADABLE].decode())]
         self._expect_same(made_by, f"{DATA}/{file}")
-        return footer
+        return footer.num_rows, unreadable
 
     def _keys(self, shard: str) -> list[str]:
         with self.place.inside(DATA).local(shard_file(shard)) as path:

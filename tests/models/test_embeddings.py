@@ -220,6 +220,10 @@ def test_a_damaged_shard_is_named_and_one_that_went_is_written_again(source, tmp
     file.write_bytes(before[file.name][:-7])
     with pytest.raises(CcropError, match=r"data-000001\.parquet is no file of embeddings"):
         embed(encoder(), source, tmp_path / "out")
+    (tmp_path / "out/embeddings.json").unlink()
+    pq.write_table(pa.table({"key": ["a"]}), file)
+    with pytest.raises(CcropError, match="is no file of embeddings"):
+        embed(encoder(), source, tmp_path / "out")
     file.unlink()
     embed(encoder(), source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
