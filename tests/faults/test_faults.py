@@ -15,7 +15,8 @@ pytestmark = [
 # The others write with the same functions.
 WHOLLY = ("data pack", "boxes compute", "boxes export --form coco", "export .safetensors", "train")
 KILL_AND_FULL_DISK = [fault for fault in FAULTS if fault.name in ("kill", "ENOSPC")]
-QUICK = [command for command in COMMANDS if command.name not in ("demo", "export .pth")]
+LONG = ("demo", "export .pth", "embed --overwrite")  # as `boxes compute --overwrite` does it
+QUICK = [command for command in COMMANDS if command.name not in LONG]
 
 
 @pytest.fixture(scope="module")
