@@ -66,7 +66,11 @@ class History:
     @classmethod
     def of(cls, records: Iterable[Record], planned: int) -> "History":
         """Return the records by their kind, without those of epochs that the run has not."""
-        within = [record for record in records if 0 <= record["epoch"] <= planned]
+        within = [
+            {**record, "boxes": record.get("boxes")}
+            for record in records
+            if 0 <= record["epoch"] <= planned
+        ]
         train, refresh, starts = (
             [record for record in within if record["stage"] == stage]
             for stage in ("train", "refresh", "start")

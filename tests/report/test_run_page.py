@@ -290,7 +290,8 @@ def test_records_of_any_kind_have_a_page(source, tmp_path):
         Metrics(tmp_path / "run").add(
             train(epoch) | figures | {"stage": "train", "epoch": epoch, "boxes": None}
         )
-    Metrics(tmp_path / "run").add({"stage": "start", "epoch": 3, "boxes": None, "libraries": 3})
+    for stage in ("start", "train", "refresh"):
+        Metrics(tmp_path / "run").add({"stage": stage, "epoch": 3, "libraries": 3})
     Metrics(tmp_path / "run").add({"stage": "refresh", "epoch": 10**400, "boxes": None})
     text = ccrop.report_run(tmp_path / "run", tmp_path / "b").read_text()
     assert text.count("</script>") == 2
