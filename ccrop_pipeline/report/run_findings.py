@@ -1,6 +1,6 @@
 """What is worth knowing of a run, the gravest first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ccrop_pipeline.errors import counted
 from ccrop_pipeline.report.audit import Audit
@@ -131,7 +131,7 @@ def _times(number: int) -> str:
     return {1: "once", 2: "twice"}.get(number, f"{number:,} times")
 
 
-def _resumed(starts: list[Record]) -> str:
+def _resumed(starts: Sequence[Record]) -> str:
     epochs = [f"{record['epoch']}" for record in starts[-5:]]
     more = "..., " if len(starts) > len(epochs) else ""
     return f"After epoch {more}{', '.join(epochs)}: what was computed before was kept."

@@ -1,6 +1,6 @@
 """What a run has recorded, as curves, as a line of stages, and as the time that each part took."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -58,9 +58,9 @@ class History:
         planned: Epochs of the whole run.
     """
 
-    train: list[Record]
-    refresh: list[Record]
-    starts: list[Record]
+    train: Sequence[Record]
+    refresh: Sequence[Record]
+    starts: Sequence[Record]
     planned: int
 
     @classmethod
