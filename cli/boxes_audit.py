@@ -51,9 +51,9 @@ def audit(
 ) -> None:
     """Say whether the boxes in BOXES carry anything of their images, and what crops they make.
 
-    The verdict comes first: worth using, carry little or nothing of the image, or cannot tell.
-    Where they carry little, a warning on stderr says why and what would help. Boxes whose rule was
-    given, or that come from elsewhere, need the images SOURCE and a --model to tell.
+    The verdict comes first: boxes follow the image, carry little or nothing of it, or nothing
+    tells. Where they carry little, a warning on stderr says why and what would help. Boxes whose
+    rule was given, or that come from elsewhere, need the images SOURCE and a --model to tell.
 
     \b
     Example:

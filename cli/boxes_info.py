@@ -150,7 +150,7 @@ def _box_rule(localizer: dict[str, Any]) -> str:
 def _set_itself(threshold: float, choice: dict[str, Any]) -> str:
     images = counted(choice["images"], "image")
     if not choice["threshold"]:
-        return f"set itself: {images} are too few to choose by"
+        return f"set itself: too few to choose by ({images})"
     kappa = choice["kappa"][choice["threshold"].index(threshold)]
     worth = ", worth nothing" if choice["worthless"] else ""
     return f"set itself by {images}, kappa {kappa:.2f}{worth}"

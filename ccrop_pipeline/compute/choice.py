@@ -18,6 +18,7 @@ from PIL import Image
 
 from ccrop_pipeline.base import Location, Observer, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
+from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset import LocalizerInfo, Provenance, RuleChoice, SourceInfo, provenance_in
 from ccrop_pipeline.boxset.writing import CHOICE
@@ -114,7 +115,11 @@ def worthless(choice: RuleChoice) -> str:
 
 def forget(folder: Location, asked: Provenance) -> None:
     """Remove what was left for others, once the box set is complete and says it."""
-    open_folder(folder).remove(_file_of(asked))
+    place = open_folder(folder)
+    place.remove(_file_of(asked))
+    if isinstance(place, LocalFolder):  # and of what was begun with another model, and given up
+        for left in place.path.glob(f"{CHOICE}*.json"):
+            place.remove(left.name)
 
 
 def _file_of(asked: Provenance) -> str:

@@ -80,7 +80,7 @@ class BoxRule:
             )
         check_ranges(self)
         if self.mean_share and self.threshold is None:
-            raise SettingError("mean_share is added to a threshold: give one.")
+            raise SettingError("mean_share is added to a threshold: give one as a number.")
         if self.component not in get_args(Component):
             raise SettingError(
                 f"component is {self.component!r}; it must be one of {get_args(Component)}."

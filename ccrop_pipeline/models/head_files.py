@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
 from torch import Tensor
 
 from ccrop_pipeline.base.addresses import local_path
@@ -29,19 +30,21 @@ def read_head(path: str | Path, encoder: Encoder) -> LinearHead:
         ModelError: If the file holds anything else.
     """
     path = local_path(path)
-    numbers = list(_numbers(read_weights(path, unsafe=False)))
-    weights = [value for name, value in numbers if name.rpartition(".")[2] == "weight"]
-    biases = [value for name, value in numbers if name.rpartition(".")[2] == "bias"]
-    if len(numbers) != 2 or len(weights) != 1 or len(biases) != 1 or not _fit(*weights, *biases):
+    numbers = list(_numbers(read_weights(path, unsafe=None)))
+    places = {name.rpartition(".")[0]: name for name, _ in numbers}
+    named = {name.rpartition(".")[2]: value for name, value in numbers}
+    is_head = len(numbers) == 2 and len(places) == 1 and named.keys() == {"weight", "bias"}
+    if not is_head or not _fit(named["weight"], named["bias"]):
         found = ", ".join(f"{name} {tuple(value.shape)}" for name, value in numbers) or "no weights"
         raise ModelError(
             f"{path} is no linear head: it holds {shown(found)}. Expected are `weight` (1, C), or "
-            "(1, C, 1, 1), and `bias` (1,), and nothing else."
+            "(1, C, 1, 1), and `bias` (1,), finite floating-point numbers, and nothing else. The "
+            "weight may not be 0 throughout."
         )
-    declared = numbers[0][0].rpartition(".")[0]
+    (declared,) = places
     on: CellSource = "keys" if encoder.has_attention else "layer"
     on = cast(CellSource, declared) if declared in get_args(CellSource) else on
-    return LinearHead(weights[0].float().reshape(-1), float(biases[0]), on)
+    return LinearHead(named["weight"].float().reshape(-1), float(named["bias"]), on)
 
 
 def _numbers(content: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -53,9 +56,14 @@ def _numbers(content: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _fit(weight: Tensor, bias: Tensor) -> bool:
-    finite = bool(weight.isfinite().all()) and bool(bias.isfinite().all())
+    for tensor in (weight, bias):
+        # Sparse and quantized ones have no arithmetic, and complex ones another.
+        if tensor.layout != torch.strided or not tensor.is_floating_point():
+            return False
+        if not tensor.float().isfinite().all():
+            return False
     flat = weight.ndim in (2, 4) and weight.numel() == weight.shape[1]
-    return flat and bias.numel() == 1 and finite
+    return flat and bias.numel() == 1 and bool(weight.float().any())
 
 
 def check_head_target(path: str | Path, *, overwrite: bool = False) -> None:

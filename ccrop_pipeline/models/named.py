@@ -149,7 +149,7 @@ def _with_weights(
 ) -> Network:
     if not isinstance(weights, Checkpoint):
         say(f"{network.name}: random weights; what it finds means nothing.")
-        return network
+        return replace(network, epoch=0)
     if input_size is not None:
         weights = with_positions_for(network.module, weights)
     fit(network.module, weights, partial=partial, say=say)

@@ -27,12 +27,13 @@ _DAMAGED = (
 )
 
 
-def read_weights(path: Path, *, unsafe: bool) -> Any:
+def read_weights(path: Path, *, unsafe: bool | None) -> Any:
     """Read the content of a checkpoint, on the CPU.
 
     Args:
         path: A file of `torch.save`, or of safetensors; a folder with one or with its shards.
-        unsafe: Whether the file may run code of its own while it is read.
+        unsafe: Whether the file may run code of its own while it is read; None: never, and
+            nobody is told that it might.
 
     Raises:
         ModelError: If there is no such file, it is damaged, it cannot be read, or not without
@@ -54,7 +55,7 @@ def read_weights(path: Path, *, unsafe: bool) -> Any:
     return content
 
 
-def _read_pickle(path: Path, *, unsafe: bool) -> Any:
+def _read_pickle(path: Path, *, unsafe: bool | None) -> Any:
     try:
         if unsafe:
             return torch.load(path, map_location="cpu", weights_only=False)
@@ -71,8 +72,7 @@ def _read_pickle(path: Path, *, unsafe: bool) -> Any:
         raise ModelError(
             f"{path} holds more than weights: to read it, Python would have to build "
             f"{few(needed, 10)}, and a file that may build objects can run any code with your "
-            "rights. If you trust where it comes from, set `unsafe`; or save it again with the "
-            "state dict alone."
+            f"rights. {_remedy('save it again with the state dict alone.', unsafe=unsafe)}"
         ) from error
     except Exception as error:  # torch raises half a dozen kinds for files it cannot read
         raise ModelError(f"{path} {_DAMAGED}") from error
@@ -138,11 +138,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_torchscript(path: Path, *, unsafe: bool) -> dict[str, Tensor]:
+def _remedy(remedy: str, *, unsafe: bool | None) -> str:
+    if unsafe is None:
+        return remedy[0].upper() + remedy[1:]
+    return f"If you trust where it comes from, set `unsafe`; or {remedy}"
+
+
+def _read_torchscript(path: Path, *, unsafe: bool | None) -> dict[str, Tensor]:
     if not unsafe:
         raise ModelError(
-            f"{path} is TorchScript, a program, and reading weights from one lets it run. If you "
-            "trust where it comes from, set `unsafe`; or give a file of its state dict alone."
+            f"{path} is TorchScript, a program, and reading weights from one lets it run. "
+            f"{_remedy('give a file of its state dict alone.', unsafe=unsafe)}"
         )
     state: dict[str, Tensor] = load_torchscript(path).state_dict()
     return state

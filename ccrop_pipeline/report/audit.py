@@ -81,7 +81,8 @@ def audit(
     """
     box_set = opened(boxes)
     statistics = box_set.manifest.statistics
-    localizer = box_set.manifest.provenance.localizer
+    made_by = box_set.manifest.provenance
+    encoder, localizer = made_by.encoder, made_by.localizer
     agreement = agreement or recorded(localizer)
     rows = some_rows(box_set)
     spread = spread_of(rows.boxes) if rows else None
@@ -89,7 +90,8 @@ def audit(
     other = None
     if rows and localizer and rows.heatmaps is not None and min(nearly_full, ok) > 0.5:
         other = remedy(localizer, rows.heatmaps)
-    verdict = judge(statistics, spread, agreement, localizer, other)
+    untrained = encoder is not None and encoder.epoch == 0
+    verdict = judge(statistics, spread, agreement, localizer, other, untrained=untrained)
     windows = crop_effect(rows.drawn, rows.sizes, crop or CropParams()) if rows else None
     return Audit(
         verdict=verdict.word,

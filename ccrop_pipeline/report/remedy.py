@@ -37,10 +37,10 @@ def remedy(localizer: LocalizerInfo, heatmaps: NDArray[np.float16]) -> Remedy | 
     None where boxes would be much the same for all images.
 
     Args:
-        localizer: What made the boxes. A rule that set itself is not changed.
+        localizer: What made the boxes. A rule that set itself by images is not changed.
         heatmaps: A sample, `(n, h, w)`.
     """
-    if localizer.choice is not None:
+    if localizer.choice is not None and localizer.choice.threshold:
         return None
     import torch  # more than a second to import, and most audits end before this
 

@@ -42,8 +42,8 @@ def verdict_finding(judged: Audit, boxes: str = "these boxes") -> Finding:
     """Return the verdict of an audit, of boxes that are called so."""
     level = {WORTH: "good", UNKNOWN: "note"}.get(judged.verdict, "bad")
     title = {
-        WORTH: f"{boxes} are worth using",
-        UNKNOWN: f"nothing tells yet whether {boxes} are worth using",
+        WORTH: f"{boxes} follow the image",
+        UNKNOWN: f"nothing tells yet whether {boxes} follow the image",
     }.get(judged.verdict, f"{boxes} {judged.verdict}")
     return Finding(level, sentence(title), sentence(judged.reason, judged.advice))
 

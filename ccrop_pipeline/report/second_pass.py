@@ -83,7 +83,10 @@ def _maker(box_set: BoxSet, encoder: Encoder) -> Localizer | None:
         return None
     if localizer.input_size != encoder.input_size:
         return None
-    return Localizer(encoder, localizer.map, rule_of(localizer))
+    made = Localizer(encoder, localizer.map, rule_of(localizer))
+    # In another precision boxes differ by roundings, and by other colours altogether.
+    seen = (each.preprocessing.rpartition(";")[0] for each in (localizer, made.info))
+    return made if len({*seen}) == 1 else None
 
 
 def _boxes(heatmaps: NDArray[np.float16], rule: BoxRule, size: int) -> NDArray[np.float64]:

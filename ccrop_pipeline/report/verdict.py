@@ -10,13 +10,13 @@ from ccrop_pipeline.report.remedy import Remedy
 from ccrop_pipeline.report.spread import Spread
 
 Word = Literal[
-    "worth using", "carry little of the image", "carry nothing of the image", "cannot tell"
+    "follow the image", "carry little of the image", "carry nothing of the image", "cannot tell"
 ]
 WORTH, LITTLE, NOTHING, UNKNOWN = get_args(Word)
 # Of `own`; lab/audits.md has the sets on which they were chosen.
 _NOTHING, _LITTLE = 0.05, 0.15
-_FEWEST = 32  # images; of fewer it is not said how much boxes differ
 _CHANCE = 0.1  # kappa of boxes of other images
+_FEWEST = 32  # images that say how much boxes differ, and by which a rule sets itself
 _LESS = 0.005  # of what windows show, beside plain random crops
 
 
@@ -90,6 +90,8 @@ def judge(
     agreement: Agreement | None,
     localizer: LocalizerInfo | None,
     remedy: Remedy | None,
+    *,
+    untrained: bool = False,
 ) -> Verdict:
     """Return the verdict on boxes.
 
@@ -99,6 +101,7 @@ def judge(
         agreement: With windows; None where not known.
         localizer: What made the boxes; None where no model did.
         remedy: Another rule that leaves fewer boxes nearly full.
+        untrained: Whether the encoder that made them is known to have random weights.
     """
     counts = statistics.counts
     if statistics.share(counts["ok"]) <= 0.5:
@@ -110,9 +113,11 @@ def judge(
         return Verdict(UNKNOWN, few, "Compute boxes of more images.")
     own = own_share(spread, agreement)
     worthless = agreement is not None and agreement.worthless
-    if worthless or own < _LITTLE:
+    if worthless or untrained or own < _LITTLE:
         word = NOTHING if worthless or own < _NOTHING else LITTLE
-        return Verdict(word, _why(spread, agreement, nearly_full), _advice(localizer, remedy))
+        why = "the weights of the encoder are random." if untrained else None
+        why = why or _why(spread, agreement, nearly_full)
+        return Verdict(word, why, _advice(localizer, remedy))
     if agreement is None:
         return Verdict(
             UNKNOWN,
@@ -191,12 +196,17 @@ def _why(spread: Spread, agreement: Agreement | None, nearly_full: float) -> str
 def _advice(localizer: LocalizerInfo | None, remedy: Remedy | None) -> str:
     if localizer is None:
         return "Use boxes that are closer around what each image shows, or none."
-    if localizer.choice is not None:
+    if localizer.choice is not None and localizer.choice.threshold:
         return (
             "Train the encoder for longer, compute with another map (`map` auto looks), layer or "
             "model, or use none."
         )
     anew = "Compute them with `map` auto and `threshold` auto"
+    if localizer.choice is not None:
+        anew = (
+            f"A threshold sets itself by {_FEWEST} readable images or more, and here there were "
+            f"{localizer.choice.images}: compute boxes of more images"
+        )
     if remedy:
         return (
             f"{anew}, or rethreshold them: with `{remedy.name}` {remedy.value:g} the mean area "

@@ -101,5 +101,5 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
 
 def test_few_images_are_told_to_be_too_few(scenes, tmp_path):
     done = ccrop("boxes", "compute", scenes, tmp_path / "few", *MODEL, "--device", "cpu")
-    assert "threshold 0.1; set itself: 12 images are too few to choose by" in done.stdout
-    assert "sets itself" not in done.stderr
+    assert "threshold 0.1; set itself: too few to choose by (12 images)" in done.stdout
+    assert "the box rule sets itself" not in done.stderr

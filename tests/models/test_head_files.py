@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.localize import Encoder, LinearHead, build_backbone
 from ccrop_pipeline.models.head_files import read_head, save_head
 
@@ -75,6 +75,12 @@ def test_a_head_is_not_overwritten_unless_asked(tmp_path):
         {"weight": torch.zeros(1, 5)},
         {"weight": torch.zeros(1, 5, 3, 3), "bias": torch.zeros(1)},
         {"weight": torch.full((1, 5), float("nan")), "bias": torch.zeros(1)},
+        {"weight": torch.randn(1, 5).to_sparse(), "bias": torch.zeros(1)},
+        {"weight": torch.randn(1, 5, dtype=torch.complex64), "bias": torch.zeros(1)},
+        {"weight": torch.ones(1, 5, dtype=torch.int64), "bias": torch.zeros(1)},
+        {"weight": torch.full((1, 5), 1e300, dtype=torch.float64), "bias": torch.zeros(1)},
+        {"weight": torch.zeros(1, 5), "bias": torch.zeros(1)},
+        {"a": {"weight": torch.ones(1, 5)}, "b": {"bias": torch.zeros(1)}},
         {"a": nn.Linear(3, 1).state_dict(), "b": nn.Linear(3, 1).state_dict()},
         {"epoch": 3},
         [torch.zeros(3)],
@@ -84,6 +90,18 @@ def test_what_is_no_head_is_refused_with_what_it_holds(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(CcropError, match=r"other.pt is no linear head: it holds .*Expected"):
         read_head(tmp_path / "other.pt", small())
+
+
+class Evil:
+    def __reduce__(self):
+        return (eval, ("1/0",))
+
+
+def test_no_head_runs_code(tmp_path):
+    torch.save({"weight": Evil(), "bias": torch.zeros(1)}, tmp_path / "x")
+    with pytest.raises(ModelError, match=r"any code with your rights\. Save it again") as error:
+        read_head(tmp_path / "x", small())
+    assert "unsafe" not in str(error.value)
 
 
 def test_a_damaged_file_is_refused(tmp_path):

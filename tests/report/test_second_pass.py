@@ -74,7 +74,7 @@ def test_it_is_what_was_recorded_when_the_rule_set_itself(source, computed):
     assert (again.images, again.model, found.agreement.images) == (N, None, N)
     assert again.kappa == pytest.approx(found.agreement.kappa, abs=1e-3)
     assert again.freedom == pytest.approx(found.agreement.freedom, abs=1e-3)
-    assert found.verdict == audit(computed, agreement=again).verdict == "worth using"
+    assert found.verdict == audit(computed, agreement=again).verdict == "follow the image"
 
 
 def test_a_threshold_that_was_given_is_looked_at_again(source, computed, tmp_path):
@@ -85,7 +85,7 @@ def test_a_threshold_that_was_given_is_looked_at_again(source, computed, tmp_pat
     assert audit(box_set).verdict == "cannot tell"
     again = look_again(box_set, source, encoder())
     assert again == look_again(computed, source, encoder())
-    assert audit(box_set, agreement=again).verdict == "worth using"
+    assert audit(box_set, agreement=again).verdict == "follow the image"
 
 
 def test_given_boxes_are_told_from_those_of_other_images(source, tmp_path):
@@ -94,7 +94,7 @@ def test_given_boxes_are_told_from_those_of_other_images(source, tmp_path):
     again = look_again(true, source, encoder())
     assert again.kappa > 0.9
     assert again.model > 0.3
-    assert audit(true, agreement=again).verdict == "worth using"
+    assert audit(true, agreement=again).verdict == "follow the image"
     shuffled = given(source, tmp_path / "shuffled", np.roll(rectangles(), 1, axis=0))
     found = audit(shuffled, agreement=look_again(shuffled, source, encoder()))
     assert abs(found.agreement.kappa) < 0.2
@@ -124,11 +124,16 @@ def test_between_chance_and_certainty_it_cannot_tell(source, tmp_path):
     true = given(source, tmp_path / "true", rectangles())
     again = look_again(true, source, encoder())
     for kappa, verdict in (
-        (0.21, "worth using"),
+        (0.21, "follow the image"),
         (0.19, "cannot tell"),
         (0.09, "carry nothing of the image"),
     ):
         assert audit(true, agreement=replace(again, kappa=kappa)).verdict == verdict
+
+
+def test_other_colours_make_another_model(source, computed):
+    other = replace(encoder(), mean=(0.2, 0.2, 0.2))
+    assert look_again(computed, source, other).model is not None
 
 
 def test_boxes_of_another_model_are_looked_at_as_given_ones(source, computed):
@@ -158,7 +163,7 @@ def test_the_command_takes_images_and_a_model_and_draws_the_heat(source, compute
     result = run(cli, [*again, "--recipe", "cifar10-simclr-2core", "--heatmap", str(picture)])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0] == "verdict     worth using"
+    assert lines[0] == "verdict     follow the image"
     assert f"on {N} images" in result.stdout
     mean = audit(computed).heat.mean
     with Image.open(picture) as drawn:

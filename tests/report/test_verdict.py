@@ -18,7 +18,7 @@ from ccrop_pipeline.report.crop_effect import MIDDLE, crop_effect
 from ccrop_pipeline.report.spread import heat_of, spread_of
 
 N = 200
-WORTH, UNKNOWN = "worth using", "cannot tell"
+WORTH, UNKNOWN = "follow the image", "cannot tell"
 LITTLE, NOTHING = "carry little of the image", "carry nothing of the image"
 
 
@@ -84,7 +84,9 @@ def test_boxes_with_a_kappa_are_called_what_they_are(tmp_path, boxes, kappa, ver
     ],
 )
 @pytest.mark.parametrize("made_by", [None, provenance(BoxRule(0.1))])
-def test_boxes_without_a_kappa_are_never_called_worth_using(tmp_path, boxes, verdict, made_by):
+def test_boxes_without_a_kappa_are_never_said_to_follow_the_image(
+    tmp_path, boxes, verdict, made_by
+):
     found = called(tmp_path, boxes, made_by)
     assert (found.verdict, found.agreement) == (verdict, None)
     assert found.own == pytest.approx(1 - found.spread.median_iou)
@@ -93,6 +95,29 @@ def test_boxes_without_a_kappa_are_never_called_worth_using(tmp_path, boxes, ver
 
 def test_a_rule_that_found_no_threshold_worth_anything_decides(tmp_path):
     assert called(tmp_path, true_boxes(), chosen(0.9, worthless=True)).verdict == NOTHING
+
+
+def test_random_weights_are_called_what_they_are(tmp_path):
+    made = chosen(0.7)
+    untrained = replace(made, encoder=replace(made.encoder, epoch=0))
+    found = called(tmp_path, true_boxes(), untrained)
+    assert (found.verdict, found.reason) == (LITTLE, "the weights of the encoder are random.")
+
+
+def test_too_few_images_to_choose_by_are_said_to_be(tmp_path):
+    """The threshold is the paper's then, and another one may do."""
+    made = provenance(BoxRule(0.1))
+    few = replace(made.localizer, choice=RuleChoice(20, 2, worthless=False))
+    heat = np.full((20, 8, 8), 0.2, np.float16)
+    at = np.random.default_rng(0).integers(0, 6, (20, 2))
+    for number, (x, y) in enumerate(at):
+        heat[number, y : y + 3, x : x + 3] = 1
+    boxes = np.tile((0, 0, 1, 1), (20, 1))
+    found = called(tmp_path, boxes, replace(made, localizer=few), heatmaps=heat)
+    assert found.verdict == NOTHING
+    assert "here there were 20: compute boxes of more images" in found.advice
+    assert (found.remedy.name, found.remedy.value) == ("threshold", 0.2)
+    assert "`threshold` 0.2" in found.advice
 
 
 def test_few_images_say_nothing_and_empty_rows_say_what_is_wrong(tmp_path):
