@@ -140,14 +140,14 @@ class EmbeddingFolder:
         there = self.place.inside(DATA).files()
         if any(shard_file(shard) not in there for shard in self.shards):
             return None
+        if isinstance(self.place, LocalFolder):
+            remove_leftovers(self.place.path)
         sizes = {shard: there[shard_file(shard)] for shard in self.shards}
         if self.place.has(RECORD):
             found: list[dict[str, Any]] = self._record()["shards"]
             if {entry["name"]: entry["bytes"] for entry in found} == sizes:
                 return found
             self.place.remove(RECORD)
-        if isinstance(self.place, LocalFolder):
-            remove_leftovers(self.place.path)
         entries, hashes = [], array("q")
         for shard, size in sizes.items():
             count, unreadable = self._head(shard_file(shard))

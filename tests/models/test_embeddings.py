@@ -18,6 +18,7 @@ from PIL import Image
 
 import ccrop_pipeline as ccrop
 from ccrop_pipeline.base import Observer, Ranks
+from ccrop_pipeline.base.files import hidden_name
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError
 from ccrop_pipeline.export import embed
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
@@ -152,15 +153,16 @@ def test_what_was_stopped_is_gone_on_with_and_ends_with_the_same_bytes(source, t
     with pytest.raises(KeyboardInterrupt):
         embed(encoder(), source, out, observer=Stopped(after=1))
     assert [*contents(out)] == ["data-000000.parquet"]
-    (out / ".data-000002.parquet.0123456789abcdef.tmp").write_bytes(b"of a kill")
     seen = Stopped()
     assert embed(encoder(), source, out, observer=seen).images == 30
     assert seen.plan == (2, 1)
     expected = contents(tmp_path / "whole")
     assert {name: contents(out)[name] for name in expected} == expected
-    again = Stopped()
+    again, left = Stopped(), out / hidden_name("embeddings.json")
+    left.write_bytes(b"of a kill once the record was there")
     assert embed(encoder(), source, out, observer=again).images == 30
     assert again.plan == (0, 3)
+    assert not left.exists()
 
 
 def test_portions_in_any_order_make_the_folder_of_one_process(source, tmp_path):
