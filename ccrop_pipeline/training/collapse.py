@@ -69,6 +69,7 @@ class NewestRows:
 # Thresholds; docs/training.md has the runs that they were set by. A run collapses whose embeddings
 # have had a rank or a spread below these in two epochs, and is not clear below twice as much.
 _RANK, LOW_SPREAD = 5.0, 0.05
+_OF_DINO = 0.5  # of these, for DINO: its outputs spread late
 _OF_LIMIT = 1 / 8  # of the greatest rank there can be, where that is less than _RANK
 _CHANCE, _MOVED = 0.99, 0.01  # of the loss of chance; of the loss of the first epoch
 
@@ -107,12 +108,13 @@ def judge(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
         recipe: Recipe of the run.
     """
     first, newest = records[0], records[-1]
-    if low := _low(newest, 1):
-        if len(records) > 1 and _low(records[-2], 1):
+    factor = _OF_DINO if recipe.method.name == "dino" else 1.0
+    if low := _low(newest, factor):
+        if len(records) > 1 and _low(records[-2], factor):
             advice = f"lower optimizer.lr, or {_ADVICE[recipe.method.name]}"
             return Verdict(COLLAPSING, f"{low}, for two epochs: {advice}, in another run")
         return Verdict(UNCLEAR, f"{low}; a second such epoch would be a collapse")
-    if low := _low(newest, 2):
+    if low := _low(newest, 2 * factor):
         return Verdict(UNCLEAR, low)
     if len(records) == 1:
         return Verdict(UNCLEAR, "one epoch tells little")
@@ -143,7 +145,7 @@ def chance_loss(recipe: Recipe) -> float | None:
     return None
 
 
-def _low(record: Mapping[str, Any], factor: int) -> str:
+def _low(record: Mapping[str, Any], factor: float) -> str:
     """Return what is too low in an epoch; "" where nothing is."""
     spread, rank = record["embedding_std"], record.get("rankme")
     if spread < factor * LOW_SPREAD:

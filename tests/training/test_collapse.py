@@ -103,6 +103,15 @@ def test_a_verdict_follows_from_spread_rank_and_loss(records, verdict, why):
     assert (found.verdict, bool(re.search(why, found.why))) == (verdict, True), found
 
 
+def test_the_outputs_of_dino_may_be_closer_to_each_other():
+    dino = load_recipe("dino")
+    for rank, spread, verdict in [(5.1, 0.051, "learning"), (2.6, 0.9, "not yet clear")]:
+        records = [record(8.0), *[record(7.0, rank=rank, spread=spread)] * 2]
+        assert judge(records, dino).verdict == verdict
+    for low in ({"rank": 2.4}, {"spread": 0.024}):
+        assert judge([record(7.0, **low)] * 2, dino).verdict == "collapsing"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_of_chance_is_that_of_embeddings_that_are_all_alike(method):
     small = {
