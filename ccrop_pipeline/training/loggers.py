@@ -159,7 +159,7 @@ def _trackio(run: Run, settings: Mapping[str, Any], epoch: int) -> Iterator[Writ
     try:
         yield lambda epoch, numbers: there.log(numbers, step=epoch)
     finally:
-        there.finish()
+        trackio.finish()  # as it would at exit, on stdout, which holds results alone
 
 
 # By name: the package that each needs, and what opens it.
