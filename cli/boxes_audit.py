@@ -159,7 +159,9 @@ def _show(found: "Audit", *, warned: bool = True) -> None:
         return
     print_line(f"verdict     {found.verdict}")
     if not (found.warning and warned):
-        print_line(f"because     {_flags(' '.join(filter(None, (found.reason, found.advice))))}")
+        print_line(
+            f"because     {with_flags(' '.join(filter(None, (found.reason, found.advice))))}"
+        )
     for line in _figures(found):
         print_line(line)
     for line in bars(found.area_histogram, "area"):
@@ -201,10 +203,11 @@ def _figures(found: "Audit") -> Iterator[str]:
 
 def _warn(found: "Audit", box_set: "BoxSet") -> None:
     if found.warning:
-        warn(_flags(found.warning))
+        warn(with_flags(found.warning))
     if remedy := found.remedy:
         note(f"ccrop boxes rethreshold {box_set.folder} OUT --{remedy.name} {remedy.value:g}")
 
 
-def _flags(text: str) -> str:
+def with_flags(text: str) -> str:
+    """Put the flags of the command line in the place of the parameters of the library."""
     return re.sub(r"`(map|threshold|mass|model)`", r"--\1", text).replace("`source`", "SOURCE")

@@ -142,11 +142,12 @@ def _here(source: str, out: str, options: dict[str, Any]) -> "BoxSet | None":
     opened = open_source(source)
     from ccrop_pipeline.compute import compute_boxes  # torch, which takes seconds to import
 
+    from .boxes_audit import with_flags
     from .compute_progress import ComputeProgress, count
 
     localizer = _localizer(options, note)
     if options["map_name"] != "auto" and localizer.warning:  # what auto takes needs none
-        warn(localizer.warning)
+        warn(with_flags(localizer.warning))
     prefix = f"rank {ranks.rank}: " if ranks.world_size > 1 else ""
     progress = ComputeProgress(count(opened, ranks.world_size), prefix)
     with progress:

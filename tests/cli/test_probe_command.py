@@ -36,12 +36,13 @@ def test_knn_is_the_default_and_prints_its_numbers_for_any_model(photos):
     result = probe(photos, "--k", "5", "--temperature", "0.07")
     assert result.exit_code == 0, result.output
     assert re.fullmatch(
-        r"kNN accuracy [\d.]+% \(k=5, temperature=0.07, layer4, 200 train and 40 test images\)\n",
+        r"kNN accuracy [\d.]+% after epoch 0 "
+        r"\(k=5, temperature=0.07, layer4, 200 train and 40 test images\)\n",
         result.stdout,
     )
     found = json.loads(probe(photos, "--k", "5", "--temperature", "0.07", "--json").stdout)
     assert f"{found['knn']:.2%}" in result.stdout
-    assert (found["k"], found["temperature"], found["epoch"]) == (5, 0.07, None)
+    assert (found["k"], found["temperature"], found["epoch"]) == (5, 0.07, 0)
     assert (found["train"], found["test"], found["layer"]) == (200, 40, "layer4")
 
 
@@ -77,9 +78,8 @@ def test_the_linear_probe_says_what_it_chose_and_on_what(photos):
     result = probe(photos, "--linear")
     assert result.exit_code == 0, result.output
     found = json.loads(probe(photos, "--linear", "--json").stdout)
-    assert (
-        f"linear accuracy {found['linear']:.2%} (whole images, layer4, 200 train" in result.stdout
-    )
+    accuracy = f"linear accuracy {found['linear']:.2%} after epoch 0"
+    assert f"{accuracy} (whole images, layer4, 200 train" in result.stdout
     assert f"chosen on {found['validation_images']} of the train images" in result.stdout
     assert 5 < found["validation_images"] < 40
     assert found["validation"] == dict(found["tried"])[found["penalty"]]
