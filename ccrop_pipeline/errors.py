@@ -6,6 +6,7 @@ Catch `CcropError` for everything that a user can put right; its leaves say what
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from errno import EMFILE
 from pathlib import Path
 
 # Control characters (a terminal obeys ESC, CSI and OSC), lone surrogates, which cannot be encoded,
@@ -98,7 +99,8 @@ def cause(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"{shown(error.args[0]) if error.args else 'something'} is missing"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror[0].lower() + error.strerror[1:]
+        more = "; raise their limit with `ulimit -n`" if error.errno == EMFILE else ""
+        return error.strerror[0].lower() + error.strerror[1:] + more
     if type(error).__name__ == "UnidentifiedImageError":  # Pillow's; its message is a path
         return "it is no such image"
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,17 +1,19 @@
 """The root of the command line, and how errors reach people."""
 
 import gc
+import logging
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from errno import EMFILE
 from functools import wraps
 from typing import Any
 
 import click
 
 from ccrop_pipeline import __version__
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, cause
 
 from . import sources
 from .boxes_audit import audit
@@ -93,9 +95,12 @@ _NO_MEMORY = re.compile(
 def _of_system(error: OSError) -> str:
     """Say what the system says, with the file first."""
     if not error.filename or not error.errno:
-        return str(error)
-    cause = os.strerror(error.errno)
-    return f"{os.fspath(error.filename)}: {cause[0].lower()}{cause[1:]}."
+        return cause(error) if error.errno == EMFILE else str(error)
+    if isinstance(error, FileExistsError):  # of making a folder
+        return (
+            f"{os.fspath(error.filename)} is a file, and a folder is needed there. Choose another."
+        )
+    return f"{os.fspath(error.filename)}: {cause(error)}."
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,6 +118,8 @@ def cli() -> None:
     # Most of a start is imports. They leave hardly any garbage, and by default Python looks for it
     # every 700 objects: a tenth of the time that torch and timm take to import.
     gc.set_threshold(10_000)
+    # aiohttp has it print each connection that an error broke off, beside the one message.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @click.group("data")
@@ -168,7 +175,8 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
 
     What libraries print goes to stderr.
     """
-    flags: dict[str, str] = {}
+    # What the command itself does not have, another does.
+    flags: dict[str, str] = {"follow_links": "--follow-links of `ccrop data pack`"}
     for option in (each for each in command.params if isinstance(each, click.Option)):
         flag = max(option.opts, key=len)
         flags |= dict.fromkeys((str(option.name), flag.removeprefix("--").replace("-", "_")), flag)

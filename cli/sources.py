@@ -117,6 +117,8 @@ def _labels(source: "Source") -> "NDArray[np.int64]":
 
 
 def _line(record: dict[str, Any]) -> str:
+    from ccrop_pipeline.images.source import of_kind
+
     images, classes, parts = record["images"], record["classes"], []
     if images is not None:
         parts.append(counted(images, "image"))
@@ -134,7 +136,7 @@ def _line(record: dict[str, Any]) -> str:
     for kind, count in record["ignored"].items():
         first = record["ignored_first"][kind]
         more = ", ..." if count > len(first) else ""
-        parts.append(f"ignored {count:,} {kind} ({', '.join(first)}{more})")
+        parts.append(f"ignored {of_kind(count, kind)} ({', '.join(first)}{more})")
     if "problem" in record:
         parts.append(record["problem"])
     return f"{record['source']}: {'; '.join(parts)}"

@@ -170,7 +170,9 @@ def _expect_inputs(source: str, run: Path, options: dict[str, Any]) -> None:
         expect_free(run, "run")
     elif not options["overwrite"]:
         from ccrop_pipeline.models.sealed_files import expect_one_intact
+        from ccrop_pipeline.training import Run
 
+        Run(run).recipe()
         expect_one_intact(run)
 
 

@@ -65,29 +65,39 @@ def file_system(url: str) -> tuple[Any, str]:
     return files, path
 
 
+class UnreachableError(CcropError):
+    """An address that gives no answer, or none that says what is there."""
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong at an address into a `CcropError` that says what to do."""
+    """Turn whatever goes wrong at an address into a `CcropError` that says what to do.
+
+    Raises:
+        UnreachableError: If it is anything else than that nothing is there.
+        CcropError: If nothing is there.
+    """
     try:
         yield
     except CcropError:
         raise
     # Every file system raises errors of its own, many of them no OSError.
     except Exception as error:
-        if isinstance(error, FileNotFoundError) and not _unanswered(error.__cause__):
+        if isinstance(error, FileNotFoundError) and not unanswered(error):
             raise CcropError(f"nothing is found at {url} ({error}). Check the address.") from error
         cause = error.__cause__ if isinstance(error, FileNotFoundError) else error
-        raise CcropError(
+        raise UnreachableError(
             f"{url} cannot be used ({type(cause).__name__}: {cause}). Check address, connection "
             "and permissions, and run again: what is finished is kept."
         ) from error
 
 
-def _unanswered(cause: BaseException | None) -> bool:
-    """Tell whether the cause of a `FileNotFoundError` is no answer that nothing is there.
+def unanswered(error: FileNotFoundError) -> bool:
+    """Tell whether there was no answer that nothing is there.
 
     fsspec says of all that goes wrong with a web server that the file is not found.
     """
+    cause = error.__cause__
     if isinstance(cause, OSError):
         return not isinstance(cause, FileNotFoundError)
     return getattr(cause, "status", 404) not in (404, 410)

@@ -8,7 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from ccrop_pipeline.base.addresses import Location, explained, file_system, is_address, local_path
+from ccrop_pipeline.base.addresses import (
+    Location,
+    explained,
+    file_system,
+    is_address,
+    local_path,
+    unanswered,
+)
 from ccrop_pipeline.base.files import TargetTakenError, hidden_name, written_aside
 
 # File systems of which a file shows up whole or not at all, without being written aside.
@@ -103,8 +110,9 @@ class LocalFolder:
 
     def remove(self, file: str) -> None:
         """See `BoxFolder`."""
-        with suppress(OSError):
-            (self.path / file).unlink()
+        path = self.path / file
+        with suppress(OSError):  # of a folder with anything in it as well: that is not ours
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,12 @@ class RemoteFolder:
         files, folder = file_system(self.url)
         with explained(self.url):
             files.invalidate_cache(folder)
-            return bool(files.exists(f"{folder}/{file}"))
+            try:  # of a web server, `exists` takes no answer for a no
+                return bool(files.info(f"{folder}/{file}")["type"] == "file")
+            except FileNotFoundError as error:
+                if unanswered(error):
+                    raise
+                return False
 
     @contextmanager
     def local(self, file: str) -> Iterator[Path]:
@@ -167,7 +180,7 @@ class RemoteFolder:
             yield path
             content = path.read_bytes()
         files, folder = file_system(self.url)
-        with explained(f"{self.url}/{file}"):
+        with explained(self.url if file.startswith(".") else f"{self.url}/{file}"):
             files.invalidate_cache(folder)
             try:
                 _put(files, f"{folder}/{file}", content, file_system(self.aside or self.url)[1])

@@ -5,6 +5,8 @@ import tarfile
 from typing import Any
 
 LONGEST_KEY = 1024  # characters; stores of S3 take no longer names either
+# Unicode's control characters (Cc), and halves of surrogate pairs, which UTF-8 cannot hold.
+NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MANY_DIGITS = re.compile(rb"\d{%d}" % (LONGEST_KEY + 1))
 
 

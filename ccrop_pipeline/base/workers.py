@@ -1,8 +1,10 @@
 """Work done ahead: by a thread, or by the processes of a `DataLoader` of torch."""
 
 import atexit
+import errno
 import os
 import re
+import resource
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from multiprocessing import connection, get_start_method, parent_process
@@ -11,7 +13,7 @@ from threading import Semaphore, Thread
 from traceback import extract_tb
 from typing import Generic, TypeVar
 
-from ccrop_pipeline.errors import CcropError
+from ccrop_pipeline.errors import CcropError, counted
 
 T = TypeVar("T")
 _LAST_ITEM_SECONDS = 2.0  # that a caller who leaves waits for the item in work
@@ -86,6 +88,40 @@ def end_with_parent(_worker: int) -> None:
     Thread(target=wait, daemon=True).start()
 
 
+def make_room_for_workers(workers: int, *, fewest: str = "`workers` to 0") -> None:
+    """Let the process open the files that its loader processes take, before there are any.
+
+    Without room torch loses batches, and waits for them for ever.
+
+    Args:
+        workers: How many there will be, each with two batches ahead.
+        fewest: As in `from_workers`.
+
+    Raises:
+        CcropError: If the limit of open files is too low, and may not be raised.
+    """
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not workers or most == resource.RLIM_INFINITY:
+        return
+    # Four pipe ends a process; a tensor in flight is a file on both sides, twice on that of the
+    # sender, and a batch has five of them. A quarter of the limit is for tars that stay open.
+    in_flight = max(10 * workers, 20) + 5
+    needed = (len(os.listdir("/dev/fd")) + 8 + 4 * workers + in_flight) * 4 // 3  # noqa: PTH208
+    if most >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        said = f"{counted(workers, 'loader process')} may need {needed:,}, and it is {hard:,}"
+        raise CcropError(_no_room(said, fewest))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _no_room(said: str, fewest: str) -> str:
+    return (
+        f"the limit of open files is reached: {said}. Raise it (`ulimit -n 4096`), or set "
+        f"{fewest}, and run again: what is finished is kept."
+    )
+
+
 def from_workers(loader: Iterable[T], *, fewest: str = "`workers` to 0") -> Iterator[T]:
     """Begin to iterate over a `DataLoader`; what its processes give is yielded.
 
@@ -94,7 +130,7 @@ def from_workers(loader: Iterable[T], *, fewest: str = "`workers` to 0") -> Iter
         fewest: What to set for none of its processes, in words for people.
 
     Raises:
-        CcropError: If one of them died.
+        CcropError: If one of them died, or no more files may be opened.
     """
     with _fetching(fewest):
         items = iter(loader)
@@ -133,6 +169,9 @@ def _fetching(fewest: str) -> Iterator[None]:
         with deaths_explained(fewest):
             yield
     except (RuntimeError, OSError, EOFError) as error:
+        # torch has words of its own for it, and shared memory is a RuntimeError.
+        if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in str(error):
+            raise CcropError(_no_room("too many open files", fewest)) from error
         # Where processes are not forked, each imports the program that starts them, and one that
         # starts processes as it is imported fails; its parent then has a broken pipe, or a death.
         if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):

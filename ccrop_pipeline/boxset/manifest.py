@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ccrop_pipeline.base import BoxFolder
+from ccrop_pipeline.base.addresses import UnreachableError
 from ccrop_pipeline.base.files import sha256_of
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
 from ccrop_pipeline.boxset.provenance import (
@@ -118,6 +119,9 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
 
     Returns:
         The manifest, or None where it cannot be understood.
+
+    Raises:
+        UnreachableError: If the store cannot be asked.
     """
     try:
         data = _parsed(folder)
@@ -127,6 +131,8 @@ def read_manifest(folder: BoxFolder, problems: list[Problem]) -> Manifest | None
         stored = from_plain(_Stored, data, complete=True, ignore_unknown=True)
         shards = _entries(data.get("shards"))
         _expect_counts(stored, shards)
+    except UnreachableError:  # which is no fault of the box set
+        raise
     except (OSError, ValueError, CcropError) as error:
         problems.append(Problem("B001", MANIFEST, f"not readable: {error}"))
         return None

@@ -3,13 +3,13 @@
 Code, validator, `docs/format.md` and the cases of the tests all share these ids.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ccrop_pipeline.base.tars import NOT_IN_KEYS
 from ccrop_pipeline.boxset.boxes import FULL_BOX
 from ccrop_pipeline.boxset.table import OK, STATUSES, UNREADABLE, BoxTable
 from ccrop_pipeline.errors import BoxSetError
@@ -92,10 +92,6 @@ def refuse(problems: Sequence[Problem], remedy: str) -> None:
     raise BoxSetError("\n".join([*lines, remedy]))
 
 
-# Unicode's control characters (Cc), and halves of surrogate pairs, which UTF-8 cannot hold.
-_NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
 def check_rows(table: BoxTable, where: str) -> list[Problem]:
     """Find every breach of the rules on keys, boxes, sizes, heatmaps and choices in a table."""
     return [
@@ -108,7 +104,7 @@ def check_rows(table: BoxTable, where: str) -> list[Problem]:
 def _keys(table: BoxTable) -> Iterator[tuple[str, int, str]]:
     seen: set[str] = set()
     for row, key in enumerate(table.keys):
-        if not key or _NOT_IN_KEYS.search(key):
+        if not key or NOT_IN_KEYS.search(key):
             yield "B017", row, f"the key {key!r} is empty or holds a control character"
         elif key in seen:
             yield "B018", row, f"the key {key!r} occurs twice in this shard"

@@ -179,6 +179,6 @@ def _refuse_unreadable(shard: str, table: BoxTable, max_bad: float) -> None:
         names = ", ".join(repr(table.keys[row]) for row in bad[:_NAMED])
         raise SourceError(
             f"{len(bad)} of the {len(table)} images of the shard {shard!r} cannot be decoded, such "
-            f"as {names}; at most {allowed} may be (max_bad={max_bad:g}). The shard was not "
-            "written: mend the images, or allow more."
+            f"as {names}; at most {allowed} may be. The shard was not written: mend the images, or "
+            "raise `max_bad`."
         )

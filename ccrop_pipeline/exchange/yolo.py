@@ -51,7 +51,8 @@ def _read_labels(folder: Path, name: str) -> Annotated:
     rows = [_numbers(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
     numbers = np.array(rows, np.float64).reshape(-1, 5)
     centres, half = numbers[:, :2], numbers[:, 2:4] / 2  # what is not finite is left out later
-    boxes = np.concatenate([centres - half, centres + half], axis=1)
+    with np.errstate(invalid="ignore"):
+        boxes = np.concatenate([centres - half, centres + half], axis=1)
     expect_shares(boxes, path, "Divide them by the width and height of the image.")
     return Annotated(boxes, "shares", numbers[:, 4])
 

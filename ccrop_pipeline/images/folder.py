@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ccrop_pipeline.errors import SourceError, shortened
+from ccrop_pipeline.errors import SourceError, cause, shortened
 from ccrop_pipeline.images.decode import (
     HEIF_EXTENSIONS,
     HEIF_NEEDS,
@@ -167,7 +167,7 @@ class _Walk:
             except OSError as error:
                 shown = str(path) if len(path.parts) < _DEEP else shortened(str(path))
                 raise SourceError(
-                    f"{shown} cannot be listed ({error.strerror}), so that its images would be "
+                    f"{shown} cannot be listed ({cause(error)}), so that its images would be "
                     "missing. Get the right to read it, or move it out of the folder."
                 ) from error
             self._entered.add((status.st_dev, status.st_ino))
@@ -236,6 +236,6 @@ def _read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(
-            f"{path} cannot be read ({error.strerror}); it was there when its folder was opened. "
+            f"{path} cannot be read ({cause(error)}); it was there when its folder was opened. "
             "Put it back, or open the folder again."
         ) from error

@@ -115,7 +115,7 @@ def _open_folder(location: str, folder: Path, *, follow_links: bool) -> Source:
     if shards and not _goes_before(source, shards):
         return _open_files(location, tuple(shards), ignored)
     if len(source.keys) == 0:
-        outward = "links out of it are followed where `follow_links` is set, as when packing. "
+        outward = "links out of it are followed where `follow_links` is set. "
         raise SourceError(
             f"{folder} holds no images: found {str(source.ignored) or 'nothing'}. "
             f"{outward if OUTWARD in source.ignored.counts else ''}{ACCEPTED}"

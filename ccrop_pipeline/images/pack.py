@@ -15,7 +15,7 @@ from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.base.lock import only_writer
-from ccrop_pipeline.base.tars import LONGEST_KEY
+from ccrop_pipeline.base.tars import LONGEST_KEY, NOT_IN_KEYS
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError, shortened
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.opening import open_source
@@ -185,12 +185,14 @@ def tar_key(key: str) -> str:
     become `_`, since WebDataset ends a key at the first of them.
 
     Raises:
-        CcropError: If the key has no last part, holds a NUL character or has over 1,024 characters.
+        CcropError: If the key has no last part, holds a control character, of which box sets take
+            none (rule B017), or has over 1,024 characters.
     """
     folder, slash, name = key.lstrip("/").rpartition("/")
-    if not name or "\0" in key or len(key) > LONGEST_KEY:
+    if not name or NOT_IN_KEYS.search(key) or len(key) > LONGEST_KEY:
+        why = "; it holds a control character" if NOT_IN_KEYS.search(key) else ""
         raise SourceError(
-            f"key {shortened(repr(key))} cannot name a file in a tar; rename the image."
+            f"key {shortened(repr(key))} cannot name an image in a tar{why}: rename the image."
         )
     if extension_by_name(name):
         name = name.rpartition(".")[0]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -61,10 +62,17 @@ class Ignored:
     def __str__(self) -> str:
         """Return the counts and first names, or nothing."""
         return "; ".join(
-            f"{count:,} {kind} ({', '.join(self.first[kind])}"
+            f"{of_kind(count, kind)} ({', '.join(self.first[kind])}"
             f"{', …' if count > len(self.first[kind]) else ''})"
             for kind, count in self.counts.most_common()
         )
+
+
+def of_kind(count: int, kind: str) -> str:
+    """Return how many of a kind were ignored, such as "2 broken links" and "1 broken link"."""
+    if count == 1:
+        kind = re.sub(r"(link|folder)s\b", r"\1", kind, count=1)
+    return f"{count:,} {kind}"
 
 
 class ImageIndex(Protocol):

@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccrop_pipeline.base.workers import deaths_explained, end_with_parent, from_workers
+from ccrop_pipeline.base.workers import (
+    deaths_explained,
+    end_with_parent,
+    from_workers,
+    make_room_for_workers,
+)
 from ccrop_pipeline.images.decode import ImageHeader, UnreadableImage, decode, read_header
 
 if TYPE_CHECKING:
@@ -134,6 +139,7 @@ def _by_processes(
             lengths.append(len(batch))
             yield from (batch[start : start + part] for start in range(0, len(batch), part))
 
+    make_room_for_workers(processes, fewest=NO_PROCESSES)
     loader: DataLoader[Any] = DataLoader(
         cast(Any, _Squares(size)),
         batch_sampler=cast(Any, parts()),

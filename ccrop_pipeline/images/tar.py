@@ -14,7 +14,7 @@ from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ccrop_pipeline.errors import SourceError, counted
+from ccrop_pipeline.errors import SourceError, cause, counted
 from ccrop_pipeline.images.decode import HEIF_EXTENSIONS, HEIF_NEEDS, IMAGE_EXTENSIONS
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
 from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entries
@@ -233,7 +233,7 @@ def open_tar(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise SourceError(
-            f"{path} cannot be opened ({error.strerror}). Check that it is there and readable."
+            f"{path} cannot be opened ({cause(error)}). Check that it is there and readable."
         ) from error
 
 
@@ -242,7 +242,7 @@ def read_extent(descriptor: int, extent: Extent, path: Path) -> bytes:
     try:
         data = os.pread(descriptor, extent.size, extent.offset)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}). Check the disk.") from error
+        raise SourceError(f"{path} cannot be read ({cause(error)}). Check the disk.") from error
     if len(data) != extent.size:
         raise SourceError(
             f"{path} is cut off: {extent.size} bytes expected at {extent.offset}, "
@@ -338,9 +338,17 @@ def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Co
     images = [content for extension, content in parts.items() if extension in IMAGE_EXTENSIONS]
     if len(images) != 1:
         needs = f" HEIC is {HEIF_NEEDS}." if parts.keys() & {*HEIF_EXTENSIONS} else ""
+        dotted = ""
+        if any(
+            extension.rpartition(".")[2] in IMAGE_EXTENSIONS - {extension} for extension in parts
+        ):
+            dotted = (
+                " A key ends at the first dot of a name, as WebDataset has it: pack the files with "
+                "`ccrop data pack`, which writes other dots as _."
+            )
         raise SourceError(
             f"sample {key!r} in {where} has {counted(len(images), 'image')} (members: "
             f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
-            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}.{needs}"
+            f"type {', '.join(sorted(IMAGE_EXTENSIONS))}.{needs}{dotted}"
         )
     return Entry(key, images[0], parts.get("cls"), parts.get("json"))

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ccrop_pipeline.base import is_address
 from ccrop_pipeline.base.addresses import is_pipe, local_path
@@ -26,8 +26,10 @@ from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource
 from ccrop_pipeline.models.sealed_files import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
-from ccrop_pipeline.training.inputs import Inputs
 from ccrop_pipeline.training.metrics import METRICS, Metrics
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.training.inputs import Inputs
 
 _STARTED = "run.json"
 UNREADABLE = "unreadable.txt"
@@ -247,7 +249,7 @@ class Run:
         )
 
 
-def identity_of(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
+def identity_of(inputs: "Inputs", recipe: Recipe) -> dict[str, Any]:
     """Collect everything that the result of a run depends on."""
     source, boxes = inputs.source, inputs.boxes
     return {
@@ -273,7 +275,7 @@ def expect_no_command(folder: Path, spec: str) -> str:
     return spec
 
 
-def expect_outside(folder: Path, inputs: Inputs) -> None:
+def expect_outside(folder: Path, inputs: "Inputs") -> None:
     """Refuse to delete the folder of a run when it holds what the next run is made from.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ccrop_pipeline.base import ALONE, Ranks
-from ccrop_pipeline.base.workers import end_with_parent, from_workers
+from ccrop_pipeline.base.workers import end_with_parent, from_workers, make_room_for_workers
 from ccrop_pipeline.boxset import Boxes, MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
@@ -115,6 +115,7 @@ class MapLoader:
         self._boxes: ImageBoxes | None = None
         self.batches = len(index) // batch_size
         self._order = _EpochBatches(len(index), batch_size, cutter.seed, ranks)
+        make_room_for_workers(workers)
         self._loader = DataLoader(
             self._views,
             batch_sampler=self._order,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ccrop_pipeline.base import ALONE, Ranks
-from ccrop_pipeline.base.workers import end_with_parent, from_workers
+from ccrop_pipeline.base.workers import end_with_parent, from_workers, make_room_for_workers
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images import Sample, Source
@@ -205,6 +205,7 @@ class StreamLoader:
         self._views = StreamViews(
             source, cutter, batch_size=batch_size, ranks=ranks, buffer=buffer, missing=missing
         )
+        make_room_for_workers(workers)
         self._loader = DataLoader(
             self._views,
             batch_size=None,

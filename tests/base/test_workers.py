@@ -1,3 +1,5 @@
+import errno
+import re
 import subprocess
 import sys
 import threading
@@ -141,3 +143,52 @@ def test_a_death_that_interrupts_anything_is_explained_and_nothing_else_is():
         with pytest.raises(type(other)) as told, deaths_explained("`threads` to 1"):
             raise other
         assert told.value is other
+
+
+ROOM = """
+import resource, sys
+from ccrop_pipeline.base.workers import from_workers, make_room_for_workers
+from ccrop_pipeline.errors import CcropError
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[1])))
+make_room_for_workers(0)
+assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 40
+try:
+    make_room_for_workers(2)
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    make_room_for_workers(1)  # never lowers it
+    print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+except CcropError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("hard", [40, 4096])
+def test_the_limit_of_open_files_is_raised_for_workers_or_told(hard):
+    command = [sys.executable, "-c", ROOM, str(hard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    if hard == 40:
+        assert re.fullmatch(
+            r"the limit of open files is reached: 2 loader processes may need \d+, and it is 40\. "
+            r"Raise it \(`ulimit -n 4096`\), or set `workers` to 0, and run again: .*\n",
+            done.stdout,
+        )
+    else:
+        first, second = map(int, done.stdout.split())
+        assert 45 < first == second < 120
+
+
+def opening_fails(error):
+    yield 0
+    raise error
+
+
+def test_too_many_open_files_are_told_in_whatever_way_torch_says_so():
+    for error in (
+        OSError(errno.EMFILE, "Too many open files"),
+        RuntimeError(
+            "unable to open shared memory object </t> in read-write mode: Too many open files (24)"
+        ),
+        RuntimeError("Too many open files. Communication with the workers is no longer possible."),
+    ):
+        with pytest.raises(CcropError, match=r"limit of open files is reached: .*`ulimit -n"):
+            list(from_workers(opening_fails(error)))

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from table_strategies import PROVENANCE, assert_same, make_table
 
+from ccrop_pipeline.base.addresses import UnreachableError
 from ccrop_pipeline.base.files import hidden_name, written_aside
 from ccrop_pipeline.boxset import (
     BoxSet,
@@ -134,6 +136,14 @@ def test_what_is_not_there_is_told_with_its_address(address):
     with pytest.raises(CcropError, match=r"boxes lacks 1 of 2 shards, such as t.parquet"):
         write_manifest(address, ["s", "t"], PROVENANCE)
     assert [problem.rule for problem in validate(address)] == ["B001"]
+
+
+@pytest.mark.parametrize("use", [validate, BoxSet.open])
+def test_a_server_that_gives_no_answer_is_no_fault_of_a_box_set(use):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}/boxes"
+    with pytest.raises(UnreachableError, match=r"http://127\.0\.0\.1:\d+/boxes cannot be used"):
+        use(closed)
 
 
 def test_damage_elsewhere_is_found(address):

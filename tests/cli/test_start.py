@@ -134,6 +134,7 @@ probe bad/damaged.pt bad/photos
 export bad/run y.pth
 export bad/damaged.pt y.pth
 train bad/photos bad/run --recipe demo
+train bad/photos bad/begun --recipe demo
 train bad/photos y --recipe demo --load bad/damaged.pt
 """
 RUN_ALL = """
@@ -159,6 +160,8 @@ def make_damaged(folder):
     (folder / "pointer.pth").write_text(pointer)
     (folder / "photos").mkdir()
     Image.new("RGB", (9, 9)).save(folder / "photos/a.jpg")
+    (folder / "begun").mkdir()
+    (folder / "begun/run.json").write_text("{")
     (folder / "run").mkdir()
     (folder / "run/run.json").write_text("{}")
     for name in ("damaged.pt", "run/checkpoint.pt"):

@@ -172,6 +172,17 @@ def test_what_no_choice_for_these_boxes_can_be_is_passed_over(source, computed, 
     assert files(folder) == files(computed.folder)
 
 
+def test_an_empty_folder_in_the_place_of_a_choice_goes_with_it(source, computed, tmp_path):
+    folder = tmp_path / "b"
+    interrupt(source, folder)
+    (file,) = folder.glob(".choice-*.json")
+    file.unlink()
+    file.mkdir()
+    compute_boxes(source, localizer(), folder, **SETTINGS)
+    assert not file.exists()
+    assert files(folder) == files(computed.folder)
+
+
 class Interrupted(Observer):
     """Stops the work between the choice and the first shard."""
 

@@ -9,8 +9,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.exchange import read_masks
+from ccrop_pipeline.exchange import import_boxes, read_masks
 from ccrop_pipeline.exchange.masks import segmentation_box
+from ccrop_pipeline.images import open_source
 
 _masks = arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=9))
 
@@ -104,6 +105,18 @@ def test_a_palette_of_255_alone_is_a_mask(tmp_path):
     numbers[2:5, 3:6] = 255
     palette(tmp_path / "a.png", numbers)
     assert read_masks(tmp_path).read("a.png").boxes.tolist() == [[3, 2, 6, 5]]
+
+
+def test_the_first_pixel_is_a_mask_like_any_other(tmp_path):
+    numbers = np.zeros((10, 20), np.uint8)
+    numbers[0, 0] = 1
+    for name in ("images/a.png", "masks/a.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(numbers * 255).save(tmp_path / name)
+    masks = read_masks(tmp_path / "masks")
+    box_set, counts = import_boxes(open_source(tmp_path / "images"), masks, tmp_path / "boxes")
+    assert counts.boxes == 1
+    np.testing.assert_allclose(box_set["a.png"].box, [0, 0, 1 / 20, 1 / 10], rtol=1e-6)
 
 
 def sam(mask, score):

@@ -75,7 +75,7 @@ def test_links_out_of_the_folder_are_followed_when_asked(tmp_path):
     assert [s.annotation for s in asked.read("x-000000")] == [None, None, b"{}", None]
     (tmp_path / "only").mkdir()
     (tmp_path / "only/cat").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CcropError, match=r"1 links out of the folder \(cat\).*`follow_links`"):
+    with pytest.raises(CcropError, match=r"1 link out of the folder \(cat\).*`follow_links`"):
         open_source(tmp_path / "only")
 
 

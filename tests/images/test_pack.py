@@ -105,9 +105,10 @@ def test_keys_become_member_names(key, expected):
     assert tar_key(key) == expected
 
 
-@pytest.mark.parametrize("key", ["", "a/", "/", "a\0b"])
-def test_keys_that_name_no_file_are_refused(key):
-    with pytest.raises(CcropError, match="cannot name a file in a tar"):
+@pytest.mark.parametrize("key", ["", "a/", "/", "a\0b", "a/x\ty.jpg", "a\x85.jpg", "\udce9.jpg"])
+def test_keys_that_no_box_set_takes_are_refused(key):
+    says = "; it holds a control character" if set(key) & {*"\0\t\x85\udce9"} else ""
+    with pytest.raises(CcropError, match=f"cannot name an image in a tar{says}: rename the image"):
         tar_key(key)
 
 

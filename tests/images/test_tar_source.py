@@ -183,6 +183,7 @@ def test_a_key_in_two_tars_is_refused_with_both(tmp_path):
     [
         ([("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"3")], "'a' occurs twice.*samples 0 and 2"),
         ([("a.png", b"1"), ("a.png", b"2")], r"two files a\.png"),
+        ([("a.b.png", b"1")], r"0 images .*first dot of a name.*`ccrop data pack`"),
         ([("a.cls", b"1")], r"'a' in .*x\.tar has 0 images \(members: \.cls\)"),
         pytest.param(
             [("a.heic", b"1")],

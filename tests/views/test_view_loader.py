@@ -1,5 +1,7 @@
 """The one loader that people see, in the three ways in which it loads."""
 
+import os
+import resource
 import warnings
 
 import numpy as np
@@ -308,6 +310,20 @@ def test_a_folder_is_opened_as_open_source_does(folder):
         for source in (open_source(folder), folder)
     )
     assert torch.equal(opened.views[0], named.views[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["by position", "streamed"])
+def test_workers_are_given_the_open_files_that_they_need(folder, boxes, way):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    expected = by_hash(opened(folder, way, boxes=boxes[0]))
+    taken = len(os.listdir("/dev/fd"))  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 8, before[1]))
+    try:
+        found = by_hash(opened(folder, way, boxes=boxes[0], workers=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert found.keys() == expected.keys()
 
 
 @pytest.mark.parametrize("workers", [-1, 1025, 10**12])
