@@ -130,7 +130,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(CcropError, match=r"x/dog cannot be listed \(Permission denied\)"):
+    with pytest.raises(CcropError, match=r"x/dog cannot be listed \(permission denied\)"):
         open_source(tmp_path / "x")
 
 

@@ -78,7 +78,7 @@ def test_what_is_packed_is_read_back(made, max_images, max_bytes):
 def test_a_key_longer_than_readers_of_tars_take_is_refused(key, tmp_path):
     assert pack(samples_of(key[1:]), tmp_path / "out").images == 1
     assert [sample.key for sample in read_all(open_source(tmp_path / "out"))] == [key[1:]]
-    with pytest.raises(CcropError, match="cannot name a file in a tar") as caught:
+    with pytest.raises(CcropError, match="cannot name an image in a tar") as caught:
         pack(samples_of(key), tmp_path / "more")
     assert len(str(caught.value)) < 600
 

@@ -275,5 +275,5 @@ def test_a_tar_that_went_is_named(tmp_path):
     index = source.index()
     (tmp_path / "x.tar").unlink()
     for use in (read_all, TarSource.index, lambda _: index.read(0)):
-        with pytest.raises(CcropError, match=r"x\.tar cannot be opened \(No such file"):
+        with pytest.raises(CcropError, match=r"x\.tar cannot be opened \(no such file"):
             use(source)
