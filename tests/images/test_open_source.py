@@ -8,7 +8,8 @@ import pytest
 from made_sources import folder_of, parquet_of, tar_of
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Source, absolute_spec, expand_braces, open_source, pack
+from ccrop_pipeline.images import Source, absolute_spec, expand_braces, open_source
+from ccrop_pipeline.images.source import write_classes
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_class_names_are_lines_and_nothing_else_ends_one(tmp_path):
     assert open_source(tmp_path).classes == ("a\u2028b", "c d\x0b")
     folder_of(tmp_path / "x", ["a\nb/1.png", "c/1.png"])
     with pytest.raises(CcropError, match=r"class 'a\\nb' has a line break"):
-        pack(open_source(tmp_path / "x"), tmp_path / "out")
+        write_classes(tmp_path, open_source(tmp_path / "x").classes)
 
 
 def test_a_name_with_brackets_is_no_pattern(tmp_path):

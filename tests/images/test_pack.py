@@ -26,7 +26,7 @@ def samples_of(*keys):
     return [Sample(key, picture(i), i) for i, key in enumerate(keys)]
 
 
-name = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0/"), min_size=1)
+name = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1)
 keys = st.lists(name, min_size=1, max_size=3).map("/".join)
 samples = st.builds(
     Sample,
