@@ -110,8 +110,7 @@ def judge(answer: Answer | None, done: dict[str, Any]) -> str | None:
     status, output = done["status"], done["output"]
     if status == 0 or (status == -9 and answer and answer.name.startswith("kill")):
         return None
-    # What `boxes validate` cannot read is a problem among its results.
-    messages = re.findall(r"^(?:Error: |B001 )[^\0]*", output, re.MULTILINE)
+    messages = re.findall(r"^Error: [^\0]*", output, re.MULTILINE)
     message = " ".join(" ".join(messages).split())
     if "Traceback" in output or "Exception ignored" in output:
         return "traceback: " + output.strip().splitlines()[-1]
