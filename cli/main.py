@@ -80,9 +80,10 @@ class _Root(click.Group):
                 "smaller batches or fewer workers, and run again: what is finished is kept."
             ) from error
         except KeyboardInterrupt:
-            again = "The same command, for `ccrop train` without --overwrite, goes on from there."
+            is_training = ctx.invoked_subcommand == "train"
+            same = "The same command, without --overwrite," if is_training else "The same command"
             note("")
-            note(f"Stopped. {again}")
+            note(f"Stopped. {same} goes on from there.")
             raise SystemExit(130) from None
 
 

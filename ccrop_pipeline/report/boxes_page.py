@@ -177,7 +177,7 @@ def _findings(judged: Audit, shown: Gallery, changed: BoxDiff | None) -> list[Fi
         )
     if changed is not None:
         found.append(_difference(changed))
-    return [verdict_finding(judged), *gravest_first(found)]
+    return gravest_first([verdict_finding(judged), *found])
 
 
 def _difference(changed: BoxDiff) -> Finding:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import TargetTakenError, written_aside
-from ccrop_pipeline.errors import duration, printable
+from ccrop_pipeline.base.files import written_aside
+from ccrop_pipeline.errors import CcropError, duration, printable
 from ccrop_pipeline.report.audit import Audit
 from ccrop_pipeline.report.verdict import UNKNOWN, WORTH
 
@@ -62,7 +62,7 @@ def free_target(out: str | Path, *, overwrite: bool) -> Path:
     """
     target = local_path(out)
     if target.exists() and not overwrite:
-        raise TargetTakenError(target, replaceable=True)
+        raise CcropError(f"{target} is already there. Choose another name, or set `overwrite`.")
     return target
 
 

@@ -120,7 +120,9 @@ def judge(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
         return Verdict(UNCLEAR, "one epoch tells little")
     chance = chance_loss(recipe)
     if chance is not None and newest["loss"] >= _CHANCE * chance:
-        return Verdict(UNCLEAR, f"the loss is that of chance, {chance:.3g}")
+        beside = f"the loss, {newest['loss']:.3g}, is no better than that of chance, {chance:.3g}"
+        advice = "; if it stays so, lower optimizer.lr" if len(records) > 2 else ""
+        return Verdict(UNCLEAR, beside + advice)
     if abs(newest["loss"] - first["loss"]) < _MOVED * abs(first["loss"]):
         return Verdict(UNCLEAR, f"the loss has not moved from {first['loss']:.4g}")
     return Verdict(LEARNING, f"embeddings fill {_rank(newest)}")

@@ -104,7 +104,7 @@ def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", stop)
     result = ccrop("boxes", "follow", tmp_path / "run", "--device", "cpu")
     assert result.exit_code == 130
-    assert "`ccrop train` without --overwrite, goes on" in result.stderr
+    assert "Stopped. The same command goes on from there." in result.stderr
 
 
 def test_a_run_that_came_from_elsewhere_starts_no_command(tmp_path):

@@ -86,7 +86,7 @@ def record(loss=4.0, spread=0.9, rank=30.0, limit=128):
         ([record(4.5)], "not yet clear", "one epoch tells little"),
         ([record(4.5), record(4.4)], "learning", "embeddings fill 30 of 128 dimensions"),
         ([record(4.5), record(4.51)], "not yet clear", "the loss has not moved from 4.5"),
-        ([record(4.6), record(4.83)], "not yet clear", "the loss is that of chance, 4.84"),
+        ([record(4.6), record(4.83)], "not yet clear", "no better than that of chance, 4.84"),
         ([record(), record(3.0, rank=9.9)], "not yet clear", "fill only 9.9 of 128"),
         ([record(), record(3.0, spread=0.09)], "not yet clear", r"alike \(spread 0.090 of 1\)"),
         ([record(), record(3.0, rank=4.9)], "not yet clear", "a second such epoch"),
