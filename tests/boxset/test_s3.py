@@ -69,7 +69,10 @@ def service(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(stores, "_CONFLICT_PAUSES", (0.0, 0.0, 0.0))
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("bucket")
+    files = fsspec.filesystem("s3")
+    if files.exists("bucket"):  # moto keeps it for the process, whatever the port
+        files.rm("bucket", recursive=True)
+    files.mkdir("bucket")
     yield service
     fsspec.filesystem("s3").rm("bucket", recursive=True)
     fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-BUCKET = "bucket"
+# Not that of other tests: the buckets of moto belong to the process, whatever the port.
+BUCKET = "torture"
 BODY = "<?xml version='1.0'?><Error><Code>{}</Code><Message>said so</Message></Error>"
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("s3fs", reason="s3fs is absent")
 pytest.importorskip("moto", reason="moto, a local S3 service, is absent")
 pytest.importorskip("flask", reason="moto[server] is absent")
 
-from failing_store import ANSWERS
+from failing_store import ANSWERS, BUCKET
 from store_torture import COMMANDS, StoreTorture
 
 pytestmark = [
@@ -40,7 +40,7 @@ def test_the_service_fails_where_it_is_told(torture):
     """The attack itself: were it blind, every case above would pass."""
     expected, requests = torture.undisturbed(RETHRESHOLD)
     assert {"GET", "HEAD", "PUT"} <= {*requests}
-    assert any(name.startswith("bucket/out/boxes/") for name in expected)
+    assert any(name.startswith(f"{BUCKET}/out/boxes/") for name in expected)
     refused = next(answer for answer in ANSWERS if answer.name.startswith("403"))
     assert torture.case(RETHRESHOLD, refused, 1)["ended"] == [1]
     killed = next(answer for answer in ANSWERS if answer.name == "kill")
