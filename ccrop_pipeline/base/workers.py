@@ -165,22 +165,25 @@ def deaths_explained(fewest: str) -> Iterator[None]:
 
 @contextmanager
 def _fetching(fewest: str) -> Iterator[None]:
-    try:
-        with deaths_explained(fewest):
+    with deaths_explained(fewest):  # of a second one as well, while the first is looked into
+        try:
             yield
-    except (RuntimeError, OSError, EOFError) as error:
-        # torch has words of its own for it, and shared memory is a RuntimeError.
-        if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in str(error):
-            raise CcropError(_no_room("too many open files", fewest)) from error
-        # Where processes are not forked, each imports the program that starts them, and one that
-        # starts processes as it is imported fails; its parent then has a broken pipe, or a death.
-        if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):
-            raise CcropError(f"loader processes cannot start. {_guard(fewest)}") from error
-        # What a process has handed over is fetched from it, by a connection that its death breaks.
-        last = extract_tb(error.__traceback__)[-1].filename
-        if isinstance(error, RuntimeError) or last != connection.__file__:
-            raise
-        raise _died(error, fewest) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            # torch has words of its own for it, and shared memory is a RuntimeError.
+            no_room = getattr(error, "errno", None) == errno.EMFILE
+            if no_room or "Too many open files" in str(error):
+                raise CcropError(_no_room("too many open files", fewest)) from error
+            # Where processes are not forked, each imports the program that starts them, and one
+            # that starts processes as it is imported fails; its parent then has a broken pipe, or
+            # a death.
+            if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):
+                raise CcropError(f"loader processes cannot start. {_guard(fewest)}") from error
+            # What a process has handed over is fetched from it, by a connection that its death
+            # breaks.
+            last = extract_tb(error.__traceback__)[-1].filename
+            if isinstance(error, RuntimeError) or last != connection.__file__:
+                raise
+            raise _died(error, fewest) from error
 
 
 def _died(error: Exception, fewest: str) -> CcropError:
