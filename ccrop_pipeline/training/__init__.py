@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ccrop_pipeline.training.checkpoint import Checkpoint, StartingWeights, load_checkpoint
-    from ccrop_pipeline.training.driver import Trainer, train
+    from ccrop_pipeline.training.driver import Trainer
     from ccrop_pipeline.training.inputs import Inputs, Machine
     from ccrop_pipeline.training.metrics import Metrics
     from ccrop_pipeline.training.refresh import follow
     from ccrop_pipeline.training.run import Run
+    from ccrop_pipeline.training.starting import train
 
 __all__ = [
     "Checkpoint",
@@ -37,7 +38,7 @@ _FILES = {
     "Trainer": "driver",
     "follow": "refresh",
     "load_checkpoint": "checkpoint",
-    "train": "driver",
+    "train": "starting",
 }
 
 

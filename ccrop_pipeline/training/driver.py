@@ -1,9 +1,8 @@
 """One driver for all methods: executes a plan, stage by stage, and resumes it anywhere."""
 
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,15 +12,13 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks, is_address
-from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.base.workers import deaths_explained
-from ccrop_pipeline.boxset import BoxSet, MissingBoxes
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute.choice import library_versions
 from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.exchange import fixed_boxes
-from ccrop_pipeline.images import ImageIndex, Source, absolute_spec, open_source
-from ccrop_pipeline.localize import open_device
+from ccrop_pipeline.images import ImageIndex
 from ccrop_pipeline.models.own_checkpoints import within
 from ccrop_pipeline.models.sealed_files import NEWEST
 from ccrop_pipeline.recipes import (
@@ -29,13 +26,11 @@ from ccrop_pipeline.recipes import (
     Recipe,
     RefreshStage,
     TrainStage,
-    load_recipe,
     make_plan,
 )
 from ccrop_pipeline.recipes.plan import as_record, box_folder, checkpoint_file
 from ccrop_pipeline.training.checkpoint import (
     Checkpoint,
-    StartingWeights,
     load_newest,
     save_checkpoint,
 )
@@ -315,90 +310,3 @@ def _expect_finite(loss: float, epoch: int) -> None:
             f"the loss of epoch {epoch} is {loss}. The newest checkpoint is of epoch {epoch - 1}; "
             "start another run with a lower learning rate (optimizer.lr)."
         )
-
-
-def train(
-    source: Source | str | Path,
-    run: str | Path,
-    *,
-    recipe: Recipe | str,
-    boxes: str | Path | None = None,
-    missing: MissingBoxes = "error",
-    test: Source | str | Path | None = None,
-    load: str | Path | None = None,
-    overwrite: bool = False,
-    device: str | torch.device = "auto",
-    workers: int | None = None,
-    resident_gb: float = 4.0,
-    compile: bool = False,
-    stop_on_collapse: bool = False,
-    log: Sequence[str] = (),
-    observer: Observer = SILENT,
-) -> Run:
-    """Train on images: warm-up, boxes, training from them, as `ccrop train` does.
-
-    The same call again resumes a run that was stopped.
-
-    Args:
-        source: Images to train on, or what `open_source` opens.
-        run: Folder of the run.
-        recipe: All settings, or the name or TOML file of a recipe; see `load_recipe`.
-        boxes: Folder of a box set, or its address, to use from the first epoch on, without warm-up.
-        missing: What to do with an image that has no box: "error", or "full" for the full box.
-        test: Labelled images to probe on, or what `open_source` opens, of whose splits it is the
-            test; None: a sixth of the images that are trained on.
-        load: Folder of another run, or checkpoint, whose weights are taken to begin with.
-        overwrite: Whether to delete a run that is in the folder.
-        device: Where to train; "auto" is the GPU where there is one. Of several GPUs each process
-            takes its own.
-        workers: Loader processes, which on a GPU also decode for refreshes and probes; None: one a
-            core on a GPU, else 0.
-        resident_gb: Images stay decoded on the device when they need no more than so many
-            gigabytes (1e9 bytes); 0: never.
-        compile: Whether encoders are compiled by `torch.compile`.
-        stop_on_collapse: Whether to end with an error after an epoch that collapses.
-        log: Where metrics also go: "tensorboard", "wandb", "mlflow", "trackio".
-        observer: Hears how it goes.
-
-    Returns:
-        The run, complete.
-
-    Raises:
-        CcropError: If the folder holds another run, images or boxes cannot be used, a setting
-            makes no sense for them, or the run is to end because it collapses.
-    """
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    device, ranks = open_device(device), Ranks.from_environment()
-    cores = max(1, (os.cpu_count() or 1) // ranks.local_world_size)
-    if workers is None:
-        workers = 0 if device.type == "cpu" else cores
-    inputs = Inputs(
-        open_source(source) if isinstance(source, str | Path) else source,
-        boxes=boxes or None,
-        missing_boxes=missing,
-        test_source=open_source(test, split="test") if isinstance(test, str | Path) else test,
-        weights=StartingWeights(local_path(load)) if load else None,
-        spec=absolute_spec(source) if isinstance(source, str | Path) else None,
-    )
-    machine = Machine(
-        device=device,
-        workers=workers,
-        threads=cores if device.type == "cpu" else max(1, workers),
-        resident_gb=resident_gb,
-        compile=compile,
-        log=tuple(log),
-    )
-    trainer = Trainer(
-        inputs,
-        local_path(run),
-        recipe,
-        machine,
-        observer,
-        overwrite=overwrite,
-        stop_on_collapse=stop_on_collapse,
-    )
-    if ranks.rank == 0:
-        for opened in filter(None, (inputs.source, inputs.test_source)):
-            observer.opened(opened)
-    trainer.train()
-    return trainer.run

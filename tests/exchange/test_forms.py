@@ -22,7 +22,8 @@ from ccrop_pipeline.exchange import (
     read_open_images,
     read_yolo,
 )
-from ccrop_pipeline.exchange.importing import in_shares, join
+from ccrop_pipeline.exchange.importing import in_shares
+from ccrop_pipeline.exchange.joining import join
 
 FORMS = ["cvat", "fiftyone", "label-studio", "open-images", "yolo"]
 NAMES = {"cvat": "b.xml", "open-images": "b.csv", "yolo": "labels"}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import Annotations
-from ccrop_pipeline.exchange.importing import join, refuse_no_match
+from ccrop_pipeline.exchange.joining import join, refuse_no_match
 from ccrop_pipeline.images import tar_key
 
 _parts = st.lists(st.sampled_from(["a", "b", ".", "/", ".jpg"]), min_size=1, max_size=5)
