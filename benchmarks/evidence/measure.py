@@ -25,8 +25,8 @@ LINEAR_PENALTY = 1e-3
 
 
 def decoders(device: torch.device) -> int:
-    """Images decoded at a time: one beside a CPU, where runs share the cores."""
-    return (os.cpu_count() or 1) if device.type == "cuda" else 1
+    """Images decoded at a time: few, since several runs share the cores."""
+    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 1
 
 
 def features(source: Source, encoder: Encoder, count: int | None = None) -> Features:
