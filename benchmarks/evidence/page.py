@@ -1,6 +1,7 @@
 """Writes the page of evidence from results, without training anything."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -294,12 +295,22 @@ def _origin(results: list[Result]) -> str:
         f"{runs} of {wanted} runs; {hours:.1f} hours of training and refreshes, of which the "
         "warm-up that arms share is counted in each of them. "
         f"CPU: {each('machine', 'cpu')}, {each('machine', 'cores')} cores, "
-        f"{each('machine', 'threads')} thread a run; torch {each('machine', 'torch')}, "
+        f"{each('machine', 'threads')} thread a run; {_on_gpus(results)}"
+        f"torch {each('machine', 'torch')}, "
         f"Python {each('machine', 'python')}. "
         f"Code: {', '.join(sorted({result['code'] for result in results}))}. "
         "Every result, with its whole recipe: [results/evidence.jsonl](results/evidence.jsonl)."
     )
     return f"## Where the figures come from\n\n{_wrapped(origin)}\n\n{COMMANDS.read_text()}"
+
+
+def _on_gpus(results: list[Result]) -> str:
+    found = Counter(
+        (result["study"], result["machine"]["gpu"])
+        for result in results
+        if "gpu" in result["machine"]
+    )
+    return "".join(f"{runs} runs of `{study}` on {gpu}; " for (study, gpu), runs in found.items())
 
 
 def _wrapped(text: str) -> str:

@@ -13,6 +13,7 @@ from ccrop_pipeline.boxset.provenance import (
     Provenance,
     RuleChoice,
     SourceInfo,
+    library_versions,
 )
 from ccrop_pipeline.boxset.reader import Boxes, BoxSet, MissingBoxError, MissingBoxes, opened
 from ccrop_pipeline.boxset.rules import RULES, Problem
@@ -65,6 +66,7 @@ __all__ = [
     "convert",
     "iou",
     "left_to_write",
+    "library_versions",
     "missing_shards",
     "opened",
     "provenance_in",

@@ -4,7 +4,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ccrop_pipeline.base.values import differences, from_plain, parse_json, to_plain
@@ -239,6 +241,15 @@ def _shown(text: str) -> dict[str, Any]:
         figures = json.dumps(localizer["choice"]).encode()
         localizer["choice"] = f"set itself ({hashlib.sha256(figures).hexdigest()[:8]})"
     return content
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Return the versions of this package and of others, by name, of those that are installed."""
+    found = {}
+    for name in ("ccrop-pipeline", *names):
+        with suppress(PackageNotFoundError):  # a source tree runs as well
+            found[name] = version(name)
+    return found
 
 
 def is_known_version(data: Any, where: str, problems: list[Problem]) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import chain, islice
 
 import numpy as np
@@ -20,7 +19,14 @@ from ccrop_pipeline.base import Location, Observer, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
 from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.base.values import from_plain, parse_json, to_plain
-from ccrop_pipeline.boxset import LocalizerInfo, Provenance, RuleChoice, SourceInfo, provenance_in
+from ccrop_pipeline.boxset import (
+    LocalizerInfo,
+    Provenance,
+    RuleChoice,
+    SourceInfo,
+    library_versions,
+    provenance_in,
+)
 from ccrop_pipeline.boxset.writing import CHOICE
 from ccrop_pipeline.compute.locating import Locator
 from ccrop_pipeline.errors import BoxSetError, counted
@@ -40,6 +46,8 @@ from ccrop_pipeline.localize.rule_choice import (
 # Images that are looked at, twice and more as often as all others: one in so many, within limits.
 _EVERY, _FEW, _MOST = 8, 200, 400
 _SHARDS = 32  # the most they are taken from
+# What results depend on in their last digits.
+LIBRARIES = ("torch", "torchvision", "pillow")
 # Stands for a choice that is still to be made.
 _OPEN = RuleChoice(0, WINDOWS, worthless=False)
 
@@ -57,13 +65,8 @@ def provenance_of(source: Source, localizer: Localizer) -> Provenance:
         encoder=localizer.encoder.info,
         localizer=replace(localizer.info, choice=_OPEN if is_open else None),
         source=SourceInfo(source.kind, source.fingerprint()),
-        libraries=library_versions(),
+        libraries=library_versions(*LIBRARIES),
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of what results depend on in their last digits."""
-    return {name: version(name) for name in ("ccrop-pipeline", "torch", "torchvision", "pillow")}
 
 
 def settle(

@@ -1,7 +1,6 @@
 """The same box for every image."""
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,6 +19,7 @@ from ccrop_pipeline.boxset import (
     Provenance,
     SourceInfo,
     left_to_write,
+    library_versions,
     write_manifest,
     write_shard,
 )
@@ -95,7 +95,7 @@ def write_boxes(
         localizer=None,
         source=SourceInfo(source.kind, source.fingerprint()),
         rule=rule,
-        libraries={name: version(name) for name in ("ccrop-pipeline", "numpy", "pillow")},
+        libraries=library_versions("numpy", "pillow"),
     )
     for shard in left_to_write(folder, source.shards, provenance):
         table = _table(source.read(shard), place, observer, several=several)

@@ -5,7 +5,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ccrop_pipeline.base import BoxFolder
 from ccrop_pipeline.base.files import TargetTakenError, remove_leftovers
 from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.base.values import differences, parse_json
+from ccrop_pipeline.boxset import library_versions
 from ccrop_pipeline.boxset.shards import shard_file
 from ccrop_pipeline.errors import CcropError, SourceError, few, reading
 
@@ -105,7 +105,7 @@ class EmbeddingFolder:
             table: Its rows, with the columns of `schema`.
             unreadable: Keys of images that have no row.
         """
-        libraries = {name: version(name) for name in ("ccrop-pipeline", "torch", "pillow")}
+        libraries = library_versions("torch", "pillow")
         about = {_TEXT: self.made_by, _LIBRARIES: libraries, _UNREADABLE: unreadable}
         texts = {name: json.dumps(value) for name, value in about.items()}
         kind, file = table.schema.field("embedding").type, shard_file(shard)

@@ -14,8 +14,8 @@ import torch
 from ccrop_pipeline.base import ALONE, SILENT, Observer, Ranks, is_address
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.base.workers import deaths_explained
-from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.compute.choice import library_versions
+from ccrop_pipeline.boxset import BoxSet, library_versions
+from ccrop_pipeline.compute.choice import LIBRARIES
 from ccrop_pipeline.errors import CcropError, counted
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import ImageIndex
@@ -167,7 +167,7 @@ class Trainer:
                     "images": self.loader.images,
                     "device": device_name(self.machine.device),
                     "processes": self.processes.count,
-                    "libraries": library_versions(),
+                    "libraries": library_versions(*LIBRARIES),
                 }
             )
 

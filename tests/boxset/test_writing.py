@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ccrop_pipeline.boxset import (
     Provenance,
     SourceInfo,
     convert,
+    library_versions,
     shard_is_complete,
     validate,
     write_manifest,
@@ -123,6 +125,19 @@ def test_shards_of_two_library_versions_do(tmp_path: Path) -> None:
     write_shard(tmp_path, "s-1", make_table(["b"]), newer)
     write_manifest(tmp_path, ["s-0", "s-1"], newer)
     assert BoxSet.open(tmp_path).manifest.rows == 2
+
+
+def test_a_source_tree_that_is_not_installed_writes_boxes_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metadata.Distribution, "from_name", _only_numpy)
+    assert library_versions("numpy", "torch") == {"numpy": np.__version__}
+
+
+def _only_numpy(name: str) -> metadata.Distribution:
+    if name != "numpy":
+        raise metadata.PackageNotFoundError(name)
+    return next(iter(metadata.distributions(name="numpy")))
 
 
 def test_heatmaps_are_in_all_shards_or_in_none(tmp_path: Path) -> None:
