@@ -169,8 +169,10 @@ def _show(found: "Audit", *, warned: bool = True) -> None:
 
 
 def _figures(found: "Audit") -> Iterator[str]:
+    from ccrop_pipeline.report.verdict import shown
+
     if by := found.agreement:
-        whose = "" if by.model is None else f"; this model made others (own {by.model:.2f})"
+        whose = "" if by.model is None else f"; this model made others (own {shown(by.model)})"
         yield (
             f"agreement   kappa {by.kappa:.2f} (1: the same boxes, 0: chance), freedom "
             f"{by.freedom:.2f}, on {counted(by.images, 'image')}{whose}"
@@ -182,7 +184,8 @@ def _figures(found: "Audit") -> Iterator[str]:
             f"{found.spread.centre_spread:.2f}"
         )
         is_known = found.agreement is not None and found.agreement.model is None
-        yield f"own         {'' if is_known else 'at most '}{found.own:.2f}: kappa · (1 - IoU)"
+        most = "" if is_known else "at most "
+        yield f"own         {most}{shown(found.own or 0.0)}: kappa · (1 - IoU)"
     if found.heat:
         yield f"heat        {found.heat.position_bias:.2f} correlated with the mean heatmap"
     yield (

@@ -82,12 +82,13 @@ def fit_linear(
     with Counter("images", images) as observer:
         found = fit(boxes, opened, encoder, target=target, on=on, images=images, observer=observer)
     save_head(found.head, out, overwrite=overwrite)
-    figures = {name: getattr(found, name) for name in ("images", "cells", "objects", "agreement")}
     if as_json:
+        figures = {name: value for name, value in vars(found).items() if name != "head"}
         print_json({"path": str(out), "on": found.head.on, **figures})
         return
     print_line(f"{out}: {len(found.head.weight) + 1} numbers on the {found.head.on}")
     print_line(
         f"{counted(found.images, 'image')}, {found.cells:,} cells, {found.objects:.1%} of them of "
-        f"objects; {found.agreement:.1%} on the right side of 0.5"
+        f"objects; {found.agreement:.1%} on the right side of 0.5 (with one answer for all: "
+        f"{found.base_rate:.1%})"
     )

@@ -78,6 +78,7 @@ def _observer() -> "ComputeProgress":
     from ccrop_pipeline.boxset import BoxSet
 
     from .boxes_audit import warn_if_useless
+    from .boxes_info import box_rule
     from .compute_progress import ComputeProgress
     from .progress import say
 
@@ -96,7 +97,7 @@ def _observer() -> "ComputeProgress":
             self._drop()
             rate, area = self._done / seconds, box_set.manifest.statistics.mean_area
             speed = f"{seconds:.1f} s, {rate:,.0f} images/s"
-            say(f"{boxes} after {speed}, mean area {area:.0%}")
+            say(f"{boxes} after {speed}, mean area {area:.0%}, {box_rule(box_set)}")
             warn_if_useless(box_set)
 
     return FollowLog(None)

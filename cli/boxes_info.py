@@ -1,5 +1,6 @@
 """`ccrop boxes info`."""
 
+from collections import Counter
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -65,9 +66,22 @@ def summary(box_set: "BoxSet") -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
         **asdict(found),
+        "objects": objects_an_image(box_set),
         "unreadable_keys": unreadable_keys(box_set),
         "provenance": manifest.provenance.to_json(),
     }
+
+
+def objects_an_image(box_set: "BoxSet") -> dict[str, int] | None:
+    """Return how many images have one object, two, and so on; None where one was asked for."""
+    localizer = box_set.manifest.provenance.localizer
+    if localizer is None or localizer.objects == 1:
+        return None
+    found = Counter[int]()
+    for _, table in box_set.tables(heatmaps=False):
+        assert table.choices is not None
+        found.update(table.choices.counts.tolist())
+    return {str(number): found[number] for number in sorted(found)}
 
 
 def unreadable_keys(box_set: "BoxSet", most: int | None = _NAMED) -> list[str]:
@@ -120,6 +134,12 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if images:
         share = summary["full"] / images
         lines.append(("boxes", f"mean area {summary['mean_area']:.1%}, full boxes {share:.1%}"))
+    if objects := summary["objects"]:
+        each = ", ".join(
+            f"{number} in {counted(count, 'image')}" for number, count in objects.items()
+        )
+        mean = sum(int(number) * count for number, count in objects.items()) / images
+        lines.append(("objects", f"{mean:.1f} an image in the mean: {each}"))
     if encoder:
         epoch = f", epoch {encoder['epoch']}" if encoder["epoch"] is not None else ""
         lines.append(("encoder", f"{encoder['name']} {encoder['layer']}{epoch}"))
@@ -129,6 +149,11 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if made_by["rule"]:
         lines.append(("rule", made_by["rule"]))
     return [*lines, ("fingerprint", made_by["fingerprint"])]
+
+
+def box_rule(box_set: "BoxSet") -> str:
+    """Return the threshold of boxes that a model made, and what it was chosen by."""
+    return _box_rule(box_set.manifest.provenance.to_json()["localizer"])
 
 
 def _box_rule(localizer: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import counted, duration
 
 from .boxes_audit import warn_if_useless
+from .boxes_info import box_rule
 from .progress import Display, console, say
 from .sources import remember
 from .time_left import LONG_SECONDS, Estimate, TimeLeft
@@ -138,7 +139,7 @@ class TrainProgress(Display, Observer):
         box_set = BoxSet.open(boxes)
         area = box_set.manifest.statistics.mean_area
         what = "new boxes are there" if seconds is None else f"boxes after {seconds:.1f} s"
-        say(f"{self._prefix}{what}, mean area {area:.0%}")
+        say(f"{self._prefix}{what}, mean area {area:.0%}, {box_rule(box_set)}")
         warn_if_useless(box_set)
 
     def _begin(self, description: str, total: int | None) -> None:

@@ -45,6 +45,7 @@ from ccrop_pipeline.localize.rule_choice import (
 
 # Images that are looked at, twice and more as often as all others: one in so many, within limits.
 _EVERY, _FEW, _MOST = 8, 200, 400
+_TRIES = 4  # so many times as many are read where some are unreadable, or copies of others
 _SHARDS = 32  # the most they are taken from
 # What results depend on in their last digits.
 LIBRARIES = ("torch", "torchvision", "pillow")
@@ -178,7 +179,7 @@ def _record(
 def _chosen(
     source: Source, localizer: Localizer, batch_size: int, threads: int, observer: Observer
 ) -> LocalizerInfo:
-    samples, size = some_of(source), localizer.encoder.input_size
+    (samples, enough), size = some_of(source), localizer.encoder.input_size
     first = list(islice(samples, FEWEST))
     if len(first) < FEWEST:
         rule, choice = too_few(localizer.rule, len(first))
@@ -186,6 +187,7 @@ def _chosen(
     observer.choosing()
     seen = see_windows(
         chain(first, samples),
+        enough,
         localizer,
         batch_size=batch_size,
         threads=threads,
@@ -217,6 +219,7 @@ class SeenWindows:
 
 def see_windows(
     samples: Iterable[Sample],
+    enough: int,
     localizer: Localizer,
     *,
     batch_size: int,
@@ -226,7 +229,8 @@ def see_windows(
     """Compute the heatmaps of images and of windows of them; None where none can be decoded.
 
     Args:
-        samples: Images.
+        samples: Images; what is unreadable, or a copy of one before, is passed over.
+        enough: The most that are looked at.
         localizer: Encoder and map; its rule may be one that sets itself.
         batch_size: Images and windows a forward pass.
         threads: Decoding threads.
@@ -236,7 +240,8 @@ def see_windows(
     locator = Locator(replace(localizer, rule=any_rule), observer.batch_halved)
     size, keys = localizer.encoder.input_size, list[str]()
     seen = []
-    for names, pixels, drawn in _batches(samples, size, batch_size // (1 + WINDOWS), threads):
+    images = batch_size // (1 + WINDOWS)
+    for names, pixels, drawn in _batches(_different(samples), enough, size, images, threads):
         keys += names
         seen.append((_maps(locator, pixels), drawn))
     if not seen:
@@ -247,18 +252,28 @@ def see_windows(
     return SeenWindows([keys[row] for row in usable], heat[:, 0], heat[:, 1:], windows)
 
 
+def _different(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield each image once: copies have the same box, which agrees with that of the other."""
+    seen = set[int]()
+    for sample in samples:
+        content = image_hash(sample.image)
+        if content not in seen:
+            seen.add(content)
+            yield sample
+
+
 def _batches(
-    samples: Iterable[Sample], size: int, images: int, threads: int
+    samples: Iterator[Sample], enough: int, size: int, images: int, threads: int
 ) -> Iterator[tuple[list[str], NDArray[np.uint8], NDArray[np.float64]]]:
-    """Yield keys and `squares` of the readable ones, some images at a time."""
-    left = iter(samples)
+    """Yield keys and `squares` of the readable ones, some images at a time, until it is enough."""
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        while part := list(islice(left, max(1, images))):
+        while part := list(islice(samples, min(enough, max(1, images)))):
             seen = pool.map(squares, part, [size] * len(part))
             named = zip((sample.key for sample in part), seen, strict=True)
             if found := [(key, *pair) for key, pair in named if pair is not None]:
                 keys, pixels, windows = zip(*found, strict=True)
                 yield list(keys), np.stack(pixels), np.stack(windows)
+                enough -= len(keys)
 
 
 def _maps(locator: Locator, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -267,23 +282,45 @@ def _maps(locator: Locator, pixels: NDArray[np.uint8]) -> NDArray[np.float16]:
     return heat.reshape(len(pixels), -1, *heat.shape[1:])
 
 
-def some_of(source: Source) -> Iterator[Sample]:
-    """Yield some images from shards spread over a source, always the same ones.
+def some_of(source: Source) -> tuple[Iterator[Sample], int]:
+    """Return some images from shards spread over a source, always the same ones, and how many do.
 
     It is one in `_EVERY`, but at least `_FEW` and at most `_MOST`: spread over all where any image
     can be reached at no cost, else the first of each shard, all taken for as long as the first.
+    Others follow in the place of those that are of no use, up to `_TRIES` times as many.
     """
     shards = source.shards
     is_cheap = source.kind != "parquet" and (source.kind != "tar" or len(shards) == 1)
     if source.random_access and is_cheap:
-        index = source.index()
-        for place in _spread(len(index), _wanted(len(index))):
-            yield Sample(index.keys[place], index.read(place), None)
-        return
+        count = len(source.index())
+        return _at(source, dict.fromkeys(_places(count))), _wanted(count)
     chosen = [shards[place] for place in _spread(len(shards), _SHARDS)]
     length = sum(1 for shard in chosen[:1] for _ in islice(source.read(shard), _MOST))
-    for shard in chosen:
-        yield from islice(source.read(shard), -(-_wanted(length * len(shards)) // len(chosen)))
+    quota = -(-_wanted(length * len(shards)) // len(chosen)) if chosen else 0
+    return _in_turns(source, chosen, quota), quota * len(chosen)
+
+
+def _places(count: int) -> Iterator[int]:
+    for times in (1, _TRIES):
+        yield from _spread(count, times * _wanted(count))
+
+
+def _at(source: Source, places: Iterable[int]) -> Iterator[Sample]:
+    index = source.index()
+    return (Sample(index.keys[place], index.read(place), None) for place in places)
+
+
+def _in_turns(source: Source, shards: Sequence[str], quota: int) -> Iterator[Sample]:
+    """Yield the first images of each shard, then the next ones of each, and so on."""
+    left = list(shards)
+    for start in range(0, _TRIES * quota, max(1, quota)):
+        for shard in tuple(left):
+            taken = 0
+            for sample in islice(source.read(shard), start, start + quota):
+                yield sample
+                taken += 1
+            if taken < quota:
+                left.remove(shard)
 
 
 def _wanted(images: int) -> int:

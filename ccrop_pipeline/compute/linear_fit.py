@@ -35,6 +35,7 @@ class Fitted:
         cells: Number of cells.
         objects: Share of the cells that belongs to objects.
         agreement: Share of the cells on the side of 0.5 that their target is on.
+        base_rate: What the same would be, were all cells put on the side of the most.
     """
 
     head: LinearHead
@@ -42,6 +43,7 @@ class Fitted:
     cells: int
     objects: float
     agreement: float
+    base_rate: float
 
 
 def fit_linear(
@@ -104,8 +106,11 @@ def fit_linear(
     joined, wanted = torch.cat(values), torch.cat(targets)
     head = fit_head(joined, wanted, on)
     heat, _ = head.heatmaps(joined[None], (1, len(joined)))
-    agreement = ((heat[0, 0] > 0.5) == (wanted > 0.5)).double().mean()
-    return Fitted(head, len(values), len(joined), float(wanted.double().mean()), float(agreement))
+    inside = wanted > 0.5
+    right, above, objects = (
+        float(each.double().mean()) for each in ((heat[0, 0] > 0.5) == inside, inside, wanted)
+    )
+    return Fitted(head, len(values), len(joined), objects, right, max(above, 1 - above))
 
 
 def _drawn(box_set: BoxSet, source: Source, wanted: int) -> Iterator[tuple[bytes, BoxTable, int]]:

@@ -91,7 +91,15 @@ def audit(
     if rows and localizer and rows.heatmaps is not None and min(nearly_full, ok) > 0.5:
         other = remedy(localizer, rows.heatmaps)
     untrained = encoder is not None and encoder.epoch == 0
-    verdict = judge(statistics, spread, agreement, localizer, other, untrained=untrained)
+    verdict = judge(
+        statistics,
+        spread,
+        agreement,
+        localizer,
+        other,
+        untrained=untrained,
+        different=rows.different if rows else 0,
+    )
     windows = crop_effect(rows.drawn, rows.sizes, crop or CropParams()) if rows else None
     return Audit(
         verdict=verdict.word,

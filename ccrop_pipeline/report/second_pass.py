@@ -50,7 +50,7 @@ def look_again(
     given = localizer is None
     localizer = localizer or Localizer(encoder, choose_map(encoder), BoxRule())
     seen = see_windows(
-        some_of(source),
+        *some_of(source),
         localizer,
         batch_size=default_batch_size(encoder),
         threads=default_threads(encoder),

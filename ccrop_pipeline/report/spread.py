@@ -21,12 +21,19 @@ class Rows:
         drawn: float32 `(n, 4)`: where rows have choices, one of them; else the boxes.
         sizes: Width and height of the images, `(n, 2)`; 0 where not known.
         heatmaps: float16 `(n, h, w)`; None without.
+        image_hash: Of the images, uint64 `(n,)`.
     """
 
     boxes: NDArray[np.float32]
     drawn: NDArray[np.float32]
     sizes: NDArray[np.uint32]
     heatmaps: NDArray[np.float16] | None
+    image_hash: NDArray[np.uint64]
+
+    @property
+    def different(self) -> int:
+        """Number of images of which none is a copy of another."""
+        return len(np.unique(self.image_hash))
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ def some_rows(box_set: BoxSet) -> Rows | None:
         np.concatenate([part.drawn for part in parts]),
         np.concatenate([part.sizes for part in parts]),
         np.concatenate(maps) if maps else None,
+        np.concatenate([part.image_hash for part in parts]),
     )
 
 
@@ -88,7 +96,7 @@ def _rows(table: BoxTable, taken: NDArray[np.int64]) -> Rows:
         numbers = uniforms(0, 0, table.image_hash[taken], 0, CHOICE, 1)[:, 0]
         drawn = table.choices.take(taken).pick(numbers)
     heatmaps = None if table.heatmaps is None else table.heatmaps[taken]
-    return Rows(boxes, drawn, table.sizes[taken], heatmaps)
+    return Rows(boxes, drawn, table.sizes[taken], heatmaps, table.image_hash[taken])
 
 
 def spread_of(boxes: NDArray[np.floating]) -> Spread:

@@ -75,6 +75,15 @@ def own_share(spread: Spread, agreement: Agreement | None) -> float:
     return kappa * (1 - spread.median_iou)
 
 
+def shown(own: float) -> str:
+    """Return `own` with two digits, or as many as keep it on its side of every limit."""
+    for digits in (2, 3, 4):
+        text = f"{own:.{digits}f}"
+        if all((float(text) >= limit) == (own >= limit) for limit in (_NOTHING, _LITTLE)):
+            return text
+    return f"just below {text}"
+
+
 def recorded(localizer: LocalizerInfo | None) -> Agreement | None:
     """Return the agreement that was measured when the box rule set itself; None if none was."""
     choice = None if localizer is None else localizer.choice
@@ -91,7 +100,8 @@ def judge(
     localizer: LocalizerInfo | None,
     remedy: Remedy | None,
     *,
-    untrained: bool = False,
+    untrained: bool,
+    different: int,
 ) -> Verdict:
     """Return the verdict on boxes.
 
@@ -102,12 +112,16 @@ def judge(
         localizer: What made the boxes; None where no model did.
         remedy: Another rule that leaves fewer boxes nearly full.
         untrained: Whether the encoder that made them is known to have random weights.
+        different: Number of images of the sample of which none is a copy of another.
     """
     counts = statistics.counts
     if statistics.share(counts["ok"]) <= 0.5:
         return _nothing_located(statistics)
     assert spread is not None
     nearly_full = statistics.share(statistics.nearly_full)
+    if different < _FEWEST <= spread.images:
+        alike = f"the images are alike: the {spread.images:,} looked at are copies of {different}."
+        return Verdict(UNKNOWN, alike, "Compute boxes of images that differ.")
     if spread.images < _FEWEST and nearly_full <= 0.5:
         few = f"{counted(spread.images, 'image')} are too few to say how much boxes differ."
         return Verdict(UNKNOWN, few, "Compute boxes of more images.")
@@ -150,7 +164,7 @@ def _beside_a_model(agreement: Agreement, model: float) -> Verdict:
         return Verdict(
             UNKNOWN,
             f"they differ between images, but this model is no measure: its own boxes carry little "
-            f"of the image ({model:.2f}).",
+            f"of the image ({shown(model)}).",
             "Give a model that finds objects, or compare them with true boxes.",
         )
     if agreement.kappa > _CHANCE:
@@ -204,7 +218,7 @@ def _advice(localizer: LocalizerInfo | None, remedy: Remedy | None) -> str:
     anew = "Compute them with `map` auto and `threshold` auto"
     if localizer.choice is not None:
         anew = (
-            f"A threshold sets itself by {_FEWEST} readable images or more, and here there were "
+            f"A threshold sets itself by {_FEWEST} or more images that differ, and here there were "
             f"{localizer.choice.images}: compute boxes of more images"
         )
     if remedy:

@@ -52,7 +52,9 @@ def test_a_head_is_fitted_and_used_in_two_commands(scenes, tmp_path):
     assert localizer["threshold"] == 0.5
     before = head.read_bytes()
     assert "already there" in ccrop(*line, status=1).stderr
-    assert "513 numbers on the layer" in ccrop(*line, "--overwrite").stdout
+    again = ccrop(*line, "--overwrite").stdout
+    assert "513 numbers on the layer" in again
+    assert f"(with one answer for all: {fitted['base_rate']:.1%})" in again
     assert head.read_bytes() == before
 
 

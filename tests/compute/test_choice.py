@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import fsspec
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from ccrop_cli.boxes_audit import show_result, warn_if_useless
+from ccrop_cli.train_progress import TrainProgress
 
 from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, RuleChoice, validate, write_manifest
-from ccrop_pipeline.compute import compute_boxes
+from ccrop_pipeline.compute import choice, compute_boxes
 from ccrop_pipeline.compute.choice import some_of, squares
 from ccrop_pipeline.compute.ray_engine import _Worker
 from ccrop_pipeline.compute.rethreshold import rethreshold
@@ -22,6 +24,9 @@ from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.images.squares import resize_to_square
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone, rule_of
 from ccrop_pipeline.localize.rule_choice import choose_rule, draw_windows
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.recipes.plan import make_plan
+from ccrop_pipeline.report import audit
 
 SETTINGS = {"batch_size": 16, "threads": 1}
 REST = {"heatmaps": True, "form": "parquet", "max_bad": 1.0}
@@ -81,11 +86,11 @@ def test_the_rule_is_that_of_heatmaps_of_images_and_windows(source, computed):
             heat.append(maps[0].numpy())
             cuts.append(maps[1:].numpy())
             windows.append(pair[1])
-    rule, choice = choose_rule(BoxRule(), np.stack(heat), np.stack(cuts), np.stack(windows), 32)
+    rule, expected = choose_rule(BoxRule(), np.stack(heat), np.stack(cuts), np.stack(windows), 32)
     assert (found.choice.images, len(found.choice.kappa)) == (48, 20)
     assert rule_of(found) == rule
     for name in ("kappa", "freedom", "mean_area"):
-        assert getattr(found.choice, name) == pytest.approx(getattr(choice, name), abs=2e-3)
+        assert getattr(found.choice, name) == pytest.approx(getattr(expected, name), abs=2e-3)
     assert validate(computed.folder) == []
     assert not [path for path in computed.folder.iterdir() if path.name.startswith(".")]
 
@@ -96,6 +101,14 @@ def test_boxes_are_those_of_the_same_rule_given(source, computed, tmp_path):
     assert info(given) == replace(info(computed), choice=None)
     for (_, ours), (_, theirs) in zip(computed.tables(), given.tables(), strict=True):
         assert np.array_equal(ours.boxes, theirs.boxes)
+
+
+def test_a_refresh_says_what_the_rule_came_to(computed, capsys):
+    TrainProgress(make_plan(load_recipe("demo"))).refreshed(str(computed.folder), 1.0)
+    said, made = " ".join(capsys.readouterr().err.split()), info(computed)
+    kappa = made.choice.kappa[made.choice.threshold.index(made.threshold)]
+    assert f"threshold {made.threshold:g} + 0.5 of the image's mean heat" in said
+    assert f"set itself by 48 images, kappa {kappa:.2f}" in said
 
 
 def test_squares_are_the_image_and_windows_of_it(source):
@@ -297,6 +310,26 @@ def test_few_images_have_the_rule_of_the_paper(tmp_path):
     assert heard.chosen == 0
 
 
+def test_as_many_as_are_wanted_can_be_read(tmp_path, monkeypatch):
+    """And copies count once, so that 40 of one image are too few and not alike by nature."""
+    monkeypatch.setattr(choice, "_FEW", 36)
+    made = [*Scenes(60, size=40).read("train-000000")]
+    broken = [
+        Sample(f"x{sample.key}", b"\xff\xd8broken%d" % at, None) for at, sample in enumerate(made)
+    ]
+    mixed = [one for pair in zip(broken[:30], made, strict=False) for one in pair] + made[30:]
+    copies = [sample._replace(image=made[0].image) for sample in made[:40]]
+    for name, samples, seen in (("mixed", mixed, 36), ("copies", copies, 1)):
+        pack(samples, tmp_path / name, max_images=100)
+        box_set = compute_boxes(
+            tmp_path / name, localizer(), tmp_path / f"{name}-boxes", **SETTINGS
+        )
+        assert info(box_set).choice.images == seen
+    found = audit(box_set)
+    assert (found.verdict, found.warning) == ("cannot tell", None)
+    assert "copies of 1" in found.reason
+
+
 class Numbered:
     """A source of numbers in place of images, some of a shard."""
 
@@ -307,11 +340,12 @@ class Numbered:
         self._rows = {
             f"s{at:05d}": self.keys[at : at + a_shard] for at in range(0, images, a_shard)
         }
-        self.shards = tuple(self._rows)
+        self.shards, self.opened = tuple(self._rows), 0
 
     def read(self, of):
         if isinstance(of, int):
             return self.keys[of].encode()
+        self.opened += 1
         return (Sample(key, key.encode(), None) for key in self._rows[of])
 
     def index(self):
@@ -323,7 +357,7 @@ class Numbered:
 
 def test_images_are_spread_over_a_source():
     def keys(*of):
-        samples = [*some_of(Numbered(*of))]
+        samples = [*islice(*some_of(Numbered(*of)))]
         assert all(sample.image == sample.key.encode() for sample in samples)
         return [int(sample.key) for sample in samples]
 
@@ -338,6 +372,21 @@ def test_images_are_spread_over_a_source():
     assert keys("parquet", 4_000, 1_000) == [1_000 * at + i for at in range(4) for i in range(50)]
     assert keys("tar", 2_400, 300) == [300 * at + i for at in range(8) for i in range(38)]
     assert keys("tar", 0, 1) == []
+
+
+@pytest.mark.parametrize("of", [("folder", 2_000, 1_000), ("tar", 2_400, 300), ("tar", 40, 20)])
+def test_others_follow_in_the_place_of_those_that_are_of_no_use(of):
+    source = Numbered(*of)
+    samples, enough = some_of(source)
+    every = [sample.key for sample in samples]
+    assert len(set(every)) == len(every) == min(4 * enough, of[1])
+    assert source.opened <= 1 + 4 * len(source.shards)
+
+
+def test_a_shard_that_is_at_its_end_is_not_read_again():
+    source = Numbered("tar", 40, 20)
+    assert len([*some_of(source)[0]]) == 40
+    assert source.opened == 1 + 2
 
 
 def test_another_rule_of_stored_heatmaps_keeps_what_was_chosen(computed, tmp_path):

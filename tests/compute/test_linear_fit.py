@@ -60,6 +60,7 @@ def test_a_head_learns_where_the_boxes_are_and_is_always_the_same(place):
     assert (found.images, found.cells) == (30, 30 * 64)
     assert found.objects == pytest.approx(0.25)
     assert found.agreement > 0.8
+    assert found.base_rate == 0.75
     assert found.head.sha256 == fit_linear(boxes, source, small(), images=30).head.sha256
     made = compute_boxes(
         source, Localizer(small(), "linear", BoxRule(0.5), head=found.head), place / "linear"

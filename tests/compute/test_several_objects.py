@@ -1,6 +1,7 @@
 """Box sets with a box for each object of an image."""
 
 import json
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -97,6 +98,12 @@ def test_a_box_an_image_leaves_the_provenance_as_it_was(source, tmp_path):
     assert BoxSet.open(tmp_path / "three").manifest.provenance.localizer.objects == 3
 
 
+def ccrop(*line) -> str:
+    result = CliRunner().invoke(cli, [str(part) for part in line])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 def test_the_command_says_how_many(source, tmp_path):
     model = tmp_path / "model.py"
     model.write_text(
@@ -111,9 +118,15 @@ def test_the_command_says_how_many(source, tmp_path):
     result = CliRunner().invoke(cli, [str(part) for part in line])
     assert result.exit_code == 0, result.output
     assert "threshold 0.5; up to 3 objects an image" in result.stdout
+    keys = [key for _, table in BoxSet.open(tmp_path / "out").tables() for key in table.keys]
+    numbers = [len(BoxSet.open(tmp_path / "out").choices([key]).boxes) for key in keys]
+    shown = json.loads(ccrop("boxes", "info", tmp_path / "out", "--json"))["objects"]
+    assert shown == {str(number): numbers.count(number) for number in sorted({*numbers})}
+    assert f"\nobjects     {fmean(numbers):.1f} an image in the mean: 1 in " in result.stdout
     line = ["boxes", "rethreshold", tmp_path / "out", tmp_path / "one", "--objects", "1"]
     assert CliRunner().invoke(cli, [str(part) for part in line]).exit_code == 0
     assert BoxSet.open(tmp_path / "one").choices(["bad"]) is None
+    assert json.loads(ccrop("boxes", "info", tmp_path / "one", "--json"))["objects"] is None
     line = ["boxes", "rethreshold", tmp_path / "out", tmp_path / "mass", "--mass", "0.5"]
     result = CliRunner().invoke(cli, [str(part) for part in line])
     assert result.exit_code == 2

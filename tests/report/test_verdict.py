@@ -16,6 +16,7 @@ from ccrop_pipeline.localize import BoxRule
 from ccrop_pipeline.report import audit
 from ccrop_pipeline.report.crop_effect import MIDDLE, crop_effect
 from ccrop_pipeline.report.spread import heat_of, spread_of
+from ccrop_pipeline.report.verdict import shown
 
 N = 200
 WORTH, UNKNOWN = "follow the image", "cannot tell"
@@ -129,6 +130,35 @@ def test_few_images_say_nothing_and_empty_rows_say_what_is_wrong(tmp_path):
     empty = called(tmp_path / "empty", boxes, chosen(0.9), status=status)
     assert empty.verdict == NOTHING
     assert "67% of the heatmaps" in empty.reason
+
+
+def test_copies_of_a_few_images_are_said_to_be_alike(tmp_path):
+    boxes = jittered([0, 0, 0.5, 0.5], 0.01)
+    for different, verdict in ((31, UNKNOWN), (32, NOTHING)):
+        hashes = np.arange(N) % different
+        found = called(tmp_path / str(different), boxes, chosen(0.9), hashes=hashes)
+        assert found.verdict == verdict
+        assert ("the 200 looked at are copies of 31" in found.reason) == (verdict == UNKNOWN)
+    assert (
+        "train"
+        not in called(tmp_path / "one", np.tile([0.0, 0, 1, 1], (N, 1)), hashes=np.ones(N)).advice
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "text"),
+    [
+        (0.149, "0.149"),
+        (0.15, "0.15"),
+        (0.1449, "0.14"),
+        (0.0496, "0.0496"),
+        (0.05, "0.05"),
+        (0.6149, "0.61"),
+        (0.14999, "just below 0.1500"),
+    ],
+)
+def test_a_figure_is_never_shown_on_the_other_side_of_a_limit(own, text):
+    assert shown(own) == text
 
 
 def overlap(box, other) -> float:
