@@ -171,7 +171,7 @@ def compare_tar(path: Path, samples: list[Sample]) -> None:
     out.mkdir()
     command = ["tar", "-xif", path, "-C", out, "--no-same-owner", "--force-local"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, timeout=300)
     except subprocess.TimeoutExpired:
         return
     if done.returncode or done.stderr:

@@ -12,8 +12,10 @@ from typing import Any
 
 from ccrop_pipeline.errors import CcropError
 
-SECONDS = 10  # of the processor; more for so small a file is a hang
-WAITING = 120  # seconds, on a machine that others use too
+# Of the processor, for all ways of reading together: more for so small a file is a hang. A machine
+# that others use too takes up to twice the seconds for the same work.
+SECONDS = 20
+WAITING = 120  # seconds without work, which a crowded machine does not make of a busy process
 MEMORY = 2 << 30  # bytes; more than before for so small a file is a bomb that went off
 FINE = ("taken", "refused")
 
@@ -30,13 +32,25 @@ def _hang(*_: Any) -> None:
     raise HangError
 
 
+def _watch() -> None:
+    """Raise where this process waits; not where others keep it from the processor."""
+    before = time.process_time()
+
+    def look(*_: Any) -> None:
+        if time.process_time() - before < WAITING / 1_000:
+            raise HangError
+        _watch()
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, WAITING)
+
+
 def judged(use: Callable[[], Any], names: Iterable[str]) -> str:
     """`taken`, `refused` by a message that has one of the names; else what went wrong."""
-    for number in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(number, _hang)
+    signal.signal(signal.SIGPROF, _hang)
     before = _most_memory(afresh=True)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.alarm(WAITING)
+    _watch()
     said = _said(use, names)
     used = _most_memory() - before
     return said if used <= MEMORY else f"{used / 2**30:.1f} GiB, {said}"
@@ -56,7 +70,7 @@ def _said(use: Callable[[], Any], names: Iterable[str]) -> str:
     except BaseException as error:
         return f"{type(error).__name__}: {str(error)[:80]}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
     return "taken"
 
