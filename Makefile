@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test test-quick torture soak check format audit-dependencies dist release bench \
+.PHONY: help setup demo test test-quick torture soak check format audit-dependencies dist docs release bench \
 	hostile evidence evidence-gpu gpu-check clean
 
 help: ## List the targets
@@ -62,6 +62,12 @@ dist: setup ## Build wheel and source distribution into dist/
 
 release: dist ## Build both, install each in an environment of its own, and follow README there
 	$(BIN)/python .ci/distributions.py dist/*
+
+docs: setup ## Build the documentation as a site in build/site; a warning is an error
+	rm -rf build/docs build/site
+	mkdir -p build/docs
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE docs lab examples build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 hostile: setup ## Read thousands of damaged inputs of every kind; count by verdict
 	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_texts.py 5500
