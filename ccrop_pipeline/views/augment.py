@@ -6,7 +6,7 @@ BYOL and DINO.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, permutations
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
@@ -142,8 +143,12 @@ class Augment:
             first = numbers.stop
         return tuple(views)
 
+    def augmented(self, batch: Batch, epoch: int) -> Batch:
+        """Return a batch of crops with augmented views in their place."""
+        return replace(batch, views=self(batch, epoch))
+
     def _augment(self, crops: Tensor, draws: Draws, threshold: float) -> Tensor:
-        views = torch.empty(crops.shape, device=self.device)
+        views = _room_for(crops.shape, self.device)
         strengths = self._on_device(np.column_stack([draws.factors, draws.sigma]))
         on_cpu = self.device.type == "cpu"
         size = max(1, _CPU_CHUNK // crops[0].numel()) if on_cpu else len(crops)
@@ -166,6 +171,15 @@ class Augment:
 
     def _on_device(self, array: NDArray[Any]) -> Tensor:
         return to_device(torch.from_numpy(array), self.device)
+
+
+def _room_for(shape: torch.Size, device: torch.device) -> Tensor:
+    if get_worker_info() is None:
+        return torch.empty(shape, device=device)
+    # A loader process makes views in memory that it shares, as torch's own collation does: they
+    # would be copied there.
+    storage = torch.UntypedStorage._new_shared(4 * shape.numel())  # type: ignore[no-untyped-call]
+    return torch.empty(0).set_(storage).view(shape)
 
 
 def _change(

@@ -114,6 +114,8 @@ def hash_keys(keys: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _along_images(groups: tuple[Tensor, ...]) -> Tensor:
+    if groups[0].is_floating_point():  # augmented, in planes
+        return torch.cat(groups, dim=1)
     # Joined as they lie in memory, with the channels last, which `cat` alone would not keep.
     stored = torch.cat([group.permute(0, 1, 3, 4, 2) for group in groups], dim=1)
     return stored.permute(0, 1, 4, 2, 3)

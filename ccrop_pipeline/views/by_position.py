@@ -17,6 +17,7 @@ from ccrop_pipeline.boxset import Boxes, MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
 from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_note
@@ -54,22 +55,25 @@ def batches_of(
 class _Views(Dataset[Batch]):
     """Views of an index, read a batch at a time."""
 
-    def __init__(self, index: ImageIndex, cutter: ViewCutter) -> None:
-        self.index, self.cutter = index, cutter
+    def __init__(self, index: ImageIndex, cutter: ViewCutter, augment: Augment | None) -> None:
+        self.index, self.cutter, self.augment = index, cutter, augment
         self.boxes = SharedBoxes(len(index))
         self.hashes = hash_keys(index.keys)
 
     def __getitems__(self, rows: list[int]) -> Batch:
         """Return the views of the images at `rows`, for the current epoch and boxes."""
-        at = np.asarray(rows)
+        at, epoch = np.asarray(rows), self.boxes.epoch
         views, problems = self.cutter.cut(
             [self.index.read(row) for row in rows],
             [self.index.keys[row] for row in rows],
             self.hashes[at],
             self.boxes.of(at),
-            self.boxes.epoch,
+            epoch,
         )
-        return make_batch(views, self.hashes[at], self.index.labels[at], problems)
+        batch = make_batch(views, self.hashes[at], self.index.labels[at], problems)
+        return (
+            self.augment.augmented(batch, epoch) if self.augment and self.boxes.augmented else batch
+        )
 
 
 class _EpochBatches(Sampler[list[int]]):
@@ -91,6 +95,7 @@ class MapLoader:
         index: Images by position.
         cutter: Groups and seed of the views.
         batch_size: Images a batch, over all ranks.
+        augment: Changes the crops of augmented epochs where they are cut; of a CPU.
         workers: Loader processes; 0 loads in the calling process.
         pin_memory: Whether crops are to be copied to a GPU.
         missing: What to do with an image that has no box.
@@ -106,12 +111,13 @@ class MapLoader:
         cutter: ViewCutter,
         *,
         batch_size: int,
+        augment: Augment | None = None,
         workers: int = 0,
         pin_memory: bool = False,
         missing: MissingBoxes = "error",
         ranks: Ranks = ALONE,
     ) -> None:
-        self._views, self._missing = _Views(index, cutter), missing
+        self._views, self._missing = _Views(index, cutter, augment), missing
         self._boxes: ImageBoxes | None = None
         self.batches = len(index) // batch_size
         self._order = _EpochBatches(len(index), batch_size, cutter.seed, ranks)
@@ -146,10 +152,10 @@ class MapLoader:
             boxes = self._boxes.of_epoch(seed, epoch, views.hashes)
         views.boxes.use(boxes)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, *, augmented: bool = False) -> Iterator[Batch]:
         """Return the batches of one epoch from the one numbered `start` on, counted from 0."""
         self._order.epoch, self._order.start = epoch, start
-        self._views.boxes.epoch = epoch
+        self._views.boxes.epoch, self._views.boxes.augmented = epoch, int(augmented)
         if self._boxes is not None and self._boxes.choices is not None:
             self._share_boxes()
         return from_workers(self._loader)

@@ -86,14 +86,16 @@ class SharedBoxes:
 
     Attributes:
         epoch: Epoch whose views the workers cut.
+        augmented: 1 if they augment them as well, else 0.
     """
 
     epoch = SharedNumber()
+    augmented = SharedNumber()
     _used = SharedNumber()
 
     def __init__(self, count: int) -> None:
         self._boxes = _shared(torch.tensor(FULL_BOX).repeat(count, 1))
-        self.epoch, self._used = 0, 0
+        self.epoch, self.augmented, self._used = 0, 0, 0
 
     def use(self, boxes: NDArray[np.float32] | None) -> None:
         """Take new boxes, float32 (count, 4), in the order of the index; None: random crops."""
@@ -112,15 +114,17 @@ class CurrentBoxSet:
     Attributes:
         epoch: Epoch whose views the workers cut.
         start: Batches of the epoch, over all workers, that are not wanted.
+        augmented: 1 if the workers augment the views as well, else 0.
     """
 
     _MAX_BYTES: Final = 4096
     epoch = SharedNumber()
     start = SharedNumber()
+    augmented = SharedNumber()
 
     def __init__(self) -> None:
         self._place = _shared(torch.zeros(self._MAX_BYTES, dtype=torch.uint8))
-        self.epoch, self.start = 0, 0
+        self.epoch, self.start, self.augmented = 0, 0, 0
 
     @property
     def folder(self) -> str | None:

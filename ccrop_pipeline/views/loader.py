@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,7 +125,13 @@ class ViewLoader:
             self.note = f"{counted(len(index), 'image')} are read by position, in {self._processes}"
             pin = self._device.type == "cuda"
             return MapLoader(
-                index, self._cutter, batch_size=size, workers=self._workers, pin_memory=pin, **order
+                index,
+                self._cutter,
+                batch_size=size,
+                augment=self._by_workers,
+                workers=self._workers,
+                pin_memory=pin,
+                **order,
             )
         images = load_images(index, canvas, self._device, threads or os.cpu_count() or 1)
         self.note = (
@@ -151,6 +156,7 @@ class ViewLoader:
             self._cutter,
             batch_size=size,
             images=least,
+            augment=self._by_workers,
             workers=self._workers,
             buffer=buffer,
             pin_memory=self._device.type == "cuda",
@@ -160,6 +166,10 @@ class ViewLoader:
             self.note = f"{self.images:,} {self.note}"
             _expect_a_batch(least, size, processes)
         return loader
+
+    @property
+    def _by_workers(self) -> Augment | None:
+        return self._augment if self._device.type == "cpu" else None
 
     @property
     def _processes(self) -> str:
@@ -193,8 +203,11 @@ class ViewLoader:
 
     def _augmented(self, epoch: int, start: int) -> Generator[Batch]:
         def made() -> Generator[Batch]:
+            if self._by_workers and not isinstance(self._parts, ResidentLoader):
+                yield from self._parts.epoch(epoch, start, augmented=True)
+                return
             for crops in self.crops(epoch, start):
-                yield replace(crops, views=self._augment(crops, epoch))
+                yield self._augment.augmented(crops, epoch)
 
         if self._device.type == "cuda" and isinstance(self._parts, ResidentLoader):
             return ahead_on_gpu(made, self._device)

@@ -14,6 +14,7 @@ from ccrop_pipeline.base.workers import end_with_parent, from_workers, make_room
 from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images import Sample, Source
+from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
@@ -77,6 +78,7 @@ class StreamViews(IterableDataset[Item]):
         source: Where the images are.
         cutter: Groups and seed of the views.
         batch_size: Images a batch.
+        augment: Changes the crops of augmented epochs where they are cut; of a CPU.
         ranks: Which process this is, of those that share the shards.
         buffer: Samples that a worker holds back for shuffling.
         missing: What to do with an image that has no box.
@@ -91,19 +93,23 @@ class StreamViews(IterableDataset[Item]):
         cutter: ViewCutter,
         *,
         batch_size: int,
+        augment: Augment | None = None,
         ranks: Ranks = ALONE,
         buffer: int = 1000,
         missing: MissingBoxes = "error",
     ) -> None:
         self.source, self.cutter, self.batch_size = source, cutter, batch_size
+        self.augment = augment
         self.ranks, self.buffer, self.missing = ranks, buffer, missing
         self.current = CurrentBoxSet()
 
     def __iter__(self) -> Iterator[Item]:
         # Taken once: they may change for the next epoch while this one is still read ahead.
         epoch, folder, start = self.current.epoch, self.current.folder, self.current.start
+        augment = self.augment if self.current.augmented else None
         try:
-            yield from self._items(epoch, folder, start)
+            for item in self._items(epoch, folder, start):
+                yield augment.augmented(item, epoch) if augment and item is not None else item
         except CcropError as error:
             # Raised in a worker, it would reach people inside of a traceback.
             yield error
@@ -166,6 +172,7 @@ class StreamLoader:
         cutter: Groups and seed of the views.
         batch_size: Images a batch, of this rank alone.
         images: Images that this rank has in every epoch. None: as many as there are.
+        augment: Changes the crops of augmented epochs where they are cut; of a CPU.
         workers: Loader processes; 0 loads in the calling process.
         ranks: Which process this is, of those that share the shards.
         buffer: Encoded images that each worker holds back for shuffling; 1 keeps the stored
@@ -187,6 +194,7 @@ class StreamLoader:
         *,
         batch_size: int,
         images: int | None = None,
+        augment: Augment | None = None,
         workers: int = 0,
         ranks: Ranks = ALONE,
         buffer: int = 1000,
@@ -203,7 +211,13 @@ class StreamLoader:
         self.batches = None if images is None else images // batch_size
         self._pin = pin_memory and torch.accelerator.is_available()
         self._views = StreamViews(
-            source, cutter, batch_size=batch_size, ranks=ranks, buffer=buffer, missing=missing
+            source,
+            cutter,
+            batch_size=batch_size,
+            augment=augment,
+            ranks=ranks,
+            buffer=buffer,
+            missing=missing,
         )
         make_room_for_workers(workers)
         self._loader = DataLoader(
@@ -226,7 +240,7 @@ class StreamLoader:
         """
         self._views.current.use(None if boxes is None else opened(boxes))
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, *, augmented: bool = False) -> Iterator[Batch]:
         """Return the batches of one epoch, without the first `start`: a restart in its middle.
 
         What is left out is read, and all but a few batches of it not decoded.
@@ -235,7 +249,8 @@ class StreamLoader:
             CcropError: If the source or the box set cannot be read, an image has no box and
                 that is an error, or there are fewer images than the loader was told.
         """
-        self._views.current.epoch, self._views.current.start = epoch, start
+        current = self._views.current
+        current.epoch, current.start, current.augmented = epoch, start, int(augmented)
         return self._batches(from_workers(self._loader), start)
 
     def _batches(self, items: Iterator[Item], start: int) -> Iterator[Batch]:

@@ -100,6 +100,19 @@ def test_batches_are_augmented_views_of_their_boxes(folder, boxes, way, workers)
             assert torch.equal(ours, theirs) if exact else (ours - theirs).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("way", ["by position", "streamed"])
+def test_on_a_cpu_workers_augment_and_crops_stay_as_they_are(folder, way):
+    """Batches of 5: the last of an epoch are joined from what several workers have left."""
+    loader = opened(folder, way, batch_size=5, workers=2, buffer=1)
+    loader.set_epoch(2)
+    views, crops = list(loader), list(loader.crops(2))
+    assert views[0].views[0].is_shared()
+    assert all(group.is_contiguous() for batch in views for group in batch.views)
+    assert {group.dtype for batch in crops for group in batch.views} == {torch.uint8}
+    augment = Augment(GROUPS, 7, "cpu")
+    same(views, [augment.augmented(batch, 2) for batch in crops])
+
+
 def test_the_way_is_chosen_by_the_source_and_the_memory_allowed(folder):
     ways = {way: opened(folder, way) for way in WAYS}
     assert "24 images are decoded in the memory of cpu (0.00 GB of 4" in ways["resident"].note
