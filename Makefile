@@ -30,7 +30,7 @@ test-quick: setup ## Run the tests that are not slow, in under a minute
 
 torture: setup ## Kill, tear and fail every file operation, and every request to a store (hours; goes on)
 	nice -n 10 $(BIN)/python tests/faults/torture.py build/torture.jsonl --page docs/reliability.md
-	nice -n 10 $(BIN)/python tests/faults/store_torture.py build/store-torture.jsonl
+	nice -n 10 $(BIN)/python tests/faults/store_torture.py build/store-torture.jsonl --page docs/reliability.md
 
 soak: setup ## Train and refresh, killed every 8 to 60 s, for MINUTES; goes on where it was
 	nice -n 10 $(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),60) --folder build/soak

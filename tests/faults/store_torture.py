@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 from attacks import Command, Server, make_inputs, snapshot
 from failing_store import ANSWERS, BUCKET, Answer, FailingStore
+from torture import headline, read, state, write_page
 
 STORED = f"s3://{BUCKET}/boxes"
 OUT = f"s3://{BUCKET}/out/boxes"
@@ -102,7 +103,8 @@ class StoreTorture:
             other = self.found(out).items() ^ expected.items()
             wrong = f"another result: {sorted({name for name, _ in other})}"
         fault = answer.name if answer else "four starts at once"
-        return {"command": command.name, "fault": fault, "n": n, "ended": ended, "wrong": wrong}
+        of = {"command": command.name, "fault": fault, "n": n, "state": state()}
+        return {**of, "ended": ended, "wrong": wrong}
 
 
 def judge(answer: Answer | None, done: dict[str, Any]) -> str | None:
@@ -153,14 +155,15 @@ def table(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("record", type=Path, help="JSON lines, one a case; gone on with")
-    record = parser.parse_args().record
+    parser.add_argument("--page", type=Path, help="Markdown to write the table into")
+    options = parser.parse_args()
+    record, records = options.record, read(options.record)
     record.parent.mkdir(parents=True, exist_ok=True)
-    lines = record.read_text().splitlines() if record.exists() else []
-    records = [json.loads(line) for line in lines]
     done = {(each["command"], each["fault"], each["n"]) for each in records}
     with tempfile.TemporaryDirectory(prefix="ccrop-torture-") as folder:
         torture = StoreTorture(Path(folder))
-        for command, answer, n in cases(torture):
+        every = cases(torture)
+        for command, answer, n in every:
             fault = answer.name if answer else "four starts at once"
             if (command.name, fault, n) in done:
                 continue
@@ -170,7 +173,9 @@ def main() -> None:
             if records[-1]["wrong"]:
                 print(f"{command.name}, {fault} at {n}: {records[-1]['wrong']}", flush=True)  # noqa: T201
         torture.close()
-    print(table(records))  # noqa: T201
+    if options.page:
+        text = f"{headline(records, len(every))}\n\n{table(records)}"
+        write_page(options.page, "tests/faults/store_torture.py", text)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ pytestmark = [
 WHOLLY = ("data pack", "boxes compute", "boxes export --form coco", "export .safetensors", "train")
 KILL_AND_FULL_DISK = [fault for fault in FAULTS if fault.name in ("kill", "ENOSPC")]
 LONG = ("demo", "export .pth", "embed --overwrite")  # as `boxes compute --overwrite` does it
+ALONE = [strait for strait in STRAITS if strait.starts == 1]
 QUICK = [command for command in COMMANDS if command.name not in LONG]
 
 
@@ -37,7 +38,7 @@ def test_a_command_that_met_a_fault_says_so_and_then_ends_as_if_it_had_not(tortu
         assert torture.case(command, fault, place)["wrong"] is None, (fault.name, place)
 
 
-@pytest.mark.parametrize("strait", STRAITS[:4], ids=lambda strait: strait.name)
+@pytest.mark.parametrize("strait", ALONE[::3], ids=lambda strait: f"{strait.limits}")
 def test_clocks_and_limits_change_nothing(torture, strait):
     train = next(command for command in COMMANDS if command.name == "train")
     assert torture.strait(train, strait, 1)["wrong"] is None

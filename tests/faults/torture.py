@@ -8,8 +8,11 @@ import json
 import operator
 import re
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
+from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from attacks import (
     COMMANDS,
     COUNT,
     FAULTS,
+    HERE,
     KILL,
     KINDS,
     LACKS,
@@ -44,6 +48,7 @@ class Torture:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.server = Server(self.folder)
         self.inputs = self.folder / "inputs"
         if not self.inputs.exists():
@@ -104,6 +109,7 @@ class Torture:
             ),
             "wrong": wrong,
             "messages": [" ".join(error.split()) for error in errors],
+            "state": state(),
         }
 
     def numbers(self, command: Command, fault: Fault) -> list[int]:
@@ -173,7 +179,7 @@ def tables(records: list[dict[str, Any]], total: int) -> str:
         return f"{found[command, fault]}" + (f" (**{bad}**)" if bad else "")
 
     first = [
-        f"{len(records):,} of {total:,} cases run, {sum(wrong.values())} wrong (in brackets).",
+        headline(records, total),
         "",
         "| command | " + " | ".join(faults) + " |",
         "|---" * (len(faults) + 1) + "|",
@@ -198,14 +204,31 @@ def tables(records: list[dict[str, Any]], total: int) -> str:
     return "\n".join([*first, "", *second])
 
 
-BEGIN, END = "<!-- written by tests/faults/torture.py -->", "<!-- end of what it wrote -->"
+END = "<!-- end of what it wrote -->"
 
 
-def write_page(page: Path, records: list[dict[str, Any]], total: int) -> None:
-    """Put the tables between the two marks of a page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{tables(records, total)}\n{END}{after}")
+def write_page(page: Path, by: str, text: str) -> None:
+    """Put a text between the marks of a page that name the script."""
+    begin = f"<!-- written by {by} -->"
+    before, _, rest = page.read_text().partition(begin)
+    if not rest:
+        raise ValueError(f"{page} has no mark {begin}")
+    page.write_text(f"{before}{begin}\n{text}\n{END}{rest.partition(END)[2]}")
+
+
+@cache
+def state() -> str:
+    """Return the day and the commit that a case is run on."""
+    commit = ["git", "log", "-1", "--format=%h"]
+    done = subprocess.run(commit, cwd=HERE, capture_output=True, text=True, check=True)
+    return f"{date.today():%d %B %Y}, {done.stdout.strip()}"
+
+
+def headline(records: list[dict[str, Any]], total: int) -> str:
+    """Return how many cases there are, how many are wrong, and of what state of the code."""
+    wrong = sum(bool(record["wrong"]) for record in records)
+    states = ", ".join(dict.fromkeys(record["state"] for record in records))
+    return f"{len(records):,} of {total:,} cases run, {wrong} wrong; {states}."
 
 
 def read(record: Path) -> list[dict[str, Any]]:
@@ -236,7 +259,8 @@ def main() -> None:
                 print(f"{where}: {result['wrong']}", flush=True)  # noqa: T201
         torture.server.close()
     if options.page:
-        write_page(options.page, read(options.record), len(every))
+        text = tables(read(options.record), len(every))
+        write_page(options.page, "tests/faults/torture.py", text)
 
 
 if __name__ == "__main__":
