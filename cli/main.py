@@ -72,7 +72,7 @@ class _Root(click.Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(_of_system(error)) from error
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, ImportError) as error:
             if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
                 raise
             raise click.ClickException(
@@ -87,9 +87,11 @@ class _Root(click.Group):
             raise SystemExit(130) from None
 
 
-# What torch, oneDNN and Python's threads say; they have no class for it.
+# What torch, oneDNN, Python's threads and the system's loader of libraries say; they have no class
+# for it.
 _NO_MEMORY = re.compile(
     r"can't (allocate memory|start new thread)|not enough memory|could not create a (primitive|mem)"
+    r"|failed to map segment|cannot allocate memory"
 )
 
 

@@ -332,3 +332,16 @@ def test_nothing_is_begun_among_objects_of_others(home):
     assert "memory://others is not empty and holds no box set: found 1 (thesis" in result.stderr
     assert ccrop("boxes", "full", "~/photos", "memory://others/boxes").exit_code == 0
     store.rm("/others", recursive=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it limits nothing")
+def test_too_little_memory_to_load_torch_is_one_message(tmp_path):
+    code = (
+        "import resource\nfrom ccrop_cli.main import cli\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
+        "cli(['boxes', 'layers', 'torchvision:resnet18'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("Error: there is not enough memory. Free some or raise the limit")
+    assert run.stderr.count("\n") <= 3
