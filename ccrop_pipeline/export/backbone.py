@@ -181,8 +181,8 @@ def export_backbone(
         raise SettingError(f"the form {form} is of a run, and of any `input_size`: give none.")
     content = expect_own(run)
     with within(local_path(run)):
-        name = Recipe.from_dict(content["recipe"]).backbone
-        backbone = own_backbone(name, content["method"], encoder).eval()
+        recipe = Recipe.from_dict(content["recipe"])
+        backbone = own_backbone(recipe, content["method"], encoder).eval()
     epoch: int = content["epoch"]
     _check_form(backbone, form)
     state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()

@@ -140,9 +140,13 @@ class _Pooled(nn.Module):
         self._layer = encoder.layer
         self._cells = {"bchw": (2, 3), "bhwc": (1, 2), "tokens": (1,)}[encoder.layout]
         self._prefix = encoder.prefix_tokens if encoder.layout == "tokens" else 0
+        self._pools = encoder.pools
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, C)."""
+        if self._pools:
+            features: Tensor = self.network(images)
+            return features
         kept: list[Tensor] = []
         layer = self.network.get_submodule(self._layer)
         handle = layer.register_forward_hook(lambda _module, _args, output: kept.append(output))

@@ -49,6 +49,7 @@ class Encoder:
         layout: What the layer gives: `bchw` maps, `bhwc` maps with the channels last, or
             `tokens` (B, prefix + h * w, C), whose patches fill a square row by row.
         compile: Whether `torch.compile` compiles the network, once for each encoder.
+        pools: Whether `pooled` is the network's own output, (B, C), and not the mean of the maps.
 
     Raises:
         ModelError: If `module` has no such layer, or the device no such precision.
@@ -69,6 +70,7 @@ class Encoder:
     prefix_tokens: int = 0
     layout: Layout = "bchw"
     compile: bool = False
+    pools: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields and move the module."""
@@ -148,12 +150,17 @@ class Encoder:
         """Return the spatial means of the feature maps of a batch, float32 `(B, C)`.
 
         For a ResNet these are the features that its classifier would see; for a transformer, the
-        mean of the patches' tokens.
+        mean of the patches' tokens. An encoder that pools by itself gives its own output: what a
+        network that was trained here was trained by.
 
         Args:
             images: As for `features`.
         """
-        return self.features(images).mean((2, 3))
+        if not self.pools:
+            return self.features(images).mean((2, 3))
+        output = self.run(images)
+        assert isinstance(output, Tensor)
+        return output.float()
 
     def attention(self, images: Tensor) -> Attention:
         """Return queries and keys of the self-attention in the layer, for every head and token.

@@ -5,7 +5,7 @@ What is a method's own (momentum encoders, queues, centres) stays inside it; its
 `recipes.method_settings`.
 """
 
-from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.localize import Backbone, build_backbone
 from ccrop_pipeline.methods.barlowtwins import BarlowTwins
 from ccrop_pipeline.methods.byol import BYOL
 from ccrop_pipeline.methods.dino import DINO
@@ -40,16 +40,18 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def build_method(settings: MethodSettings, backbone: str) -> Method:
-    """Build a method around a newly initialised backbone.
+def build_method(settings: MethodSettings, backbone: Backbone | str) -> Method:
+    """Build a method around a backbone.
 
-    Weights come from torch's global generator: seed it first.
+    New weights come from torch's global generator: seed it first.
 
     Args:
         settings: Of the type `settings_type(settings.name)`.
-        backbone: A name that `build_backbone` knows.
+        backbone: What is trained, or a name that `build_backbone` knows.
 
     Raises:
         CcropError: If the backbone is unknown, or the settings are another method's.
     """
-    return METHODS[settings.name](build_backbone(backbone), settings)
+    if isinstance(backbone, str):
+        backbone = build_backbone(backbone)
+    return METHODS[settings.name](backbone, settings)

@@ -86,8 +86,12 @@ def timm_network(
     input_size: int | None,
     partial: bool,
     say: Callable[[str], None],
+    any_size: bool = False,
 ) -> Network:
-    """Build a network of timm; the arguments are those of `torchvision_network`.
+    """Build a network of timm; the other arguments are those of `torchvision_network`.
+
+    Args:
+        any_size: Whether a ViT also takes images of other sizes than `input_size`.
 
     Raises:
         ModelError: If timm is missing, has no such network, or its weights cannot be had or do not
@@ -104,9 +108,14 @@ def timm_network(
         return timm.create_model(name, pretrained=weights == "pretrained", **options), None
 
     def sized(**options: Any) -> tuple[nn.Module, Convert | None]:
+        asked: list[dict[str, Any]] = [{}]
         if input_size is not None:
+            asked.insert(0, {"img_size": input_size})
+        if any_size:
+            asked.insert(0, {"img_size": input_size, "dynamic_img_size": True})
+        for sizes in asked[:-1]:
             try:
-                return build(img_size=input_size, **options)
+                return build(**sizes, **options)
             except TypeError:  # convolutional networks are not built for a size
                 pass
         return build(**options)

@@ -137,7 +137,7 @@ def _encoder_of(
         return _at_layer(encoder, layer)
     size = input_size or opened.input_size
     encoder = replace(opened, device=device, input_size=size)
-    return encoder if layer is None else _at_layer(encoder, layer)
+    return encoder if layer is None else replace(_at_layer(encoder, layer), pools=False)
 
 
 def _silent(_line: str) -> None:

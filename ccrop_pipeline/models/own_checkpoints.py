@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import ModelError, SettingError, shortened, shown
-from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
+from ccrop_pipeline.localize import Backbone, Encoder
 from ccrop_pipeline.models.sealed_files import (
     NEWEST,
     before,
@@ -18,6 +18,7 @@ from ccrop_pipeline.models.sealed_files import (
     is_intact,
     kind_of_file,
 )
+from ccrop_pipeline.models.trainable import backbone_encoder, open_backbone
 from ccrop_pipeline.models.weight_files import read_weights, tensors_in
 from ccrop_pipeline.recipes import Recipe
 
@@ -27,11 +28,13 @@ Which = Literal["online", "momentum"]
 _PREFIX = {"online": "backbone.", "momentum": "momentum_backbone."}
 
 
-def own_backbone(name: str, method: Mapping[str, Any], which: Which = "online") -> Backbone:
+def own_backbone(
+    recipe: Recipe, method: Mapping[str, Any], which: Which = "online"
+) -> Backbone:
     """Build one of the encoders of a method from its state dict.
 
     Args:
-        name: Name of the backbone, as `build_backbone` knows it.
+        recipe: Says which backbone it is, and of which size its images are.
         method: State dict of the method.
         which: The online encoder, or its momentum copy.
 
@@ -44,12 +47,12 @@ def own_backbone(name: str, method: Mapping[str, Any], which: Which = "online") 
     }
     if not weights:
         raise ModelError(f"the method of this checkpoint has no {which} encoder.")
-    backbone = build_backbone(name)
+    backbone = open_backbone(recipe.backbone, [recipe.image_size])
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(
-            f"the weights of this checkpoint are not those of its backbone {name!r}: "
+            f"the weights of this checkpoint are not those of its backbone {recipe.backbone!r}: "
             f"{unfitting(error)}."
         ) from error
     return backbone
@@ -83,15 +86,9 @@ def own_encoder(
         ModelError: If the method has no such encoder.
     """
     recipe = Recipe.from_dict(content["recipe"])
-    backbone = own_backbone(recipe.backbone, content["method"], which)
-    return Encoder(
-        backbone,
-        backbone.layer,
-        recipe.eval_size or recipe.image_size,
-        name=backbone.name,
-        epoch=content["epoch"],
-        device=device,
-    )
+    backbone = own_backbone(recipe, content["method"], which)
+    size = recipe.eval_size or recipe.image_size
+    return backbone_encoder(backbone, size, epoch=content["epoch"], device=device)
 
 
 def read_own(path: str | Path) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ _RESNETS = (
 )
 # Those of `localize.backbone_names`, which a test compares: it takes seconds to import.
 BACKBONES = ("small", *_RESNETS, *(f"{resnet}-cifar" for resnet in _RESNETS))
+_LIBRARIES = ("timm:", "torchvision:")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Recipe:
     """All settings of a run.
 
     Attributes:
-        backbone: A name that `build_backbone` knows.
+        backbone: A name that `build_backbone` knows, `timm:NAME` or `torchvision:NAME`.
         image_size: Side of a view in pixels.
         eval_size: Side in pixels of the whole images that boxes are computed on and that the
             probe sees; 0 for `image_size`. Twice the size gives heatmaps of twice the cells.
@@ -87,10 +88,11 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check the backbone, the ranges, and what several settings must agree on."""
         check_ranges(self)
-        if self.backbone not in BACKBONES:
+        if self.backbone not in BACKBONES and not self.backbone.startswith(_LIBRARIES):
             close = did_you_mean(self.backbone, BACKBONES, most=3)
             raise SettingError(
-                f"backbone is {shown(self.backbone)}{close}. Known are: {', '.join(BACKBONES)}."
+                f"backbone is {shown(self.backbone)}{close}. Known are: {', '.join(BACKBONES)}; "
+                "and timm:NAME and torchvision:NAME."
             )
         if 0 < self.eval_size < 8:
             raise SettingError(f"eval_size is {self.eval_size}; it must be 0, or 8 or more.")
@@ -124,6 +126,11 @@ class Recipe:
         """Return nested plain values, as JSON has them."""
         values: dict[str, Any] = to_plain(self)
         return values
+
+    def sizes(self) -> tuple[int, ...]:
+        """Return the sides of all images that the backbone sees, that of the large views first."""
+        local = (self.local_views.size,) if self.local_views.count else ()
+        return self.image_size, self.eval_size or self.image_size, *local
 
     def view_groups(self) -> tuple[ViewGroup, ...]:
         """Return the views that the method trains on: two large ones, then the small ones."""

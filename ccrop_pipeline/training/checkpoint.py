@@ -50,7 +50,7 @@ class Checkpoint:
         Raises:
             ModelError: If the method has no momentum encoder.
         """
-        return own_backbone(self.recipe.backbone, self.method, which)
+        return own_backbone(self.recipe, self.method, which)
 
     def encoder(self, device: torch.device | str = "cpu", which: Which = "online") -> Encoder:
         """Return one of the encoders as `compute_boxes` wants it."""

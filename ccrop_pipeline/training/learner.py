@@ -13,6 +13,7 @@ from ccrop_pipeline.base import Observer, StepReport
 from ccrop_pipeline.errors import ModelError, shown
 from ccrop_pipeline.methods import Method, build_method, embedding_std, gathered
 from ccrop_pipeline.models.own_checkpoints import unfitting
+from ccrop_pipeline.models.trainable import open_backbone
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
 from ccrop_pipeline.training.checkpoint import StartingWeights
 from ccrop_pipeline.training.collapse import NewestRows, rankme
@@ -127,11 +128,13 @@ class Learner:
         self.unreadable: list[str] = []
         self._rows = NewestRows()
         torch.manual_seed(recipe.seed)
-        method = build_method(recipe.method, recipe.backbone)
+        method = build_method(recipe.method, open_backbone(recipe.backbone, recipe.sizes()))
         self.started_from = (
             weights.load_into(method, recipe.method.name, recipe.backbone) if weights else None
         )
-        method = method.to(self._fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method = method.to(self._fabric.device)
+        if method.backbone.channels_last:
+            method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if processes.count > 1:
             method.synchronise_batch_norm()
         if compiled:

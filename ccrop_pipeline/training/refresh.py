@@ -15,7 +15,7 @@ from ccrop_pipeline.boxset import BoxSet, missing_shards
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Source
-from ccrop_pipeline.localize import BoxRule, Localizer
+from ccrop_pipeline.localize import BoxRule, Localizer, choose_map
 from ccrop_pipeline.recipes.plan import box_folder, checkpoint_file
 from ccrop_pipeline.training.checkpoint import load_checkpoint
 from ccrop_pipeline.training.run import Run
@@ -54,7 +54,7 @@ def refresh_boxes(
     encoder = checkpoint.encoder(device, settings.refresh_from)
     return compute_boxes(
         source,
-        Localizer(encoder, "sum", BoxRule(settings.threshold)),
+        Localizer(encoder, choose_map(encoder), BoxRule(settings.threshold)),
         run / box_folder(epoch),
         threads=threads,
         ranks=ranks,

@@ -1,0 +1,136 @@
+"""From the backbone that a recipe names to a module that can be trained and looked into."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ccrop_pipeline.errors import ModelError, shown
+from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
+from ccrop_pipeline.localize.encoder import evaluation
+from ccrop_pipeline.models.layers import layers_of
+from ccrop_pipeline.models.named import timm_network, torchvision_network
+from ccrop_pipeline.models.network import Network
+
+
+def open_backbone(name: str, sizes: Sequence[int]) -> Backbone:
+    """Build a backbone with fresh random weights, from torch's global generator.
+
+    Args:
+        name: One that `build_backbone` knows; `timm:NAME` or `torchvision:NAME`, whose images keep
+            the colours that its library's own weights expect.
+        sizes: Sides in pixels of the images that it is to take; it is built for the first.
+
+    Raises:
+        CcropError: If there is no such network, its library is missing, it does not take images
+            of these sizes, or it yields no features that can be trained or no feature map.
+    """
+    library, _, plain = name.partition(":")
+    if library == name:
+        return build_backbone(name)
+    if library == "timm":
+        network = timm_network(
+            plain, "random", input_size=sizes[0], any_size=True, partial=False, say=_silent
+        )
+    else:
+        if _is_ours(plain):
+            return build_backbone(plain)
+        network = torchvision_network(
+            plain, "random", input_size=sizes[0], partial=False, say=_silent
+        )
+        _without_classifier(network.module)
+    return _wrapped(network, sizes)
+
+
+def backbone_encoder(
+    backbone: Backbone,
+    input_size: int,
+    *,
+    epoch: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Encoder:
+    """Return the encoder around the network of a backbone, whose weights both share.
+
+    Args:
+        backbone: Any backbone.
+        input_size: Side of the images in pixels.
+        epoch: Epochs it was trained for, if known.
+        device: Where it runs.
+    """
+    return Encoder(
+        backbone.whole,
+        backbone.layer,
+        input_size,
+        mean=backbone.mean,
+        std=backbone.std,
+        name=backbone.name,
+        epoch=epoch,
+        device=device,
+        channels_last=backbone.channels_last,
+        layout=backbone.layout,
+        prefix_tokens=backbone.prefix_tokens,
+        pools=backbone.whole is not backbone,
+    )
+
+
+def _silent(_line: str) -> None:
+    pass
+
+
+def _is_ours(name: str) -> bool:
+    from ccrop_pipeline.localize import backbone_names
+
+    return name != "small" and name in backbone_names()
+
+
+def _without_classifier(module: nn.Module) -> None:
+    """Put nothing in the place of the last linear layer of a network, and of a dropout before."""
+    name = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
+    parent, _, last = name.rpartition(".")
+    within = module.get_submodule(parent)
+    setattr(within, last, nn.Identity())
+    before = str(int(last) - 1) if last.isdigit() else ""
+    if isinstance(getattr(within, before, None), nn.Dropout):
+        setattr(within, before, nn.Identity())
+
+
+def _wrapped(network: Network, sizes: Sequence[int]) -> Backbone:
+    module, name = network.module, network.name
+    if getattr(module, "aux_logits", False):
+        raise ModelError(f"{name} has outputs besides the last, and cannot be trained here.")
+    widths = {_width(module, name, size) for size in dict.fromkeys(sizes)}
+    encoder = Encoder(module, "", sizes[0], mean=network.mean, std=network.std, name=name)
+    layer = next((info for info in layers_of(encoder) if info.is_default), None)
+    if layer is None:
+        raise ModelError(
+            f"{name} has no layer that gives feature maps of more than one cell at {sizes[0]} "
+            "pixels, and so no boxes. Set `image_size` to more."
+        )
+    return Backbone(
+        name,
+        {"network": module},
+        widths.pop(),
+        layer.name,
+        layout=layer.layout,
+        prefix_tokens=layer.prefix_tokens,
+        mean=network.mean,
+        std=network.std,
+    )
+
+
+def _width(module: nn.Module, name: str, size: int) -> int:
+    """Return the number of features of an image of a size."""
+    try:
+        with evaluation(module), torch.inference_mode():
+            output = module(torch.zeros(2, 3, size, size))
+    except Exception as error:  # each network has its own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{name} fails on views of {size} pixels: {lines[0].rstrip('.')}. Set `image_size`, "
+            "`eval_size` and `local_views.size` to what it takes: multiples of the side of its "
+            "patches, and all the same for a transformer of torchvision."
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ModelError(f"{name} gives {shown(found)} for 2 images, and no features (2, C).")
+    return output.shape[1]
