@@ -13,6 +13,7 @@ from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
+    from ccrop_pipeline.training import PretrainedEncoder
 
 # `METHODS` of the package, which a test compares: importing them takes seconds.
 METHODS = (
@@ -68,6 +69,15 @@ LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
     metavar="RUN",
     help="Begin with the weights of another run or checkpoint, at epoch 0.",
 )
+@click.option(
+    "--init",
+    metavar="MODEL",
+    help="Begin with an encoder whose weights are from elsewhere: whatever `--model` is in other "
+    "commands. The backbone is then that of MODEL, unless --set backbone=... names one.",
+)
+@click.option("--weights", help="With --init timm:NAME or torchvision:NAME: a file of weights.")
+@click.option("--partial", is_flag=True, help="Accept weights that fit the backbone only in part.")
+@click.option("--unsafe", is_flag=True, help="Let the file of --init run code of its own.")
 @click.option("--overwrite", is_flag=True, help="Delete the run that is in RUN.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @device_option
@@ -107,7 +117,9 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
       ccrop train data/photos runs/first --recipe photos-simclr-2core --set epochs=5
     """
     own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
-    recipe, plan = _recipe_and_plan(**own, boxes=options["boxes"])
+    init = _pretrained(**{name: options.pop(name) for name in _INIT})
+    recipe, plan = _recipe_and_plan(**own, boxes=options["boxes"], init=init)
+    options["init"] = init
     if dry_run:
         _print_plan(plan, recipe, as_json)
         return
@@ -127,6 +139,22 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
         _print_result(run, done.last_record("loss"), as_json)
 
 
+_INIT = ("init", "weights", "partial", "unsafe")
+
+
+def _pretrained(
+    init: str | None, weights: str | None, partial: bool, unsafe: bool
+) -> "PretrainedEncoder | None":
+    if init is None:
+        if weights or partial or unsafe:
+            raise click.UsageError("--weights, --partial and --unsafe go with --init.")
+        return None
+    expect_model(init, weights)
+    from ccrop_pipeline.training import PretrainedEncoder
+
+    return PretrainedEncoder(init, weights, unsafe=unsafe, partial=partial)
+
+
 def _machine(device: str, processes: int) -> str:
     from ccrop_pipeline.localize import open_device
 
@@ -140,6 +168,7 @@ def _recipe_and_plan(
     overrides: tuple[str, ...],
     refresh_every: int | None,
     boxes: str | None,
+    init: "PretrainedEncoder | None",
 ) -> "tuple[Recipe, list[Stage]]":
     name = recipe or method
     if name is None:
@@ -150,6 +179,12 @@ def _recipe_and_plan(
     if refresh_every:
         own += ["boxes.refresh_at=[]", "boxes.refresh_epochs=[]"]
         own += [f"boxes.refresh_every={refresh_every}"]
+    if init and not any(override.startswith("backbone") for override in overrides):
+        from ccrop_pipeline.recipes.recipe import LIBRARIES
+
+        spec = str(init.spec)
+        backbone = spec if spec.startswith(LIBRARIES) else init.backbone
+        own += [f'backbone="{backbone}"'] if backbone else []
     found = load_recipe(name, [*own, *overrides])
     return found, make_plan(found, boxes)
 

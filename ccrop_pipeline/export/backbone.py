@@ -22,8 +22,6 @@ from ccrop_pipeline.export.detectron2 import (
 )
 from ccrop_pipeline.export.onnx_form import difference_of, expect_onnx, onnx_lines, onnx_model
 from ccrop_pipeline.localize import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Backbone,
     Encoder,
     build_backbone,
@@ -38,6 +36,7 @@ from ccrop_pipeline.models.own_checkpoints import (
     own_encoder,
     within,
 )
+from ccrop_pipeline.models.trainable import open_backbone
 from ccrop_pipeline.models.weight_files import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.recipes import Recipe
 
@@ -69,7 +68,7 @@ def lines_for(backbone: Backbone, form: str, path: Path) -> list[str]:
         *build,
         f"model.load_state_dict({load})",
         "model.eval()",
-        f"# model takes RGB in [0, 1], less {IMAGENET_MEAN}, divided by {IMAGENET_STD},",
+        f"# model takes RGB in [0, 1], less {backbone.mean}, divided by {backbone.std},",
         f"# (B, 3, H, W), and gives (B, {backbone.feature_dim})",
     ]
 
@@ -82,6 +81,9 @@ def _loading(path: Path) -> tuple[list[str], str]:
 
 def _building(backbone: Backbone, form: str) -> tuple[list[str], list[str]]:
     name = backbone.name.removesuffix(_CIFAR)
+    if backbone.lines:
+        libraries = ["timm"] if name.startswith("timm:") else ["torch", "torchvision"]
+        return [f"import {library}" for library in libraries], [*backbone.lines]
     if name == "small":
         return (
             ["from ccrop_pipeline.localize import build_backbone"],
@@ -171,7 +173,7 @@ def export_backbone(
             there already, or the check failed.
     """
     out = local_path(out)
-    form = form or _FORM_OF.get(out.suffix, "torchvision")
+    given, form = form, form or _FORM_OF.get(out.suffix, "torchvision")
     if form not in get_args(ExportForm):
         raise SettingError(f"form is {form!r}; it must be one of {get_args(ExportForm)}.")
     _check_target(out, form)
@@ -184,14 +186,16 @@ def export_backbone(
         recipe = Recipe.from_dict(content["recipe"])
         backbone = own_backbone(recipe, content["method"], encoder).eval()
     epoch: int = content["epoch"]
+    if backbone.lines and given is None and form != "safetensors":
+        form = "timm" if backbone.name.startswith("timm:") else "torchvision"
     _check_form(backbone, form)
-    state = detectron2_state(backbone) if form == "detectron2" else backbone.state_dict()
+    state = detectron2_state(backbone) if form == "detectron2" else backbone.whole.state_dict()
     state = {name: value.contiguous() for name, value in state.items()}
     file = detectron2_file(state) if form == "detectron2" else state
     about = {"backbone": backbone.name, "epoch": str(epoch)}
     with _appearing(out, overwrite=overwrite) as aside:
         aside.write_bytes(_bytes_of(file, out.suffix, about))
-        difference = _check(aside, out.suffix, backbone, form)
+        difference = _check(aside, out.suffix, backbone, form, recipe)
     lines = tuple(lines_for(backbone, form, out))
     return Exported(out, form, backbone.name, epoch, len(state), difference, lines)
 
@@ -251,6 +255,12 @@ def _check_target(out: Path, form: str) -> None:
 
 
 def _check_form(backbone: Backbone, form: str) -> None:
+    library = backbone.name.partition(":")[0]
+    if backbone.lines and form not in (library, "safetensors"):
+        raise SettingError(
+            f"the backbone {backbone.name} is a network of {library}, and has no form {form}: give "
+            f"the form {library}, or leave it out."
+        )
     if backbone.name == "small" and form in ("torchvision", "timm"):
         raise SettingError(
             f"{form} has no network like the backbone 'small', which is our own. Give OUT the "
@@ -282,7 +292,7 @@ def _sorted_metadata(file: bytes) -> bytes:
     return file[:8] + text.ljust(size) + file[8 + size :]
 
 
-def _check(path: Path, suffix: str, backbone: Backbone, form: str) -> float | None:
+def _check(path: Path, suffix: str, backbone: Backbone, form: str, recipe: Recipe) -> float | None:
     """Read the file back and compare; return the difference of outputs where there are any."""
     from safetensors.torch import load_file
 
@@ -294,11 +304,15 @@ def _check(path: Path, suffix: str, backbone: Backbone, form: str) -> float | No
         if not all(torch.equal(value, own[names[name]]) for name, value in weights.items()):
             raise CcropError(f"what was written to {path} came back with other weights.")
         return None
-    network = _fresh(backbone.name, form)
+    if backbone.lines:
+        network = open_backbone(recipe.backbone, recipe.sizes()).whole
+    else:
+        network = _fresh(backbone.name, form)
     network.load_state_dict(state)
-    images = torch.rand(4, 3, _SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    side = recipe.image_size if backbone.lines else _SIDE
+    images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        expected, found = backbone(images), network.eval()(images)
+        expected, found = backbone.whole(images), network.eval()(images)
     difference = float((expected - found).abs().max() / expected.abs().max())
     if not difference <= _TOLERANCE:
         raise CcropError(

@@ -1,6 +1,6 @@
 """The networks that can be asked for by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Backbone(nn.Module):
         prefix_tokens: Likewise.
         mean: Mean of pixels from 0 to 1 that `whole` expects images to be normalised by.
         std: Standard deviation, likewise.
+        lines: Lines of Python that build `whole` anew as `model`, where it is a library's.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Backbone(nn.Module):
         prefix_tokens: int = 0,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        lines: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.name = name
@@ -52,6 +54,7 @@ class Backbone(nn.Module):
         self.layout: Layout = layout
         self.prefix_tokens = prefix_tokens
         self.mean, self.std = mean, std
+        self.lines = tuple(lines)
         if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
             self.add_module("colours", Renormalise(mean, std))
         for stage_name, stage in stages.items():
@@ -83,9 +86,7 @@ class Renormalise(nn.Module):
         std: Standard deviation, likewise.
     """
 
-    def __init__(
-        self, mean: tuple[float, float, float], std: tuple[float, float, float]
-    ) -> None:
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__()
         ours, theirs = (
             torch.tensor(colours).view(2, 3, 1, 1)

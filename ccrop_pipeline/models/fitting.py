@@ -103,6 +103,12 @@ def fit(
     """
     own = shapes_of(module)
     match = best_match(checkpoint.state, own)
+    if match is None or match.missing:
+        state = _by_order(checkpoint.state, own)
+        if state is not None:
+            say(f"{checkpoint.path}: its names are others; taken in their order, which fits.")
+            checkpoint = replace(checkpoint, state=state)
+            match = best_match(state, own)
     if match is None:
         raise ModelError(
             f"{checkpoint.path} has none of the {len(own)} weights of the network, under any "
@@ -117,6 +123,24 @@ def fit(
     found = {name: checkpoint.state[match.prefix + name] for name in match.fitting}
     module.load_state_dict(found, strict=False)
     return match
+
+
+def _by_order(
+    state: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor] | None:
+    """Return the weights of a file under the names of a network whose copy it is under others.
+
+    Both list them as they were built. Every one must be of the same shape and end in the same
+    word, and what a file has more must be heads.
+    """
+    names = [name for name in state if not name.endswith(_COUNTER)]
+    first, rest = names[: len(own)], names[len(own) :]
+    theirs = [(name.rpartition(".")[2], tuple(state[name].shape)) for name in first]
+    ours = [(name.rpartition(".")[2], shape) for name, shape in own.items()]
+    if theirs != ours or not all(_HEAD.search(name) for name in rest):
+        return None
+    heads = {name: state[name] for name in rest}
+    return {**{name: state[old] for name, old in zip(own, first, strict=True)}, **heads}
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """Networks of torchvision and timm by name, with the size and colours that they expect."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -68,7 +69,12 @@ def torchvision_network(
         ) from error
     colours = tuple(preset.mean), tuple(preset.std)
     network = Network(
-        module, f"torchvision:{name}", size, *colours, colours=_OWN.format("torchvision")
+        module,
+        f"torchvision:{name}",
+        size,
+        *colours,
+        colours=_OWN.format("torchvision"),
+        options=sized,
     )
     if weights == "pretrained":
         state = _fetched(f"torchvision:{name}", lambda: _read_cached(default))
@@ -88,10 +94,9 @@ def timm_network(
     say: Callable[[str], None],
     any_size: bool = False,
 ) -> Network:
-    """Build a network of timm; the other arguments are those of `torchvision_network`.
+    """Build a network of timm; its arguments are those of `torchvision_network`.
 
-    Args:
-        any_size: Whether a ViT also takes images of other sizes than `input_size`.
+    With `any_size`, a ViT also takes images of other sizes than `input_size`.
 
     Raises:
         ModelError: If timm is missing, has no such network, or its weights cannot be had or do not
@@ -107,17 +112,19 @@ def timm_network(
             return built_by_timm(name, **options)
         return timm.create_model(name, pretrained=weights == "pretrained", **options), None
 
+    # Convolutional networks are not built for a size.
+    sizes: list[dict[str, Any]] = [] if input_size is None else [{"img_size": input_size}]
+    if any_size:
+        sizes.insert(0, {**sizes[0], "dynamic_img_size": True})
+
+    taken: dict[str, Any] = {}
+
     def sized(**options: Any) -> tuple[nn.Module, Convert | None]:
-        asked: list[dict[str, Any]] = [{}]
-        if input_size is not None:
-            asked.insert(0, {"img_size": input_size})
-        if any_size:
-            asked.insert(0, {"img_size": input_size, "dynamic_img_size": True})
-        for sizes in asked[:-1]:
-            try:
-                return build(**sizes, **options)
-            except TypeError:  # convolutional networks are not built for a size
-                pass
+        for size in sizes:
+            with suppress(TypeError):
+                built = build(**size, **options)
+                taken.update(size)
+                return built
         return build(**options)
 
     module, convert = _fetched(label, sized)
@@ -132,7 +139,7 @@ def timm_network(
     config = timm.data.resolve_model_data_config(module)
     size = input_size or config["input_size"][-1]
     colours = tuple(config["mean"]), tuple(config["std"])
-    network = Network(module, label, size, *colours, colours=_OWN.format("timm"))
+    network = Network(module, label, size, *colours, colours=_OWN.format("timm"), options=taken)
     if weights == "pretrained":
         return network
     return _with_weights(network, weights, input_size=input_size, partial=partial, say=say)

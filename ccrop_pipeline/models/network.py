@@ -1,7 +1,7 @@
 """A network that is ready to be looked into, before a layer is chosen."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,7 @@ class Network:
         std: Standard deviation of each channel, likewise.
         epoch: Epochs it was trained for, if known.
         colours: Where mean and standard deviation are from, for people.
+        options: What its library was told besides its name.
     """
 
     module: nn.Module
@@ -33,6 +34,7 @@ class Network:
     std: Colours = IMAGENET_STD
     epoch: int | None = None
     colours: str = "ImageNet's, assumed, since nothing tells what it was trained with"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def import_timm() -> Any:

@@ -28,9 +28,7 @@ Which = Literal["online", "momentum"]
 _PREFIX = {"online": "backbone.", "momentum": "momentum_backbone."}
 
 
-def own_backbone(
-    recipe: Recipe, method: Mapping[str, Any], which: Which = "online"
-) -> Backbone:
+def own_backbone(recipe: Recipe, method: Mapping[str, Any], which: Which = "online") -> Backbone:
     """Build one of the encoders of a method from its state dict.
 
     Args:
@@ -47,7 +45,7 @@ def own_backbone(
     }
     if not weights:
         raise ModelError(f"the method of this checkpoint has no {which} encoder.")
-    backbone = open_backbone(recipe.backbone, [recipe.image_size])
+    backbone = open_backbone(recipe.backbone, recipe.sizes())
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,12 +1,13 @@
 """From the backbone that a recipe names to a module that can be trained and looked into."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.errors import ModelError, shown
-from ccrop_pipeline.localize import Backbone, Encoder, build_backbone
+from ccrop_pipeline.localize import Backbone, Encoder, backbone_names, build_backbone
 from ccrop_pipeline.localize.encoder import evaluation
 from ccrop_pipeline.models.layers import layers_of
 from ccrop_pipeline.models.named import timm_network, torchvision_network
@@ -19,7 +20,8 @@ def open_backbone(name: str, sizes: Sequence[int]) -> Backbone:
     Args:
         name: One that `build_backbone` knows; `timm:NAME` or `torchvision:NAME`, whose images keep
             the colours that its library's own weights expect.
-        sizes: Sides in pixels of the images that it is to take; it is built for the first.
+        sizes: Sides in pixels of the images that it is to take. It is built for the first, and
+            its feature map is that of images of the second, if there is one.
 
     Raises:
         CcropError: If there is no such network, its library is missing, it does not take images
@@ -28,18 +30,22 @@ def open_backbone(name: str, sizes: Sequence[int]) -> Backbone:
     library, _, plain = name.partition(":")
     if library == name:
         return build_backbone(name)
+    if library == "torchvision" and _is_ours(plain):
+        return build_backbone(plain)
+    options: dict[str, Any] = {"input_size": sizes[0], "partial": False, "say": lambda _line: None}
     if library == "timm":
-        network = timm_network(
-            plain, "random", input_size=sizes[0], any_size=True, partial=False, say=_silent
-        )
+        network = timm_network(plain, "random", any_size=True, **options)
+        lines = [
+            _call("timm.create_model", plain, pretrained=False, num_classes=0, **network.options)
+        ]
     else:
-        if _is_ours(plain):
-            return build_backbone(plain)
-        network = torchvision_network(
-            plain, "random", input_size=sizes[0], partial=False, say=_silent
-        )
-        _without_classifier(network.module)
-    return _wrapped(network, sizes)
+        network = torchvision_network(plain, "random", **options)
+        lines = [_call("torchvision.models.get_model", plain, weights=None, **network.options)]
+        lines += [
+            f'model.set_submodule("{part}", torch.nn.Identity())'
+            for part in _without_classifier(network.module)
+        ]
+    return _wrapped(network, sizes, lines)
 
 
 def backbone_encoder(
@@ -73,38 +79,44 @@ def backbone_encoder(
     )
 
 
-def _silent(_line: str) -> None:
-    pass
+def _call(function: str, name: str, **options: Any) -> str:
+    given = "".join(f", {option}={value!r}" for option, value in options.items())
+    return f'model = {function}("{name}"{given})'
 
 
 def _is_ours(name: str) -> bool:
-    from ccrop_pipeline.localize import backbone_names
-
     return name != "small" and name in backbone_names()
 
 
-def _without_classifier(module: nn.Module) -> None:
-    """Put nothing in the place of the last linear layer of a network, and of a dropout before."""
-    name = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
-    parent, _, last = name.rpartition(".")
-    within = module.get_submodule(parent)
-    setattr(within, last, nn.Identity())
-    before = str(int(last) - 1) if last.isdigit() else ""
-    if isinstance(getattr(within, before, None), nn.Dropout):
-        setattr(within, before, nn.Identity())
+def _without_classifier(module: nn.Module) -> list[str]:
+    """Put nothing in the place of the last linear layer of a network, and of a dropout before.
+
+    Returns:
+        The names of both.
+    """
+    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
+    parent, _, last = linear.rpartition(".")
+    taken = [linear]
+    if last.isdigit() and last != "0":
+        before = f"{parent}.{int(last) - 1}"
+        taken += [before] if isinstance(module.get_submodule(before), nn.Dropout) else []
+    for name in taken:
+        module.set_submodule(name, nn.Identity())
+    return taken
 
 
-def _wrapped(network: Network, sizes: Sequence[int]) -> Backbone:
+def _wrapped(network: Network, sizes: Sequence[int], lines: Sequence[str]) -> Backbone:
     module, name = network.module, network.name
     if getattr(module, "aux_logits", False):
         raise ModelError(f"{name} has outputs besides the last, and cannot be trained here.")
     widths = {_width(module, name, size) for size in dict.fromkeys(sizes)}
-    encoder = Encoder(module, "", sizes[0], mean=network.mean, std=network.std, name=name)
+    size = sizes[:2][-1]
+    encoder = Encoder(module, "", size, mean=network.mean, std=network.std, name=name)
     layer = next((info for info in layers_of(encoder) if info.is_default), None)
     if layer is None:
         raise ModelError(
-            f"{name} has no layer that gives feature maps of more than one cell at {sizes[0]} "
-            "pixels, and so no boxes. Set `image_size` to more."
+            f"{name} has no layer that gives feature maps of more than one cell at {size} "
+            "pixels, and so no boxes. Set image_size or eval_size to more."
         )
     return Backbone(
         name,
@@ -115,6 +127,7 @@ def _wrapped(network: Network, sizes: Sequence[int]) -> Backbone:
         prefix_tokens=layer.prefix_tokens,
         mean=network.mean,
         std=network.std,
+        lines=lines,
     )
 
 
@@ -126,8 +139,8 @@ def _width(module: nn.Module, name: str, size: int) -> int:
     except Exception as error:  # each network has its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{name} fails on views of {size} pixels: {lines[0].rstrip('.')}. Set `image_size`, "
-            "`eval_size` and `local_views.size` to what it takes: multiples of the side of its "
+            f"{name} fails on views of {size} pixels: {lines[0].rstrip('.')}. Set image_size, "
+            "eval_size and local_views.size to what it takes: multiples of the side of its "
             "patches, and all the same for a transformer of torchvision."
         ) from error
     if not isinstance(output, Tensor) or output.ndim != 2:

@@ -33,7 +33,12 @@ _RESNETS = (
 )
 # Those of `localize.backbone_names`, which a test compares: it takes seconds to import.
 BACKBONES = ("small", *_RESNETS, *(f"{resnet}-cifar" for resnet in _RESNETS))
-_LIBRARIES = ("timm:", "torchvision:")
+LIBRARIES = ("timm:", "torchvision:")
+
+
+def is_backbone(name: str) -> bool:
+    """Tell whether a recipe may name this as its backbone; a library has the last word on its."""
+    return name in BACKBONES or name.startswith(LIBRARIES)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check the backbone, the ranges, and what several settings must agree on."""
         check_ranges(self)
-        if self.backbone not in BACKBONES and not self.backbone.startswith(_LIBRARIES):
+        if not is_backbone(self.backbone):
             close = did_you_mean(self.backbone, BACKBONES, most=3)
             raise SettingError(
                 f"backbone is {shown(self.backbone)}{close}. Known are: {', '.join(BACKBONES)}; "

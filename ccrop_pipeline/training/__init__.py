@@ -7,7 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.training.checkpoint import Checkpoint, StartingWeights, load_checkpoint
+    from ccrop_pipeline.training.checkpoint import (
+        Checkpoint,
+        PretrainedEncoder,
+        StartingWeights,
+        load_checkpoint,
+    )
     from ccrop_pipeline.training.driver import Trainer
     from ccrop_pipeline.training.inputs import Inputs, Machine
     from ccrop_pipeline.training.metrics import Metrics
@@ -20,6 +25,7 @@ __all__ = [
     "Inputs",
     "Machine",
     "Metrics",
+    "PretrainedEncoder",
     "Run",
     "StartingWeights",
     "Trainer",
@@ -33,6 +39,7 @@ _FILES = {
     "Inputs": "inputs",
     "Machine": "inputs",
     "Metrics": "metrics",
+    "PretrainedEncoder": "checkpoint",
     "Run": "run",
     "StartingWeights": "checkpoint",
     "Trainer": "driver",

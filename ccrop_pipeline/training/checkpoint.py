@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, read without running code from the file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import written_aside
 from ccrop_pipeline.errors import ModelError
-from ccrop_pipeline.localize import Backbone, Encoder, state_sha256
+from ccrop_pipeline.localize import Backbone, Encoder, state_sha256, weights_sha256
+from ccrop_pipeline.methods import Method
+from ccrop_pipeline.models import open_encoder
+from ccrop_pipeline.models.checkpoints import Checkpoint as WeightsFound
+from ccrop_pipeline.models.fitting import fit, with_positions_for
 from ccrop_pipeline.models.own_checkpoints import (
     OWN_KIND,
     Which,
@@ -23,6 +28,7 @@ from ccrop_pipeline.models.own_checkpoints import (
 from ccrop_pipeline.models.sealed_files import NEWEST, earlier_checkpoints
 from ccrop_pipeline.models.weight_files import save_sealed
 from ccrop_pipeline.recipes import Recipe
+from ccrop_pipeline.recipes.recipe import is_backbone
 
 
 @dataclass
@@ -172,3 +178,85 @@ class StartingWeights:
                 f"the weights in {self.path} do not fit this recipe: {unfitting(error)}. Give the "
                 "method the settings it had there."
             ) from error
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder:
+    """The weights of whatever `open_encoder` opens, for the encoder that a run trains.
+
+    Args:
+        spec: The model.
+        weights: As for `open_encoder`, like the two that follow.
+        unsafe: See `weights`.
+        partial: See `weights`.
+    """
+
+    spec: str | Path
+    weights: str | Path | None = None
+    unsafe: bool = False
+    partial: bool = False
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model.
+
+        Raises:
+            ModelError: If it cannot be opened.
+        """
+        return open_encoder(
+            self.spec, weights=self.weights, unsafe=self.unsafe, partial=self.partial
+        )
+
+    @property
+    def path(self) -> Path:
+        """The file or folder that the weights are in; of a network with its own, its name."""
+        return local_path(self.weights or self.spec)
+
+    @property
+    def backbone(self) -> str | None:
+        """The backbone that trains this network; None where no name of one is known."""
+        name = self.encoder.name
+        return name if is_backbone(name) else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of names, types and values of all weights."""
+        return weights_sha256(self.encoder.module)
+
+    def load_into(self, method: Method, name: str, backbone: str) -> str:
+        """Load the weights into the encoders of a method, position embeddings resampled.
+
+        Args:
+            method: Method that takes the weights.
+            name: Its name.
+            backbone: Name of its backbone.
+
+        Returns:
+            What was loaded, in a line for people.
+
+        Raises:
+            ModelError: If they are not those of the backbone.
+        """
+        network = method.backbone.whole
+        found = WeightsFound(self.path, self.encoder.module.state_dict())
+        found = with_positions_for(network, found)
+        own = network.state_dict()
+        if own.keys() <= found.state.keys():  # all of the very same network
+            found = replace(found, state={key: found.state[key] for key in own})
+        try:
+            fit(network, found, partial=self.partial, say=lambda _line: None)
+            if (
+                own.keys() == found.state.keys()
+            ):  # norms behind the pooling, which `fit` passes over
+                network.load_state_dict(found.state)
+        except ModelError as error:
+            raise ModelError(
+                f"{error} This run trains the backbone {backbone!r}: set backbone to the network "
+                "that the weights are of."
+            ) from error
+        if method.momentum_backbone is not None:
+            method.momentum_backbone.load_state_dict(method.backbone.state_dict())
+        return (
+            f"the weights of {self.encoder.name} ({self.path}); what {name} adds to them starts "
+            "afresh"
+        )

@@ -20,7 +20,7 @@ from ccrop_pipeline.probes import (
     knn_accuracy,
 )
 from ccrop_pipeline.recipes import KnnSettings, Recipe
-from ccrop_pipeline.training.checkpoint import StartingWeights
+from ccrop_pipeline.training.checkpoint import PretrainedEncoder, StartingWeights
 from ccrop_pipeline.views import ViewLoader
 
 
@@ -42,7 +42,7 @@ class Inputs:
     boxes: Location | None = None
     missing_boxes: MissingBoxes = "error"
     test_source: Source | None = None
-    weights: StartingWeights | None = None
+    weights: StartingWeights | PretrainedEncoder | None = None
     spec: str | None = None
 
 

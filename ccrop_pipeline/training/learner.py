@@ -15,7 +15,7 @@ from ccrop_pipeline.methods import Method, build_method, embedding_std, gathered
 from ccrop_pipeline.models.own_checkpoints import unfitting
 from ccrop_pipeline.models.trainable import open_backbone
 from ccrop_pipeline.recipes import OptimizerSettings, Recipe
-from ccrop_pipeline.training.checkpoint import StartingWeights
+from ccrop_pipeline.training.checkpoint import PretrainedEncoder, StartingWeights
 from ccrop_pipeline.training.collapse import NewestRows, rankme
 from ccrop_pipeline.training.processes import Processes
 from ccrop_pipeline.views import Batch, ViewLoader
@@ -120,7 +120,7 @@ class Learner:
         processes: Processes,
         steps_per_epoch: int,
         *,
-        weights: StartingWeights | None = None,
+        weights: StartingWeights | PretrainedEncoder | None = None,
         compiled: bool = False,
     ) -> None:
         self._recipe, self._processes, self._fabric = recipe, processes, processes.fabric
@@ -134,7 +134,7 @@ class Learner:
         )
         method = method.to(self._fabric.device)
         if method.backbone.channels_last:
-            method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            method = method.to(memory_format=torch.channels_last)
         if processes.count > 1:
             method.synchronise_batch_norm()
         if compiled:

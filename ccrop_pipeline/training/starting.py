@@ -9,10 +9,11 @@ import torch
 from ccrop_pipeline.base import SILENT, Observer, Ranks
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.boxset import MissingBoxes
+from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.images import Source, absolute_spec, open_source
 from ccrop_pipeline.localize import open_device
 from ccrop_pipeline.recipes import Recipe, load_recipe
-from ccrop_pipeline.training.checkpoint import StartingWeights
+from ccrop_pipeline.training.checkpoint import PretrainedEncoder, StartingWeights
 from ccrop_pipeline.training.driver import Trainer
 from ccrop_pipeline.training.inputs import Inputs, Machine
 from ccrop_pipeline.training.run import Run
@@ -27,6 +28,7 @@ def train(
     missing: MissingBoxes = "error",
     test: Source | str | Path | None = None,
     load: str | Path | None = None,
+    init: PretrainedEncoder | str | Path | None = None,
     overwrite: bool = False,
     device: str | torch.device = "auto",
     workers: int | None = None,
@@ -49,6 +51,8 @@ def train(
         test: Labelled images to probe on, or what `open_source` opens, of whose splits it is the
             test; None: a sixth of the images that are trained on.
         load: Folder of another run, or checkpoint, whose weights are taken to begin with.
+        init: What the encoder has its weights from to begin with, whatever `open_encoder` opens,
+            where the recipe's backbone is that network.
         overwrite: Whether to delete a run that is in the folder.
         device: Where to train; "auto" is the GPU where there is one. Of several GPUs each process
             takes its own.
@@ -78,7 +82,7 @@ def train(
         boxes=boxes or None,
         missing_boxes=missing,
         test_source=open_source(test, split="test") if isinstance(test, str | Path) else test,
-        weights=StartingWeights(local_path(load)) if load else None,
+        weights=_starting_weights(load, init),
         spec=absolute_spec(source) if isinstance(source, str | Path) else None,
     )
     machine = Machine(
@@ -103,3 +107,13 @@ def train(
             observer.opened(opened)
     trainer.train()
     return trainer.run
+
+
+def _starting_weights(
+    load: str | Path | None, init: PretrainedEncoder | str | Path | None
+) -> StartingWeights | PretrainedEncoder | None:
+    if load and init:
+        raise SettingError("`load` and `init` both give the weights to begin with; leave one out.")
+    if init:
+        return init if isinstance(init, PretrainedEncoder) else PretrainedEncoder(init)
+    return StartingWeights(local_path(load)) if load else None
