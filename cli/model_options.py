@@ -135,7 +135,7 @@ def expect_model(model: str, weights: str | None = None) -> None:
         SettingError: If weights are given for a model that brings its own.
     """
     library, _, name = model.partition(":")
-    if library in ("torchvision", "timm"):
+    if library in LIBRARIES:
         _expect_network(library, name)
         if weights not in (None, "random") and not local_path(weights).exists():
             raise ModelError(f"there is no file of weights at {weights}.")
@@ -155,9 +155,16 @@ def expect_model(model: str, weights: str | None = None) -> None:
 def _expect_path(model: str) -> None:
     path = local_path(model)
     if not path.exists():
+        networks = [
+            f"{library}:{model}"
+            for library in LIBRARIES
+            if model in _REGISTERED.findall(_source(library))
+        ]
+        meant = f"Did you mean {' or '.join(networks)}? " if networks else ""
         raise ModelError(
             f"there is no model {model}: no such file or folder, and it starts with neither "
-            "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
+            f"torchvision: nor timm:. {meant}`ccrop boxes compute --help` lists what a model can "
+            "be."
         )
     if ":" in model and not path.exists():
         return
@@ -172,18 +179,23 @@ def _expect_path(model: str) -> None:
     expect_whole(path)
 
 
+LIBRARIES = ("torchvision", "timm")
 # How both libraries enter a function that builds a network into the list of their names.
 _REGISTERED = re.compile(r"@register_model[^\n]*\n(?:@[^\n]*\n)*def (\w+)")
 
 
-def _expect_network(library: str, name: str) -> None:
-    """Look for a name in the source of a library, which takes seconds to import."""
+def _source(library: str) -> str:
+    """Return the source of a library's models: importing it takes seconds."""
     found = find_spec(library)
-    if found is None:
-        raise ModelError(f"{library} is not installed: pip install {library}.")
-    places = found.submodule_search_locations or ()
+    places = (found and found.submodule_search_locations) or ()
     files = [file for place in places for file in Path(place, "models").glob("*.py")]
-    source = "".join(file.read_text("utf-8", "replace") for file in files)
+    return "".join(file.read_text("utf-8", "replace") for file in files)
+
+
+def _expect_network(library: str, name: str) -> None:
+    if find_spec(library) is None:
+        raise ModelError(f"{library} is not installed: pip install {library}.")
+    source = _source(library)
     known = _REGISTERED.findall(source)
     plain = name.removesuffix("-cifar") if library == "torchvision" else name.partition(".")[0]
     # Of a library that is not what it was, or of a name with a place, the library itself decides.

@@ -31,7 +31,42 @@ METHODS = (
 LOGGERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
-@click.command("train")
+class _Train(click.Command):
+    """Names the setting of the recipe that was given as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = [*args, "VALUE"]
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            setting = _setting_called(error.option_name.lstrip("-").replace("-", "_"))
+            if setting is None:
+                raise
+            places = [
+                at for at, word in enumerate(given) if word.split("=")[0] == error.option_name
+            ]
+            _, _, value = given[places[0]].partition("=")
+            raise click.UsageError(
+                f"No such option '{error.option_name}'. It is a setting of the recipe: "
+                f"--set {setting}={value or given[places[0] + 1]}",
+                ctx,
+            ) from None
+
+
+def _setting_called(name: str) -> str | None:
+    from ccrop_pipeline.base.values import to_plain
+    from ccrop_pipeline.recipes import load_recipe
+
+    settings: dict[str, Any] = to_plain(load_recipe("mocov2"))
+    for part, value in settings.items():
+        if part == name:
+            return part
+        if isinstance(value, dict) and name in value:
+            return f"{part}.{name}"
+    return None
+
+
+@click.command("train", cls=_Train)
 @click.argument("source")
 @click.argument("run", type=LocalPath())
 @click.option("--method", type=click.Choice(METHODS), help="Method to train.")

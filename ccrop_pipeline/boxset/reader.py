@@ -32,7 +32,7 @@ from ccrop_pipeline.boxset.shards import (
     shard_file,
 )
 from ccrop_pipeline.boxset.table import BoxRow, BoxTable
-from ccrop_pipeline.errors import BoxSetError, SettingError, counted
+from ccrop_pipeline.errors import BoxSetError, SettingError, counted, few
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -274,7 +274,12 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
             f"the box set {folder} is not complete: it has {counted(len(found), 'shard')} and no "
             f"{MANIFEST}. Resume by running the same command that was computing it."
         )
-    raise BoxSetError(f"{folder} is not a box set: it has no {MANIFEST}. Check the path.")
+    of_run = () if is_address(str(folder)) else Path(str(folder)).glob(f"boxes/*/{MANIFEST}")
+    inside = [str(file.parent) for file in sorted(of_run)]
+    raise BoxSetError(
+        f"{folder} is not a box set: it has no {MANIFEST}. "
+        + (f"Give one of those in it: {few(inside)}." if inside else "Check the path.")
+    )
 
 
 Boxes = Location | BoxSet  # a box set, or its folder

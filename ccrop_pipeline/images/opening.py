@@ -109,12 +109,22 @@ def expand_braces(pattern: str) -> Iterator[str]:
         return iter([pattern])
 
 
+# What else a folder of ours may be, by a file in it.
+_OURS = {
+    "manifest.json": "a box set, not images: the source that its boxes are of is needed here",
+    "run.json": "a run, not images: the source that it was trained on is needed here",
+}
+
+
 def _open_folder(location: str, folder: Path, *, follow_links: bool) -> Source:
     source = FolderSource(location, folder, follow_links)
     shards, ignored = _shards_in(folder)
     if shards and not _goes_before(source, shards):
         return _open_files(location, tuple(shards), ignored)
     if len(source.keys) == 0:
+        for name, what in _OURS.items():
+            if (folder / name).is_file():
+                raise SourceError(f"{folder} is {what}.")
         outward = "links out of it are followed where `follow_links` is set. "
         raise SourceError(
             f"{folder} holds no images: found {str(source.ignored) or 'nothing'}. "
