@@ -115,7 +115,7 @@ class TrainProgress(Display, Observer):
             f"data wait {record['data_wait']:.0%}{grey}{knn}{_left(left)}"
         )
         verdict = f"{record['verdict']}: {record['why']}"
-        if record["verdict"] == "collapsing":
+        if record["verdict"] in ("collapsing", "not learning"):
             self.warning(verdict)
         else:
             say(f"{self._prefix}  {verdict}")

@@ -27,6 +27,7 @@ from ccrop_pipeline.report.rendering import (
     verdict_finding,
     write_page,
 )
+from ccrop_pipeline.report.verdict import least_shown
 
 _GRID = 24  # cells a side in which centres are counted
 
@@ -108,6 +109,7 @@ def _data(box_set: BoxSet, source: Source, shown: Gallery, judged: Audit) -> dic
         "choice": None if choice is None or not choice.threshold else asdict(choice),
         "centres": _centres(box_set),
         "mean_heat": None if judged.heat is None else judged.heat.mean,
+        "median": None if judged.spread is None else judged.spread.median_box,
     }
 
 
@@ -149,7 +151,7 @@ def _findings(judged: Audit, shown: Gallery, changed: BoxDiff | None) -> list[Fi
                 "bad",
                 f"{counted(shown.absent, 'image')} of {len(shown.items)} not in the source",
                 "The boxes were computed from other images than these.",
-                "picture=none",
+                "only=absent",
             )
         )
     if shown.other_bytes:
@@ -158,6 +160,7 @@ def _findings(judged: Audit, shown: Gallery, changed: BoxDiff | None) -> list[Fi
                 "bad",
                 f"{counted(shown.other_bytes, 'image')} of {len(shown.items)} with other bytes",
                 "These are not the bytes that boxes were computed from: compute them again.",
+                "only=bytes",
             )
         )
     for share, status, why in (
@@ -167,12 +170,13 @@ def _findings(judged: Audit, shown: Gallery, changed: BoxDiff | None) -> list[Fi
         if share:
             text = f"{share:.1%} of the images {why}; their box is the whole image."
             found.append(Finding("note", f"{share:.1%} {status}", text, f"status={status}"))
-    if judged.cost:
+    if judged.cost and judged.windows:
         found.append(
             Finding(
                 "note",
                 "Windows show less than random crops",
                 sentence(judged.cost),
+                f"sort={least_shown(judged.windows)}",
             )
         )
     if changed is not None:

@@ -70,8 +70,8 @@ def refresh_before(box_set: BoxSet) -> BoxSet | None:
     return BoxSet.open(before[-1]) if before else None
 
 
-def refresh_name(box_set: BoxSet) -> str:
+def refresh_name(boxes: BoxSet | str) -> str:
     """Return what to call a box set among others of its run: `epoch 20`, else its folder's name."""
-    name = Path(str(box_set.folder)).name
+    name = boxes if isinstance(boxes, str) else Path(str(boxes.folder)).name
     epoch = _REFRESH.fullmatch(name)
     return f"epoch {int(epoch[1])}" if epoch else name

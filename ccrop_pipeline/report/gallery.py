@@ -125,12 +125,10 @@ def gallery(
         samples = _samples(source, name, {row.key for row in rows})
         for row in rows:
             sample = samples.get(row.key)
-            known = int(row.tables[-1].image_hash[row.number])
-            found.absent += sample is None
-            found.other_bytes += bool(
-                sample is not None and known and known != image_hash(sample.image)
-            )
-            found.items.append(_item(row, sample, crop))
+            item = _item(row, sample, crop)
+            found.absent += item.get("absent", False)
+            found.other_bytes += item.get("bytes", False)
+            found.items.append(item)
     return found
 
 
@@ -229,6 +227,11 @@ def _item(row: _Row, sample: Sample | None, crop: CropParams) -> dict[str, Any]:
         "typical": row.typical,
         "orientation": int(newest.orientation[number]),
     }
+    known = int(newest.image_hash[number])
+    if sample is None:
+        item["absent"] = True
+    elif known and known != image_hash(sample.image):
+        item["bytes"] = True  # others than its box was computed from
     if earlier:
         item["earlier"] = earlier
     if not np.isnan(row.other[0]):

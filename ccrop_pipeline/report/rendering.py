@@ -24,7 +24,8 @@ class Finding:
         level: `bad`, `note` or `good`.
         title: In a few words.
         text: A sentence or two; backticks stand around what is typed.
-        show: The filter of the gallery with the images it is about, such as `status=empty`.
+        show: The filter of the gallery with the images it is about, such as `status=empty`, or
+            their order, such as `sort=moved`; `sort=` for all of them.
     """
 
     level: str
@@ -45,7 +46,17 @@ def verdict_finding(judged: Audit, boxes: str = "these boxes") -> Finding:
         WORTH: f"{boxes} follow the image",
         UNKNOWN: f"nothing tells yet whether {boxes} follow the image",
     }.get(judged.verdict, f"{boxes} {judged.verdict}")
-    return Finding(level, sentence(title), sentence(judged.reason, judged.advice))
+    text = sentence(judged.reason, judged.advice)
+    return Finding(level, sentence(title), text, _behind(judged) if judged.images else None)
+
+
+def _behind(judged: Audit) -> str:
+    """Return the filter of the gallery with the images that a verdict is about."""
+    if judged.verdict in (WORTH, UNKNOWN):
+        return "sort="  # all of them
+    if judged.empty + judged.unreadable >= 0.5:
+        return f"status={'unreadable' if judged.unreadable > judged.empty else 'empty'}"
+    return "sort=large" if judged.nearly_full > 0.5 else "sort=alike"
 
 
 def sentence(*parts: str | None) -> str:

@@ -49,6 +49,7 @@ def _verdict(history: History) -> Iterator[Finding]:
         level, title = {
             "learning": ("good", "The run is learning"),
             "collapsing": ("bad", "The run is collapsing"),
+            "not learning": ("bad", "The run is not learning"),
         }.get(verdict, ("note", f"Whether the run is learning is {verdict}"))
         yield Finding(level, title, f"{sentence(why)}.")
 
@@ -88,7 +89,8 @@ def _accuracy(history: History) -> Iterator[Finding]:
             "bad",
             "The kNN accuracy is no better than chance",
             f"{now:.1%} after epoch {epoch:g}, where answering with the most frequent class gives "
-            f"{chance:.1%}.",
+            f"{chance:.1%}. If more epochs do not change it, begin another run with a lower "
+            "learning rate (`optimizer.lr`).",
         )
     elif best - now > _FALLEN:
         text = f"{best:.1%} after epoch {best_at:g}, {now:.1%} after epoch {epoch:g}."

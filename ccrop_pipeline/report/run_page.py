@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ccrop_pipeline.base import Location
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.boxset import BoxSet
-from ccrop_pipeline.errors import CcropError, SourceError, counted, duration, printable
+from ccrop_pipeline.errors import CcropError, SourceError, counted, duration, few, printable
 from ccrop_pipeline.images import Source, open_source
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.report.audit import Audit, audit
@@ -80,8 +80,9 @@ def report_run(
     ]
     judged = [audit(box_set, crop=recipe.crop) for box_set in sets]
     findings = run_findings(history, *((judged[-1], drifts[-1]) if sets else (None, None)))
-    if missing:
-        findings = gravest_first([*findings, missing])
+    refreshes = _refreshes(sets, drifts, judged, history)
+    gone = [row["name"] for row in refreshes if row["audit"] is None]
+    findings = gravest_first([*findings, *filter(None, (missing, _gone(gone)))])
     drawn = charts(history)
     scripts = ("gallery.js", "refreshes.js") if shown else ()
     return write_page(
@@ -99,14 +100,14 @@ def report_run(
         width=WIDTH,
         height=HEIGHT,
         figures=_figures(history),
-        refreshes=_refreshes(sets, drifts, judged, history),
+        refreshes=refreshes,
         images=counted(sets[-1].manifest.rows, "image") if sets else "",
         count=sets[-1].manifest.rows if sets else 0,
         shown=shown,
         made=made_by(run, recipe, history),
         commands=[printable(line) for line in commands(run, recipe, history, sets)],
         whole=("What the run was started with, as it is stored", lines_of_json(run.started())),
-        data=script_json(_data(drawn, shown, images, sets)),
+        data=script_json(_data(drawn, shown, images, sets, judged)),
     )
 
 
@@ -195,21 +196,49 @@ def _refreshes(
     judged: Sequence[Audit],
     history: History,
 ) -> list[dict[str, Any]]:
-    """Return what the page says of each box set of the run."""
-    took = {record["boxes"]: number(record, "seconds") for record in history.refresh}
-    return [
-        {
+    """Return what the page says of each box set of the run: as recorded, of those that are gone."""
+    made = {Path(str(at)).name: record for record in history.refresh if (at := record["boxes"])}
+    there = {
+        Path(str(box_set.folder)).name: {
             "name": refresh_name(box_set),
-            "seconds": took.get(f"boxes/{Path(str(box_set.folder)).name}"),
             "audit": own,
             "drift": moved,
+            "areas": (own.mean_area, own.full, own.empty),
         }
         for box_set, moved, own in zip(sets, drifts, judged, strict=True)
-    ]
+    }
+    rows = []
+    for name in sorted({*made, *there}, key=lambda name: (len(name), name)):
+        record = made.get(name, {})
+        figures = [number(record, figure) for figure in ("mean_area", "share_full", "share_empty")]
+        gone = {
+            "name": printable(refresh_name(name)),
+            "audit": None,
+            "drift": None,
+            "areas": figures,
+        }
+        rows.append({"seconds": number(record, "seconds"), **there.get(name, gone)})
+    return rows
+
+
+def _gone(names: Sequence[str]) -> Finding | None:
+    """Return what to say of refreshes whose box sets are not in the folder any more."""
+    if not names:
+        return None
+    return Finding(
+        "note",
+        f"The boxes of {counted(len(names), 'refresh')} are gone",
+        f"The run recorded them ({few(names)}), but its folder `boxes` has them no more, or not "
+        "whole: their figures are as recorded, and the images are shown without them.",
+    )
 
 
 def _data(
-    drawn: Sequence[Any], shown: Gallery | None, images: Source | None, sets: Sequence[BoxSet]
+    drawn: Sequence[Any],
+    shown: Gallery | None,
+    images: Source | None,
+    sets: Sequence[BoxSet],
+    judged: Sequence[Audit],
 ) -> dict[str, Any]:
     """Return what the script of the page reads."""
     data: dict[str, Any] = {
@@ -234,5 +263,6 @@ def _data(
             "grid": shown.grid,
             "earlier": shown.earlier,
             "newest": refresh_name(sets[-1]),
+            "median": (spread := judged[-1].spread) and spread.median_box,
         }
     return data

@@ -18,6 +18,7 @@ _NOTHING, _LITTLE = 0.05, 0.15
 _CHANCE = 0.1  # kappa of boxes of other images
 _FEWEST = 32  # images that say how much boxes differ, and by which a rule sets itself
 _LESS = 0.005  # of what windows show, beside plain random crops
+_CALLED = {"box": "boxes", "middle": "middle of the image"}
 
 
 @dataclass(frozen=True)
@@ -234,16 +235,19 @@ def cost(effect: CropEffect, verdict: Verdict) -> str | None:
 
     That windows show less of boxes is a sign that they show less of objects, too: lab/audits.md.
     """
+    what = least_shown(effect)
+    if what is None or (what == "middle" and verdict.word not in (LITTLE, NOTHING)):
+        return None
+    mine, other = (getattr(windows, what) for windows in (effect.boxed, effect.plain))
+    return (
+        f"these windows show less of the {_CALLED[what]} than plain random crops ({mine:.2f}, not "
+        f"{other:.2f}). The rule overlap with alpha 1 costs nothing of it."
+    )
+
+
+def least_shown(effect: CropEffect) -> Literal["box", "middle"] | None:
+    """Return what windows show less of than plain random crops, the box first; None: of neither."""
     boxed, plain = effect.boxed, effect.plain
-    for what, mine, other in (
-        ("boxes", boxed.box, plain.box),
-        ("middle of the image", boxed.middle, plain.middle),
-    ):
-        if mine < other - _LESS:
-            return (
-                f"these windows show less of the {what} than plain random crops ({mine:.2f}, not "
-                f"{other:.2f}). The rule overlap with alpha 1 costs nothing of it."
-            )
-        if verdict.word not in (LITTLE, NOTHING):
-            break
-    return None
+    if boxed.box < plain.box - _LESS:
+        return "box"
+    return "middle" if boxed.middle < plain.middle - _LESS else None

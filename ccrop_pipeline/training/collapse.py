@@ -72,6 +72,8 @@ _RANK, LOW_SPREAD = 5.0, 0.05
 _OF_DINO = 0.5  # of these, for DINO: its outputs spread late
 _OF_LIMIT = 1 / 8  # of the greatest rank there can be, where that is less than _RANK
 _CHANCE, _MOVED = 0.99, 0.01  # of the loss of chance; of the loss of the first epoch
+# A run does not learn whose loss has been above this times that of chance for so many epochs.
+_ABOVE, _EPOCHS = 1.02, 3
 
 _ADVICE = {
     "simclr": "lower method.temperature",
@@ -86,13 +88,14 @@ _ADVICE = {
 }
 
 LEARNING, COLLAPSING, UNCLEAR = "learning", "collapsing", "not yet clear"
+NOT_LEARNING = "not learning"
 
 
 class Verdict(NamedTuple):
     """How a run goes.
 
     Attributes:
-        verdict: "learning", "collapsing" or "not yet clear".
+        verdict: "learning", "collapsing", "not learning" or "not yet clear".
         why: Why, and what to do, for people.
     """
 
@@ -114,18 +117,43 @@ def judge(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
             advice = f"lower optimizer.lr, or {_ADVICE[recipe.method.name]}"
             return Verdict(COLLAPSING, f"{low}, for two epochs: {advice}, in another run")
         return Verdict(UNCLEAR, f"{low}; a second such epoch would be a collapse")
+    if bad := _no_better_than_chance(records, recipe):
+        return bad
     if low := _low(newest, 2 * factor):
         return Verdict(UNCLEAR, low)
     if len(records) == 1:
         return Verdict(UNCLEAR, "one epoch tells little")
     chance = chance_loss(recipe)
     if chance is not None and newest["loss"] >= _CHANCE * chance:
-        beside = f"the loss, {newest['loss']:.3g}, is no better than that of chance, {chance:.3g}"
         advice = "; if it stays so, lower optimizer.lr" if len(records) > 2 else ""
-        return Verdict(UNCLEAR, beside + advice)
+        return Verdict(UNCLEAR, _beside(newest, chance) + advice)
     if abs(newest["loss"] - first["loss"]) < _MOVED * abs(first["loss"]):
         return Verdict(UNCLEAR, f"the loss has not moved from {first['loss']:.4g}")
     return Verdict(LEARNING, f"embeddings fill {_rank(newest)}")
+
+
+def _no_better_than_chance(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict | None:
+    """Judge a run whose loss is above that of chance, or whose features are worth no more."""
+    chance, latest = chance_loss(recipe) or math.inf, records[-_EPOCHS:]
+    if len(latest) == _EPOCHS and all(record["loss"] > _ABOVE * chance for record in latest):
+        why = f"{_beside(latest[-1], chance)}, for {_EPOCHS} epochs"
+        return Verdict(NOT_LEARNING, f"{why}: lower optimizer.lr, in another run")
+    probed = [record for record in records if "knn_chance" in record][-2:]
+    low = [record["knn"] <= record["knn_chance"] for record in probed]
+    if not low or not low[-1]:
+        return None
+    knn = "the kNN accuracy, {knn:.1%}, is no better than chance, {knn_chance:.1%}"
+    told = knn.format_map(probed[-1])
+    if low == [True, True]:
+        advice = "lower optimizer.lr, in another run; if that changes nothing, check the labels"
+        return Verdict(NOT_LEARNING, f"{told}, for two probes: {advice}")
+    if probed[-1] is records[-1]:
+        return Verdict(UNCLEAR, f"{told}; if the next probe says so too, lower optimizer.lr")
+    return None
+
+
+def _beside(record: Mapping[str, Any], chance: float) -> str:
+    return f"the loss, {record['loss']:.3g}, is no better than that of chance, {chance:.3g}"
 
 
 def chance_loss(recipe: Recipe) -> float | None:

@@ -139,6 +139,57 @@ def test_filters_and_orders(browser, page, source):
     assert run(browser, "document.getElementById('count').textContent") == "1 of 37 images"
 
 
+def press_finding(browser, title):
+    """Press the button of a finding; return the keys of the images that are then shown."""
+    script = """(title => [...document.querySelectorAll('.findings li')].find(
+        li => li.textContent.includes(title)).querySelector('button').click())(arguments[0])"""
+    run(browser, script, title)
+    return shown(browser)
+
+
+@pytest.mark.slow
+def test_every_finding_leads_to_its_images(browser, source, tmp_path):
+    """Boxes that are large and much alike, two of them of other bytes."""
+    (shard,) = source.shards
+    samples = list(source.read(shard))
+    keys = [sample.key for sample in samples]
+    hashes = np.array([image_hash(sample.image) for sample in samples], np.uint64)
+    hashes[[2, 5]] += np.uint64(1)
+    edges = 0.92 - 0.001 * np.arange(len(keys))
+    rows = table(keys, [[0, 0, edge, edge] for edge in edges], hashes=hashes)
+    write_shard(tmp_path / "set", shard, rows, provenance())
+    write_manifest(tmp_path / "set", [shard], provenance())
+    visit(browser, ccrop.report_boxes(tmp_path / "set", source, tmp_path / "page.html"))
+    without = (
+        "[...document.querySelectorAll('.findings li')].filter(li => !li.querySelector('button'))"
+    )
+    assert run(browser, f"{without}.length") == 0
+    assert press_finding(browser, "with other bytes") == [keys[2], keys[5]]
+    by_median = sorted(keys, key=lambda key: abs(keys.index(key) - (len(keys) - 1) / 2))
+    assert set(press_finding(browser, "carry nothing")[:3]) == set(by_median[:3])
+    order = press_finding(browser, "show less than random crops")
+    from ccrop_pipeline.views import ViewCutter
+    from ccrop_pipeline.views.batch import hash_keys
+
+    cutter, least = ViewCutter((ccrop.ViewGroup(2, 64),)), {}
+    for item in run(browser, "items.filter(i => i.size).map(i => [i.key, i.size, i.box])"):
+        key, (width, height), box = item
+        windows = cutter.windows(
+            hash_keys([key]), np.array([[width, height]]), np.array([box], np.float32), 0
+        )
+        shares = []
+        for top, left, high, wide in windows[:, 0].tolist():
+            across = min(box[2], (left + wide) / width) - max(box[0], left / width)
+            down = min(box[3], (top + high) / height) - max(box[1], top / height)
+            shares.append(max(across, 0) * max(down, 0) / (box[2] * box[3]))
+        least[key] = min(shares)
+    assert min(least.values()) < max(least.values())
+    assert all(
+        least[a] <= least[b] + 1e-9 for a, b in pairwise(key for key in order if key in least)
+    )
+    assert browser.get_log("browser") == []
+
+
 @pytest.mark.slow
 def test_all_of_it_works_by_the_keyboard(browser, page):
     from selenium.webdriver.common.keys import Keys

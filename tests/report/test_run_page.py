@@ -261,6 +261,22 @@ def test_a_run_whose_images_are_gone_has_a_page_that_says_so(trained, source, tm
         ccrop.report_run(run_folder, tmp_path / "page", source=Scenes(3), overwrite=True)
 
 
+def test_a_refresh_whose_boxes_are_gone_stays_with_what_was_recorded(trained, source, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/boxes/epoch-0004")
+    text = ccrop.report_run(tmp_path / "run", tmp_path / "page", source=source).read_text("utf-8")
+    assert "The boxes of 1 refresh are gone" in text
+    row = re.search(r'<th scope="row">epoch 4</th>(.*?)</tr>', text, re.DOTALL)[1]
+    assert "<td>50.0%</td>" in row
+    assert "its boxes are gone" in row
+    whole = ccrop.report_run(trained, tmp_path / "whole", source=source).read_text("utf-8")
+    assert "are gone" not in whole
+    shutil.rmtree(tmp_path / "run/boxes")
+    text = ccrop.report_run(tmp_path / "run", tmp_path / "none", source=source).read_text("utf-8")
+    assert "The boxes of 3 refreshes are gone" in text
+    assert 'data-show="' not in text  # no button without images
+
+
 def test_the_command_writes_a_page_of_a_run_and_never_overwrites_unasked(
     trained, tmp_path, monkeypatch
 ):

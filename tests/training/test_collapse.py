@@ -80,6 +80,10 @@ def record(loss=4.0, spread=0.9, rank=30.0, limit=128):
     return {"loss": loss, "embedding_std": spread, "rankme": rank, "rankme_limit": limit}
 
 
+def probed(knn):
+    return {**record(2 + knn), "knn": knn, "knn_chance": 0.1}
+
+
 @pytest.mark.parametrize(
     ("records", "verdict", "why"),
     [
@@ -93,6 +97,14 @@ def record(loss=4.0, spread=0.9, rank=30.0, limit=128):
         ([record(rank=4), record(3.0, rank=6)], "not yet clear", "fill only 6 of 128"),
         ([record(rank=4), record(3.0, rank=3)], "collapsing", "fill only 3 of 128 .*, for two"),
         ([record(spread=0.01), record(rank=1)], "collapsing", "or lower method.temp"),
+        # Far too high a rate: rank and spread alone do not tell.
+        ([record(5.0)] * 2, "not yet clear", "no better than that of chance, 4.84$"),
+        ([record(5.0, rank=7)] * 3, "not learning", "chance, 4.84, for 3 epochs: lower optim"),
+        ([record(5.0), record(4.9), record(5.0)], "not yet clear", "stays so, lower optimizer.lr"),
+        ([record(), probed(0.1)], "not yet clear", "10.0%, is no better than chance, 10.0%; if"),
+        ([probed(0.1), record(3.0), probed(0.09)], "not learning", "9.0%, .*two probes: lower"),
+        ([probed(0.1), record(3.0)], "learning", ""),
+        ([probed(0.1), probed(0.13)], "learning", ""),
         # Few dimensions are not few of few.
         ([record(limit=16, rank=4.5), record(3.0, limit=16, rank=4.5)], "learning", "4.5 of 16"),
         ([record(limit=16, rank=1.9), record(3.0, limit=16, rank=1.9)], "collapsing", "1.9 of 16"),

@@ -1,10 +1,18 @@
 const area = (box) => (box[2] - box[0]) * (box[3] - box[1]);
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
-function overlap(a, b) {
+function common(a, b) {
   const wide = Math.min(a[2], b[2]) - Math.max(a[0], b[0]), high = Math.min(a[3], b[3]) - Math.max(a[1], b[1]);
-  const shared = Math.max(wide, 0) * Math.max(high, 0);
-  return shared / (area(a) + area(b) - shared);
+  return Math.max(wide, 0) * Math.max(high, 0);
+}
+
+const overlap = (a, b) => common(a, b) / (area(a) + area(b) - common(a, b));
+
+// Share of a region that the view of an image shows which shows least of it; 2 without views.
+function leastShown(item, region) {
+  const [width, height] = item.size ?? [1, 1];
+  return Math.min(2, ...(item.state.views ?? []).map(([top, left, high, wide]) =>
+    common([left / width, top / height, (left + wide) / width, (top + high) / height], region) / area(region)));
 }
 
 function halves(text) {
@@ -164,13 +172,16 @@ const agreement = (item, name) => (item[name] ? overlap(item.now, item[name]) : 
 function arrange() {
   const status = at("by-status").value, label = at("by-label").value, sort = at("sort").value;
   shown = items.filter((item) =>
-    (!status || item.status === status) && (!label || labelOf(item) === label) && (!onlyAbsent || !item.picture));
+    (!status || item.status === status) && (!label || labelOf(item) === label) && (!only || only(item)));
   const orders = {
     small: (a, b) => area(a.now) - area(b.now),
     large: (a, b) => area(b.now) - area(a.now),
     status: (a, b) => STATUSES.indexOf(a.status) - STATUSES.indexOf(b.status),
     change: (a, b) => agreement(a, "other") - agreement(b, "other"),
     moved: (a, b) => agreement(a, "before") - agreement(b, "before"),
+    alike: (a, b) => overlap(b.now, data.median) - overlap(a.now, data.median),
+    box: (a, b) => leastShown(a, a.now) - leastShown(b, b.now),
+    middle: (a, b) => leastShown(a, MIDDLE) - leastShown(b, MIDDLE),
   };
   if (orders[sort]) shown.sort(orders[sort]);
   gallery.replaceChildren(...shown.map((item) => cards.get(item).figure));
@@ -180,7 +191,10 @@ function arrange() {
 }
 
 const STATUSES = ["unreadable", "empty", "ok"];
-let onlyAbsent = false;
+const MIDDLE = [0.25, 0.25, 0.75, 0.75];
+// What a finding is about that no filter has.
+const ONLY = { absent: (item) => item.absent, bytes: (item) => item.bytes };
+let only = null;
 function offer(select, names) {
   for (const name of names) select.append(new Option(name, name));
   select.closest("label").hidden = names.length < 2;
@@ -189,10 +203,12 @@ offer(at("by-status"), STATUSES.filter((status) => items.some((item) => item.sta
 offer(at("by-label"), [...new Set(items.map(labelOf).filter(Boolean))].sort());
 if (items.some((item) => item.other)) at("sort").querySelector("[value=change]").hidden = false;
 at("sort").querySelector("[value=moved]").hidden = !items.some((item) => item.before);
+for (const value of ["box", "middle"]) at("sort").querySelector(`[value=${value}]`).hidden = !items.some((item) => item.views);
+at("sort").querySelector("[value=alike]").hidden = !data.median;
 if (items.some((item) => item.true)) document.querySelector(".legend .true").hidden = false;
 if (!items.some((item) => item.values)) at("heat").closest("label").hidden = true;
 for (const id of ["by-status", "by-label", "sort"]) {
-  at(id).addEventListener("change", () => { onlyAbsent = false; arrange(); });
+  at(id).addEventListener("change", () => { only = null; arrange(); });
 }
 for (const id of ["heat", "views"]) {
   at(id).addEventListener("change", () => document.body.classList.toggle(`no-${id}`, !at(id).checked));
@@ -203,7 +219,7 @@ for (const button of document.querySelectorAll("[data-show]")) {
     at("by-label").value = "";
     at("by-status").value = name === "status" ? value : "";
     at("sort").value = name === "sort" ? value : "";
-    onlyAbsent = name === "picture";
+    only = name === "only" ? ONLY[value] : null;
     arrange();
     at("controls").scrollIntoView();
     gallery.firstElementChild?.focus({ preventScroll: true });
