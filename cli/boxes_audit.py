@@ -1,6 +1,7 @@
 """`ccrop boxes audit`, and the same at the end of commands that make boxes."""
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +13,14 @@ from ccrop_pipeline.errors import counted
 
 from .model_options import expect_model, model_options, open_model
 from .option_types import LocalPath
-from .printing import note, print_json, print_line, warn
+from .printing import columns, note, note_command, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.report import Audit
     from ccrop_pipeline.report.verdict import Agreement
 
-_BAR = 40
+_BAR, _BESIDE = 40, 26  # columns of the longest bar, and of what stands before it
 
 
 @click.command("audit")
@@ -147,8 +148,10 @@ def bars(counts: Iterable[int], label: str) -> list[str]:
     """Return the lines of a histogram over ten equal parts of [0, 1]."""
     counts = list(counts)
     most, total = max(1, *counts), max(1, sum(counts))
+    longest = max(1, min(_BAR, columns() - _BESIDE))
     return [
-        f"{label} up to {number / 10:4.0%}  {count / total:6.1%}  " + "#" * (_BAR * count // most)
+        f"{label} up to {number / 10:4.0%}  {count / total:6.1%}  "
+        + "#" * (longest * count // most)
         for number, count in enumerate(counts, start=1)
     ]
 
@@ -208,7 +211,9 @@ def _warn(found: "Audit", box_set: "BoxSet") -> None:
     if found.warning:
         warn(with_flags(found.warning))
     if remedy := found.remedy:
-        note(f"ccrop boxes rethreshold {box_set.folder} OUT --{remedy.name} {remedy.value:g}")
+        folder = shlex.quote(str(box_set.folder))
+        line = f"ccrop boxes rethreshold {folder} OUT --{remedy.name} {remedy.value:g}"
+        note_command("such as", line)
 
 
 def with_flags(text: str) -> str:

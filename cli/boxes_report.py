@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .option_types import LocalPath
-from .printing import print_line
+from .printing import note_page, print_line
 
 
 @click.command("report")
@@ -32,3 +32,4 @@ def report(boxes: str, source: str, out: Path | None, against: str | None, overw
     target = out or Path(f"{Path(boxes).resolve().name}.html")
     written = report_boxes(boxes, open_source(source), target, against=against, overwrite=overwrite)
     print_line(f"report  {written} ({written.stat().st_size:,} bytes)")
+    note_page(written)

@@ -75,8 +75,6 @@ def demo(out: Path) -> None:
     print_line(f"page of run    {out / 'run.html'}")
     print_line(f"run            {out / 'run'}")
     print_line(f"box set        {result.boxes}")
-    print_line()
-    print_line(f"next: ccrop boxes info {result.boxes}")
 
 
 def run_demo(out: Path, size: DemoSize) -> DemoResult:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 def embed(model: str, source: str, out: str, as_json: bool, **options: Any) -> None:
     """Write the features of every image of SOURCE by MODEL as Parquet into the folder OUT.
 
-    MODEL is what `ccrop boxes compute --model` takes: a run, a checkpoint, a network by name. Each
-    row has a key, a label where there is one, and as embedding the mean over the cells of the
-    model's last feature map, which is what `ccrop probe` classifies. A command that was stopped is
-    resumed by the same command, and several processes share the shards out, as they do for
-    `ccrop boxes compute`. OUT may be an address that fsspec knows. See docs/export.md.
+    MODEL is a run or checkpoint of `ccrop train`, torchvision:NAME, timm:NAME, or another of
+    docs/models.md. Each row has a key, a label where there is one, and as embedding the mean over
+    the cells of the model's last feature map, which is what `ccrop probe` classifies. A command
+    that was stopped is resumed by the same command, and several processes share the shards out, as
+    they do for `ccrop boxes compute`. OUT may be an address that fsspec knows. See docs/export.md.
 
     \b
     Example:

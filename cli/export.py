@@ -9,7 +9,7 @@ from ccrop_pipeline.errors import counted
 
 from .model_options import expect_model
 from .option_types import LocalPath
-from .printing import note, print_json, print_line
+from .printing import note, print_as_is, print_json
 
 if TYPE_CHECKING:
     from ccrop_pipeline.export.backbone import ExportForm
@@ -79,4 +79,4 @@ def export(
         print_json({**vars(done), "path": str(done.path), "encoder": encoder})
         return
     for line in done.lines:
-        print_line(line)
+        print_as_is(line)

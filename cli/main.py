@@ -196,7 +196,9 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                     _say_what_was_read()
                     raise
                 _say_what_was_read()
-                say_next(" ".join(click.get_current_context().command_path.split()[1:]), kwargs)
+                read = [record["images"] for record in sources.records()]
+                name = " ".join(click.get_current_context().command_path.split()[1:])
+                say_next(name, kwargs, read[0] if read else None)
                 return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))

@@ -163,8 +163,7 @@ def _expect_path(model: str) -> None:
         meant = f"Did you mean {' or '.join(networks)}? " if networks else ""
         raise ModelError(
             f"there is no model {model}: no such file or folder, and it starts with neither "
-            f"torchvision: nor timm:. {meant}`ccrop boxes compute --help` lists what a model can "
-            "be."
+            f"torchvision: nor timm:. {meant}docs/models.md lists what a model can be."
         )
     if ":" in model and not path.exists():
         return

@@ -6,6 +6,8 @@ by `progress.say` where there may be a live line, and both escape it.
 
 import io
 import json
+import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -13,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -28,8 +31,13 @@ def results() -> TextIO:
 
 
 def print_line(text: object = "") -> None:
-    """Print a line of the result on stdout."""
+    """Print a line of the result on stdout, wrapped by word on a terminal."""
     _print(text, results())
+
+
+def print_as_is(text: object) -> None:
+    """Print a line of the result that is to be copied or read by a program, and never wrapped."""
+    _print(text, results(), wrap=False)
 
 
 def print_json(value: object) -> None:
@@ -38,42 +46,81 @@ def print_json(value: object) -> None:
 
     if isinstance(value, dict) and (sources := records()):
         value = value | {"sources": sources}
-    print_line(json.dumps(value))
+    print_as_is(json.dumps(value))
 
 
 def note(text: object) -> None:
-    """Print a line for people on stderr."""
+    """Print a line for people on stderr, wrapped by word on a terminal."""
     _print(text, sys.stderr)
+
+
+def note_command(label: str, line: str) -> None:
+    """Print a command on stderr to be copied into a shell, continued by a backslash.
+
+    Args:
+        label: What stands before it.
+        line: The command, quoted for a shell.
+    """
+    words, lines = [shlex.quote(word) for word in shlex.split(line)], [f"{label}:"]
+    width = columns() if sys.stderr is not None and sys.stderr.isatty() else None
+    for number, word in enumerate(words):
+        room = 0 if number == len(words) - 1 else len(" \\")
+        if number and width and len(lines[-1]) + 1 + len(word) + room > width:
+            lines[-1] += " \\"
+            lines.append(f" {word}")
+        else:
+            lines[-1] += f" {word}"
+    for each in lines:
+        _print(each, sys.stderr, wrap=False)
+
+
+def note_page(page: Path) -> None:
+    """Say on stderr how to look at a page."""
+    _print(f"a browser opens it: {page.absolute().as_uri()}", sys.stderr, wrap=False)
 
 
 def warn(text: object) -> None:
     """Print a warning on stderr, wrapped by word on a terminal."""
-    _print(f"Warning: {text}", sys.stderr, wrap=True)
+    _print(f"Warning: {text}", sys.stderr)
+
+
+def columns() -> int:
+    """Return how wide the terminal is: 80 where there is none."""
+    return shutil.get_terminal_size().columns
 
 
 def wrapped(text: str, width: int, *, taken: int = 0) -> str:
     """Wrap text between words; words that are longer, such as paths, stay whole.
+
+    What follows a name and two spaces, as in a table, stays beside the name where it has room.
 
     Args:
         text: One line.
         width: Columns of the terminal.
         taken: Columns of the first line that are taken.
     """
+    name = _NAME.match(text)
+    indent = len(text) - len(text.lstrip()) + 2
+    if name and name.end() <= width // 3:
+        indent = name.end()
     lines = textwrap.wrap(
         " " * taken + text,
         width,
-        subsequent_indent="  ",
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
     return "\n".join(lines)[taken:]
 
 
-def _print(text: object, stream: TextIO | None, *, wrap: bool = False) -> None:
+_NAME = re.compile(r" *[^ ]+(?: [^ ]+)? {2,}")  # of one or two words
+
+
+def _print(text: object, stream: TextIO | None, *, wrap: bool = True) -> None:
     if stream is not None:  # closed from the start, as by `>&-`
         shown = printable(text)
         if wrap and stream.isatty():
-            shown = wrapped(shown, shutil.get_terminal_size().columns)
+            shown = wrapped(shown, columns())
         print(shown, file=stream, flush=True)
 
 
@@ -111,7 +158,6 @@ def escaped_messages() -> Iterator[None]:
         # A message may have lines; what comes from data cannot pass for the next message.
         lines = [printable(line) for line in error.message.split("\n")]
         if sys.stderr is not None and sys.stderr.isatty():
-            width = shutil.get_terminal_size().columns
-            lines = [wrapped(line, width, taken=len("Error: ")) for line in lines]
+            lines = [wrapped(line, columns(), taken=len("Error: ")) for line in lines]
         error.message = "\n  ".join(lines)  # type: ignore[misc]
         raise

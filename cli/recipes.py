@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .printing import print_json, print_line
+from .printing import print_as_is, print_json, print_line
 
 # What the first part of a recipe's name says; the others are named like a method.
 _DATA = {
@@ -56,7 +56,7 @@ def recipes(name: str | None, resolved: bool, as_json: bool) -> None:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print_line(line)
+        print_as_is(line)
 
 
 def toml_lines(settings: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -87,8 +87,10 @@ def _print_list(texts: Mapping[str, str], as_json: bool) -> None:
             if entry["group"] == group:
                 print_line(f"  {entry['name']:<{width}}  {entry['purpose']}")
     print_line()
-    print_line("To compare, train the same recipe with --set boxes.kind=none (random crops),")
-    print_line("centre (a fixed central box) or full (the whole image).")
+    print_line(
+        "To compare, train the same recipe with --set boxes.kind=none (random crops), centre (a "
+        "fixed central box) or full (the whole image)."
+    )
 
 
 def _group(name: str) -> str:

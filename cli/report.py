@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .option_types import LocalPath
-from .printing import print_line
+from .printing import note_page, print_line
 
 
 @click.command("report")
@@ -32,3 +32,4 @@ def report(run: Path, out: Path | None, source: str | None, overwrite: bool) -> 
     images = open_source(source) if source else None
     written = report_run(run, target, source=images, overwrite=overwrite)
     print_line(f"report  {written} ({written.stat().st_size:,} bytes)")
+    note_page(written)

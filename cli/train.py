@@ -162,6 +162,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     # All that can be said without torch has been said: it takes seconds to import.
     from ccrop_pipeline import training
     from ccrop_pipeline.base import Ranks
+    from ccrop_pipeline.training.loggers import how_to_open
 
     from .train_progress import TrainProgress
 
@@ -172,6 +173,8 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
         if not progress.trained:
             note(f"{run} was complete before: nothing was left to train.")
         _print_result(run, done.last_record("loss"), as_json)
+        for name in options["log"]:
+            note(f"{name}: {how_to_open(name, done)}")
 
 
 _INIT = ("init", "weights", "partial", "unsafe")

@@ -204,6 +204,16 @@ def expect_free(folder: Path, what: str) -> None:
         raise CcropError(f"{folder} is not empty and holds no {what}; choose another folder.")
 
 
+def refuse_file(folder: Path) -> None:
+    """Refuse a file where a folder goes.
+
+    Raises:
+        CcropError: If it is one.
+    """
+    if folder.is_file():
+        raise CcropError(f"{folder} is a file, and a folder is needed there. Choose another.")
+
+
 def is_hidden_name(name: str) -> bool:
     """Tell whether `hidden_name` gives such names: what has one is a leftover of a writer."""
     return _hidden(".+").fullmatch(name) is not None

@@ -147,13 +147,28 @@ def to_plain(value: Any) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return where two nested mappings differ, one line each: `name.of.it: old -> new`."""
+    """Return where two nested mappings differ, one line each: `name.of.it: old -> new`.
+
+    Of digests it is the beginning, and what it means that they differ.
+    """
     before, after = dict(flat(old)), dict(flat(new))
     return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
+        f"{name}: {_brief(before.get(name))} -> {_brief(after.get(name))}{_MEANING.get(name, '')}"
         for name in before | after
         if before.get(name) != after.get(name)
     ]
+
+
+_MEANING = {
+    "source.fingerprint": " (other images, or changed ones)",
+    "encoder.weights_sha256": " (other weights)",
+}
+
+
+def _brief(value: object) -> str:
+    """Return a value as text; the beginning of a digest."""
+    text = str(value)
+    return f"{text[:12]}..." if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def did_you_mean(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> str:

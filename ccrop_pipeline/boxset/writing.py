@@ -6,7 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
-from ccrop_pipeline.base.files import TargetTakenError, is_hidden_name, remove_leftovers, sha256_of
+from ccrop_pipeline.base.files import (
+    TargetTakenError,
+    is_hidden_name,
+    refuse_file,
+    remove_leftovers,
+    sha256_of,
+)
 from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.boxset.inspection import Inspection
 from ccrop_pipeline.boxset.manifest import (
@@ -143,6 +149,7 @@ def refuse_foreign(folder: Location) -> None:
     if place.has(MANIFEST) or next(shards, None):
         return
     if isinstance(place, LocalFolder):
+        refuse_file(place.path)
         found = strangers(place.path) if place.exists() else []
     else:
         found = sorted(place.files().keys() - {CARD, CROISSANT})

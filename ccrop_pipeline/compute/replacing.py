@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ccrop_pipeline.base import Location, Ranks, is_address
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import sync, writing
+from ccrop_pipeline.base.files import refuse_file, sync, writing
 from ccrop_pipeline.base.lock import only_writer
 from ccrop_pipeline.errors import CcropError
 
@@ -38,6 +38,7 @@ def expect_replaceable(
     path = local_path(folder).resolve()
     if path.is_mount():
         raise CcropError(f"`overwrite` cannot replace {folder}: something is mounted there.")
+    refuse_file(path)
     found = strangers(path) if path.exists() else []
     if found:
         raise CcropError(

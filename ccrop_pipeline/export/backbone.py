@@ -68,8 +68,8 @@ def lines_for(backbone: Backbone, form: str, path: Path) -> list[str]:
         *build,
         f"model.load_state_dict({load})",
         "model.eval()",
-        f"# model takes RGB in [0, 1], less {backbone.mean}, divided by {backbone.std},",
-        f"# (B, 3, H, W), and gives (B, {backbone.feature_dim})",
+        f"# model takes RGB in [0, 1], less {backbone.mean},",
+        f"# divided by {backbone.std}, as (B, 3, H, W), and gives (B, {backbone.feature_dim})",
     ]
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ccrop_pipeline.base import BoxFolder
-from ccrop_pipeline.base.files import TargetTakenError, remove_leftovers
+from ccrop_pipeline.base.files import TargetTakenError, refuse_file, remove_leftovers
 from ccrop_pipeline.base.stores import LocalFolder
 from ccrop_pipeline.base.values import differences, parse_json
 from ccrop_pipeline.boxset import library_versions
@@ -57,6 +57,14 @@ def twice(key: str, where: str) -> SourceError:
     )
 
 
+def changed(key: str, place: str) -> SourceError:
+    """Return the error of an image that is not the one which was embedded."""
+    return SourceError(
+        f"the image {key!r} is not the one whose embedding is in {place}: its bytes have changed. "
+        "Set `overwrite`, or choose another folder."
+    )
+
+
 @dataclass(frozen=True)
 class EmbeddingFolder:
     """The embeddings of the images of some shards.
@@ -78,6 +86,8 @@ class EmbeddingFolder:
             CcropError: If the folder holds anything else, or shards are damaged.
         """
         place, files = self.place, [shard_file(shard) for shard in self.shards]
+        if isinstance(place, LocalFolder):
+            refuse_file(place.path)
         there = place.inside(DATA).files()
         if place.has(RECORD):
             self._expect_same(self._record().get("made_by"), RECORD)
@@ -96,6 +106,12 @@ class EmbeddingFolder:
         for file in sorted({*first, *map(shard_file, portion)} & there.keys()):
             self._head(file)
         return [shard for shard in portion if shard_file(shard) not in there]
+
+    def hashes(self, shard: str) -> dict[str, int]:
+        """Return the hash of each image of a shard that is there, by key."""
+        with self.place.inside(DATA).local(shard_file(shard)) as path:
+            table = pq.read_table(path.absolute(), columns=["key", "image_hash"])
+        return dict(zip(table["key"].to_pylist(), table["image_hash"].to_pylist(), strict=True))
 
     def write(self, shard: str, table: Any, unreadable: Sequence[str]) -> None:
         """Write a shard, wholly or not at all, unless another process wrote it meanwhile.

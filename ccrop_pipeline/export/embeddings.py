@@ -1,9 +1,10 @@
 """Features of all images of a source, in Parquet for other programs."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,14 +26,16 @@ from ccrop_pipeline.compute.pipeline import (
 )
 from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
 from ccrop_pipeline.errors import ModelError, SettingError
-from ccrop_pipeline.export.embedding_files import EmbeddingFolder, schema, strangers, twice
-from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
+from ccrop_pipeline.export.embedding_files import EmbeddingFolder, changed, schema, strangers, twice
+from ccrop_pipeline.images import Source, image_hash, open_source, refuse_restarted_keys
 from ccrop_pipeline.images.squares import ResizedImages
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import probe_images
 from ccrop_pipeline.models import open_encoder
 
 DType = Literal["float32", "float16"]
+# Images and shards that are compared with embeddings which are there.
+_COMPARED, _COMPARED_SHARDS = 256, 8
 _Part = tuple[Any, list[str]]  # a table of rows, and the keys of images that are unreadable
 
 
@@ -88,8 +91,9 @@ def embed(
         What is there, or None while shards of other processes are missing.
 
     Raises:
-        CcropError: If `out` holds anything else, or the source cannot be read or names two images
-            with one key, or features are no numbers.
+        CcropError: If `out` holds anything else, or embeddings of images that have changed since,
+            by a sample of 256; or the source cannot be read or names two images with one key, or
+            features are no numbers.
         SettingError: If a setting makes no sense.
     """
     check_numbers(batch_size, threads, 1.0)
@@ -151,6 +155,7 @@ def _written(
     mine = ranks.portion(source.shards)
     if todo := folder.left(mine):
         refuse_restarted_keys(source)
+    _expect_same_images(source, [shard for shard in mine if shard not in {*todo}], folder)
     observer.begun(len(todo), len(mine) - len(todo))
     seen: dict[str, str] = {}
 
@@ -179,6 +184,32 @@ def _written(
         observer=observer,
     )
     return folder.complete(source.classes)
+
+
+def _expect_same_images(source: Source, kept: list[str], folder: EmbeddingFolder) -> None:
+    """Refuse images that have changed since their embeddings were written, by a sample of them."""
+    some = kept[:: -(-len(kept) // _COMPARED_SHARDS) or 1]
+    hashes = {shard: folder.hashes(shard) for shard in some}
+    for shard, key, image in _some_images(source, hashes):
+        if hashes[shard].get(key, found := image_hash(image)) != found:
+            raise changed(key, str(folder.place))
+
+
+def _some_images(
+    source: Source, keys: Mapping[str, Collection[str]]
+) -> Iterator[tuple[str, str, bytes]]:
+    """Yield shard, key and bytes of images of some shards: of all over, or of the beginnings."""
+    if not source.random_access:
+        for shard in keys:
+            first = islice(source.read(shard), _COMPARED // _COMPARED_SHARDS)
+            yield from ((shard, sample.key, sample.image) for sample in first)
+        return
+    shard_of = {key: shard for shard in keys for key in keys[shard]}
+    index = source.index() if shard_of else None
+    places = [at for at, key in enumerate(index.keys) if key in shard_of] if index else []
+    for at in places[:: -(-len(places) // _COMPARED) or 1]:
+        assert index is not None
+        yield shard_of[index.keys[at]], index.keys[at], index.read(at)
 
 
 def _begin(encoder: Encoder, channels: int, dtype: str, observer: Observer) -> Begin[_Part]:

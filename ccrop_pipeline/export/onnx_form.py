@@ -126,8 +126,8 @@ def onnx_lines(encoder: Encoder, path: Path) -> list[str]:
         f'    return session.run(["{_FEATURES}"], {{"{_IMAGES}": images}})[0]',
         "",
         "",
-        f"# model takes RGB in [0, 1], less {encoder.mean}, divided by {encoder.std},",
-        f"# float32 (B, 3, {size}, {size}), and gives (B, {channels})",
+        f"# model takes RGB in [0, 1], less {encoder.mean},",
+        f"# divided by {encoder.std}, as float32 (B, 3, {size}, {size}), and gives (B, {channels})",
     ]
 
 

@@ -186,7 +186,7 @@ def _expect_a_model(path: Path) -> None:
     if not path.exists():
         raise ModelError(
             f"there is no model {path}: no such file or folder, and it starts with neither "
-            "torchvision: nor timm:. `ccrop boxes compute --help` lists what a model can be."
+            "torchvision: nor timm:. docs/models.md lists what a model can be."
         )
     if not (path.is_dir() or path.is_file()):
         raise ModelError(f"{path} is neither a file nor a folder. Copy the model into a file.")

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from ccrop_pipeline.errors import counted
 from ccrop_pipeline.recipes import Recipe
 
 # The last rows of an epoch that the rank is of: fewer where they are long, so that their singular
@@ -136,7 +137,7 @@ def _no_better_than_chance(records: Sequence[Mapping[str, Any]], recipe: Recipe)
     """Judge a run whose loss is above that of chance, or whose features are worth no more."""
     chance, latest = chance_loss(recipe) or math.inf, records[-_EPOCHS:]
     if len(latest) == _EPOCHS and all(record["loss"] > _ABOVE * chance for record in latest):
-        why = f"{_beside(latest[-1], chance)}, for {_EPOCHS} epochs"
+        why = f"{_beside(latest[-1], chance)}, for {counted(_EPOCHS, 'epoch')}"
         return Verdict(NOT_LEARNING, f"{why}: lower optimizer.lr, in another run")
     probed = [record for record in records if "knn_chance" in record][-2:]
     low = [record["knn"] <= record["knn_chance"] for record in probed]

@@ -6,9 +6,11 @@ resumed run goes on in its run there, which is found by the id in `run.json`.
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 from ccrop_pipeline.base import SILENT, Observer
@@ -169,6 +171,28 @@ LOGGERS: Final = {
     "mlflow": ("mlflow", _mlflow),
     "trackio": ("trackio", _trackio),
 }
+
+
+def how_to_open(name: str, run: Run) -> str:
+    """Return the command that shows what a logger has of a run, or the address where it is."""
+    if name == "tensorboard":
+        return f"tensorboard --logdir {shlex.quote(str(run.folder / 'tensorboard'))}"
+    if name == "wandb":
+        if os.environ.get("WANDB_MODE") == "offline":
+            folder = Path(os.environ.get("WANDB_DIR", "."), "wandb")
+            return f"wandb sync {shlex.quote(str(folder))}/offline-run-*-{run.id}"
+        project = os.environ.get("WANDB_PROJECT", _PROJECT)
+        return f"{os.environ.get('WANDB_BASE_URL', 'https://wandb.ai')}, project {project}"
+    if name == "mlflow":
+        from mlflow.tracking import get_tracking_uri
+
+        place = get_tracking_uri()
+        served = place.startswith("http")
+        return place if served else f"mlflow ui --backend-store-uri {shlex.quote(place)}"
+    project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
+    space = os.environ.get("TRACKIO_SPACE_ID")
+    here = f"trackio show --project {shlex.quote(project)}"
+    return f"https://huggingface.co/spaces/{space}, project {project}" if space else here
 
 
 def _expect_installed(name: str) -> None:

@@ -4,6 +4,8 @@ import ast
 import io
 import json
 import re
+import shlex
+import subprocess
 import unicodedata
 import warnings
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from ccrop_cli import demo, printing, progress
+from ccrop_cli import boxes_audit, demo, printing, progress
 from ccrop_cli.compute_progress import ComputeProgress
 from ccrop_cli.main import cli
 from ccrop_cli.train_progress import TrainProgress
@@ -227,3 +229,51 @@ def test_what_goes_to_a_file_is_not_wrapped(monkeypatch):
     monkeypatch.setattr("sys.stderr", file)
     printing.warn("word " * 100)
     assert len(file.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_results_are_wrapped_on_a_terminal_beside_their_name(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = (
+        "crops       paper, alpha 0.6 (plain random crops): IoU of a pair 0.39 (0.46), of the box"
+    )
+    shown, piped = Terminal(), io.StringIO()
+    for stream in (shown, piped):
+        monkeypatch.setattr("sys.stdout", stream)
+        printing.print_line(text)
+        printing.print_as_is(text)
+        printing.print_json({"text": text})
+    assert piped.getvalue() == f"{text}\n{text}\n{json.dumps({'text': text})}\n"
+    *wrapped, last, object_ = shown.getvalue().splitlines()
+    assert (last, json.loads(object_)) == (text, {"text": text})
+    assert " ".join(line.strip() for line in wrapped) == text
+    assert all(len(line) <= width for line in wrapped)
+    assert len(wrapped) > 1
+    assert {re.match(" *", line)[0] for line in wrapped[1:]} == {" " * 12}
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_command_of_several_lines_is_one_for_a_shell(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = ["ccrop", "train", "my photos", "RUN", "--recipe", "photos-simclr-2core", "--boxes"]
+    words += ["a/place/with some/long name/of it", "--set", "batch_size=32"]
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    printing.note_command("next", shlex.join(words))
+    lines = shown.getvalue().splitlines()
+    assert len(lines) > 1
+    assert all(len(line) <= width for line in lines)
+    done = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {shown.getvalue().removeprefix('next: ')}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == words
+
+
+def test_histograms_fit_the_terminal(monkeypatch):
+    counts = [1, 5, 100, 3000, 0, 0, 7, 8, 9, 10]
+    for width, longest in ((80, 65), (40, 40)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert max(map(len, boxes_audit.bars(counts, "area"))) in (longest, longest - 1)

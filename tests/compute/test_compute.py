@@ -139,10 +139,10 @@ def test_boxes_of_something_else_are_refused_and_untouched(source, tmp_path, oth
         pack(Scenes(29, size=48), tmp_path / "more", max_images=10)
         source = open_source(tmp_path / "more")
     named = {
-        "weights": r"encoder.weights_sha256: \w+ -> \w+",
+        "weights": r"encoder.weights_sha256: \S+ -> \S+ \(other .*\)",
         "threshold": r"localizer.threshold: 0.1 -> 0.2",
         "input size": r"localizer.input_size: 32 -> 40",
-        "source": r"source.fingerprint: \w+ -> \w+",
+        "source": r"source.fingerprint: \S+ -> \S+ \(other .*\)",
     }[other]
     with pytest.raises(CcropError, match=rf"made in another way .*\n  {named}\nRepeat"):
         compute_boxes(source, changed, tmp_path / "boxes", **SETTINGS)

@@ -231,6 +231,57 @@ def test_a_damaged_shard_is_named_and_one_that_went_is_written_again(source, tmp
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_images_that_changed_within_the_same_size_are_refused(tmp_path, complete):
+    """So that neither names nor sizes tell; the tar is written anew, with other pixels."""
+    samples = [
+        sample._replace(image=bitmap(48, seed))
+        for seed, sample in enumerate(Scenes(20, size=48).read("train-000000"))
+    ]
+    for number, sample in enumerate(samples):
+        (tmp_path / "photos" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / str(number % 2) / f"{number:02}.bmp").write_bytes(sample.image)
+    source = open_source(tmp_path / "photos")
+    embed(encoder(), source, tmp_path / "out")
+    if not complete:
+        (tmp_path / "out/embeddings.json").unlink()
+    assert embed(encoder(), open_source(tmp_path / "photos"), tmp_path / "out").images == 20
+    before = contents(tmp_path / "out")
+    (tmp_path / "photos/1/13.bmp").write_bytes(bitmap(48, seed=99))
+    again = open_source(tmp_path / "photos")
+    assert again.fingerprint() == source.fingerprint()
+    with pytest.raises(SourceError, match=r"'1/13.bmp' is not the one whose .*Set `overwrite`"):
+        embed(encoder(), again, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert embed(encoder(), again, tmp_path / "out", overwrite=True).images == 20
+
+
+def bitmap(side, seed):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "BMP")
+    return file.getvalue()
+
+
+def test_a_file_where_the_folder_goes_is_told_and_kept(source, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    localizer = Localizer(encoder(), "sum", ccrop.BoxRule(0.1))
+    for overwrite in (False, True):
+        with pytest.raises(CcropError, match="out is a file, and a folder is needed there"):
+            embed(encoder(), source, tmp_path / "out", overwrite=overwrite)
+        with pytest.raises(CcropError, match="out is a file, and a folder is needed there"):
+            ccrop.compute_boxes(source, localizer, tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_embeddings_of_other_images_are_told_in_words(source, tmp_path):
+    embed(encoder(), source, tmp_path / "out")
+    pack(Scenes(30, size=48, seed=7), tmp_path / "other", prefix="data", max_images=10)
+    told = r"source\.fingerprint: \w{12}\.{3} -> \w{12}\.{3} \(other images, or changed ones\)"
+    with pytest.raises(CcropError, match=told):
+        embed(encoder(), open_source(tmp_path / "other"), tmp_path / "out")
+
+
 def test_images_that_cannot_be_decoded_have_no_row_and_are_named(tmp_path):
     samples = list(Scenes(5, size=48).read("train-000000"))
     samples[1] = samples[1]._replace(image=b"no image", label=None)

@@ -9,7 +9,7 @@ import pytest
 from ccrop_pipeline.base import Observer
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.training import Run, loggers
-from ccrop_pipeline.training.loggers import Loggers
+from ccrop_pipeline.training.loggers import Loggers, how_to_open
 
 SETTINGS = {"epochs": 3, "method": {"name": "simclr", "temperature": 0.2}}
 # Epoch 3 is trained twice, since its checkpoint was not written before the run was stopped.
@@ -57,12 +57,24 @@ def test_tensorboard_has_the_numbers_of_the_lines_and_forgets_later_epochs(run):
     assert read == [(1, 0.25), (2, 0.5), (3, 5.0)]
 
 
+def test_where_the_numbers_are_is_said(run, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DIR", "TRACKIO_SPACE_ID", "TRACKIO_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    assert how_to_open("tensorboard", run) == f"tensorboard --logdir {run.folder}/tensorboard"
+    assert how_to_open("wandb", run) == "https://wandb.ai, project ccrop"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert how_to_open("wandb", run) == f"wandb sync wandb/offline-run-*-{run.id}"
+    assert how_to_open("trackio", run) == "trackio show --project ccrop"
+
+
 @pytest.mark.slow
 def test_mlflow_goes_on_in_one_run(run, monkeypatch):
     tracking = pytest.importorskip("mlflow.tracking", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (run.folder.parent / "mlruns").as_uri())
     log("mlflow", run)
+    place = (run.folder.parent / "mlruns").as_uri()
+    assert how_to_open("mlflow", run) == f"mlflow ui --backend-store-uri {place}"
     client = tracking.MlflowClient()
     (own,) = client.search_runs([client.get_experiment_by_name("ccrop").experiment_id])
     assert own.info.run_name == "first"
