@@ -12,7 +12,7 @@ import click
 from ccrop_pipeline.errors import counted
 
 from .model_options import expect_model, model_options, open_model
-from .option_types import LocalPath
+from .option_types import LocalPath, complete_recipe
 from .printing import columns, note, note_command, print_json, print_line, warn
 
 if TYPE_CHECKING:
@@ -33,7 +33,11 @@ _BAR, _BESIDE = 40, 26  # columns of the longest bar, and of what stands before 
     "can be: `ccrop boxes compute --help`.",
 )
 @model_options
-@click.option("--recipe", help="Draw windows as this recipe.  [default: paper, alpha 0.6]")
+@click.option(
+    "--recipe",
+    shell_complete=complete_recipe,
+    help="Draw windows as this recipe.  [default: paper, alpha 0.6]",
+)
 @click.option(
     "--heatmap",
     metavar="FILE",

@@ -1,13 +1,24 @@
-"""Types of options: paths of this machine, and numbers that are finite."""
+"""Types of options: paths of this machine, numbers that are finite, names that shells complete."""
 
 import math
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.errors import SettingError
+
+
+def complete_recipe(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the recipes that come with ccrop and begin like this, and leave files to the shell."""
+    from ccrop_pipeline.recipes import bundled_recipes
+
+    found = [CompletionItem(name) for name in bundled_recipes() if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
 
 
 class LocalPath(click.Path):

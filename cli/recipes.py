@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from .option_types import complete_recipe
 from .printing import print_as_is, print_json, print_line
 
 # What the first part of a recipe's name says; the others are named like a method.
@@ -21,7 +22,7 @@ _SMALL = "Small enough for two CPU cores"
 
 
 @click.command("recipes")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_recipe)
 @click.option("--resolved", is_flag=True, help="All settings, bases and defaults included.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of one recipe, all settings.")
 def recipes(name: str | None, resolved: bool, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import click
 from ccrop_pipeline.errors import counted
 
 from .model_options import device_option, expect_model
-from .option_types import FiniteRange, LocalPath
+from .option_types import FiniteRange, LocalPath, complete_recipe
 from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
@@ -70,7 +70,11 @@ def _setting_called(name: str) -> str | None:
 @click.argument("source")
 @click.argument("run", type=LocalPath())
 @click.option("--method", type=click.Choice(METHODS), help="Method to train.")
-@click.option("--recipe", help="TOML file, or name of a recipe that comes with ccrop.")
+@click.option(
+    "--recipe",
+    shell_complete=complete_recipe,
+    help="TOML file, or name of a recipe that comes with ccrop.",
+)
 @click.option(
     "--set",
     "overrides",

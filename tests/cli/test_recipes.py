@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from ccrop_cli.main import cli
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from ccrop_pipeline.recipes import Recipe, bundled_recipes, load_recipe
@@ -75,3 +76,16 @@ def test_options_that_fit_a_recipe_to_few_epochs_can_be_copied():
     result = CliRunner().invoke(cli, [*line, *shlex.split(given)])
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "3. train epoch 2: boxes from boxes/epoch-0001"
+
+
+@pytest.mark.parametrize(
+    "command", ["recipes", "train photos new --recipe", "boxes audit boxes --recipe"]
+)
+def test_shells_complete_the_names_of_recipes(command):
+    shell = ShellComplete(cli, {}, "ccrop", "_CCROP_COMPLETE")
+    found = shell.get_completions(command.split(), "photos-")
+    names = {name for name in bundled_recipes() if name.startswith("photos-")}
+    assert (
+        {item.value for item in found if item.type == "plain"} == names >= {"photos-simclr-2core"}
+    )
+    assert [item.value for item in found if item.type == "file"] == ["photos-"]
