@@ -99,11 +99,10 @@ def _of_system(error: OSError) -> str:
     """Say what the system says, with the file first."""
     if not error.filename or not error.errno:
         return cause(error) if error.errno == EMFILE else str(error)
-    if isinstance(error, FileExistsError):  # of making a folder
-        return (
-            f"{os.fspath(error.filename)} is a file, and a folder is needed there. Choose another."
-        )
-    return f"{os.fspath(error.filename)}: {cause(error)}."
+    from ccrop_pipeline.base.files import in_place_of_folder
+
+    path = os.fspath(error.filename)
+    return in_place_of_folder(path, error) or f"{path}: {cause(error)}."
 
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"]})
@@ -179,7 +178,10 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
     What libraries print goes to stderr.
     """
     # What the command itself does not have, another does.
-    flags: dict[str, str] = {"follow_links": "--follow-links of `ccrop data pack`"}
+    flags: dict[str, str] = {
+        "follow_links": "--follow-links of `ccrop data pack`",
+        "unsafe": "`unsafe` of `open_encoder` in Python",
+    }
     for option in (each for each in command.params if isinstance(each, click.Option)):
         flag = max(option.opts, key=len)
         flags |= dict.fromkeys((str(option.name), flag.removeprefix("--").replace("-", "_")), flag)

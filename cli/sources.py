@@ -71,6 +71,8 @@ def lines() -> list[str]:
 def _record(source: "Source") -> dict[str, Any]:
     import numpy as np
 
+    from ccrop_pipeline.images.source import Ignored
+
     labels: NDArray[np.int64] | None = None
     names: tuple[str, ...] = ()
     problem = ""
@@ -79,7 +81,8 @@ def _record(source: "Source") -> dict[str, Any]:
         names = source.classes
     except (CcropError, OSError, ValueError) as error:  # such as files that have gone
         problem = str(error)  # only said: the work is done
-    ignored = getattr(source, "ignored", None)
+    read: dict[str, Ignored] = getattr(source, "ignored_read", {})
+    ignored = sum(read.values(), getattr(source, "ignored", Ignored()))
     record: dict[str, Any] = {"source": source.location, "images": None, "classes": None}
     if problem:
         record["problem"] = problem
@@ -91,8 +94,8 @@ def _record(source: "Source") -> dict[str, Any]:
         record |= {"images": len(labels), "classes": dict(zip(named, sizes.tolist(), strict=True))}
         record["unlabelled"] = int((labels < 0).sum())
     return record | {
-        "ignored": dict(ignored.counts) if ignored else {},
-        "ignored_first": dict(ignored.first) if ignored else {},
+        "ignored": dict(ignored.counts),
+        "ignored_first": dict(ignored.first),
     }
 
 

@@ -48,11 +48,21 @@ def write_error(path: object, error: OSError) -> WriteError:
     cause = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     remedy = _REMEDIES.get(error.errno or 0, "Check its folder and your rights there")
     found = WriteError(
-        f"{path} cannot be written: {cause[0].lower()}{cause[1:]}. "
+        in_place_of_folder(path, error)
+        or f"{path} cannot be written: {cause[0].lower()}{cause[1:]}. "
         f"{remedy}, then run again: what is finished is kept."
     )
     found.errno = error.errno
     return found
+
+
+def in_place_of_folder(path: object, error: OSError) -> str | None:
+    """Say which file is where a folder has to be; None if the error is of something else."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        for place in (Path(str(path)), *Path(str(path)).parents):
+            if place.exists() and not place.is_dir():
+                return f"{place} is a file, and a folder is needed there. Choose another."
+    return None
 
 
 @contextmanager
@@ -196,11 +206,7 @@ def expect_free(folder: Path, what: str) -> None:
     Raises:
         CcropError: If it is not free.
     """
-    if folder.is_dir():
-        taken = any(not entry.name.startswith(".") for entry in folder.iterdir())
-    else:
-        taken = folder.exists()
-    if taken:
+    if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise CcropError(f"{folder} is not empty and holds no {what}; choose another folder.")
 
 

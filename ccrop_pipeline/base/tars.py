@@ -4,6 +4,7 @@ import re
 import tarfile
 from typing import Any
 
+BOX_TAR = ".boxes.tar"  # the end of names of shards of boxes, which are beside those of images
 LONGEST_KEY = 1024  # characters; stores of S3 take no longer names either
 # Unicode's control characters (Cc), and halves of surrogate pairs, which UTF-8 cannot hold.
 NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
+from ccrop_pipeline.base.tars import BOX_TAR
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
 from ccrop_pipeline.boxset.provenance import (
@@ -33,7 +34,7 @@ class Form:
 FORMS = {
     "parquet": Form(".parquet", parquet_form.write, parquet_form.entries, parquet_form.load),
     "webdataset": Form(
-        ".boxes.tar", webdataset_form.write, webdataset_form.entries, webdataset_form.load
+        BOX_TAR, webdataset_form.write, webdataset_form.entries, webdataset_form.load
     ),
 }
 

@@ -26,7 +26,7 @@ from ccrop_pipeline.compute.choice import forget, provenance_of, settle
 from ccrop_pipeline.compute.locating import compute_shards
 from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
 from ccrop_pipeline.errors import SettingError
-from ccrop_pipeline.images import Source, open_source, refuse_restarted_keys
+from ccrop_pipeline.images import Source, open_source, refuse_wrong_keys
 from ccrop_pipeline.localize import Encoder, Localizer, rule_of
 
 
@@ -122,7 +122,7 @@ def _go_on(
     """Compute what is left of this process's portion; return whether the box set is complete."""
     form, heatmaps = effort.form, effort.heatmaps
     if missing_shards(folder, source.shards, form=form):
-        refuse_restarted_keys(source)  # opens every tar, which a complete set need not wait for
+        refuse_wrong_keys(source)  # opens every tar, which a complete set need not wait for
     provenance = settle(
         source,
         localizer,

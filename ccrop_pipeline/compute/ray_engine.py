@@ -30,7 +30,7 @@ from ccrop_pipeline.compute.box_sets import (
 from ccrop_pipeline.compute.choice import forget, provenance_of, settle, worthless
 from ccrop_pipeline.compute.locating import compute_shards
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Source, refuse_restarted_keys
+from ccrop_pipeline.images import Source, refuse_wrong_keys
 from ccrop_pipeline.localize import Localizer, rule_of
 
 # A worker that ends so often is not unlucky with its nodes: an image crashes a decoder, or a node
@@ -78,7 +78,7 @@ def compute_boxes_with_ray(
         SettingError: If a number is out of its range.
     """
     check_numbers(batch_size, threads, max_bad)
-    refuse_restarted_keys(source)
+    refuse_wrong_keys(source)
     refuse_foreign(folder)
     ray = _imported()
     # Ray prints its news, such as a lost node, where results belong.

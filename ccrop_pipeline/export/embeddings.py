@@ -27,7 +27,7 @@ from ccrop_pipeline.compute.pipeline import (
 from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.export.embedding_files import EmbeddingFolder, changed, schema, strangers, twice
-from ccrop_pipeline.images import Source, image_hash, open_source, refuse_restarted_keys
+from ccrop_pipeline.images import Source, image_hash, open_source, refuse_wrong_keys
 from ccrop_pipeline.images.squares import ResizedImages
 from ccrop_pipeline.localize import Encoder
 from ccrop_pipeline.localize.encoder import probe_images
@@ -154,7 +154,7 @@ def _written(
     folder = EmbeddingFolder(open_folder(out), source.shards, made_by)
     mine = ranks.portion(source.shards)
     if todo := folder.left(mine):
-        refuse_restarted_keys(source)
+        refuse_wrong_keys(source)
     _expect_same_images(source, [shard for shard in mine if shard not in {*todo}], folder)
     observer.begun(len(todo), len(mine) - len(todo))
     seen: dict[str, str] = {}

@@ -20,7 +20,7 @@ from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.remote import RemoteTarSource
 from ccrop_pipeline.images.scenes import Scenes
 from ccrop_pipeline.images.source import ImageIndex, Sample, Source, image_hash, true_boxes
-from ccrop_pipeline.images.tar import TarSource, refuse_restarted_keys
+from ccrop_pipeline.images.tar import TarSource, refuse_wrong_keys
 from ccrop_pipeline.images.torchvision_data import TorchvisionSource, open_torchvision
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "open_torchvision",
     "pack",
     "read_header",
-    "refuse_restarted_keys",
+    "refuse_wrong_keys",
     "stored_size",
     "tar_key",
     "true_boxes",

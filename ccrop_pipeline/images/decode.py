@@ -50,6 +50,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "JPEG2000", "AVI
 _ALWAYS_ALLOWED = 1 << 25  # pixels
 _PIXELS_A_BYTE = 64
 
+BEGINNING = 32  # bytes of a file by which its format is told
 _MAGIC = (
     (b"\xff\xd8\xff", "jpg"),
     (b"\x89PNG\r\n\x1a\n", "png"),

@@ -13,16 +13,24 @@ import numpy as np
 
 from ccrop_pipeline.errors import SourceError, cause, shortened
 from ccrop_pipeline.images.decode import (
+    BEGINNING,
     HEIF_EXTENSIONS,
     HEIF_NEEDS,
     extension_by_content,
     extension_by_name,
 )
 from ccrop_pipeline.images.keys import Keys, numbered_shards
-from ccrop_pipeline.images.source import Ignored, Sample, digest, is_text, part_of, refuse_no_text
+from ccrop_pipeline.images.source import (
+    NO_EXTENSION,
+    Ignored,
+    Sample,
+    digest,
+    is_text,
+    part_of,
+    refuse_no_text,
+)
 
 _DEEP = 40  # folders inside each other, of which a message shows the first
-BEGINNING = 32  # bytes of a file by which its format is told
 OUTWARD = "links out of the folder"
 SPECIAL = "neither files nor folders"
 
@@ -215,7 +223,7 @@ class _Walk:
         else:
             suffix = PurePosixPath(name).suffix.lower()
             needs = f" ({HEIF_NEEDS})" if suffix[1:] in HEIF_EXTENSIONS else ""
-            self.ignored.add((suffix or "without extension") + needs, name)
+            self.ignored.add((suffix or NO_EXTENSION) + needs, name)
 
     def _is_image(self, name: str) -> bool:
         if PurePosixPath(name).suffix:

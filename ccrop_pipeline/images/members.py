@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ccrop_pipeline.base.tars import TarHeader
 from ccrop_pipeline.errors import SourceError
-from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS
+from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS, extension_by_content
+from ccrop_pipeline.images.source import NO_EXTENSION, Ignored
 
 _READ = IMAGE_EXTENSIONS | {"cls", "json"}
 # What tells something of the header after it is read whole: long names and PAX records.
@@ -53,7 +54,7 @@ class TarEntry(NamedTuple):
 
     Attributes:
         key: The path up to the first dot of its last part, as in WebDataset.
-        extension: The rest, in lower case.
+        extension: The rest, in lower case; empty where there is no dot.
         name: The path.
         extent: Where its bytes are.
         target: Path of what it is a link to; None: no link.
@@ -69,6 +70,14 @@ class TarEntry(NamedTuple):
     def is_read(self) -> bool:
         """Whether it is an image, a label or an annotation."""
         return self.extension in _READ
+
+
+def extension_of(entry: TarEntry, beginning: bytes, ignored: Ignored) -> str:
+    """Return the extension of a member; where its name has none that of its content, or nothing."""
+    extension = entry.extension or extension_by_content(beginning) or ""
+    if not extension:
+        ignored.add(NO_EXTENSION, entry.name)
+    return extension
 
 
 _EOF, _EMPTY = tarfile.EOFHeaderError, tarfile.EmptyHeaderError  # type: ignore[attr-defined]
@@ -121,12 +130,13 @@ def open_entries(path: Path | None = None, file: Any = None) -> AbstractContextM
     )
 
 
-def entries(tar: tarfile.TarFile, where: str) -> Iterator[TarEntry]:
+def entries(tar: tarfile.TarFile, where: str, ignored: Ignored) -> Iterator[TarEntry]:
     """Yield the files, and links to files, of a tar that `open_entries` opened, in stored order.
 
     Args:
         tar: The tar.
         where: Its name, for people.
+        ignored: Counts what is hidden.
 
     Raises:
         SourceError: If one cannot be read right: its name is not UTF-8, it is sparse or larger
@@ -138,21 +148,24 @@ def entries(tar: tarfile.TarFile, where: str) -> Iterator[TarEntry]:
         # TarFile remembers every header it saw; a shard may have a million.
         tar.members.clear()  # type: ignore[attr-defined]
         end = tar.offset
-        if entry := _entry(header, end, where):
+        if entry := _entry(header, end, where, ignored):
             yield entry
     # POSIX ends a tar with blocks of zeros.
     if tar.offset == end:
         raise tarfile.ReadError(f"damaged or cut off at byte {end}")
 
 
-def _entry(header: tarfile.TarInfo, end: int, where: str) -> TarEntry | None:
+def _entry(header: tarfile.TarInfo, end: int, where: str, ignored: Ignored) -> TarEntry | None:
     folder, slash, last = header.name.rpartition("/")
     stem, dot, extension = last.partition(".")
     key, extension = folder + slash + stem, extension.lower()
     link = header.islnk() or header.issym()
-    if header.isdir() or not (stem and dot):
+    if header.isdir() or not (dot or header.isreg()):
         return None
-    if extension not in _READ:
+    if not stem:
+        ignored.add("hidden", header.name)
+        return None
+    if dot and extension not in _READ:
         # Samples are told apart by these as well; their content is nobody's concern.
         if not (header.isfile() and _is_utf8(header.name)):
             return None

@@ -10,13 +10,21 @@ from typing import Any, Final
 from braceexpand import braceexpand
 
 from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_path
+from ccrop_pipeline.base.tars import BOX_TAR
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
 from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.parquet_columns import has_images, ignored_columns
 from ccrop_pipeline.images.remote import RemoteTarSource, located
-from ccrop_pipeline.images.source import CLASSES_FILE, RECORD, Ignored, Source, refuse_no_text
+from ccrop_pipeline.images.source import (
+    CLASSES_FILE,
+    NO_EXTENSION,
+    RECORD,
+    Ignored,
+    Source,
+    refuse_no_text,
+)
 from ccrop_pipeline.images.splits import refuse_split_folders, refuse_split_shards
 from ccrop_pipeline.images.tar import TarSource
 from ccrop_pipeline.images.torchvision_data import Split, open_torchvision
@@ -147,11 +155,13 @@ def _shards_in(folder: Path) -> tuple[list[Path], Ignored]:
             ignored.add("folders", path.name)
         elif not path.is_file():
             ignored.add("broken links" if path.is_symlink() else SPECIAL, path.name)
+        elif path.name.endswith(BOX_TAR):
+            ignored.add(BOX_TAR, path.name)
         elif suffix == ".tar" or (suffix == ".parquet" and has_images(path)):
             refuse_no_text(path)
             shards.append(path)
         elif path.name != CLASSES_FILE:
-            ignored.add(suffix or "without extension", path.name)
+            ignored.add(suffix or NO_EXTENSION, path.name)
     return shards, ignored
 
 

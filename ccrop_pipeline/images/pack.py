@@ -20,7 +20,7 @@ from ccrop_pipeline.errors import CcropError, SettingError, SourceError, shorten
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.opening import open_source
 from ccrop_pipeline.images.source import CLASSES_FILE, RECORD, Sample, Source, write_classes
-from ccrop_pipeline.images.tar import refuse_restarted_keys
+from ccrop_pipeline.images.tar import refuse_wrong_keys
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def pack(
     if keys == "shard/key" and not isinstance(samples, Source):
         raise SettingError("keys is 'shard/key'; samples without a source have no shards.")
     if keys == "key" and isinstance(samples, Source):
-        refuse_restarted_keys(samples)
+        refuse_wrong_keys(samples)
     limits = {"prefix": prefix, "max_images": max_images, "max_bytes": max_bytes}
     made_by = _made_by(samples, limits)
     partial = whole.with_name(whole.name + ".partial")
@@ -165,8 +165,9 @@ def _made_by(samples: Source | Iterable[Sample], limits: dict[str, Any]) -> dict
 
 def _done(out: Path, made_by: dict[str, Any] | None) -> PackSummary | None:
     """Return what is in `out` if the same call made it, None for a folder still to be filled."""
-    if not out.exists() or (out.is_dir() and next(out.iterdir(), None) is None):
-        return None
+    with writing(out):
+        if not out.exists() or next(out.iterdir(), None) is None:
+            return None
     try:
         record = json.loads((out / RECORD).read_bytes())
         shards, images, size = (record.pop(name) for name in ("shards", "images", "bytes"))
@@ -235,9 +236,10 @@ def _renamed(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
     for sample in samples:
         key = tar_key(sample.key)
         if key in taken:
+            also = ", or set `keys` to shard/key" if taken[key] == sample.key else ""
             raise SourceError(
                 f"keys {taken[key]!r} and {sample.key!r} would both be {key!r} in the tars: "
-                "rename one of the images, or set `keys` to shard/key."
+                f"rename one of the images{also}."
             )
         taken[key] = sample.key
         yield key, sample

@@ -13,10 +13,12 @@ import xxhash
 
 from ccrop_pipeline.base.addresses import PIPE, explained, file_system, is_pipe
 from ccrop_pipeline.errors import SourceError
-from ccrop_pipeline.images.members import entries, open_entries
+from ccrop_pipeline.images.decode import BEGINNING
+from ccrop_pipeline.images.members import entries, extension_of, open_entries
 from ccrop_pipeline.images.source import (
     CLASSES_FILE,
     FINGERPRINT_END,
+    Ignored,
     Sample,
     class_names,
     digest,
@@ -44,6 +46,7 @@ class RemoteTarSource:
         urls: Addresses, or commands after `pipe:`, one a shard, in order.
         labels_read: Of each shard that this process has read to its end, how many images have
             each label; -1 where there is none.
+        ignored_read: Of each of these shards, the members that are nothing of a sample.
     """
 
     kind: ClassVar[str] = "tar"
@@ -51,6 +54,9 @@ class RemoteTarSource:
     location: str
     urls: tuple[str, ...]
     labels_read: dict[str, Counter[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    ignored_read: dict[str, Ignored] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -84,13 +90,13 @@ class RemoteTarSource:
             CcropError: If the tar cannot be read to its end, a sample has no image, or a key
                 comes twice.
         """
-        url, labels = part_of(self._url_of, shard), Counter[int]()
+        url, labels, ignored = part_of(self._url_of, shard), Counter[int](), Ignored()
         with _to_its_end(url), opened(url, command=self._piped) as stream:
-            for entry in group(_members(stream, url), url):
+            for entry in group(_members(stream, url, ignored), url, ignored):
                 label = parse_label(entry.label, entry.key, url)
                 labels[-1 if label is None else label] += 1
                 yield Sample(entry.key, entry.image, label, entry.annotation)
-        self.labels_read[shard] = labels
+        self.labels_read[shard], self.ignored_read[shard] = labels, ignored
 
     def fingerprint(self) -> str:
         """Return that of the same tars on a local disk; for commands, a digest of their texts.
@@ -174,10 +180,10 @@ class _Ahead:
 
 # Not webdataset's reader: it takes a damaged header for the end of a tar and skips members such
 # as __x__/a.jpg, so it can give fewer images than the same tar read locally.
-def _members(stream: IO[bytes], where: str) -> Iterator[Member[bytes]]:
+def _members(stream: IO[bytes], where: str, ignored: Ignored) -> Iterator[Member[bytes]]:
     ahead = _Ahead(stream)
     with open_entries(file=ahead) as tar:
-        for entry in entries(tar, where):
+        for entry in entries(tar, where, ignored):
             if entry.target is not None:
                 raise SourceError(
                     f"member {entry.name} of {where} is a link to {entry.target}, and a tar that "
@@ -188,7 +194,8 @@ def _members(stream: IO[bytes], where: str) -> Iterator[Member[bytes]]:
             stored = ahead.read(entry.extent.size)
             if len(stored) != entry.extent.size:
                 raise tarfile.ReadError(f"cut off in member {entry.name}")
-            yield Member(entry.key, entry.extension, entry.extent.filled(stored))
+            if extension := extension_of(entry, stored[:BEGINNING], ignored):
+                yield Member(entry.key, extension, entry.extent.filled(stored))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ CLASSES_FILE = "classes.txt"
 # What made a folder of tars, beside them: the same call of `pack` then knows that it is complete.
 RECORD = ".packed.json"
 NAMED = 3  # of each kind that is ignored
+NO_EXTENSION = "without extension"  # one of these kinds
 FINGERPRINT_END = 65_536  # bytes of either end of a file that enter a fingerprint
 
 
@@ -58,6 +59,15 @@ class Ignored:
         self.counts[kind] += 1
         if len(names := self.first.setdefault(kind, [])) < NAMED:
             names.append(name)
+
+    def __add__(self, other: "Ignored") -> "Ignored":
+        """Return what is in either."""
+        both = Ignored()
+        both.counts = self.counts + other.counts
+        for kind in both.counts:
+            names = self.first.get(kind, []) + other.first.get(kind, [])
+            both.first[kind] = names[:NAMED]
+        return both
 
     def __str__(self) -> str:
         """Return the counts and first names, or nothing."""

@@ -1,17 +1,24 @@
 """Splits of a data set, recognised by name, so that they are never merged or taken for classes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ccrop_pipeline.errors import SourceError
 
 _SPLITS = {
-    "train": "train trn training",
+    "train": "train trn training trainval",
     "validation": "val valid validation dev",
-    "test": "test tst testing eval evaluation",
+    "test": "test tst testing eval evaluation holdout heldout",
     "unlabeled": "unlabeled unlabelled extra",
 }
-_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words.split()}
+_SPLIT_OF = {
+    word + ending: split
+    for split, words in _SPLITS.items()
+    for word in words.split()
+    for ending in ("", "set", "data", "images")
+}
+# `trainA`, `train_a` and `TRAIN_A` have the word `train`.
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def refuse_split_shards(shards: Iterable[str], place: str, extension: str, *, folder: str) -> None:
@@ -53,6 +60,32 @@ def refuse_split_folders(folders: Iterable[str], root: str) -> None:
     Raises:
         SourceError: If there are several splits, or the only folder of the first level is one.
     """
+    for parent, names, _ in _divided(folders):
+        place = f"{root}/{parent}".rstrip("/")
+        raise SourceError(
+            f"{place} is divided into splits ({', '.join(names[:6])}), which are no classes and "
+            f"are not merged. Open one of them, such as {place}/{names[0]}, or rename a folder "
+            "that is none."
+        )
+
+
+def refuse_split_keys(keys: Iterable[str], place: str) -> None:
+    """Refuse keys in folders of several splits, as of a tar of `train/` and `test/`.
+
+    Raises:
+        SourceError: If there are several splits.
+    """
+    for parent, names, several in _divided({key.rpartition("/")[0] for key in keys} - {""}):
+        if several:
+            shown = ", ".join(f"{parent}/{name}".lstrip("/") for name in names[:6])
+            raise SourceError(
+                f"the keys in {place} are of several splits ({shown}), which are not merged. "
+                "Unpack it, and pack each split by itself with `ccrop data pack`."
+            )
+
+
+def _divided(folders: Iterable[str]) -> Iterator[tuple[str, list[str], bool]]:
+    """Yield where folders are splits, their names, and whether of several."""
     beside: dict[str, set[str]] = {}
     for folder in folders:
         parts = folder.split("/")
@@ -63,15 +96,8 @@ def refuse_split_folders(folders: Iterable[str], root: str) -> None:
         loose = {name: split for name in sorted(names) for split in _splits_in(name)}
         found = exact if len({*exact.values()}) > 1 else loose
         several = len({*found.values()}) > 1 and (found is exact or len(loose) == len(names))
-        alone = parent == "" and len(exact) == len(names)
-        if several or alone:
-            place = f"{root}/{parent}".rstrip("/")
-            named = ", ".join(list(found if several else exact)[:6])
-            raise SourceError(
-                f"{place} is divided into splits ({named}), which are no classes and are not "
-                f"merged. Open one of them, such as {place}/{next(iter(found or exact))}, or "
-                "rename a folder that is none."
-            )
+        if several or (parent == "" and len(exact) == len(names)):
+            yield parent, [*(found if several else exact)], several
 
 
 def _split_named(name: str) -> str | None:
@@ -79,4 +105,5 @@ def _split_named(name: str) -> str | None:
 
 
 def _splits_in(name: str) -> set[str]:
-    return {_SPLIT_OF[word] for word in re.findall("[a-z]+", name.lower()) if word in _SPLIT_OF}
+    words = (word.lower() for word in _WORD.findall(name))
+    return {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}

@@ -15,9 +15,20 @@ from typing import BinaryIO, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from ccrop_pipeline.errors import SourceError, cause, counted
-from ccrop_pipeline.images.decode import HEIF_EXTENSIONS, HEIF_NEEDS, IMAGE_EXTENSIONS
+from ccrop_pipeline.images.decode import (
+    BEGINNING,
+    HEIF_EXTENSIONS,
+    HEIF_NEEDS,
+    IMAGE_EXTENSIONS,
+)
 from ccrop_pipeline.images.keys import Keys, refuse_duplicates
-from ccrop_pipeline.images.members import Extent, TarEntry, entries, open_entries
+from ccrop_pipeline.images.members import (
+    Extent,
+    TarEntry,
+    entries,
+    extension_of,
+    open_entries,
+)
 from ccrop_pipeline.images.source import (
     Ignored,
     Sample,
@@ -27,6 +38,7 @@ from ccrop_pipeline.images.source import (
     part_of,
     read_classes,
 )
+from ccrop_pipeline.images.splits import refuse_split_keys
 
 _MAX_OPEN = 256
 _MAX_LINKS = 40  # one after the other, as Linux has it
@@ -63,6 +75,7 @@ class TarSource:
         ignored: What is beside them.
         labels_read: Of each shard that this process has read to its end, how many images have
             each label; -1 where there is none.
+        ignored_read: Of each of these shards, the members that are nothing of a sample.
     """
 
     kind: ClassVar[str] = "tar"
@@ -71,6 +84,9 @@ class TarSource:
     paths: tuple[Path, ...]
     ignored: Ignored = field(default_factory=Ignored, compare=False)
     labels_read: dict[str, Counter[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    ignored_read: dict[str, Ignored] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -94,13 +110,13 @@ class TarSource:
         Raises:
             SourceError: If the tar is damaged, a sample has no image, or a key comes twice.
         """
-        path, labels = part_of(self._path_of, shard), Counter[int]()
+        path, labels, ignored = part_of(self._path_of, shard), Counter[int](), Ignored()
         with open_tar(path) as file:
-            for entry in scan(path):
+            for entry in scan(path, ignored):
                 sample = _sample(file.fileno(), entry, path)
                 labels[-1 if sample.label is None else sample.label] += 1
                 yield sample
-        self.labels_read[shard] = labels
+        self.labels_read[shard], self.ignored_read[shard] = labels, ignored
 
     def fingerprint(self) -> str:
         """Return a digest of the tars' names, sizes, beginnings and ends, not of all contents."""
@@ -117,32 +133,36 @@ class TarSource:
         labels: list[int] = []
         shard_of: list[int] = []
         for position, path in enumerate(self.paths):
-            before = len(labels)
+            before, ignored = len(labels), Ignored()
             with open_tar(path) as file:
-                for entry in scan(path):
+                for entry in scan(path, ignored):
                     label = read_label(file.fileno(), entry, path)
                     keys.append(entry.key)
                     extents.append(entry.image)
                     labels.append(-1 if label is None else label)
                     shard_of.append(position)
             self.labels_read[path.stem] = Counter(labels[before:])
+            self.ignored_read[path.stem] = ignored
         index = TarIndex(self.paths, Keys(keys), extents, labels, shard_of)
+        refuse_split_keys(index.keys, self.location)
         refuse_duplicates(
             index.keys, index.shard_of, [str(path) for path in self.paths], _own_keys(self)
         )
         return index
 
 
-def refuse_restarted_keys(source: Source) -> None:
-    """Refuse tars whose keys start again in each, from the keys of the first and one of each other.
+def refuse_wrong_keys(source: Source) -> None:
+    """Refuse tars whose keys start again in each, or are in folders of several splits.
 
-    Keys that come twice further on are found where all are read: by `index`, by `pack`, and when a
-    box set is validated or its boxes are looked up.
+    Seen by the keys of the first and one of each other. Keys that come twice further on are found
+    where all are read: by `index`, by `pack`, and when a box set is validated or its boxes are
+    looked up.
 
     Raises:
-        SourceError: If one of them begins with a key of the first, or as another one does.
+        SourceError: If one of them begins with a key of the first, or as another one does; or if
+            there are several splits.
     """
-    if not isinstance(source, TarSource) or len(source.paths) == 1:
+    if not isinstance(source, TarSource):
         return
     first, *others = source.paths
     places = dict.fromkeys((entry.key for entry in scan(first)), first)
@@ -153,6 +173,7 @@ def refuse_restarted_keys(source: Source) -> None:
                 f"key {entry.key!r} is in {places[entry.key]} and in {path}. Boxes meet images by "
                 f"key, so keys must be unique: {_own_keys(source)}"
             )
+    refuse_split_keys(places, source.location)
 
 
 def _own_keys(source: TarSource) -> str:
@@ -268,32 +289,49 @@ def parse_label(text: bytes | None, key: str, where: str) -> int | None:
         ) from None
 
 
-def scan(path: Path) -> Iterator[Entry[Extent]]:
+def scan(path: Path, ignored: Ignored | None = None) -> Iterator[Entry[Extent]]:
     """Yield the samples of a tar in stored order, reading headers only.
+
+    Args:
+        path: The tar.
+        ignored: Counts the members that are nothing of a sample.
 
     Raises:
         SourceError: If the tar is damaged, a sample has no image or two, or a key comes back.
     """
-    return group(_members(path), str(path))
+    ignored = ignored or Ignored()
+    return group(_members(path, ignored), str(path), ignored)
 
 
-def _members(path: Path) -> Iterator[Member[Extent]]:
+def _members(path: Path, ignored: Ignored) -> Iterator[Member[Extent]]:
     try:
         with open_entries(path) as tar:
             files: dict[str, TarEntry] = {}
-            for entry in entries(tar, str(path)):
+            for entry in entries(tar, str(path), ignored):
                 if entry.target is not None and not files:
                     files = _files(path)
-                yield Member(entry.key, entry.extension, _resolved(entry, files, path).extent)
+                extent = _resolved(entry, files, path).extent
+                if extension := extension_of(entry, _beginning(entry, path), ignored):
+                    yield Member(entry.key, extension, extent)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise SourceError(
             f"{path} cannot be read as an uncompressed tar ({error}). Fetch or pack it again."
         ) from error
 
 
+def _beginning(entry: TarEntry, path: Path) -> bytes:
+    """Return the first bytes of a member whose name does not tell what it is."""
+    if entry.extension or entry.target is not None:
+        return b""
+    with open_tar(path) as file:
+        first = Extent(entry.extent.offset, min(entry.extent.size, BEGINNING))
+        return read_extent(file.fileno(), first, path)
+
+
 def _files(path: Path) -> dict[str, TarEntry]:
     with open_entries(path) as tar:
-        return {normpath(entry.name): entry for entry in entries(tar, str(path)) if entry.is_read}
+        every = entries(tar, str(path), Ignored())
+        return {normpath(entry.name): entry for entry in every if entry.is_read}
 
 
 def _resolved(entry: TarEntry, files: dict[str, TarEntry], path: Path) -> TarEntry:
@@ -310,10 +348,13 @@ def _resolved(entry: TarEntry, files: dict[str, TarEntry], path: Path) -> TarEnt
     return found
 
 
-def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Content]]:
+def group(
+    members: Iterable[Member[Content]], where: str, ignored: Ignored
+) -> Iterator[Entry[Content]]:
     """Yield the samples that the members of the tar `where` make up.
 
-    Members are grouped as WebDataset does it: the members of a sample follow each other.
+    Members are grouped as WebDataset does it: the members of a sample follow each other. Those
+    of a sample that are neither image, label nor annotation are counted as ignored.
 
     Raises:
         SourceError: If a sample has no image or two, or a key comes back.
@@ -326,10 +367,12 @@ def group(members: Iterable[Member[Content]], where: str) -> Iterator[Entry[Cont
                 "Files of one sample must follow each other and keys must be unique: pack again."
             )
         seen[key] = position
-        yield _entry(key, of_sample, where)
+        yield _entry(key, of_sample, where, ignored)
 
 
-def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Content]:
+def _entry(
+    key: str, members: Iterable[Member[Content]], where: str, ignored: Ignored
+) -> Entry[Content]:
     parts: dict[str, Content] = {}
     for member in members:
         if member.extension in parts:
@@ -351,4 +394,6 @@ def _entry(key: str, members: Iterable[Member[Content]], where: str) -> Entry[Co
             f"{', '.join('.' + extension for extension in parts)}); exactly one is needed, of "
             f"type {', '.join(sorted(IMAGE_EXTENSIONS))}.{needs}{dotted}"
         )
+    for extension in parts.keys() - IMAGE_EXTENSIONS - {"cls", "json"}:
+        ignored.add(f".{extension}", f"{key}.{extension}")
     return Entry(key, images[0], parts.get("cls"), parts.get("json"))

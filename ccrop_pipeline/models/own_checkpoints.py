@@ -103,7 +103,7 @@ def read_own(path: str | Path) -> dict[str, Any] | None:
     expect_newest(file)
     if not file.is_file() or kind_of_file(file) != "pickle":
         return None
-    content = read_checkpoint(file)
+    content = read_checkpoint(file, unsafe=None)
     return content if is_own(content) else None
 
 
@@ -122,12 +122,12 @@ def expect_own(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_checkpoint(file: Path, *, unsafe: bool = False) -> Any:
+def read_checkpoint(file: Path, *, unsafe: bool | None) -> Any:
     """Read the content of a checkpoint of any training code; one of ours as it was written.
 
     Args:
         file: The file.
-        unsafe: Whether it may run code of its own while it is read.
+        unsafe: As in `read_weights`.
 
     Raises:
         ModelError: If it cannot be read, or is one of ours and damaged. Of the newest checkpoint

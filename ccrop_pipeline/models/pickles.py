@@ -8,6 +8,7 @@ are given to it as classes that ignore whatever they are told. Nothing is import
 import builtins
 import re
 import sys
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -60,7 +61,9 @@ def load_without_code(path: Path) -> Any:
     kinds = {name: _inert(name) for name in _listed(path) if _is_value(name)}
     while True:
         try:
-            with torch.serialization.safe_globals([(kind, name) for name, kind in kinds.items()]):
+            known: Any = [(kind, name) for name, kind in kinds.items()]
+            with warnings.catch_warnings(), torch.serialization.safe_globals(known):
+                warnings.simplefilter("ignore")  # such as what to tell the makers of torch
                 return torch.load(path, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
             more = _more(str(error), kinds)

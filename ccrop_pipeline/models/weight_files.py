@@ -50,6 +50,11 @@ def read_weights(path: Path, *, unsafe: bool | None) -> Any:
         return _read_safetensors(path)
     if kind == "torchscript":
         return _read_torchscript(path, unsafe=unsafe)
+    if kind == "export":
+        raise ModelError(
+            f"{path} is a program of torch.export, no file of weights. Give it as the model "
+            "itself, or save its state dict with torch.save."
+        )
     content = _read_pickle(path, unsafe=unsafe)
     _expect_values(content, path)
     return content

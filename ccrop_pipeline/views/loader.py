@@ -284,8 +284,8 @@ def _expect_a_batch(images: int, batch_size: int, processes: int = 1) -> None:
         return
     if processes == 1:
         raise SettingError(
-            f"there are {counted(images, 'image')}, less than one batch of {batch_size}. Lower "
-            "`batch_size`."
+            f"there are {counted(images, 'image')}, less than one batch of {batch_size}. Give "
+            f"`batch_size={images}` or a lower one."
         )
     raise SettingError(
         f"of the shards, one of {processes} processes may have no more than "

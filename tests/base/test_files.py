@@ -15,6 +15,7 @@ from ccrop_pipeline.base.files import (
     remove_leftovers,
     sha256_of,
     sync,
+    writing,
     written_aside,
 )
 from ccrop_pipeline.errors import CcropError
@@ -100,6 +101,11 @@ def test_errors_of_the_disk_name_file_and_cause_and_those_of_other_files_pass(tm
     with pytest.raises(CcropError, match=r"^mine$"):
         write(CcropError("mine"))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "a").touch()
+    for place in ("a", "a/b", "a/b/c"):
+        message = "/a is a file, and a folder is needed"
+        with pytest.raises(WriteError, match=message), writing(tmp_path / place):
+            (tmp_path / place).mkdir(exist_ok=True)
 
 
 WRITER = """

@@ -8,7 +8,7 @@ import pytest
 from made_sources import folder_of, parquet_of, tar_of
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Source, absolute_spec, expand_braces, open_source
+from ccrop_pipeline.images import Source, absolute_spec, expand_braces, open_source, pack
 from ccrop_pipeline.images.source import write_classes
 
 
@@ -120,12 +120,36 @@ def test_shards_in_folders_of_splits_are_not_merged(tmp_path):
         ["seg_train/sea", "seg_test/sea"],
         ["train/cat", "train/dog"],
         ["train", "unlabeled", "docs"],
+        ["trainA", "trainB", "testA", "testB"],
+        ["trainset", "testset"],
+        ["TrainData", "HoldOut"],
     ],
 )
 def test_folders_of_splits_are_no_classes(tmp_path, folders):
     folder_of(tmp_path / "x", [f"{folder}/{i}.png" for i, folder in enumerate(folders)])
     with pytest.raises(CcropError, match=r"x.* is divided into splits .*Open one of them"):
         open_source(tmp_path / "x")
+
+
+def test_folders_of_splits_in_a_tar_are_not_merged(tmp_path):
+    wrong = open_source(tar_of(tmp_path / "a.tar", ["x/train/0", "x/test/0"]))
+    tar_of(tmp_path / "b.tar", ["train/1"])
+    tar_of(tmp_path / "c.tar", ["test/1"])
+    with pytest.raises(CcropError, match=r"a\.tar are of several splits \(x/test, x/train\)"):
+        pack(wrong, tmp_path / "out")
+    with pytest.raises(CcropError, match=r"several splits \(test, train\).*pack each"):
+        pack(f"{tmp_path}/{{b,c}}.tar", tmp_path / "out")
+    with pytest.raises(CcropError, match="several splits"):
+        wrong.index()
+    assert len(open_source(tmp_path / "b.tar").index()) == 1
+
+
+def test_shards_of_boxes_beside_tars_are_passed_over(tmp_path):
+    for name in ("a-0", "a-0.boxes"):
+        tar_of(tmp_path / f"{name}.tar", [name.replace(".", "")])
+    source = open_source(tmp_path)
+    assert source.shards == ("a-0",)
+    assert source.ignored.first == {".boxes.tar": ["a-0.boxes.tar"]}
 
 
 @pytest.mark.parametrize("folders", [["train", "bus"], ["train station", "test tube", "sea"]])

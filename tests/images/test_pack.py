@@ -200,6 +200,14 @@ def test_keys_that_start_again_are_found_before_any_work(tmp_path, starts):
     assert len(packed.index()) == len(expected)
 
 
+def test_only_advice_that_helps_is_given_where_two_keys_become_one(tmp_path):
+    """Within a shard its name tells no keys apart."""
+    source = open_source(folder_of(tmp_path / "photos", ["a.png", "a.jpg"]))
+    for keys in ("key", "shard/key"):
+        with pytest.raises(CcropError, match=r"would both be .*: rename one of the images\.$"):
+            pack(source, tmp_path / "out", keys=keys)
+
+
 def test_samples_alone_have_no_shards(tmp_path):
     with pytest.raises(CcropError, match="have no shards"):
         pack(samples_of("a"), tmp_path / "out", keys="shard/key")
@@ -208,9 +216,10 @@ def test_samples_alone_have_no_shards(tmp_path):
 def test_a_folder_in_use_is_left_alone(tmp_path):
     tar_of(tmp_path / "old.tar", ["x"])
     before = (tmp_path / "old.tar").read_bytes()
-    for out in (tmp_path, tmp_path / "old.tar"):
-        with pytest.raises(CcropError, match="is not empty"):
-            pack(samples_of("a"), out)
+    with pytest.raises(CcropError, match="is not empty"):
+        pack(samples_of("a"), tmp_path)
+    with pytest.raises(CcropError, match=r"old\.tar is a file, and a folder is needed there"):
+        pack(samples_of("a"), tmp_path / "old.tar")
     assert [p.name for p in tmp_path.iterdir()] == ["old.tar"]
     assert (tmp_path / "old.tar").read_bytes() == before
 

@@ -268,3 +268,16 @@ def test_records_of_many_digits_are_refused_at_once(tmp_path, keyword):
     for way in ways(tmp_path / "x.tar"):
         with pytest.raises(CcropError, match="more than 1024 digits in a row"):
             read_all(open_source(way))
+
+
+def test_images_are_known_by_content_and_what_is_nothing_of_a_sample_is_counted(tmp_path):
+    members = [("0", picture(0)), ("0.cls", b"3"), ("a/1", picture(1, "JPEG")), ("LICENSE", b"x")]
+    members += [("._0.jpg", b"x"), ("2.jpg", picture(2)), ("2.txt", b"a cat")]
+    path = write_tar(tmp_path / "a.tar", members)
+    right = [("0", picture(0), 3), ("a/1", picture(1, "JPEG"), None), ("2", picture(2), None)]
+    ignored = {"hidden": ["._0.jpg"], "without extension": ["LICENSE"], ".txt": ["2.txt"]}
+    for way in ways(path):
+        source = open_source(way)
+        assert [sample[:3] for sample in read_all(source)] == right
+        assert source.ignored_read["a"].first == ignored
+    assert by_index(path) == [image for _, image, _ in right]

@@ -10,6 +10,7 @@ import enum
 import functools
 import os
 import pathlib
+import pickle
 import re
 import types
 import uuid
@@ -17,6 +18,8 @@ import uuid
 import numpy as np
 import pytest
 import torch
+from ccrop_cli.main import cli
+from click.testing import CliRunner
 
 from ccrop_pipeline.errors import ModelError
 from ccrop_pipeline.models.checkpoints import find_weights
@@ -160,3 +163,30 @@ def test_a_whole_network_is_refused_and_read_where_it_is_trusted(tmp_path) -> No
             find_weights(read_weights(tmp_path / "whole.pth", unsafe=False), tmp_path)
     found = find_weights(read_weights(tmp_path / "whole.pth", unsafe=True), tmp_path)
     assert torch.equal(found.state["0.weight"], network[0].weight)
+
+
+def test_no_remedy_is_named_that_a_command_has_not(tmp_path) -> None:
+    """`ccrop train` and `ccrop export` have no --unsafe."""
+    bad = tmp_path / "bad.pth"
+    torch.save({"state_dict": Calls(os.mkdir, "x")}, bad)
+    for line in (["export", bad, "out.safetensors"], ["boxes", "layers", bad]):
+        result = CliRunner().invoke(cli, [str(part) for part in line])
+        assert result.exit_code == 1
+        assert "run any code" in result.stderr
+        assert ("--unsafe" in result.stderr) == ("layers" in line)
+        assert "`unsafe`" not in result.stderr
+
+
+def test_torch_asks_nobody_to_file_an_issue_about_a_damaged_file(tmp_path, recwarn) -> None:
+    """It warns of protocols of pickle other than its own."""
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps([], 4))
+    with pytest.raises(ModelError, match="cannot be read as a checkpoint"):
+        read_weights(tmp_path / "bad.pth", unsafe=False)
+    assert not recwarn.list
+
+
+def test_a_program_is_no_file_of_weights(tmp_path) -> None:
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))
+    torch.export.save(program, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=r"is a program of torch\.export, no file of weights"):
+        read_weights(tmp_path / "a.pth", unsafe=False)
