@@ -215,7 +215,7 @@ def _recipe_and_plan(
     name = recipe or method
     if name is None:
         raise click.UsageError("give --recipe or --method.")
-    from ccrop_pipeline.recipes import load_recipe, make_plan
+    from ccrop_pipeline.recipes import load_recipe, make_plan, shorter_schedules
 
     own = [f'method.name="{method}"'] if method else []
     if refresh_every:
@@ -228,6 +228,9 @@ def _recipe_and_plan(
         backbone = spec if spec.startswith(LIBRARIES) else init.backbone
         own += [f'backbone="{backbone}"'] if backbone else []
     found = load_recipe(name, [*own, *overrides])
+    if shorter := shorter_schedules(found, [*own, *overrides], boxes):
+        note(f"So few epochs need other schedules than the recipe has: {', '.join(shorter)}.")
+        found = load_recipe(name, [*own, *overrides, *shorter])
     return found, make_plan(found, boxes)
 
 

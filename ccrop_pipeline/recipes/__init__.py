@@ -12,6 +12,7 @@ from ccrop_pipeline.recipes.plan import (
     as_record,
     describe,
     make_plan,
+    shorter_schedules,
 )
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.recipe_files import bundled_recipes, load_recipe
@@ -38,4 +39,5 @@ __all__ = [
     "load_recipe",
     "make_plan",
     "settings_type",
+    "shorter_schedules",
 ]

@@ -4,7 +4,7 @@ Made from the recipe alone, before anything starts, so that it can be shown, che
 the middle.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ def make_plan(recipe: Recipe, boxes: Location | None = None) -> list[Stage]:
         SettingError: If the epochs are too few for the schedule of the learning rate or of the
             refreshes, or boxes are given to a recipe that has its own.
     """
-    _expect_enough_epochs(recipe, given=boxes is not None)
+    _expect_enough_epochs(recipe, boxes)
     settings = recipe.boxes
     if settings.kind != "encoder":
         return _without_refreshes(recipe, boxes)
@@ -129,12 +129,35 @@ def _refresh_epochs(settings: BoxSettings, epochs: int, *, given: bool) -> list[
     return list(settings.refresh_epochs) or [round(share * epochs) for share in shares]
 
 
-def _expect_enough_epochs(recipe: Recipe, *, given: bool) -> None:
-    # Not a check of the recipe itself: runs that have trained by it can still be probed.
+def shorter_schedules(
+    recipe: Recipe, overrides: Iterable[str], boxes: Location | None = None
+) -> list[str]:
+    """Return the settings with which the schedules of a recipe fit into its epochs.
+
+    For short trials: where `epochs` was given on top of a recipe that is made for more.
+
+    Args:
+        recipe: Some recipe.
+        overrides: What was set on top of it, as `NAME=VALUE`. Schedules among them stay.
+        boxes: As `make_plan` has it.
+    """
+    set_by_hand = {override.partition("=")[0].strip() for override in overrides}
+    if "epochs" not in set_by_hand:
+        return []
+    found = [setting for _, settings in _misfits(recipe, boxes) for setting in settings]
+    return [each for each in found if each.partition("=")[0] not in set_by_hand]
+
+
+def _misfits(recipe: Recipe, boxes: Location | None) -> "list[Misfit]":
     found = [*_misfits_of_rate(recipe.optimizer, recipe.epochs)]
-    if recipe.boxes.kind == "encoder" and not given:
+    if recipe.boxes.kind == "encoder" and boxes is None:
         found += _misfits_of_refreshes(recipe.boxes, recipe.epochs)
-    if found:
+    return found
+
+
+def _expect_enough_epochs(recipe: Recipe, boxes: Location | None) -> None:
+    # Not a check of the recipe itself: runs that have trained by it can still be probed.
+    if found := _misfits(recipe, boxes):
         problems = "; ".join(problem for problem, _ in found)
         remedies = " ".join(f"`{setting}`" for _, settings in found for setting in settings)
         raise SettingError(

@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             1,
             "mean torchvision:resnet18 or timm:resnet18?",
         ),
-        ("boxes compute photos new --model resnet77", 1, "`ccrop boxes compute --help` lists"),
+        ("boxes compute photos new --model resnet77", 1, "docs/models.md lists what"),
         ("boxes full boxes new", 1, "boxes is a box set, not images"),
         ("boxes full run new", 1, "run is a run, not images"),
         ("boxes info run", 1, "those in it: run/boxes/epoch-0002, run/boxes/epoch-0004."),

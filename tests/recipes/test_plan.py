@@ -13,9 +13,11 @@ from ccrop_pipeline.recipes import (
     Recipe,
     RefreshStage,
     TrainStage,
+    bundled_recipes,
     describe,
     load_recipe,
     make_plan,
+    shorter_schedules,
 )
 from ccrop_pipeline.recipes.settings import BoxSettings, OptimizerSettings
 
@@ -203,6 +205,23 @@ def test_a_short_trial_of_a_recipe_is_planned_or_told_at_once_what_else_to_set(n
     plan = make_plan(load_recipe(name, trial))
     assert plan[-1].stop == epochs
     assert epochs == 1 or any(isinstance(stage, RefreshStage) for stage in plan)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_the_schedules_of_every_recipe_can_be_shortened(epochs):
+    trial, boxes = [f"epochs={epochs}"], "boxes/first"
+    for name in bundled_recipes():
+        shorter = shorter_schedules(load_recipe(name, trial), trial)
+        assert make_plan(load_recipe(name, trial + shorter))[-1].stop == epochs
+        with_boxes = shorter_schedules(load_recipe(name, trial), trial, boxes)
+        assert make_plan(load_recipe(name, trial + with_boxes), boxes)[0].boxes.endswith(boxes)
+
+
+def test_schedules_that_were_set_by_hand_stay():
+    trial = ["epochs=2", "optimizer.lr_warmup_epochs=9"]
+    shorter = shorter_schedules(load_recipe("simclr", trial), trial)
+    assert shorter == ["boxes.refresh_at=[0.5]"]
+    assert shorter_schedules(load_recipe("simclr"), trial[1:]) == []
 
 
 @pytest.mark.parametrize(
