@@ -134,7 +134,7 @@ def blur_image(image: Tensor, sigma: float) -> None:
     sums.
     """
     side = image.shape[-1]
-    radius = _radius(sigma, side)
+    radius = blur_radius(sigma, side)
     if radius == 0:
         return
     band = _band(sigma, radius)
@@ -147,7 +147,7 @@ def blur_image(image: Tensor, sigma: float) -> None:
         plane.copy_(blurred[:side, :side])
 
 
-def _radius(sigma: float, side: int) -> int:
+def blur_radius(sigma: float, side: int) -> int:
     """Return where the kernel ends, at latest where its weights fall below exp(-5.1**2 / 2) = 2e-6.
 
     What is left out changes a pixel in [0, 1] by less than 1e-5.

@@ -9,10 +9,21 @@ from torchvision.transforms.v2 import functional as F
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
 from ccrop_pipeline.views import AugmentSettings, Batch, ViewGroup
+from ccrop_pipeline.views import augment as module
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import hash_keys
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["torch", "Numba"], autouse=True)
+def way(request, monkeypatch):
+    if request.param == "Numba":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(module, "_fused", lambda: None)
+
+
 STEPS = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
 ALL_STEPS = AugmentSettings(hue=0.3, grayscale_p=0.4, blur_p=0.5, solarize_p=0.3)
 
