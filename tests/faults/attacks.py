@@ -180,6 +180,7 @@ class Server:
         environment |= {
             "TMPDIR": str(folder),
             "XDG_CACHE_HOME": str(folder / "out"),
+            "MPLCONFIGDIR": str(folder),  # beside what is compared: torchmetrics imports matplotlib
             "PYTHONHASHSEED": "0",
             "COLUMNS": "1000",
         }
