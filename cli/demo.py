@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .option_types import LocalPath
-from .printing import print_line, results
+from .printing import note_page, print_line, results
 
 if TYPE_CHECKING:
     from ccrop_pipeline.images import Source
@@ -75,6 +75,7 @@ def demo(out: Path) -> None:
     print_line(f"page of run    {out / 'run.html'}")
     print_line(f"run            {out / 'run'}")
     print_line(f"box set        {result.boxes}")
+    note_page(out / "boxes.html")
 
 
 def run_demo(out: Path, size: DemoSize) -> DemoResult:

@@ -58,7 +58,7 @@ class TrainProgress(Display, Observer):
         self._task: TaskID | None = None
         self._started = self._said = 0.0
         self._located = self._refresh = 0
-        self._promised = self.trained = False
+        self._promised = self.trained = self._waits = False
 
     def opened(self, source: Any) -> None:
         """Remember the source, of which is said at the end what was read."""
@@ -78,6 +78,9 @@ class TrainProgress(Display, Observer):
         self._drop_task()
         say(f"{self._prefix}{stage['text']}", style="bold")
         self._time.begin()
+        if stage["stage"] == "train":  # its first step may take minutes, and nothing is known yet
+            self._begin("training", None)
+            self._expect("waiting for the first step")
         if stage["stage"] == "refresh" and not stage["overlapped"]:
             self._refresh = stage["epoch"]
             self._begin(f"boxes after epoch {self._refresh}/{self._epochs}", self._images)
@@ -89,7 +92,8 @@ class TrainProgress(Display, Observer):
             say(f"{self._prefix}goes on after epoch {report.epoch} of {self._epochs}")
         self.trained = True
         name = f"epoch {report.epoch + 1}/{self._epochs}"
-        if self._task is None:
+        if self._task is None or self._waits:
+            self._drop_task()
             self._begin(name, report.steps)
             self._said = self._clock()
         left = self._time.in_epoch(report.epoch, report.step, report.steps)
@@ -143,7 +147,13 @@ class TrainProgress(Display, Observer):
         warn_if_useless(box_set)
 
     def _begin(self, description: str, total: int | None) -> None:
+        self._waits = False
         self._task = self._add(self._prefix + description, total)
+
+    def _expect(self, what: str) -> None:
+        assert self._task is not None
+        self._bar.update(self._task, far=what)
+        self._waits = True
 
     def _move(self, steps: int, note: str, left: Estimate | None) -> None:
         assert self._task is not None

@@ -91,11 +91,13 @@ def report_boxes(
         made=_made_by(box_set),
         commands=[printable(line) for line in _commands(box_set, images, other)],
         whole=("Provenance as it is stored", lines_of_json(box_set.manifest.provenance.to_json())),
-        data=script_json(_data(box_set, images, shown, judged)),
+        data=script_json(_data(box_set, images, shown, judged, other)),
     )
 
 
-def _data(box_set: BoxSet, source: Source, shown: Gallery, judged: Audit) -> dict[str, Any]:
+def _data(
+    box_set: BoxSet, source: Source, shown: Gallery, judged: Audit, other: BoxSet | None
+) -> dict[str, Any]:
     """Return what the script of the page reads."""
     localizer = box_set.manifest.provenance.localizer
     choice = None if localizer is None else localizer.choice
@@ -106,6 +108,7 @@ def _data(box_set: BoxSet, source: Source, shown: Gallery, judged: Audit) -> dic
         "rule": None if localizer is None else asdict(localizer) | {"choice": None},
         "grid": shown.grid,
         "earlier": shown.earlier,
+        "other": None if other is None else printable(Path(str(other.folder)).name),
         "choice": None if choice is None or not choice.threshold else asdict(choice),
         "centres": _centres(box_set),
         "mean_heat": None if judged.heat is None else judged.heat.mean,

@@ -188,6 +188,21 @@ def line_at(width, shown, monkeypatch):
     return line.rstrip()
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_first_step_is_waited_for_in_sight(width, monkeypatch):
+    clock = Clock()
+    shown = TrainProgress(PLAN, clock=clock)
+    shown.stage({"stage": "train", "text": "training", "boxes": None})
+    line = line_at(width, shown, monkeypatch)
+    assert line.startswith("training ")
+    assert line.endswith("waiting for the first step")
+    shown.step(StepReport(0, 1, STEPS, 5, 9.0, 0.0))
+    line = line_at(width, shown, monkeypatch)
+    assert line.startswith("epoch 1/10 ")
+    assert "1/25" in line
+    assert "waiting" not in line
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_the_live_line_fits_and_keeps_what_matters(width, monkeypatch):
     clock = Clock()

@@ -259,7 +259,7 @@ def test_two_sets_are_compared_image_by_image(browser, page, source, tmp_path):
     by_key = dict(zip(rows.keys, overlap, strict=True))
     assert all(by_key[a] <= by_key[b] for a, b in pairwise(shown(browser)))
     first = run(browser, "document.querySelector('#gallery .card figcaption span').textContent")
-    assert f"IoU {overlap.min():.2f}" in first
+    assert f"IoU {overlap.min():.2f} with other" in first
     assert f"IoU of the boxes of an image is {overlap.mean():.3f}" in run(
         browser, "document.querySelector('.findings').textContent"
     )

@@ -53,7 +53,7 @@ function caption(item, box) {
   const parts = [percent(area(box))];
   if (item.status !== "ok") parts.push(item.status);
   if (labelOf(item)) parts.push(labelOf(item));
-  if (item.other) parts.push(`IoU ${overlap(box, item.other).toFixed(2)}`);
+  if (item.other) parts.push(`IoU ${overlap(box, item.other).toFixed(2)} with ${data.other}`);
   if (item.before) parts.push(`IoU ${overlap(box, item.before).toFixed(2)} with ${data.earlier[item.states.indexOf(item.state) - 1]}`);
   if (item.orientation > 1) parts.push(`EXIF ${item.orientation}`);
   return parts.join(" · ");
