@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test test-quick torture soak check format audit-dependencies dist docs release bench \
+.PHONY: help setup demo test test-quick test-optional torture soak check format audit-dependencies dist docs release bench \
 	hostile evidence evidence-gpu gpu-check clean
 
 help: ## List the targets
@@ -27,6 +27,17 @@ test: setup ## Run the tests
 
 test-quick: setup ## Run the tests that are not slow, in under a minute
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto -m 'not slow'
+
+# Trackio wants an older Pillow than ours, so these stand in an environment of their own that sees
+# all of the other one.
+OPTIONAL := build/optional
+test-optional: setup ## Test W&B, MLflow, Trackio and Lance, which are not installed for `make test`
+	$(BIN)/python -m venv $(OPTIONAL)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')')" \
+		> $$($(OPTIONAL)/bin/python -c 'import site; print(site.getsitepackages()[0])')/shared.pth
+	$(OPTIONAL)/bin/pip install --quiet wandb mlflow-skinny trackio pylance
+	$(ONE_THREAD) $(OPTIONAL)/bin/python -m pytest -n auto -rs tests/training/test_loggers.py \
+		tests/adapters/test_frameworks_page.py
 
 torture: setup ## Kill, tear and fail every file operation, and every request to a store (hours; goes on)
 	nice -n 10 $(BIN)/python tests/faults/torture.py build/torture.jsonl --page docs/reliability.md
