@@ -197,10 +197,9 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                 except SystemExit:  # of `ccrop boxes validate`, which has its own status
                     _say_what_was_read()
                     raise
-                _say_what_was_read()
-                read = [record["images"] for record in sources.records()]
+                read = _say_what_was_read()
                 name = " ".join(click.get_current_context().command_path.split()[1:])
-                say_next(name, kwargs, read[0] if read else None)
+                say_next(name, kwargs, read)
                 return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))
@@ -213,9 +212,12 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
     return call
 
 
-def _say_what_was_read() -> None:
-    for line in sources.lines():
-        note(line)
+def _say_what_was_read() -> int | None:
+    """Print what is known of the sources; return the images of the first, where known."""
+    read = sources.records()
+    for record in read:
+        note(sources.line_of(record))
+    return read[0]["images"] if read else None
 
 
 for leaf in _leaves(cli):

@@ -6,6 +6,7 @@ by `progress.say` where there may be a live line, and both escape it.
 
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -80,8 +81,8 @@ def note_page(page: Path) -> None:
 
 
 def warn(text: object) -> None:
-    """Print a warning on stderr, wrapped by word on a terminal."""
-    _print(f"Warning: {text}", sys.stderr)
+    """Print a warning on stderr, wrapped by word and yellow on a terminal."""
+    _print(f"Warning: {text}", sys.stderr, colour="yellow")
 
 
 def columns() -> int:
@@ -116,11 +117,15 @@ def wrapped(text: str, width: int, *, taken: int = 0) -> str:
 _NAME = re.compile(r" *[^ ]+(?: [^ ]+)? {2,}")  # of one or two words
 
 
-def _print(text: object, stream: TextIO | None, *, wrap: bool = True) -> None:
+def _print(
+    text: object, stream: TextIO | None, *, wrap: bool = True, colour: str | None = None
+) -> None:
     if stream is not None:  # closed from the start, as by `>&-`
         shown = printable(text)
         if wrap and stream.isatty():
             shown = wrapped(shown, columns())
+        if colour and stream.isatty() and not os.environ.get("NO_COLOR"):
+            shown = click.style(shown, fg=colour)
         print(shown, file=stream, flush=True)
 
 

@@ -101,8 +101,8 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def _add(self, description: str, total: int | None) -> TaskID:
-        return self._bar.add_task(printable(description), total=total, note="", far="")
+    def _add(self, description: str, total: int | None, *, far: str = "") -> TaskID:
+        return self._bar.add_task(printable(description), total=total, note="", far=far)
 
     def _advance(self, task: TaskID, steps: int, note: str, *, total: float | None = None) -> None:
         self._bar.update(task, advance=steps, total=total, note=printable(note))

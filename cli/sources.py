@@ -63,11 +63,6 @@ def records() -> list[dict[str, Any]]:
     return [_record(source) for source in _read.get() or ()]
 
 
-def lines() -> list[str]:
-    """Return the same for people."""
-    return [_line(record) for record in records()]
-
-
 def _record(source: "Source") -> dict[str, Any]:
     import numpy as np
 
@@ -119,7 +114,8 @@ def _labels(source: "Source") -> "NDArray[np.int64]":
     return source.labels() if isinstance(source, ParquetSource) else source.index().labels
 
 
-def _line(record: dict[str, Any]) -> str:
+def line_of(record: dict[str, Any]) -> str:
+    """Return a record for people."""
     from ccrop_pipeline.images.source import of_kind
 
     images, classes, parts = record["images"], record["classes"], []

@@ -79,8 +79,7 @@ class TrainProgress(Display, Observer):
         say(f"{self._prefix}{stage['text']}", style="bold")
         self._time.begin()
         if stage["stage"] == "train":  # its first step may take minutes, and nothing is known yet
-            self._begin("training", None)
-            self._expect("waiting for the first step")
+            self._begin("training", None, "waiting for the first step")
         if stage["stage"] == "refresh" and not stage["overlapped"]:
             self._refresh = stage["epoch"]
             self._begin(f"boxes after epoch {self._refresh}/{self._epochs}", self._images)
@@ -146,14 +145,9 @@ class TrainProgress(Display, Observer):
         say(f"{self._prefix}{what}, mean area {area:.0%}, {box_rule(box_set)}")
         warn_if_useless(box_set)
 
-    def _begin(self, description: str, total: int | None) -> None:
-        self._waits = False
-        self._task = self._add(self._prefix + description, total)
-
-    def _expect(self, what: str) -> None:
-        assert self._task is not None
-        self._bar.update(self._task, far=what)
-        self._waits = True
+    def _begin(self, description: str, total: int | None, waits_for: str = "") -> None:
+        self._task = self._add(self._prefix + description, total, far=waits_for)
+        self._waits = bool(waits_for)
 
     def _move(self, steps: int, note: str, left: Estimate | None) -> None:
         assert self._task is not None

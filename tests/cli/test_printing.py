@@ -202,6 +202,7 @@ def test_warnings_and_errors_are_wrapped_between_words(width, monkeypatch):
     words = "the embeddings of all images are nearly-the-same in /a/very/long/path/" + "x" * 90
     text = f"{words} and what to do about it is said here."
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
     for where in ("warning", "live", "error"):
         screen = Terminal()
         if where == "live":
@@ -222,6 +223,17 @@ def test_warnings_and_errors_are_wrapped_between_words(width, monkeypatch):
         lines = said.splitlines()
         assert len(lines) >= 3
         assert all(len(line) <= width or " " not in line.strip() for line in lines)
+
+
+def test_warnings_are_yellow_on_a_terminal_and_nowhere_else(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for stream, said in (
+        (Terminal(), "\x1b[33mWarning: mind this\x1b[0m\n"),
+        (io.StringIO(), "Warning: mind this\n"),
+    ):
+        monkeypatch.setattr("sys.stderr", stream)
+        printing.warn("mind this")
+        assert stream.getvalue() == said
 
 
 def test_what_goes_to_a_file_is_not_wrapped(monkeypatch):
