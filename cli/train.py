@@ -136,6 +136,11 @@ def _setting_called(name: str) -> str | None:
     help="Keep images decoded on the device when they need no more than this; 0: never.",
 )
 @click.option("--compile", is_flag=True, help="Compile the encoders with torch.compile.")
+@click.option(
+    "--grad-checkpointing",
+    is_flag=True,
+    help="Save memory: compute the blocks of the encoder a second time for the backward pass.",
+)
 @click.option("--stop-on-collapse", is_flag=True, help="End the run after an epoch that collapses.")
 @click.option(
     "--log",

@@ -72,9 +72,13 @@ def synchronise(module: nn.Module) -> None:
 def exchange(module: nn.Module, make: Callable[[_BatchNorm], _BatchNorm]) -> None:
     """Put other layers in the place of plain batch norm, with its parameters and buffers."""
     for name, child in module.named_children():
-        if type(child) in _PLAIN:
+        activates = isinstance(child, nn.BatchNorm2d) and hasattr(child, "act")  # timm's
+        if type(child) in _PLAIN or activates:
             assert isinstance(child, _BatchNorm)
             new = make(child)
+            if activates:
+                new.drop, new.act = child.drop, child.act
+                new.register_forward_hook(lambda norm, _args, out: norm.act(norm.drop(out)))
             # The very tensors: optimizers and momentum encoders may hold them already.
             new._parameters, new._buffers = child._parameters, child._buffers
             new.train(child.training)

@@ -47,6 +47,9 @@ class Recipe:
 
     Attributes:
         backbone: A name that `build_backbone` knows, `timm:NAME` or `torchvision:NAME`.
+        freeze: First blocks of the backbone that do not learn, the stem counted as the first. For
+            runs that begin with weights from elsewhere; ViTs with random ones train more steadily
+            with 1 (section 4.2 of MoCo v3, arXiv:2104.02057).
         image_size: Side of a view in pixels.
         eval_size: Side in pixels of the whole images that boxes are computed on and that the
             probe sees; 0 for `image_size`. Twice the size gives heatmaps of twice the cells.
@@ -73,6 +76,7 @@ class Recipe:
     """
 
     backbone: str = "resnet50"
+    freeze: int = ranged(0, "[0, 1000]")
     image_size: int = ranged(224, "[8, 4096]")
     eval_size: int = ranged(0, "[0, 4096]")
     epochs: int = ranged(200, "[1, 100000]")

@@ -71,6 +71,10 @@ class OptimizerSettings:
     Attributes:
         name: "sgd", "lars" (You et al., arXiv:1708.03888) or "adamw".
         lr: Peak learning rate, for the batch size of the recipe.
+        layer_decay: What the learning rate of each block of the backbone is multiplied by for
+            every block behind it, and once more; 1: all learn at the same rate. For weights from
+            elsewhere, whose first layers need the least change (section 2.3 and appendix of BEiT,
+            arXiv:2106.08254, has 0.65 to 0.85).
         lr_warmup_epochs: Epochs of linear growth from 0 to `lr`.
         momentum: Momentum of SGD and LARS, the first beta of AdamW; in [0, 1).
         weight_decay: L2 penalty; decoupled with AdamW.
@@ -92,6 +96,7 @@ class OptimizerSettings:
 
     name: Literal["sgd", "lars", "adamw"] = "sgd"
     lr: float = ranged(0.03, "[0, 10000]")
+    layer_decay: float = ranged(1.0, "(0, 1]")
     lr_warmup_epochs: int = ranged(0, "[0, 100000]")
     momentum: float = ranged(0.9, "[0, 1)")
     weight_decay: float = ranged(1e-4, "[0, 100]")

@@ -92,6 +92,7 @@ class Trainer:
             len(self.loader) // recipe.accumulate,
             weights=inputs.weights,
             compiled=machine.compile,
+            checkpointing=machine.grad_checkpointing,
         )
         self._overwrite, self._stop_on_collapse = overwrite, stop_on_collapse
         self.epoch = 0

@@ -57,6 +57,7 @@ class Machine:
         resident_gb: Images are kept decoded on the device when they need no more than this
             many gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled with `torch.compile`.
+        grad_checkpointing: Whether steps save memory by computing the blocks of the encoder twice.
         log: Loggers that metrics also go to, of `loggers.LOGGERS`.
     """
 
@@ -65,6 +66,7 @@ class Machine:
     threads: int = 2
     resident_gb: float = 4.0
     compile: bool = False
+    grad_checkpointing: bool = False
     log: tuple[str, ...] = ()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ccrop_pipeline.base import Observer, StepReport
 from ccrop_pipeline.errors import ModelError, shown
+from ccrop_pipeline.localize import Backbone
 from ccrop_pipeline.methods import Method, build_method, embedding_std, gathered
 from ccrop_pipeline.models.own_checkpoints import unfitting
 from ccrop_pipeline.models.trainable import open_backbone
@@ -25,8 +26,9 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
     """Build the optimizer of all that a method trains.
 
     Parameters are grouped by what they have in common: a group has "fixed_rate" (its learning
-    rate stays at the peak) and "decays" (weight decay covers it). LARS leaves a group that does
-    not decay without its trust ratio, too, as SimCLR and BYOL do with norms and biases.
+    rate stays at the peak), "decays" (weight decay covers it) and "share" (of the learning rate,
+    smaller in blocks further to the front by `layer_decay`). LARS leaves a group that does not
+    decay without its trust ratio, too, as SimCLR and BYOL do with norms and biases.
 
     Args:
         method: Already on its device; parameters without gradient are left out.
@@ -66,28 +68,38 @@ def set_rates(
     rate = settings.rate(step, steps, steps_per_epoch)
     decay = settings.decay(step, steps)
     for group in optimizer.param_groups:
-        group["lr"] = settings.lr if group["fixed_rate"] else rate
+        group["lr"] = (settings.lr if group["fixed_rate"] else rate) * group["share"]
         group["weight_decay"] = decay if group["decays"] else 0.0
     return rate
 
 
 def _groups(method: Method, settings: OptimizerSettings) -> list[dict[str, Any]]:
     fixed = {id(parameter) for parameter in method.fixed_rate_parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    behind = _blocks_behind(method.backbone) if settings.layer_decay < 1 else {}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for parameter in method.parameters():
         if parameter.requires_grad:
             # Biases and the weights of norms have one dimension, and nothing else has.
             decays = settings.decay_norms_and_biases or parameter.ndim > 1
-            groups.setdefault((id(parameter) in fixed, decays), []).append(parameter)
+            share = settings.layer_decay ** behind.get(id(parameter), 0)
+            groups.setdefault((id(parameter) in fixed, decays, share), []).append(parameter)
     return [
         {
             "params": parameters,
             "fixed_rate": fixed_rate,
             "decays": decays,
+            "share": share,
             "weight_decay": settings.weight_decay if decays else 0.0,
         }
-        for (fixed_rate, decays), parameters in groups.items()
+        for (fixed_rate, decays, share), parameters in groups.items()
     ]
+
+
+def _blocks_behind(backbone: Backbone) -> dict[int, int]:
+    """Return how many blocks are behind each parameter, its own counted in, by its `id`."""
+    depths = backbone.depths()
+    count = 1 + max(depths.values())
+    return {id(value): count - depths[name] for name, value in backbone.named_parameters()}
 
 
 class StepResult(NamedTuple):
@@ -107,6 +119,7 @@ class Learner:
         steps_per_epoch: Steps of an epoch.
         weights: What the weights start from; None: fresh random ones.
         compiled: Whether encoders are compiled.
+        checkpointing: Whether the blocks of the encoder are computed again for the backward pass.
 
     Attributes:
         method: The method itself, without what spreads it over processes.
@@ -122,13 +135,16 @@ class Learner:
         *,
         weights: StartingWeights | PretrainedEncoder | None = None,
         compiled: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         self._recipe, self._processes, self._fabric = recipe, processes, processes.fabric
         self._steps_per_epoch = steps_per_epoch
         self.unreadable: list[str] = []
         self._rows = NewestRows()
         torch.manual_seed(recipe.seed)
-        method = build_method(recipe.method, open_backbone(recipe.backbone, recipe.sizes()))
+        backbone = open_backbone(recipe.backbone, recipe.sizes())
+        backbone.freeze(recipe.freeze)
+        method = build_method(recipe.method, backbone)
         self.started_from = (
             weights.load_into(method, recipe.method.name, recipe.backbone) if weights else None
         )
@@ -137,6 +153,8 @@ class Learner:
             method = method.to(memory_format=torch.channels_last)
         if processes.count > 1:
             method.synchronise_batch_norm()
+        if checkpointing:
+            method.backbone.checkpoint_blocks()
         if compiled:
             _compile(method)
         self.method: Method = method

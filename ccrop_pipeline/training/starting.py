@@ -34,6 +34,7 @@ def train(
     workers: int | None = None,
     resident_gb: float = 4.0,
     compile: bool = False,
+    grad_checkpointing: bool = False,
     stop_on_collapse: bool = False,
     log: Sequence[str] = (),
     observer: Observer = SILENT,
@@ -61,6 +62,7 @@ def train(
         resident_gb: Images stay decoded on the device when they need no more than so many
             gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled by `torch.compile`.
+        grad_checkpointing: Whether steps save memory by computing the blocks of the encoder twice.
         stop_on_collapse: Whether to end with an error after an epoch that collapses.
         log: Where metrics also go: "tensorboard", "wandb", "mlflow", "trackio".
         observer: Hears how it goes.
@@ -91,6 +93,7 @@ def train(
         threads=cores if device.type == "cpu" else max(1, workers),
         resident_gb=resident_gb,
         compile=compile,
+        grad_checkpointing=grad_checkpointing,
         log=tuple(log),
     )
     trainer = Trainer(

@@ -20,7 +20,9 @@ def method(name="simsiam", **settings):
 def one_weight(start, gradient, settings, grows=0):
     """The values of one parameter over three steps; its gradient grows by a share a step."""
     weight = nn.Parameter(torch.tensor([start]))
-    stand_in = SimpleNamespace(fixed_rate_parameters=list, parameters=lambda: [weight])
+    stand_in = SimpleNamespace(
+        fixed_rate_parameters=list, parameters=lambda: [weight], backbone=None
+    )
     optimizer = build_optimizer(stand_in, settings)
     values = []
     for step in range(3):
@@ -164,3 +166,17 @@ def test_weight_decay_is_constant_or_goes_to_its_last_value():
     dino = OptimizerSettings("adamw", weight_decay=0.04, final_weight_decay=0.4)
     decays = [dino.decay(step, 90) for step in (0, 30, 45, 90)]
     assert decays == pytest.approx([0.04, 0.13, 0.22, 0.4])
+
+
+def test_blocks_further_to_the_front_learn_more_slowly():
+    model = method()
+    settings = OptimizerSettings(lr=0.5, layer_decay=0.5, schedule="constant")
+    optimizer = build_optimizer(model, settings)
+    set_rates(optimizer, settings, step=0, steps=1, steps_per_epoch=1)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    # Eight convolutions of `small`, each a block with the batch norm behind it.
+    names = dict(model.backbone.named_parameters())
+    assert rates[id(names["layer4.4.weight"])] == rates[id(names["layer4.5.bias"])] == 0.5 / 2
+    assert rates[id(names["layer4.1.weight"])] == 0.5 / 4
+    assert rates[id(names["layer1.0.weight"])] == 0.5 / 2**8
+    assert {rates[id(p)] for p in model.projector.parameters()} == {0.5}
