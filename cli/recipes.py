@@ -19,6 +19,8 @@ _DATA = {
     "in1k": "ImageNet-1K",
 }
 _SMALL = "Small enough for two CPU cores"
+_VIT = "Photographs; transformers of timm"
+_OWN = "A few thousand images of one's own"
 
 
 @click.command("recipes")
@@ -81,7 +83,7 @@ def _print_list(texts: Mapping[str, str], as_json: bool) -> None:
         print_json(entries)
         return
     width = max(len(name) for name in texts)
-    groups = {_group(name): None for name in ("any", *_DATA, "demo")}
+    groups = {_group(name): None for name in ("any", "-vit", "continue-photos", *_DATA, "demo")}
     for group in groups:
         print_line(group)
         for entry in entries:
@@ -97,6 +99,10 @@ def _print_list(texts: Mapping[str, str], as_json: bool) -> None:
 def _group(name: str) -> str:
     if name == "demo" or name.endswith("-2core"):
         return _SMALL
+    if name.endswith("-vit"):
+        return _VIT
+    if name == "continue-photos":
+        return _OWN
     return _DATA.get(name.partition("-")[0], "Photographs; what --method alone means")
 
 

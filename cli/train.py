@@ -1,5 +1,6 @@
 """`ccrop train`."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ METHODS = (
     "barlowtwins",
     "byol",
     "dino",
+    "lejepa",
     "mocov1",
     "mocov2",
     "mocov3",
@@ -171,12 +173,16 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     # All that can be said without torch has been said: it takes seconds to import.
     from ccrop_pipeline import training
     from ccrop_pipeline.base import Ranks
+    from ccrop_pipeline.recipes import advice
     from ccrop_pipeline.training.loggers import how_to_open
 
     from .train_progress import TrainProgress
 
     ranks = Ranks.from_environment()
-    with TrainProgress(plan, machine=_machine(options["device"], ranks.world_size)) as progress:
+    machine = _machine(options["device"], ranks.world_size)
+    given = {"boxes": bool(options["boxes"]), "init": bool(init or options["load"])}
+    hint = partial(advice, recipe, **given)
+    with TrainProgress(plan, machine=machine, advice=hint) as progress:
         done = training.train(source, run, recipe=recipe, observer=progress, **options)
     if ranks.rank == 0:
         if not progress.trained:

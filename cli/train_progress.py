@@ -1,5 +1,6 @@
 """What a person sees of a run: a line for each stage and epoch, a live bar within an epoch."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -32,6 +33,7 @@ class TrainProgress(Display, Observer):
         plan: Stages of the run.
         prefix: Put before each line, to tell runs apart.
         machine: What it trains on, for people.
+        advice: What to think of with so many images, for people, if anything.
         clock: Seconds of a clock that only goes forward.
 
     Attributes:
@@ -44,6 +46,7 @@ class TrainProgress(Display, Observer):
         prefix: str = "",
         *,
         machine: str = "this machine",
+        advice: Callable[[int], str | None] = lambda _images: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         super().__init__()
@@ -55,6 +58,7 @@ class TrainProgress(Display, Observer):
         )
         self._epochs = self._time.epochs
         self._images: int | None = None
+        self._advice = advice
         self._task: TaskID | None = None
         self._started = self._said = 0.0
         self._located = self._refresh = 0
@@ -68,6 +72,8 @@ class TrainProgress(Display, Observer):
         """Say how images are loaded."""
         self._images = images or 0
         say(f"{self._prefix}{note}")
+        if images and (advice := self._advice(images)):
+            self.warning(re.sub(r"`(\w+)`", r"--\1", advice))
 
     def loaded(self, note: str) -> None:
         """Say what the weights start from."""

@@ -157,7 +157,11 @@ def _unit(name: str) -> str:
 
 
 def _recomputed(block: nn.Module) -> Callable[..., Any]:
-    """Return the forward pass of a block that is computed again in the backward pass."""
+    """Return the forward pass of a block that is computed again in the backward pass.
+
+    The statistics of batch norm move once all the same. That is more than `torch.compile` can
+    follow: it leaves such blocks as they are.
+    """
     plain = block.forward
     norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
 
@@ -175,12 +179,13 @@ def _recomputed(block: nn.Module) -> Callable[..., Any]:
     def forward(*args: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
             return plain(*args)
-        if not norms:  # torch.compile takes no contexts
+        if not norms:
             return checkpoint(plain, *args, use_reentrant=False)
         contexts = lambda: (nullcontext(), tracked_once())  # noqa: E731
         return checkpoint(plain, *args, use_reentrant=False, context_fn=contexts)
 
-    return forward
+    leave: Callable[..., Any] = torch.compiler.disable
+    return leave(forward) if norms else forward
 
 
 class Renormalise(nn.Module):

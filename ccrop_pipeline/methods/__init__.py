@@ -9,6 +9,7 @@ from ccrop_pipeline.localize import Backbone, build_backbone
 from ccrop_pipeline.methods.barlowtwins import BarlowTwins
 from ccrop_pipeline.methods.byol import BYOL
 from ccrop_pipeline.methods.dino import DINO
+from ccrop_pipeline.methods.lejepa import LeJEPA
 from ccrop_pipeline.methods.method import Method, StepOutput
 from ccrop_pipeline.methods.moco import MoCoV1, MoCoV2
 from ccrop_pipeline.methods.mocov3 import MoCoV3
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "barlowtwins": BarlowTwins,
     "vicreg": VICReg,
+    "lejepa": LeJEPA,
 }
 
 

@@ -202,6 +202,27 @@ class VICRegSettings(MethodSettings):
     projection_dim: int = ranged(8192, "[1, 1048576]")
 
 
+@dataclass(frozen=True)
+class LeJEPASettings(MethodSettings):
+    """Numbers of LeJEPA.
+
+    Attributes:
+        gaussian_weight: Weight of the distance from a standard normal, lambda in the paper; that
+            of the distance between views is 1 less it.
+        slices: Random directions that the embeddings are projected on in each step.
+        knots: Points at which the characteristic functions are compared, from 0 to 3.
+        hidden_dim: Width of the layers inside the projector.
+        projection_dim: Length of an embedding.
+    """
+
+    name: str = "lejepa"
+    gaussian_weight: float = ranged(0.05, "[0, 1]")
+    slices: int = ranged(1024, "[1, 1048576]")
+    knots: int = ranged(17, "[2, 100000]")
+    hidden_dim: int = ranged(2048, "[1, 1048576]")
+    projection_dim: int = ranged(64, "[1, 1048576]")
+
+
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "simclr": SimCLRSettings,
     "mocov1": MoCoV1Settings,
@@ -212,6 +233,7 @@ METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "dino": DINOSettings,
     "barlowtwins": BarlowTwinsSettings,
     "vicreg": VICRegSettings,
+    "lejepa": LeJEPASettings,
 }
 
 

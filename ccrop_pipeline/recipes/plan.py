@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ccrop_pipeline.base import Location, absolute
-from ccrop_pipeline.errors import SettingError, shown
+from ccrop_pipeline.errors import SettingError, counted, shown
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.settings import PAPER_REFRESHES, BoxSettings, OptimizerSettings
 
@@ -94,6 +94,42 @@ def make_plan(recipe: Recipe, boxes: Location | None = None) -> list[Stage]:
         first = epoch
     stages.append(TrainStage(first, recipe.epochs, current, settings.overlapped and first > 0))
     return stages
+
+
+_FEW = 2_500  # images of which no encoder that began at random had boxes of worth
+_STEPS = 8  # of an epoch; fewer hardly move the weights
+_LONG = 100_000  # images in all that are more than a gentle step from weights that are given
+
+
+def advice(recipe: Recipe, images: int, *, boxes: bool, init: bool) -> str | None:
+    """Return what to think of before a run on so many images begins, for people; None: nothing.
+
+    Args:
+        recipe: Epochs, batch and boxes.
+        images: Images to train on.
+        boxes: Whether a box set is given.
+        init: Whether weights from elsewhere are.
+    """
+    found, batch_size = [], recipe.batch_size
+    if images < _FEW and recipe.boxes.kind == "encoder" and not (boxes or init):
+        found.append(
+            f"{counted(images, 'image')} are too few to learn boxes from random weights: in runs "
+            "on 900 photographs the audit accepted none (lab/audits.md). Begin with an encoder "
+            "that has seen more (`init`), give boxes of one (`boxes`), or set boxes.kind=none."
+        )
+    fewer = max(16, 1 << max(images // _STEPS, 1).bit_length() - 1)
+    if images < _STEPS * batch_size and fewer < batch_size:
+        found.append(
+            f"{counted(images, 'image')} make {images // batch_size} steps an epoch in batches of "
+            f"{batch_size}: set batch_size={fewer} for {images // fewer}."
+        )
+    if init and images * recipe.epochs > _LONG:
+        found.append(
+            f"{counted(recipe.epochs, 'epoch')} of {counted(images, 'image')} are many for weights "
+            f"that are given: with epochs={max(5, _LONG // images)} they keep more of what they "
+            "know."
+        )
+    return " ".join(found) or None
 
 
 def box_folder(epoch: int) -> str:

@@ -86,6 +86,7 @@ _ADVICE = {
     "dino": "lower method.teacher_temperature",
     "barlowtwins": "raise method.off_diagonal_weight",
     "vicreg": "raise method.variance_weight",
+    "lejepa": "raise method.gaussian_weight",
 }
 
 LEARNING, COLLAPSING, UNCLEAR = "learning", "collapsing", "not yet clear"

@@ -36,7 +36,7 @@ from ccrop_pipeline.training.checkpoint import (
 )
 from ccrop_pipeline.training.collapse import COLLAPSING, judge
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
-from ccrop_pipeline.training.learner import Learner
+from ccrop_pipeline.training.learner import Learner, optimizer_note
 from ccrop_pipeline.training.loggers import Loggers
 from ccrop_pipeline.training.metrics import Metrics, box_metrics
 from ccrop_pipeline.training.processes import Processes, device_name, slow_precision
@@ -101,6 +101,8 @@ class Trainer:
         self.observer.loading(self.loader.images, self.loader.note)
         if slow := slow_precision(recipe.precision, machine.device):
             self.observer.warning(slow)
+        if note := optimizer_note(self.learner.method.backbone, recipe):
+            self.observer.warning(note)
         if self._probe and (note := self._probe.note()):
             self.observer.warning(note)
 

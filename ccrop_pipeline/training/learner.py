@@ -95,6 +95,22 @@ def _groups(method: Method, settings: OptimizerSettings) -> list[dict[str, Any]]
     ]
 
 
+def optimizer_note(backbone: Backbone, recipe: Recipe) -> str | None:
+    """Return a warning where a transformer is to be trained by an optimizer that is not for it.
+
+    The numbers are those of MoCo v3 (arXiv:2104.02057, section 4), also for SimCLR and BYOL.
+    """
+    if backbone.layout != "tokens" or recipe.optimizer.name == "adamw":
+        return None
+    rate = 1.5e-4 * recipe.batch_size / 256
+    return (
+        f"{backbone.name} is a transformer, and the recipe trains it by {recipe.optimizer.name}, "
+        "which is for convolutions. Set optimizer.name=adamw, "
+        f"optimizer.lr={rate:.2g} and optimizer.weight_decay=0.1, or take a recipe for "
+        "transformers (dino-vit, mocov3-vit)."
+    )
+
+
 def _blocks_behind(backbone: Backbone) -> dict[int, int]:
     """Return how many blocks are behind each parameter, its own counted in, by its `id`."""
     depths = backbone.depths()

@@ -15,6 +15,7 @@ SMALL = {
     "dino": {"hidden_dim": 32, "bottleneck_dim": 8, "projection_dim": 24},
     "barlowtwins": {"hidden_dim": 32, "projection_dim": 16},
     "vicreg": {"hidden_dim": 32, "projection_dim": 16},
+    "lejepa": {"hidden_dim": 32, "projection_dim": 16, "slices": 64},
 }
 WITH_MOMENTUM = ("mocov1", "mocov2", "mocov3", "byol", "dino")
 assert SMALL.keys() == METHODS.keys()
@@ -33,7 +34,7 @@ def made_views(name, count=16, seed=1):
         noise = torch.randn(count, 3, size, size, generator=generator)
         return images[:, :, :size, :size] + 2 * noise
 
-    return [view(32), view(32), *([view(16)] * 2 if name == "dino" else [])]
+    return [view(32), view(32), *([view(16)] * 2 if name in ("dino", "lejepa") else [])]
 
 
 def train(model, name, steps=5, lr=0.001):

@@ -19,6 +19,7 @@ GOLDEN = {
     "simsiam": [-0.030061082, -0.058089126, -0.076912217, -0.093617451, -0.10656338],
     "dino": [3.5592877, 0.67953516, 0.73498921, 0.77368396, 0.85299219],
     "barlowtwins": [15.195712, 8.0186164, 1.020122, 0.27378327, 0.25039342],
+    "lejepa": [0.36273052, 0.35667137, 0.34485222, 0.34949871, 0.35061824],
     "vicreg": [21.656656, 18.403495, 17.083629, 14.893119, 13.760471],
 }
 
@@ -170,6 +171,7 @@ def test_defaults_are_the_papers():
         "dino": {"projection_dim": 65536, "student_temperature": 0.1, "center_momentum": 0.9},
         "barlowtwins": {"off_diagonal_weight": 0.005, "projection_dim": 8192},
         "vicreg": {"invariance_weight": 25, "variance_weight": 25, "covariance_weight": 1},
+        "lejepa": {"gaussian_weight": 0.05, "slices": 1024, "knots": 17},
     }
     for name, numbers in papers.items():
         settings = settings_type(name)()

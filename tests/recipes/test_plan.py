@@ -13,6 +13,7 @@ from ccrop_pipeline.recipes import (
     Recipe,
     RefreshStage,
     TrainStage,
+    advice,
     bundled_recipes,
     describe,
     load_recipe,
@@ -283,3 +284,20 @@ def test_learning_rate_grows_linearly_then_falls_as_half_a_cosine():
     assert rates[35] == pytest.approx(0.4 * math.cos(math.pi / 8) ** 2)
     assert OptimizerSettings(lr=1.0).rate(109, 110, 1) < 3e-4
     assert OptimizerSettings(lr=1.0).rate(0, 110, 1) == 1.0
+
+
+def test_advice_before_a_run_on_few_images():
+    def said(*settings, images=900, boxes=False, init=False, name="photos-simclr-2core"):
+        return advice(load_recipe(name, settings), images, boxes=boxes, init=init)
+
+    assert "900 images are too few to learn boxes from random weights" in said()
+    assert said(images=5000) is None
+    assert said(boxes=True) is said(init=True) is said("boxes.kind=none") is None
+    # Six steps of 64; 12 of 32.
+    small = said("boxes.kind=none", images=399)
+    assert "399 images make 6 steps" in small
+    assert "batch_size=32 for 12" in small
+    assert said("boxes.kind=none", "batch_size=16", images=20) is None
+    long = said(images=10_000, init=True, name="continue-photos")
+    assert "20 epochs of 10,000 images are many" in long
+    assert "epochs=10" in long

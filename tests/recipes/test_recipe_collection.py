@@ -114,7 +114,8 @@ def test_there_are_all_recipes_of_the_paper_and_nothing_without_a_name():
     wanted = {*PAPER, *METHODS}
     rest = set(bundled_recipes()) - wanted
     assert wanted <= set(bundled_recipes())
-    assert rest == {"demo"} | {name for name in rest if name.endswith("-2core")}
+    assert {"demo", "continue-photos"} <= rest
+    assert all(name.endswith(("-2core", "-vit")) for name in rest - {"demo", "continue-photos"})
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -248,7 +249,7 @@ def test_each_method_has_a_recipe_of_its_name_that_it_can_be_built_from(name):
 
 
 def test_norms_and_biases_decay_where_they_do_in_the_authors_programs():
-    # One group of parameters in MoCo v1, v2 and SimSiam; LARS leaves out what has one dimension,
-    # and so does DINO (utils.get_params_groups of facebookresearch/dino).
+    # One group of parameters in MoCo v1, v2, SimSiam and LeJEPA; LARS leaves out what has one
+    # dimension, and so does DINO (utils.get_params_groups of facebookresearch/dino).
     decay = {name for name in METHODS if load_recipe(name).optimizer.decay_norms_and_biases}
-    assert decay == {"mocov1", "mocov2", "simsiam"}
+    assert decay == {"mocov1", "mocov2", "simsiam", "lejepa"}

@@ -22,6 +22,7 @@ NARROW = {
     "dino": ["hidden_dim=32", "bottleneck_dim=16", "projection_dim=64"],
     "barlowtwins": ["hidden_dim=32", "projection_dim=32"],
     "vicreg": ["hidden_dim=32", "projection_dim=32"],
+    "lejepa": ["hidden_dim=32", "projection_dim=32"],
 }
 COMMON = [
     "backbone=small",
@@ -45,7 +46,7 @@ def source(tmp_path_factory):
 
 def recipe(method, *settings):
     own = [f"method.{setting}" for setting in NARROW.get(method, [])]
-    small = ["local_views.size=16"] if method == "dino" else []
+    small = ["local_views.size=16"] if method in ("dino", "lejepa") else []
     return load_recipe(method, [*COMMON, *own, *small, *settings])
 
 
