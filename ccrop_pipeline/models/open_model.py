@@ -24,6 +24,7 @@ from ccrop_pipeline.models.programs import (
     torchscript_network,
 )
 from ccrop_pipeline.models.sealed_files import NEWEST, expect_newest, kind_of_file
+from ccrop_pipeline.models.untrained import looks_untrained
 from ccrop_pipeline.models.weight_files import read_weights
 
 _LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
@@ -114,6 +115,12 @@ def open_encoder(
         )
     if input_size is not None:  # a network's own size suits it
         expect_whole_images(encoder)
+    if encoder.epoch is None and looks_untrained(encoder.module):
+        say(
+            f"{encoder.name}: most weights are noise, as before training; what it finds means "
+            "nothing."
+        )
+        encoder = replace(encoder, epoch=0)
     return replace(encoder, precision=precision, compile=compile)
 
 

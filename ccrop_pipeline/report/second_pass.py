@@ -64,7 +64,12 @@ def look_again(
         rule, _ = choose_rule(rule, seen.heatmaps, seen.inside, seen.windows, size)
     found = _boxes(seen.inside.reshape(-1, *seen.inside.shape[2:]), rule, size)
     inside = found.reshape(len(boxes), -1, 4)
-    agreement = Agreement(kappa(boxes, inside, seen.windows), freedom(boxes), len(boxes))
+    agreement = Agreement(
+        kappa(boxes, inside, seen.windows),
+        freedom(boxes),
+        len(boxes),
+        untrained=encoder.epoch == 0,
+    )
     if not given:
         return agreement
     own = _boxes(seen.heatmaps, rule, size)

@@ -33,6 +33,7 @@ class Agreement:
         worthless: Whether no threshold that was tried gave boxes worth anything.
         model: Where the windows' boxes are those of a model that did not make the boxes: how much
             of where its own boxes lie is of the image. None where they are of what made them.
+        untrained: Whether the weights of the model that was asked are known to be random.
     """
 
     kappa: float
@@ -40,6 +41,7 @@ class Agreement:
     images: int
     worthless: bool = False
     model: float | None = None
+    untrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def judge(
         few = f"{counted(spread.images, 'image')} are too few to say how much boxes differ."
         return Verdict(UNKNOWN, few, "Compute boxes of more images.")
     own = own_share(spread, agreement)
+    if agreement is not None and agreement.model is None:
+        untrained |= agreement.untrained
     worthless = agreement is not None and agreement.worthless
     if worthless or untrained or own < _LITTLE:
         word = NOTHING if worthless or own < _NOTHING else LITTLE
@@ -161,11 +165,12 @@ def _beside_a_model(agreement: Agreement, model: float) -> Verdict:
             "they lie nearer to what the model finds in windows of their image than boxes of "
             f"other images do ({kappa}).",
         )
-    if model < _LITTLE:
+    if model < _LITTLE or agreement.untrained:
+        why = f"its own boxes carry little of the image ({shown(model)})"
+        why = "its weights are random" if agreement.untrained else why
         return Verdict(
             UNKNOWN,
-            f"they differ between images, but this model is no measure: its own boxes carry little "
-            f"of the image ({shown(model)}).",
+            f"they differ between images, but this model is no measure: {why}.",
             "Give a model that finds objects, or compare them with true boxes.",
         )
     if agreement.kappa > _CHANCE:

@@ -30,9 +30,10 @@ def bright():
 """
 
 
-def encoder(*layers: torch.nn.Module) -> Encoder:
+def encoder(*layers: torch.nn.Module, epoch: int | None = None) -> Encoder:
     net = torch.nn.Sequential(torch.nn.AvgPool2d(8), *layers)
-    return Encoder(net, str(len(layers)), SIDE, mean=(0, 0, 0), std=(1, 1, 1), name="bright")
+    colours = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    return Encoder(net, str(len(layers)), SIDE, **colours, name="bright", epoch=epoch)
 
 
 def rectangles() -> np.ndarray:
@@ -118,6 +119,19 @@ class _Corner(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         falling = torch.linspace(1, 0, x.shape[-1])
         return x * 0 + falling * falling[:, None]
+
+
+def test_a_model_of_random_weights_is_no_measure_and_its_boxes_carry_little(
+    source, computed, tmp_path
+):
+    shuffled = given(source, tmp_path / "shuffled", np.roll(rectangles(), 1, axis=0))
+    found = audit(shuffled, agreement=look_again(shuffled, source, encoder(epoch=0)))
+    assert found.agreement.model > 0.3
+    assert found.verdict == "cannot tell"
+    assert "no measure: its weights are random" in found.reason
+    own = audit(computed, agreement=look_again(computed, source, encoder(epoch=0)))
+    assert (own.verdict, own.agreement.model) == ("carry little of the image", None)
+    assert "weights of the encoder are random" in own.reason
 
 
 def test_between_chance_and_certainty_it_cannot_tell(source, tmp_path):

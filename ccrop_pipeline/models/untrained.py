@@ -1,0 +1,48 @@
+"""Weights that no training has shaped, told by their own spectrum; no image is needed."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Where three of four tensors are below it, the weights are noise: networks with random weights
+# have .98 at most there, trained ones 1.43 or more (lab/audits.md).
+_LIMIT, _SHARE = 1.05, 0.75
+_FEWEST_TENSORS, _FEWEST_NUMBERS, _LEAST_SIDE = 4, 1024, 8
+_STEPS = 10  # of power iteration
+
+
+def looks_untrained(module: nn.Module) -> bool:
+    """Tell whether most weights of a network are independent of each other, as before training.
+
+    The greatest singular value of an m x n matrix of independent entries with mean 0 and standard
+    deviation s is close to s (√m + √n) (Yin, Bai and Krishnaiah, Probability Theory and Related
+    Fields 78, 1988). What training adds stands out from that. Few steps may not show, and networks
+    with fewer than four tensors of 1,024 numbers are not judged.
+    """
+    ratios = list(_beside_noise(module))
+    return len(ratios) >= _FEWEST_TENSORS and float(np.quantile(ratios, _SHARE)) < _LIMIT
+
+
+def _beside_noise(module: nn.Module) -> Iterator[float]:
+    """Yield the greatest singular value of each weight tensor, over that of noise like it."""
+    for weights in module.parameters():
+        if weights.ndim < 2 or weights.numel() < _FEWEST_NUMBERS or not weights.is_floating_point():
+            continue
+        matrix = weights.detach().flatten(1).float()
+        matrix = matrix - matrix.mean()
+        spread = float(matrix.std())
+        if min(matrix.shape) >= _LEAST_SIDE and spread:
+            rows, columns = matrix.shape
+            yield _greatest(matrix) / (spread * (math.sqrt(rows) + math.sqrt(columns)))
+
+
+def _greatest(matrix: Tensor) -> float:
+    """Return the greatest singular value, or a little less, by power iteration."""
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(matrix.shape[1], generator=generator).to(matrix.device)
+    for _ in range(_STEPS):
+        vector = matrix.T @ (matrix @ (vector / vector.norm()))
+    return float((matrix @ (vector / vector.norm())).norm())
