@@ -113,7 +113,8 @@ def worthless(choice: RuleChoice) -> str:
     return (
         f"no threshold gives boxes that are worth anything, on {counted(choice.images, 'image')}: "
         "they hang at the borders and carry nothing of what is in the image. Train the encoder for "
-        "longer, or choose another layer, map or model."
+        "longer, choose another layer, map or model, or take the central box of every image "
+        "(`ccrop boxes centre`)."
     )
 
 

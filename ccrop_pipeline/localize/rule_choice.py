@@ -27,6 +27,7 @@ _EXPONENT = 0.75
 # Kappa of boxes that are believed although they spread too far: in the middle between the sets of
 # lab/self-setting.md that are worth something, 0.84 and more, and the others, 0.63 and less.
 _SURE = 0.73
+_NEAR = 0.85  # of the greatest kappa: boxes that agree worse than others could are not taken
 _CHANCE = 0.2  # kappa of boxes that are hardly nearer to their own window's than any other's
 _NEARLY_FULL = 0.97  # mean area beyond which centres say nothing
 _MAP_SIZE = 112  # the most pixels a side that boxes are compared at
@@ -83,16 +84,19 @@ def first_fit(choice: RuleChoice) -> int | None:
     """Return which of the thresholds tried is taken: the first whose boxes are not too large.
 
     Boxes that are too large are cut by the borders, which spreads their centres: freedom is above
-    1. Only part of the spread is that of objects, and kappa says how much. Where it always is
-    above 1, the last threshold if kappa is high. None where boxes hang at the borders or agree
-    with those of their windows by chance alone.
+    1. Only part of the spread is that of objects, and kappa says how much. It must be near the
+    greatest of all, or nearly whole images would pass, which agree by little and spread by little.
+    Where freedom always is above 1, the last threshold if kappa is high. None where boxes hang at
+    the borders or agree with those of their windows by chance alone.
     """
-    for at, (agreement, spread, area) in enumerate(
-        zip(choice.kappa, choice.freedom, choice.mean_area, strict=True)
-    ):
-        if area < _NEARLY_FULL and spread * max(agreement, 0) ** _EXPONENT < 1:
-            return at if agreement > _CHANCE else None
-    return len(choice.kappa) - 1 if choice.kappa and choice.kappa[-1] > _SURE else None
+    rows = list(zip(choice.kappa, choice.freedom, choice.mean_area, strict=True))
+    most = max((agreement for agreement, _, area in rows if area < _NEARLY_FULL), default=0.0)
+    if most <= _CHANCE:
+        return None
+    for at, (agreement, spread, area) in enumerate(rows):
+        if area < _NEARLY_FULL and agreement >= _NEAR * most and spread * agreement**_EXPONENT < 1:
+            return at
+    return len(rows) - 1 if choice.kappa[-1] > _SURE else None
 
 
 def too_few(rule: BoxRule, images: int) -> tuple[BoxRule, RuleChoice]:

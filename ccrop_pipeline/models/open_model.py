@@ -108,6 +108,12 @@ def open_encoder(
             )
     encoder = _encoder_of(opened, layer, input_size, device)
     encoder = replace(encoder, mean=given[0] or encoder.mean, std=given[1] or encoder.std)
+    if encoder.epoch is None and looks_untrained(encoder.module):
+        say(
+            f"{encoder.name}: most weights are noise, as before training; what it finds means "
+            "nothing."
+        )
+        encoder = replace(encoder, epoch=0)
     if isinstance(opened, Network) and None in given:
         say(
             f"{encoder.name}: mean {encoder.mean}, std {encoder.std}: {opened.colours}. "
@@ -115,12 +121,6 @@ def open_encoder(
         )
     if input_size is not None:  # a network's own size suits it
         expect_whole_images(encoder)
-    if encoder.epoch is None and looks_untrained(encoder.module):
-        say(
-            f"{encoder.name}: most weights are noise, as before training; what it finds means "
-            "nothing."
-        )
-        encoder = replace(encoder, epoch=0)
     return replace(encoder, precision=precision, compile=compile)
 
 
