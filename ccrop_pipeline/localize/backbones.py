@@ -112,6 +112,7 @@ class Backbone(nn.Module):
             for name, part in self.named_modules()
             if isinstance(part, _BatchNorm) and depths.get(f"{name}.weight", blocks) < blocks
         ]
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002
         """Set the mode of all parts but batch norm that is frozen."""

@@ -48,7 +48,7 @@ def test_frozen_blocks_keep_weights_and_statistics():
     for parameter in follower.parameters():
         parameter.requires_grad_(False)  # as a momentum encoder
     before = copy.deepcopy(backbone.state_dict())
-    backbone.train()
+    assert backbone.training  # as it was built: nobody need call `train`
     backbone(torch.randn(4, 3, 32, 32)).sum().backward()
     with torch.no_grad():
         for parameter in backbone.parameters():
