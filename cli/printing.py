@@ -131,15 +131,18 @@ def _print(
 
 @contextmanager
 def results_alone_on_stdout() -> Iterator[None]:
-    """Send to stderr what libraries print, such as downloads, and their warnings in one line."""
+    """Send to stderr what libraries print, such as downloads, and their warnings in one line.
+
+    Those of Pillow are left out.
+    """
     token = _results.set(sys.stdout)
-    shown_before = warnings.showwarning
-    warnings.showwarning = _warning
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.showwarning = _warning
+            # Of images, which it does not name; what cannot be decoded is counted and named by us.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             yield
     finally:
-        warnings.showwarning = shown_before
         _results.reset(token)
 
 

@@ -189,11 +189,14 @@ def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:
             first = start if not groups else first
             groups.append(group)
         start = stop
-    if _unpacked(file.metadata, groups, columns) > _room(piece.path):
+    unpacked, room = _unpacked(file.metadata, groups, columns), _room(piece.path)
+    if sum(unpacked) > room:
         raise _too_much(piece.path)
+    # Each row of a batch may be all that a row group has: one value, repeated.
+    rows = max(1, min(BATCH_ROWS, room // max([1, *unpacked])))
     position = first
     try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns.needed):
+        for batch in file.iter_batches(rows, row_groups=groups, columns=columns.needed):
             skip = max(piece.rows.start - position, 0)
             kept = batch.slice(skip, max(piece.rows.stop - position - skip, 0))
             position += batch.num_rows
@@ -203,11 +206,11 @@ def _batches(file: Any, piece: _Piece, columns: Columns) -> Iterator[Any]:
         raise SourceError(f"{piece.path} is damaged ({error}). Fetch or write it again.") from error
 
 
-def _unpacked(footer: Any, groups: list[int], columns: Columns) -> int:
-    """Return the bytes of the columns that are read, before anything is unpacked."""
+def _unpacked(footer: Any, groups: list[int], columns: Columns) -> list[int]:
+    """Return the bytes of each part of the columns that are read, before it is unpacked."""
     chunks = [footer.row_group(g).column(i) for g in groups for i in range(footer.num_columns)]
     of = [(f"{chunk.path_in_schema}.", chunk.total_uncompressed_size) for chunk in chunks]
-    return sum(size for path, size in of if path.startswith(tuple(f"{n}." for n in columns.needed)))
+    return [size for path, size in of if path.startswith(tuple(f"{n}." for n in columns.needed))]
 
 
 def _room(path: Path) -> int:

@@ -70,7 +70,10 @@ class _Download(io.RawIOBase):
                 data = self._connection.read(len(buffer))
                 break
             except Exception as error:
+                data = self._arrived(len(buffer))
                 self._disconnect()
+                if data:
+                    break
                 pause = next(pauses, None)
                 if pause is None or not _may_pass(error):
                     raise
@@ -105,6 +108,12 @@ class _Download(io.RawIOBase):
         while to_skip and (data := connection.read(min(to_skip, _BUFFER))):
             to_skip -= len(data)
         return connection
+
+    def _arrived(self, most: int) -> bytes:
+        """Return what had arrived when a connection broke, which aiohttp keeps and hides."""
+        content = getattr(getattr(self._connection, "r", None), "content", None)
+        take = getattr(content, "_read_nowait", None)
+        return take(most) if take else b""
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -5,6 +5,7 @@ import json
 import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
+from PIL import Image
 
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes, open_source
@@ -67,3 +68,11 @@ def test_nothing_is_said_where_all_could_be_read(tmp_path):
         json.loads(ccrop("boxes", "audit", tmp_path / "boxes", "--json").stdout)["unreadable_keys"]
         == []
     )
+
+
+def test_what_pillow_says_of_an_image_without_its_name_is_left_out(tmp_path):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03\0\0\xff\xff"
+    Image.new("RGB", (64, 64)).save(tmp_path / "cut.jpg", exif=exif)
+    result = ccrop("boxes", "full", tmp_path, tmp_path / "boxes")
+    assert result.exit_code == 0
+    assert result.stderr == f"{tmp_path}: 1 image; 1 without a label\n"

@@ -249,6 +249,22 @@ def test_one_image_repeated_over_and_over_does_not_fill_the_memory(tmp_path):
         open_source(tmp_path / "a.parquet").index()
 
 
+def test_a_large_image_repeated_is_unpacked_a_few_rows_at_a_time(tmp_path):
+    """All rows at once would take 800 MB, of a file of 2 kB."""
+    images = pa.DictionaryArray.from_arrays(pa.array([0] * 40), [b"\x89PNG" + bytes(20_000_000)])
+    table = pa.table({"image": images, "key": [str(row) for row in range(40)]})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", store_schema=False)
+    before = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(before)
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(CcropError, match="unpack into more than 100 times its bytes"):
+            open_source(tmp_path / "a.parquet").index()
+    finally:
+        pa.set_memory_pool(before)
+    assert 20_000_000 < pool.max_memory() < 300_000_000
+
+
 def test_an_image_of_nothing_is_refused_before_it_is_unpacked(tmp_path):
     table = pa.table({"image": pa.array([picture(0), bytes(100_000_000)], pa.binary())})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
