@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ccrop_pipeline.base.tars import NOT_IN_KEYS
 from ccrop_pipeline.errors import SourceError, cause, shortened
 from ccrop_pipeline.images.decode import (
     BEGINNING,
@@ -32,7 +33,7 @@ from ccrop_pipeline.images.source import (
 
 _DEEP = 40  # folders inside each other, of which a message shows the first
 OUTWARD = "links out of the folder"
-SPECIAL = "neither files nor folders"
+SPECIAL = "special files"
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,9 @@ class _Walk:
 
     def _see_file(self, name: str) -> None:
         if not is_text(name):
-            self.ignored.add("names that are not UTF-8", name)
+            self.ignored.add("names not in UTF-8", name)
+        elif NOT_IN_KEYS.search(name):
+            self.ignored.add("names with control characters", name)
         elif extension_by_name(name) or self._is_image(name):
             self.keys.append(name)
         elif name.endswith(".json"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import Any, NamedTuple
 
-from ccrop_pipeline.base.tars import TarHeader
+from ccrop_pipeline.base.tars import NOT_IN_KEYS, TarHeader
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS, extension_by_content
 from ccrop_pipeline.images.source import NO_EXTENSION, Ignored
@@ -176,6 +176,11 @@ def _entry(header: tarfile.TarInfo, end: int, where: str, ignored: Ignored) -> T
         raise SourceError(
             f"the name {raw!r} of a member of {where} is not UTF-8, so no key can be made of it. "
             "Rename the file and pack it again."
+        )
+    if NOT_IN_KEYS.search(key):
+        raise SourceError(
+            f"{subject} has a control character in its name, and keys have none. Rename the file "
+            "and pack it again."
         )
     if not (header.isfile() or link):
         raise SourceError(f"{subject} is no file (type {header.type!r}). Leave it out.")

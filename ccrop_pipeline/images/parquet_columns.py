@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from ccrop_pipeline.errors import SourceError, counted
+from ccrop_pipeline.base.tars import NOT_IN_KEYS
+from ccrop_pipeline.errors import SourceError, counted, shown
 
 _KEYS = ("key", "__key__")
 _KINDS_OF_KEY = (
@@ -171,6 +172,11 @@ def keys_of(batch: Any, columns: Columns, path: Path) -> tuple[Any, list[str]]:
         name or xxhash.xxh3_64_hexdigest(image.as_py())
         for name, image in zip(names, images, strict=True)
     ]
+    if wrong := next((key for key in keys if NOT_IN_KEYS.search(key)), None):
+        raise SourceError(
+            f"{path} holds a row named {shown(wrong)}, with a control character, and keys have "
+            "none. Rename it."
+        )
     return images, keys
 
 

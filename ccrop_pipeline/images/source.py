@@ -81,7 +81,7 @@ class Ignored:
 def of_kind(count: int, kind: str) -> str:
     """Return how many of a kind were ignored, such as "2 broken links" and "1 broken link"."""
     if count == 1:
-        kind = re.sub(r"(link|folder)s\b", r"\1", kind, count=1)
+        kind = re.sub(r"(link|folder|file|name)s\b", r"\1", kind, count=1)
     return f"{count:,} {kind}"
 
 

@@ -117,7 +117,7 @@ def test_only_regular_files_are_read(tmp_path, follow_links):
         unix.bind(str(tmp_path / "x/s.png"))
         source = open_source(tmp_path / "x", follow_links=follow_links)
         assert [s.key for s in source.read("x-000000")] == ["cat/a.png"]
-    assert source.ignored.counts == {"neither files nor folders": 6}
+    assert source.ignored.counts == {"special files": 6}
 
 
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
@@ -134,12 +134,21 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
         open_source(tmp_path / "x")
 
 
+def test_a_file_whose_name_cannot_be_a_key_is_named_and_left_out(tmp_path):
+    """Before boxes are computed, that could not be written under it."""
+    names = ["a\nb.png", "c\x1b]0;d\x07.png", "e\u202ef.png", "g\x85/h.png"]
+    source = open_source(folder_of(tmp_path / "x", names))
+    assert list(source.keys) == ["e\u202ef.png"]
+    assert source.ignored.counts == {"names with control characters": 3}
+    assert str(source.ignored).startswith("3 names with control characters (a\nb.png")
+
+
 def test_a_file_whose_name_is_no_text_is_named_and_left_out(tmp_path):
     folder_of(tmp_path / "x", ["cat/a.png"])
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/x/cat/caf\xe9.png")).write_bytes(picture(1))
     source = open_source(tmp_path / "x")
     assert list(source.keys) == list(source.index().keys) == ["cat/a.png"]
-    assert source.ignored.counts == {"names that are not UTF-8": 1}
+    assert source.ignored.counts == {"names not in UTF-8": 1}
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/x/d\xf6g"))
     folder_of(folder, ["b.png"])
     for place in (tmp_path / "x", folder):

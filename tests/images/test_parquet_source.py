@@ -249,6 +249,12 @@ def test_one_image_repeated_over_and_over_does_not_fill_the_memory(tmp_path):
         open_source(tmp_path / "a.parquet").index()
 
 
+def test_a_name_with_a_control_character_is_named(tmp_path):
+    parquet_of(tmp_path / "a.parquet", ["a.png", "b\n.png"])
+    with pytest.raises(CcropError, match=r"row named 'b\\n\.png', with a control character"):
+        list(open_source(tmp_path / "a.parquet").read("a"))
+
+
 def test_a_large_image_repeated_is_unpacked_a_few_rows_at_a_time(tmp_path):
     """All rows at once would take 800 MB, of a file of 2 kB."""
     images = pa.DictionaryArray.from_arrays(pa.array([0] * 40), [b"\x89PNG" + bytes(20_000_000)])

@@ -246,6 +246,13 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path, form):
         open_source(tmp_path / "x.tar").index()
 
 
+def test_a_name_with_a_control_character_is_named(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("b\n.png", picture(1))])
+    for way in ways(path):
+        with pytest.raises(CcropError, match=r"member b\\n\.png of .*control character"):
+            read_all(open_source(way))
+
+
 @pytest.mark.parametrize("label", [b"9223372036854775808", b"9" * 40, b"9" * 5000, b"\xff", b"1.5"])
 def test_a_label_that_is_none_is_named(tmp_path, label):
     path = write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("a.cls", label)])
