@@ -27,8 +27,6 @@ NO_PROCESSES = "`threads` to 1"  # in words for people
 _AHEAD = 2  # batches that threads decode while the caller has one
 _PART_BYTES, _MOST_IN_A_PART = 1 << 21, 64  # pixels and images that travel at a time
 _GREY = 128
-# A JPEG is decoded at a half or a quarter where that leaves so many times the pixels of the square.
-_SPARE = 1.25
 
 _Resized = tuple[ImageHeader | None, float]  # None: unreadable; and seconds
 
@@ -230,5 +228,7 @@ def decode_for(image: bytes, side: int, share: float) -> Image.Image:
 
 
 def _decoded(image: bytes, header: ImageHeader, side: float) -> Image.Image:
+    # A JPEG is decoded at a quarter or a half where that has no fewer pixels than the square: it
+    # moves boxes less than another filter of the resizing would (lab/decisions.md).
     shorter = min(header.width, header.height)
-    return decode(image, next((by for by in (4, 2) if shorter >= by * side * _SPARE), 1))
+    return decode(image, next((by for by in (4, 2) if shorter >= by * side), 1))

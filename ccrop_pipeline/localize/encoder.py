@@ -106,7 +106,7 @@ class Encoder:
         """What becomes of an image before the network sees it, and in which precision it does."""
         return (
             "resized to a square, bilinear with antialiasing, from a half or a "
-            "quarter of JPEGs that are much larger; "
+            "quarter of JPEGs where that is no smaller; "
             f"mean {list(self.mean)}, std {list(self.std)}; {self.precision}"
         )
 

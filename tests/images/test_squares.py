@@ -48,6 +48,21 @@ def test_large_parts_are_cut_and_joined_again():
             np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
 
 
+@pytest.mark.parametrize(
+    ("size", "by"), [((64, 70), 2), ((63, 90), 1), ((131, 128), 4), ((200, 127), 2)]
+)
+def test_a_jpeg_is_decoded_as_small_as_the_square_allows(size, by):
+    """libjpeg's own reduction, by Pillow, and its resizing."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(noise).save(out := io.BytesIO(), "JPEG", quality=95)
+    opened = Image.open(out)
+    opened.draft("RGB", (size[0] // by, size[1] // by))
+    assert opened.size == (-(-size[0] // by), -(-size[1] // by))
+    expected = np.asarray(opened.resize((32, 32), Image.Resampling.BILINEAR))
+    (batch,) = resized_images([out.getvalue()], 32, batch_size=1, threads=1)
+    np.testing.assert_array_equal(batch.pixels[0].transpose(1, 2, 0), expected)
+
+
 def test_a_decoding_process_that_dies_is_named():
     def images():
         yield from (encoded(1, (8, 8)) for _ in range(200))
