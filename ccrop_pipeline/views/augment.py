@@ -32,6 +32,7 @@ from ccrop_pipeline.views.photometric import (
     grayscale,
     solarize,
 )
+from ccrop_pipeline.views.shared_room import shared_room
 
 # Jitter or not, its order, its four factors, grayscale or not, flip or not, blur or not, its
 # sigma, solarize or not. New numbers are appended, so that the old ones keep their values.
@@ -152,7 +153,10 @@ class Augment:
         return replace(batch, views=self(batch, epoch))
 
     def _augment(self, crops: Tensor, draws: Draws, threshold: float) -> Tensor:
-        views = _room_for(crops.shape, self.device)
+        in_worker = get_worker_info() is not None
+        views = (
+            shared_room(crops.shape) if in_worker else torch.empty(crops.shape, device=self.device)
+        )
         if self.device.type == "cpu" and (fused := _fused()):
             side = crops.shape[-1]
             radii = [blur_radius(sigma, side) if sigma > 0 else 0 for sigma in draws.sigma.tolist()]
@@ -204,15 +208,6 @@ def _fused() -> Callable[..., None] | None:
     ):  # not installed, not for this NumPy; no folder for its cache
         return None
     return cast(Callable[..., None], change_views)
-
-
-def _room_for(shape: torch.Size, device: torch.device) -> Tensor:
-    if get_worker_info() is None:
-        return torch.empty(shape, device=device)
-    # A loader process makes views in memory that it shares, as torch's own collation does: they
-    # would be copied there.
-    storage = torch.UntypedStorage._new_shared(4 * shape.numel())  # type: ignore[no-untyped-call]
-    return torch.empty(0).set_(storage).view(shape)
 
 
 def _change(

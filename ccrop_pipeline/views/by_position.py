@@ -21,6 +21,7 @@ from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_note
+from ccrop_pipeline.views.shared_room import received
 
 _IMAGES_A_TASK = 256
 _CPU_SIDE = 40
@@ -158,7 +159,7 @@ class MapLoader:
         self._views.boxes.epoch, self._views.boxes.augmented = epoch, int(augmented)
         if self._boxes is not None and self._boxes.choices is not None:
             self._share_boxes()
-        return from_workers(self._loader)
+        return map(received, from_workers(self._loader))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -18,6 +18,7 @@ from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
+from ccrop_pipeline.views.shared_room import received
 
 Thing = TypeVar("Thing")
 # A sample with its box, float32 (4,); None while there are no boxes.
@@ -279,7 +280,7 @@ def _raised(items: Iterator[Item]) -> Iterator[Batch | None]:
                 # Else error and frame would hold each other, and with them the workers, until
                 # the garbage collector ends those the slow way.
                 del item
-        yield item
+        yield item if item is None else received(item)
 
 
 def _boxes(folder: str, missing: MissingBoxes, seed: int, epoch: int) -> Callable[[str], BoxOf]:

@@ -3,6 +3,7 @@
 import os
 import resource
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,13 +101,22 @@ def test_batches_are_augmented_views_of_their_boxes(folder, boxes, way, workers)
             assert torch.equal(ours, theirs) if exact else (ours - theirs).abs().mean() < 0.02
 
 
+def in_memory_of_workers(tensor):
+    """Whether it lies in a file of shared memory that torch has made."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(number, 16) for number in line.split()[0].split("-"))
+        if first <= tensor.data_ptr() < last:
+            return "/torch_" in line
+    return False
+
+
 @pytest.mark.parametrize("way", ["by position", "streamed"])
 def test_on_a_cpu_workers_augment_and_crops_stay_as_they_are(folder, way):
     """Batches of 5: the last of an epoch are joined from what several workers have left."""
     loader = opened(folder, way, batch_size=5, workers=2, buffer=1)
     loader.set_epoch(2)
     views, crops = list(loader), list(loader.crops(2))
-    assert views[0].views[0].is_shared()
+    assert in_memory_of_workers(views[0].views[0])
     assert all(group.is_contiguous() for batch in views for group in batch.views)
     assert {group.dtype for batch in crops for group in batch.views} == {torch.uint8}
     augment = Augment(GROUPS, 7, "cpu")
