@@ -63,21 +63,18 @@ def fit_linear(
       ccrop boxes fit-linear boxes/coco data/photos head.safetensors --model runs/first
     """
     expect_model(model, options["weights"])
-    from ccrop_pipeline.base.files import TargetTakenError
     from ccrop_pipeline.boxset import BoxSet
 
     from .sources import open_source
 
     BoxSet.open(boxes)
-    if out.exists() and not overwrite:
-        raise TargetTakenError(out, replaceable=True)
     opened = open_source(source)
     from ccrop_pipeline.compute.linear_fit import fit_linear as fit
     from ccrop_pipeline.models.head_files import check_head_target, save_head
 
     from .progress import Counter
 
-    check_head_target(out, overwrite=overwrite)
+    check_head_target(out)
     encoder = open_model(model, **options, say=note)
     with Counter("images", images) as observer:
         found = fit(boxes, opened, encoder, target=target, on=on, images=images, observer=observer)

@@ -66,30 +66,31 @@ def _fit(weight: Tensor, bias: Tensor) -> bool:
     return flat and bias.numel() == 1 and bool(weight.float().any())
 
 
-def check_head_target(path: str | Path, *, overwrite: bool = False) -> None:
+def check_head_target(path: str | Path) -> None:
     """Refuse a file that `save_head` could not write, before anything slow begins.
 
     Raises:
-        CcropError: If its name does not end in `.safetensors`, or it is there and is not to be
-            replaced.
+        SettingError: If its name does not end in `.safetensors`.
     """
     path = local_path(path)
     if path.suffix != ".safetensors":
         raise SettingError(f"{path} is to be a file of safetensors; let its name end in it.")
-    if path.exists() and not overwrite:
-        raise TargetTakenError(path, replaceable=True)
 
 
 def save_head(head: LinearHead, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a head to a safetensors file; the same head gives the same bytes.
 
     Raises:
-        CcropError: If `check_head_target` refuses the file.
+        CcropError: If `check_head_target` refuses the file, or it is there with other content and
+            is not to be replaced.
     """
     from safetensors.torch import save
 
     path = local_path(path)
-    check_head_target(path, overwrite=overwrite)
+    check_head_target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path, replace=overwrite) as aside:
-        aside.write_bytes(save(head.state, {DIGEST: head.sha256}))
+    try:
+        with written_aside(path, replace=overwrite) as aside:
+            aside.write_bytes(save(head.state, {DIGEST: head.sha256}))
+    except TargetTakenError:
+        raise TargetTakenError(path, replaceable=True) from None

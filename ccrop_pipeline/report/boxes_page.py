@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ccrop_pipeline.base import Location
+from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, opened
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import counted, printable
@@ -19,7 +20,6 @@ from ccrop_pipeline.report.drift import refresh_before
 from ccrop_pipeline.report.gallery import Gallery, gallery
 from ccrop_pipeline.report.rendering import (
     Finding,
-    free_target,
     gravest_first,
     lines_of_json,
     script_json,
@@ -60,9 +60,10 @@ def report_boxes(
     Raises:
         SourceError: If the images are not those of the box set, or cannot be read.
         BoxSetError: If a box set is not complete, or a shard of it cannot be read.
-        CcropError: If `out` is there already and may not be replaced, or cannot be written.
+        CcropError: If `out` is there with other content and may not be replaced, or
+            cannot be written.
     """
-    target = free_target(out, overwrite=overwrite)
+    target = local_path(out)
     box_set = opened(boxes)
     images = open_source(source) if isinstance(source, str | Path) else source
     other = None if against is None else opened(against)

@@ -7,9 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import written_aside
-from ccrop_pipeline.errors import CcropError, duration, printable
+from ccrop_pipeline.base.files import TargetTakenError, written_aside
+from ccrop_pipeline.errors import duration, printable
 from ccrop_pipeline.report.audit import Audit
 from ccrop_pipeline.report.verdict import UNKNOWN, WORTH
 
@@ -65,18 +64,6 @@ def sentence(*parts: str | None) -> str:
     return text[:1].upper() + text[1:]
 
 
-def free_target(out: str | Path, *, overwrite: bool) -> Path:
-    """Return the file to write, before anything slow begins.
-
-    Raises:
-        CcropError: If it is there already and may not be replaced.
-    """
-    target = local_path(out)
-    if target.exists() and not overwrite:
-        raise CcropError(f"{target} is already there. Choose another name, or set `overwrite`.")
-    return target
-
-
 def write_page(
     target: Path, template: str, scripts: Sequence[str], *, overwrite: bool, **values: Any
 ) -> Path:
@@ -88,6 +75,9 @@ def write_page(
         scripts: Files of it that make up the script, in order.
         overwrite: Whether it replaces a file that is there.
         values: What the template names.
+
+    Raises:
+        TargetTakenError: If the file is there with other content, and may not be replaced.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -103,8 +93,11 @@ def write_page(
     css = (page / "page.css").read_text("utf-8")
     js = "".join((page / name).read_text("utf-8") for name in scripts)
     text = environment.get_template(template).render(css=css, js=js, **values)
-    with written_aside(target, replace=overwrite) as aside:
-        aside.write_text(text, encoding="utf-8")
+    try:
+        with written_aside(target, replace=overwrite) as aside:
+            aside.write_text(text, encoding="utf-8")
+    except TargetTakenError:
+        raise TargetTakenError(target, replaceable=True) from None
     return target
 
 

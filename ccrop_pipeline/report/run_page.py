@@ -16,7 +16,6 @@ from ccrop_pipeline.report.drift import Drift, drift, refresh_name, refreshes_in
 from ccrop_pipeline.report.gallery import Gallery, gallery
 from ccrop_pipeline.report.rendering import (
     Finding,
-    free_target,
     gravest_first,
     lines_of_json,
     script_json,
@@ -59,14 +58,14 @@ def report_run(
         The file.
 
     Raises:
-        CcropError: If the folder holds no run, `out` is there already and may not be replaced, or
-            cannot be written.
+        CcropError: If the folder holds no run, `out` is there with other content and may not be
+            replaced, or cannot be written.
         SourceError: If a source that was given cannot be read, or has other images.
         BoxSetError: If a box set of the run cannot be read.
     """
     from ccrop_pipeline.training import Metrics, Run
 
-    target = free_target(out, overwrite=overwrite)
+    target = local_path(out)
     run = Run(local_path(run)) if isinstance(run, str | Path) else run
     if not run.exists:
         raise CcropError(f"{run.folder} holds no run: it has no run.json.")

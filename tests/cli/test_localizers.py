@@ -51,7 +51,10 @@ def test_a_head_is_fitted_and_used_in_two_commands(scenes, tmp_path):
     assert localizer["map"].startswith("linear sha256 ")
     assert localizer["threshold"] == 0.5
     before = head.read_bytes()
+    ccrop(*line)  # as after a kill in its last steps: the same file is left as it is
+    head.write_bytes(b"mine")
     assert "already there" in ccrop(*line, status=1).stderr
+    assert head.read_bytes() == b"mine"
     again = ccrop(*line, "--overwrite").stdout
     assert "513 numbers on the layer" in again
     assert f"(with one answer for all: {fitted['base_rate']:.1%})" in again

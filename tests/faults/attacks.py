@@ -108,6 +108,7 @@ def _boxes(*arguments: str) -> tuple[str, ...]:
 _COMPUTE = _boxes("compute", "{inputs}/tars", "{out}/boxes", "--model", "{inputs}/run")
 _EMBED = ("embed", "{inputs}/run", "{inputs}/tars", "{out}/features")
 _TRAIN = ("train", "{inputs}/tars", "{out}/run", "--recipe", "demo", *_SET, "--device", "cpu")
+_DRAWN = ("{inputs}/boxes", "{inputs}/tars")
 _EXPORT = _boxes("export", "{inputs}/boxes")
 COMMANDS = (
     Command("data pack", ("data", "pack", "{inputs}/photos", "{out}/tars", "--max-images", "10")),
@@ -139,6 +140,13 @@ COMMANDS = (
         (*_EMBED, "--overwrite"),
         before=("embed", "{inputs}/resnet", "{inputs}/tars", "{out}/features"),
     ),
+    Command("boxes report", _boxes("report", *_DRAWN, "{out}/boxes.html")),
+    Command("boxes show --out", _boxes("show", *_DRAWN, "--out", "{out}/boxes.png")),
+    Command(
+        "boxes fit-linear",
+        _boxes("fit-linear", *_DRAWN, "{out}/head.safetensors", "--model", "{inputs}/run"),
+    ),
+    Command("report", ("report", "{inputs}/run", "{out}/run.html")),
     Command("train", _TRAIN),
     Command("demo", ("demo", "{out}/demo")),
 )

@@ -15,7 +15,15 @@ pytestmark = [
 # The others write with the same functions.
 WHOLLY = ("data pack", "boxes compute", "boxes export --form coco", "export .safetensors", "train")
 KILL_AND_FULL_DISK = [fault for fault in FAULTS if fault.name in ("kill", "ENOSPC")]
-LONG = ("demo", "export .pth", "embed --overwrite")  # as `boxes compute --overwrite` does it
+# Written with the same functions as `boxes compute --overwrite` and `boxes report`.
+LONG = (
+    "demo",
+    "export .pth",
+    "embed --overwrite",
+    "report",
+    "boxes show --out",
+    "boxes fit-linear",
+)
 ALONE = [strait for strait in STRAITS if strait.starts == 1]
 QUICK = [command for command in COMMANDS if command.name not in LONG]
 

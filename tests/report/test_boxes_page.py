@@ -345,6 +345,7 @@ def test_the_command_never_overwrites_unasked(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["boxes", "report", "set", str(source.location)]
     assert CliRunner().invoke(cli, command).exit_code == 0
+    assert CliRunner().invoke(cli, command).exit_code == 0, "as after a kill in its last steps"
     (tmp_path / "set.html").write_text("mine")
     refused = CliRunner().invoke(cli, command)
     assert refused.exit_code == 1
