@@ -70,7 +70,7 @@ _MAGIC = (
 )
 
 
-_DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of grey
+_DEPTHS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 31, 32)  # bits of grey
 _SAMPLE_FORMAT = 339  # tag of TIFF 6.0: 1 unsigned, 2 signed, 3 floating point
 # Brands of the ISO base media file format (ISO/IEC 14496-12), which AVIF and HEIF share.
 _BRANDS = {

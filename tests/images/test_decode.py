@@ -80,7 +80,7 @@ def test_grey_of_any_depth():
     np.testing.assert_array_equal(np.asarray(decode(encoded(bits)))[..., 1], (ramp > 99) * 255)
 
 
-@pytest.mark.parametrize("depth", [10, 12, 14, 16, 24])
+@pytest.mark.parametrize("depth", [10, 12, 14, 16, 18, 20, 24, 28, 31])
 def test_grey_keeps_the_upper_bits_of_the_depth_that_is_used(depth):
     ramp = np.arange(256).reshape(16, 16)
     values = (ramp << (depth - 8)) + 3
