@@ -141,7 +141,13 @@ def _usual_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         state = _named_stages(state, prefix)
     for name in [name for name in state if name.endswith("register_tokens")]:
         state = _registers_apart(state, name.removesuffix("register_tokens"))
-    return {_renamed(name): value for name, value in state.items()}
+    state = {_renamed(name): value for name, value in state.items()}
+    # DINOv2 in chunks numbers its blocks throughout; others begin anew in each of their stages.
+    whole = {_IN_CHUNKS.sub(r"\1blocks.\2.", name): value for name, value in state.items()}
+    return whole if len(whole) == len(state) else state
+
+
+_IN_CHUNKS = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")
 
 
 # A ResNet as nn.Sequential of its children: the first block of one of its four stages.
@@ -181,5 +187,4 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def _renamed(name: str) -> str:
-    name = re.sub(r"(layer\d\.\d+)\.shortcut\.", r"\1.downsample.", name)  # CIFAR ResNets
-    return re.sub(r"(^|\.)blocks\.\d+\.(\d+)\.", r"\1blocks.\2.", name)  # DINOv2 in chunks
+    return re.sub(r"(layer\d\.\d+)\.shortcut\.", r"\1.downsample.", name)  # CIFAR ResNets

@@ -209,3 +209,11 @@ def test_names_of_another_port_are_matched_by_their_order(tmp_path):
     torch.save(swapped, tmp_path / "swapped.pth")
     with pytest.raises(ModelError, match="has none of"):
         open_encoder("timm:test_efficientnet", weights=tmp_path / "swapped.pth")
+
+
+def test_blocks_that_are_numbered_anew_in_each_stage_are_kept_apart(tmp_path):
+    plain = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    torch.save(plain.state_dict(), tmp_path / "lite0.pth")
+    encoder = open_encoder("timm:tf_efficientnet_lite0", weights=tmp_path / "lite0.pth")
+    state = encoder.module.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
