@@ -113,9 +113,10 @@ def advice(recipe: Recipe, images: int, *, boxes: bool, init: bool) -> str | Non
     found, batch_size = [], recipe.batch_size
     if images < _FEW and recipe.boxes.kind == "encoder" and not (boxes or init):
         found.append(
-            f"{counted(images, 'image')} are too few to learn boxes from random weights: in runs "
-            "on 900 photographs the audit accepted none (lab/audits.md). Begin with an encoder "
-            "that has seen more (`init`), give boxes of one (`boxes`), or set boxes.kind=none."
+            f"{counted(images, 'image')} are too few to learn boxes from random weights: in most "
+            "runs on 300 to 900 photographs they carried little or nothing of their image "
+            "(lab/audits.md, lab/backbones.md). Begin with an encoder that has seen more (`init`), "
+            "give boxes of one (`boxes`), or set boxes.kind=none."
         )
     fewer = max(16, 1 << max(images // _STEPS, 1).bit_length() - 1)
     if images < _STEPS * batch_size and fewer < batch_size:
