@@ -6,7 +6,7 @@ the middle.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ccrop_pipeline.base import Location, absolute
 from ccrop_pipeline.errors import SettingError, counted, shown
@@ -166,6 +166,18 @@ def _refresh_epochs(settings: BoxSettings, epochs: int, *, given: bool) -> list[
     return list(settings.refresh_epochs) or [round(share * epochs) for share in shares]
 
 
+class Misfit(NamedTuple):
+    """A schedule that is longer than training.
+
+    Attributes:
+        problem: What is too long; it begins with the name of the setting.
+        remedies: Settings that shorten it.
+    """
+
+    problem: str
+    remedies: tuple[str, ...]
+
+
 def shorter_schedules(
     recipe: Recipe, overrides: Iterable[str], boxes: Location | None = None
 ) -> list[str]:
@@ -181,11 +193,15 @@ def shorter_schedules(
     set_by_hand = {override.partition("=")[0].strip() for override in overrides}
     if "epochs" not in set_by_hand:
         return []
-    found = [setting for _, settings in _misfits(recipe, boxes) for setting in settings]
-    return [each for each in found if each.partition("=")[0] not in set_by_hand]
+    return [
+        setting
+        for misfit in _misfits(recipe, boxes)
+        if misfit.problem.split()[0] not in set_by_hand
+        for setting in misfit.remedies
+    ]
 
 
-def _misfits(recipe: Recipe, boxes: Location | None) -> "list[Misfit]":
+def _misfits(recipe: Recipe, boxes: Location | None) -> list[Misfit]:
     found = [*_misfits_of_rate(recipe.optimizer, recipe.epochs)]
     if recipe.boxes.kind == "encoder" and boxes is None:
         found += _misfits_of_refreshes(recipe.boxes, recipe.epochs)
@@ -195,26 +211,22 @@ def _misfits(recipe: Recipe, boxes: Location | None) -> "list[Misfit]":
 def _expect_enough_epochs(recipe: Recipe, boxes: Location | None) -> None:
     # Not a check of the recipe itself: runs that have trained by it can still be probed.
     if found := _misfits(recipe, boxes):
-        problems = "; ".join(problem for problem, _ in found)
-        remedies = " ".join(f"`{setting}`" for _, settings in found for setting in settings)
+        problems = "; ".join(misfit.problem for misfit in found)
+        remedies = " ".join(f"`{setting}`" for misfit in found for setting in misfit.remedies)
         raise SettingError(
             f"epochs is {recipe.epochs}, which is too few: {problems}. Give {remedies} as well, or "
             "train for more epochs."
         )
 
 
-# What is too long, and the settings that shorten it.
-Misfit = tuple[str, tuple[str, ...]]
-
-
 def _misfits_of_rate(optimizer: OptimizerSettings, epochs: int) -> Iterator[Misfit]:
     warmup, milestones = optimizer.lr_warmup_epochs, list(optimizer.milestones)
     if warmup >= epochs:
         problem = f"optimizer.lr_warmup_epochs is {warmup}: the learning rate would never fall"
-        yield problem, (f"optimizer.lr_warmup_epochs={epochs // 10}",)
+        yield Misfit(problem, (f"optimizer.lr_warmup_epochs={epochs // 10}",))
     if milestones and milestones[-1] >= epochs:
         problem = f"optimizer.milestones is {shown(milestones)}: not all of them would be reached"
-        yield problem, ("optimizer.schedule=cosine", "optimizer.milestones=[]")
+        yield Misfit(problem, ("optimizer.schedule=cosine", "optimizer.milestones=[]"))
 
 
 def _misfits_of_refreshes(settings: BoxSettings, epochs: int) -> Iterator[Misfit]:
@@ -234,7 +246,8 @@ def _misfits_of_refreshes(settings: BoxSettings, epochs: int) -> Iterator[Misfit
         )
     # The paper's four need five epochs, and even one needs two.
     shares = "[0.2,0.4,0.6,0.8]" if epochs > len(PAPER_REFRESHES) else "[0.5]"
-    yield problem, ("boxes.kind=none" if epochs == 1 else f"boxes.refresh_at={shares}",)
+    remedy = "boxes.kind=none" if epochs == 1 else f"boxes.refresh_at={shares}"
+    yield Misfit(problem, (remedy,))
 
 
 def describe(stage: Stage) -> str:
