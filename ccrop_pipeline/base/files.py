@@ -206,6 +206,7 @@ def expect_free(folder: Path, what: str) -> None:
     Raises:
         CcropError: If it is not free.
     """
+    refuse_file(folder)
     if folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise CcropError(f"{folder} is not empty and holds no {what}; choose another folder.")
 

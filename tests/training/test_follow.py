@@ -424,9 +424,10 @@ def test_what_is_waited_for_is_named_and_what_cannot_come_is_refused(tmp_path):
         followed(tmp_path / "run", observer)
     assert observer.waited_for == f"a run to begin in {tmp_path / 'run'}; there is none yet"
     (tmp_path / "notes.txt").touch()
-    for folder in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(CcropError, match=f"^{folder} is not empty and holds no run"):
-            followed(folder)
+    with pytest.raises(CcropError, match=f"^{tmp_path} is not empty and holds no run"):
+        followed(tmp_path)
+    with pytest.raises(CcropError, match=r"notes.txt is a file, and a folder is needed there"):
+        followed(tmp_path / "notes.txt")
 
 
 def test_a_mistyped_path_of_a_run_is_refused(tmp_path):
