@@ -177,7 +177,7 @@ def _fetching(fewest: str) -> Iterator[None]:
             # that starts processes as it is imported fails; its parent then has a broken pipe, or
             # a death.
             if "bootstrapping phase" in str(error) or isinstance(error, BrokenPipeError):
-                raise CcropError(f"loader processes cannot start. {_guard(fewest)}") from error
+                raise CcropError(f"loader processes cannot start: {_guard(fewest)}") from error
             # What a process has handed over is fetched from it, by a connection that its death
             # breaks.
             last = extract_tb(error.__traceback__)[-1].filename

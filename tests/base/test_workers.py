@@ -192,3 +192,15 @@ def test_too_many_open_files_are_told_in_whatever_way_torch_says_so():
     ):
         with pytest.raises(CcropError, match=r"limit of open files is reached: .*`ulimit -n"):
             list(from_workers(opening_fails(error)))
+
+
+def test_a_program_that_each_process_imports_is_told_to_guard_its_loop():
+    for error in (BrokenPipeError(), RuntimeError("... finished its bootstrapping phase.")):
+        with pytest.raises(CcropError) as told:
+            list(from_workers(opening_fails(error)))
+        assert re.fullmatch(
+            r"loader processes cannot start: they are started by '\w+', which imports your program "
+            r'in each of them: put its loop under `if __name__ == "__main__":`, or set `workers` '
+            r"to 0\.",
+            str(told.value),
+        )
