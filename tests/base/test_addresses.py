@@ -1,11 +1,12 @@
 """What is an address, what a command, and what a path."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from ccrop_pipeline.base.addresses import is_address, is_pipe, local_path
-from ccrop_pipeline.errors import SettingError
+from ccrop_pipeline.base.addresses import file_system, is_address, is_pipe, local_path
+from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import Scenes, pack
 from ccrop_pipeline.training import train
 
@@ -47,3 +48,11 @@ def test_no_folder_is_made_of_an_address(address, tmp_path, monkeypatch):
         with pytest.raises(SettingError, match=f"{address} is an address; .* path of this machine"):
             write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_that_an_address_needs_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    with pytest.raises(CcropError) as caught:
+        file_system("gs://bucket/boxes")
+    said = "gs://bucket/boxes needs another package: Please install gcsfs to access Google Storage."
+    assert str(caught.value) == said

@@ -62,6 +62,14 @@ def test_a_name_of_another_form_is_refused_before_anything_is_read():
     assert "'sheet.jpg', and a PNG is written: let it end in .png." in done.stderr
 
 
+def test_a_picture_below_a_file_is_refused_and_the_file_left(place):
+    (place / "notes").write_text("mine")
+    done = ccrop("sets/centre", "tars", "--count", "1", "--out", "notes/x.png")
+    said = "Error: notes is a file, and a folder is needed there. Choose another."
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, said)
+    assert (place / "notes").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

@@ -134,3 +134,17 @@ def test_tars_are_counted_as_they_are_read_and_not_gone_through_again(photos, tm
     result, line = run("data", "pack", tmp_path / "tars", tmp_path / "b", "--keys", "shard/key")
     assert result.exit_code == 0  # together, the two have keys that come twice
     assert line.endswith("/tars: 18 images; 2 classes (cat 8, dog 8); 2 without a label")
+
+
+def test_what_lets_links_be_followed_is_named_as_the_command_has_it(photos, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/cat").symlink_to(photos)
+    said = "1 link out of the folder (cat)"
+    result, line = run("data", "pack", tmp_path / "links", tmp_path / "tars")
+    assert (result.exit_code, said in line) == (1, True)
+    assert "links out of it are followed where --follow-links is set." in line
+    result, line = run("boxes", "full", tmp_path / "links", tmp_path / "boxes")
+    assert (result.exit_code, said in line) == (1, True)
+    assert "followed where --follow-links of `ccrop data pack` is set." in line
+    result, line = run("data", "pack", tmp_path / "links", tmp_path / "tars", "--follow-links")
+    assert (result.exit_code, "links: 9 images" in line) == (0, True)

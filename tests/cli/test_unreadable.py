@@ -58,6 +58,21 @@ def test_commands_that_make_boxes_name_them(boxes, tmp_path):
     assert "and 3 more" in said
 
 
+def test_more_than_max_bad_are_named_with_what_is_allowed_and_the_option(boxes, tmp_path):
+    model = ["--model", "torchvision:resnet18-cifar", "--weights", "random", "--input-size", 32]
+    some = ["--max-bad", 0.5, "--device", "cpu", "--threads", 1]
+    result = ccrop("boxes", "compute", boxes.parent, tmp_path / "new", *model, *some)
+    assert result.exit_code == 1
+    (error,) = (line for line in result.stderr.splitlines() if line.startswith("Error: "))
+    shard = f"'{boxes.parent.name}-000000'"
+    assert error == (
+        f"Error: 13 of the 17 images of the shard {shard} cannot be decoded, such as {BAD[0]!r}, "
+        f"{BAD[1]!r}, {BAD[2]!r}; at most 8 may be. The shard was not written: mend the images, or "
+        "raise --max-bad."
+    )
+    assert list((tmp_path / "new").rglob("*.parquet")) == []
+
+
 def test_nothing_is_said_where_all_could_be_read(tmp_path):
     scenes = Scenes(2, size=32)
     for number, sample in enumerate(scenes.read(scenes.shards[0])):
