@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from errno import EMFILE
 from functools import wraps
 from typing import Any
 
@@ -97,8 +96,10 @@ _NO_MEMORY = re.compile(
 
 def _of_system(error: OSError) -> str:
     """Say what the system says, with the file first."""
-    if not error.filename or not error.errno:
-        return cause(error) if error.errno == EMFILE else str(error)
+    if not error.errno:
+        return str(error)
+    if not error.filename:
+        return f"{cause(error)}."
     from ccrop_pipeline.base.files import in_place_of_folder
 
     path = os.fspath(error.filename)

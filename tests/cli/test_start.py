@@ -1,5 +1,6 @@
 """What a command says at once, and how it takes paths and pipes."""
 
+import errno
 import os
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import click
 import fsspec
 import pytest
 from ccrop_cli.main import cli
@@ -345,3 +347,23 @@ def test_too_little_memory_to_load_torch_is_one_message(tmp_path):
     assert run.returncode == 1
     assert run.stderr.startswith("Error: there is not enough memory. Free some or raise the limit")
     assert run.stderr.count("\n") <= 3
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EMFILE, "too many open files; raise their limit with `ulimit -n`."),
+        (errno.ENOSPC, "no space left on device."),
+    ],
+)
+def test_an_error_of_the_system_that_names_no_file_is_told_in_words(number, said):
+    @click.group(cls=type(cli))
+    def group():
+        pass
+
+    @group.command()
+    def work():
+        raise OSError(number, os.strerror(number))
+
+    result = CliRunner().invoke(group, ["work"])
+    assert (result.exit_code, result.stderr) == (1, f"Error: {said}\n")
