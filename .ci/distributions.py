@@ -26,13 +26,21 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 NAME = "ccrop-pipeline"
 # What a command of README names if it needs a download, weights, a GPU, a cluster or an extra.
-FROM_ELSEWHERE = ("cifar10 ", "vit.pth", "s3://", "cuda:", "boxes.overlapped", "--engine ray")
+FROM_ELSEWHERE = (
+    "cifar10 ",
+    "timm:",
+    "vit.pth",
+    "s3://",
+    "cuda:",
+    "boxes.overlapped",
+    "--engine ray",
+)
 PHOTOS = """
 import numpy as np
 from pathlib import Path
 from PIL import Image
 draw = np.random.default_rng(0)
-for number in range(128):
+for number in range(100):
     coarse = Image.fromarray(draw.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     path = Path("photos", ("cat", "dog")[number % 2], f"{number:03}.jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
