@@ -40,7 +40,7 @@ import numpy as np
 from pathlib import Path
 from PIL import Image
 draw = np.random.default_rng(0)
-for number in range(100):
+for number in range(80):
     coarse = Image.fromarray(draw.integers(0, 256, (4, 5, 3), dtype=np.uint8))
     path = Path("photos", ("cat", "dog")[number % 2], f"{number:03}.jpg")
     path.parent.mkdir(parents=True, exist_ok=True)

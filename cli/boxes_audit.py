@@ -53,7 +53,7 @@ def audit(
     heatmap: Path | None,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> str | None:
     """Say whether the boxes in BOXES carry anything of their images, and what crops they make.
 
     The verdict comes first: boxes follow the image, carry little or nothing of it, or nothing
@@ -83,12 +83,13 @@ def audit(
         _draw(found, heatmap)
     if as_json:
         print_json(asdict(found) | {"unreadable_keys": keys})
-        return
+        return None
     _show(found)
     _warn(found, box_set)
     if keys:
         count = box_set.manifest.statistics.counts["unreadable"]
         print_line(f"unreadable  {unreadable_line(keys, count, boxes)}")
+    return None if found.warning else "good"
 
 
 def _look_again(

@@ -200,7 +200,8 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                     raise
                 read = _say_what_was_read()
                 name = " ".join(click.get_current_context().command_path.split()[1:])
-                say_next(name, kwargs, read)
+                form = {"form": result} if isinstance(result, str) else {}
+                say_next(name, kwargs | form, read)
                 return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))

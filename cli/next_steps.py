@@ -32,10 +32,12 @@ NEXT = {
     "boxes rethreshold": "ccrop boxes diff {boxes} {out}",
     "boxes info": "ccrop boxes audit {boxes}",
     "boxes audit": "ccrop boxes show {boxes} SOURCE",
+    "boxes audit:good": f"ccrop train SOURCE {_TRAIN} --boxes {{boxes}}",
     "boxes diff": "ccrop boxes report {after} SOURCE --against {before}",
     "boxes follow": "ccrop report {run}",
-    "boxes report": f"ccrop train {{source}} {_TRAIN} --boxes {{boxes}}",
-    "boxes show": f"ccrop train {{source}} {_TRAIN} --boxes {{boxes}}",
+    # Which says whether training on them is what comes next.
+    "boxes report": "ccrop boxes audit {boxes}",
+    "boxes show": "ccrop boxes audit {boxes}",
     "boxes validate": f"ccrop train SOURCE {_TRAIN} --boxes {{boxes}}",
     # What people correct by hand comes back.
     "boxes export:parquet": "ccrop boxes info {out}",

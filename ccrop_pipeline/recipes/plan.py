@@ -121,8 +121,8 @@ def advice(recipe: Recipe, images: int, *, boxes: bool, init: bool) -> str | Non
     fewer = max(16, 1 << max(images // _STEPS, 1).bit_length() - 1)
     if images < _STEPS * batch_size and fewer < batch_size:
         found.append(
-            f"{counted(images, 'image')} make {images // batch_size} steps an epoch in batches of "
-            f"{batch_size}: set batch_size={fewer} for {images // fewer}."
+            f"{counted(images, 'image')} make {counted(images // batch_size, 'step')} an epoch in "
+            f"batches of {batch_size}: set batch_size={fewer} for {images // fewer}."
         )
     if init and images * recipe.epochs > _LONG:
         found.append(

@@ -66,6 +66,14 @@ def test_few_images_are_trained_in_batches_that_they_fill(images, more):
     assert load_recipe("photos-simclr-2core").batch_size == 64
 
 
+def test_training_follows_an_audit_that_warns_of_nothing():
+    boxes = {"boxes": "boxes/first"}
+    assert next_steps.next_of("boxes audit", boxes) == "ccrop boxes show boxes/first SOURCE"
+    good = next_steps.next_of("boxes audit", boxes | {"form": "good"})
+    assert good.startswith("ccrop train SOURCE RUN")
+    assert good.endswith("--boxes boxes/first")
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -12,7 +12,8 @@ from second_png import NoPngError, read_png
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_few_of_each_kind_are_taken_or_refused(kind):
-    assert set(verdicts(kind, range(12))) <= {"taken", "refused"}
+    few = range(6 if kind == "bombs" else 12)  # a bomb takes seconds
+    assert set(verdicts(kind, few)) <= {"taken", "refused"}
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
