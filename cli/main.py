@@ -200,6 +200,7 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                     raise
                 read = _say_what_was_read()
                 name = " ".join(click.get_current_context().command_path.split()[1:])
+                # A command may name how it ended, by which another one follows.
                 form = {"form": result} if isinstance(result, str) else {}
                 say_next(name, kwargs | form, read)
                 return result

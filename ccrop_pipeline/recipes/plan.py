@@ -170,10 +170,12 @@ class Misfit(NamedTuple):
     """A schedule that is longer than training.
 
     Attributes:
-        problem: What is too long; it begins with the name of the setting.
+        setting: What is too long.
+        problem: Its name and what is wrong, for people.
         remedies: Settings that shorten it.
     """
 
+    setting: str
     problem: str
     remedies: tuple[str, ...]
 
@@ -196,7 +198,7 @@ def shorter_schedules(
     return [
         setting
         for misfit in _misfits(recipe, boxes)
-        if misfit.problem.split()[0] not in set_by_hand
+        if misfit.setting not in set_by_hand
         for setting in misfit.remedies
     ]
 
@@ -223,10 +225,16 @@ def _misfits_of_rate(optimizer: OptimizerSettings, epochs: int) -> Iterator[Misf
     warmup, milestones = optimizer.lr_warmup_epochs, list(optimizer.milestones)
     if warmup >= epochs:
         problem = f"optimizer.lr_warmup_epochs is {warmup}: the learning rate would never fall"
-        yield Misfit(problem, (f"optimizer.lr_warmup_epochs={epochs // 10}",))
+        yield Misfit(
+            "optimizer.lr_warmup_epochs", problem, (f"optimizer.lr_warmup_epochs={epochs // 10}",)
+        )
     if milestones and milestones[-1] >= epochs:
         problem = f"optimizer.milestones is {shown(milestones)}: not all of them would be reached"
-        yield Misfit(problem, ("optimizer.schedule=cosine", "optimizer.milestones=[]"))
+        yield Misfit(
+            "optimizer.milestones",
+            problem,
+            ("optimizer.schedule=cosine", "optimizer.milestones=[]"),
+        )
 
 
 def _misfits_of_refreshes(settings: BoxSettings, epochs: int) -> Iterator[Misfit]:
@@ -247,7 +255,7 @@ def _misfits_of_refreshes(settings: BoxSettings, epochs: int) -> Iterator[Misfit
     # The paper's four need five epochs, and even one needs two.
     shares = "[0.2,0.4,0.6,0.8]" if epochs > len(PAPER_REFRESHES) else "[0.5]"
     remedy = "boxes.kind=none" if epochs == 1 else f"boxes.refresh_at={shares}"
-    yield Misfit(problem, (remedy,))
+    yield Misfit(f"boxes.{name}", problem, (remedy,))
 
 
 def describe(stage: Stage) -> str:

@@ -241,13 +241,12 @@ class PretrainedEncoder:
         found = WeightsFound(self.path, self.encoder.module.state_dict())
         found = with_positions_for(network, found)
         own = network.state_dict()
-        if own.keys() <= found.state.keys():  # all of the very same network
+        same_network = own.keys() <= found.state.keys()
+        if same_network:
             found = replace(found, state={key: found.state[key] for key in own})
         try:
             fit(network, found, partial=self.partial, say=lambda _line: None)
-            if (
-                own.keys() == found.state.keys()
-            ):  # norms behind the pooling, which `fit` passes over
+            if same_network:  # `fit` passes over norms behind the pooling
                 network.load_state_dict(found.state)
         except ModelError as error:
             raise ModelError(

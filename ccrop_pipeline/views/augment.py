@@ -157,24 +157,11 @@ class Augment:
         views = (
             shared_room(crops.shape) if in_worker else torch.empty(crops.shape, device=self.device)
         )
-        if self.device.type == "cpu" and (fused := _fused()):
-            side = crops.shape[-1]
-            radii = [blur_radius(sigma, side) if sigma > 0 else 0 for sigma in draws.sigma.tolist()]
-            fused(
-                crops.numpy(),
-                draws.rows,
-                draws.steps,
-                draws.factors,
-                np.column_stack([draws.flipped, draws.grey, draws.solarized]),
-                draws.sigma,
-                np.array(radii, np.int64),
-                threshold,
-                np.stack([self._mean.numpy().ravel(), self._inverse_std.numpy().ravel()]),
-                views.numpy(),
-            )
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and (fused := _fused()):
+            self._change_fused(fused, crops, draws, threshold, views)
             return views
         strengths = self._on_device(np.column_stack([draws.factors, draws.sigma]))
-        on_cpu = self.device.type == "cpu"
         size = max(1, _CPU_CHUNK // crops[0].numel()) if on_cpu else len(crops)
         for start in range(0, len(crops), size):
             part = slice(start, start + size)
@@ -183,6 +170,29 @@ class Augment:
             images = _change(pixels, draws.steps[part], strengths[part], chosen, threshold)
             _put(views, rows, images.sub_(self._mean).mul_(self._inverse_std))
         return views
+
+    def _change_fused(
+        self,
+        fused: Callable[..., None],
+        crops: Tensor,
+        draws: Draws,
+        threshold: float,
+        views: Tensor,
+    ) -> None:
+        side = crops.shape[-1]
+        radii = [blur_radius(sigma, side) if sigma > 0 else 0 for sigma in draws.sigma.tolist()]
+        fused(
+            crops.numpy(),
+            draws.rows,
+            draws.steps,
+            draws.factors,
+            np.column_stack([draws.flipped, draws.grey, draws.solarized]),
+            draws.sigma,
+            np.array(radii, np.int64),
+            threshold,
+            np.stack([self._mean.numpy().ravel(), self._inverse_std.numpy().ravel()]),
+            views.numpy(),
+        )
 
     def _rows(self, draws: Draws, part: slice) -> tuple[Tensor, ...]:
         """Return the places of a part's views in their group, and which to flip and so on.
@@ -202,10 +212,8 @@ def _fused() -> Callable[..., None] | None:
     """Return what augments on a CPU at several times the rate of torch, where Numba is."""
     try:
         from ccrop_pipeline.views.fused import change_views
-    except (
-        ImportError,
-        RuntimeError,
-    ):  # not installed, not for this NumPy; no folder for its cache
+    except (ImportError, RuntimeError):
+        # Not installed, or not for this NumPy; no folder for its cache.
         return None
     return cast(Callable[..., None], change_views)
 
