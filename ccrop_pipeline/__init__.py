@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.training import train
     from ccrop_pipeline.views import ViewLoader
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 __all__ = [
     "AugmentSettings",

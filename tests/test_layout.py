@@ -125,5 +125,10 @@ def test_light_parts_stay_light(statement, absent):
     assert not loaded_by(statement) & absent
 
 
-def test_what_is_to_be_cited_is_this_version():
-    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+def test_the_version_is_one_in_all_places():
+    newest = re.search(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    version, date = newest.groups()
+    assert version == __version__
+    cited = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in cited
+    assert f"\ndate-released: {date}\n" in cited

@@ -14,6 +14,7 @@ from ccrop_cli.boxes_compute import MAP_NAMES
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
+from ccrop_pipeline import __version__
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import MAPS
@@ -349,4 +350,4 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 def test_the_installed_command_answers():
     command = Path(sys.executable).with_name("ccrop")
     result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    assert result.stdout == "ccrop, version 0.1.0\n"
+    assert result.stdout == f"ccrop, version {__version__}\n"

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from ccrop_pipeline.boxset import BoxSet, convert, validate
@@ -20,8 +21,15 @@ sys.path.append(str(HERE.parent / "hostile"))
 
 import second_reader  # noqa: E402 - in the folder beside this one
 
+# Of the lines of SHA256SUMS about box sets: format version 1 is frozen. Never change it.
+FROZEN = "f3801c9ba174a8a9d53cdddb2bc3cfd55be33bfd4ab7aee4096770eee72a2507"
 NAMES = ("plain", "heatmaps", "choices", "all")
 FORMS = ("parquet", "webdataset")
+
+
+def listed_files():
+    lines = (HERE / "SHA256SUMS").read_text("utf-8").splitlines()
+    return [line for line in lines if "  box-sets/" in line]
 
 
 def expected_of(name):
@@ -29,11 +37,12 @@ def expected_of(name):
 
 
 def test_no_file_has_changed_and_none_came():
-    lines = (HERE / "SHA256SUMS").read_text("utf-8").splitlines()
+    lines = listed_files()
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == FROZEN
     listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
     there = {path for path in (HERE / "box-sets").rglob("*") if path.is_file()}
     names = {path.relative_to(HERE).as_posix(): path for path in there}
-    assert names.keys() == {name for name in listed if name.startswith("box-sets/")}
+    assert names.keys() == listed.keys()
     for name, path in names.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
 
@@ -93,3 +102,29 @@ def test_a_copy_is_the_same_box_set(tmp_path):
     shutil.copytree(HERE / "box-sets/all-parquet", tmp_path / "copy")
     first, second = BoxSet.open(HERE / "box-sets/all-parquet"), BoxSet.open(tmp_path / "copy")
     assert first.manifest.sha256 == second.manifest.sha256
+
+
+def kinds(value, at=""):
+    """Yield the path and type of every field in an object of JSON."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from kinds(part, f"{at}/{name}")
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        yield from kinds(value[0], f"{at}[]")
+    else:
+        yield at, type(value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_now_has_all_that_was_written_first(name, tmp_path):
+    first, now = HERE / f"box-sets/{name}-parquet", tmp_path / "now"
+    convert(HERE / f"box-sets/{name}-webdataset", now, form="parquet")
+    old, new = (json.loads((one / "manifest.json").read_bytes()) for one in (first, now))
+    assert set(kinds(old)) <= set(kinds(new))
+    for shard in old["shards"]:
+        old_schema, new_schema = (pq.read_schema(one / shard["file"]) for one in (first, now))
+        assert set(zip(old_schema.names, old_schema.types, strict=True)) <= set(
+            zip(new_schema.names, new_schema.types, strict=True)
+        )
+        assert old_schema.metadata[b"ccrop"] == new_schema.metadata[b"ccrop"]
+    assert list(second_reader.read(now)) == list(second_reader.read(first))
