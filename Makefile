@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a process: the tests run in as many processes as there are cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help setup demo test test-quick test-optional torture soak check format audit-dependencies dist docs release bench \
+.PHONY: help setup demo test test-quick test-optional torture soak check format audit-dependencies licences dist docs release bench \
 	hostile evidence evidence-gpu gpu-check clean
 
 help: ## List the targets
@@ -65,6 +65,9 @@ format: setup ## Format and fix what can be fixed
 audit-dependencies: setup ## Look the installed packages up among known vulnerabilities
 	$(BIN)/pip install --quiet pip-audit
 	$(BIN)/pip-audit --skip-editable
+
+licences: setup ## Write docs/licences.md from the metadata of what is installed
+	$(BIN)/python .ci/licences.py
 
 dist: setup ## Build wheel and source distribution into dist/
 	rm -rf dist
