@@ -80,7 +80,7 @@ release: dist ## Build both, install each in an environment of its own, and foll
 docs: setup ## Build the documentation as a site in build/site; a warning is an error
 	rm -rf build/docs build/site
 	mkdir -p build/docs
-	cp -r README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff LICENSE docs lab examples build/docs
+	cp -r README.md CONTRIBUTING.md RELEASING.md CHANGELOG.md CITATION.cff LICENSE docs lab examples build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 hostile: setup ## Read thousands of damaged inputs of every kind; count by verdict
