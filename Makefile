@@ -74,7 +74,7 @@ dist: setup ## Build wheel and source distribution into dist/
 	$(BIN)/python -m build --quiet --outdir dist
 	$(BIN)/twine check --strict dist/*
 
-release: dist ## Build both, install each in an environment of its own, and follow README there
+release: dist ## Build both, install each in an environment of its own, and take docs/tour.md there
 	$(BIN)/python .ci/distributions.py dist/*
 
 docs: setup ## Build the documentation as a site in build/site; a warning is an error

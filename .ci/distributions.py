@@ -1,11 +1,11 @@
-"""Try distributions as someone does who installs one without extras and follows README.
+"""Try distributions as someone does who installs one without extras and follows docs/tour.md.
 
     python .ci/distributions.py dist/*               # pip installs every requirement anew
     python .ci/distributions.py --linked dist/*.whl  # requirements are hard links to those here
 
 Either way a distribution gets an environment of its own, which holds what it requires and no
-more. README's commands run there, in a folder with a few generated photographs, except those
-that need data or machines from elsewhere.
+more. The tour's commands run there, in a folder with a few generated photographs, except those
+that need a GPU and the demo. README's own need timm and weights from elsewhere.
 """
 
 import argparse
@@ -25,16 +25,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 NAME = "ccrop-pipeline"
-# What a command of README names if it needs a download, weights, a GPU, a cluster or an extra.
-FROM_ELSEWHERE = (
-    "cifar10 ",
-    "timm:",
-    "vit.pth",
-    "s3://",
-    "cuda:",
-    "boxes.overlapped",
-    "--engine ray",
-)
+# What a command of the tour has in it if it needs a GPU or minutes.
+LEFT_OUT = ("runs/beside", "ccrop demo")
 PHOTOS = """
 import numpy as np
 from pathlib import Path
@@ -51,7 +43,7 @@ PUBLIC_FACE = "import ccrop_pipeline as face; [getattr(face, name) for name in d
 
 def main() -> None:
     """Check what each distribution holds, then try it."""
-    parser = argparse.ArgumentParser(description="Try distributions by README.")
+    parser = argparse.ArgumentParser(description="Try distributions by a tour of the commands.")
     parser.add_argument("distributions", nargs="+", type=Path)
     parser.add_argument("--linked", action="store_true")
     arguments = parser.parse_args()
@@ -61,8 +53,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=ROOT / "build", prefix="trial-") as folder:
             trial = Trial(Path(folder))
             trial.install(path.resolve(), linked=arguments.linked)
-            trial.follow_readme()
-        print(f"{path.name}: README's commands run on its requirements alone.")
+            trial.take_tour()
+        print(f"{path.name}: every command runs on its requirements alone.")
 
 
 def check_contents(path: Path) -> None:
@@ -124,13 +116,13 @@ class Trial:
             self.run("pip", "install", "--quiet", str(path))
         self.run("pip", "check")
 
-    def follow_readme(self) -> None:
+    def take_tour(self) -> None:
         """Run what a newcomer runs."""
         self.run("python", "-c", PUBLIC_FACE)
         self.run("python", "-c", PHOTOS)
         self.run("ccrop", "--help")
         self.run("ccrop", "recipes")
-        for command in readme_commands():
+        for command in tour():
             self.run(*command.split())
 
 
@@ -160,12 +152,10 @@ def link_files(installed: Distribution, site: Path) -> None:
             os.link(original, link)
 
 
-def readme_commands() -> list[str]:
-    """Return README's `ccrop` commands that need nothing from elsewhere, in order."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith("ccrop ")]
-    return [line for line in commands if not any(word in line for word in FROM_ELSEWHERE)]
+def tour() -> list[str]:
+    """Return the commands of docs/tour.md, in order."""
+    commands = re.findall(r"^ccrop .+$", (ROOT / "docs/tour.md").read_text(), re.M)
+    return [line for line in commands if not any(word in line for word in LEFT_OUT)]
 
 
 if __name__ == "__main__":

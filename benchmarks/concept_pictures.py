@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/concepts.md from a folder that `ccrop demo` has left.
+"""Draw the pictures of README and docs/concepts.md from a folder that `ccrop demo` has left.
 
 python benchmarks/concept_pictures.py demo
 """
@@ -12,12 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 import ccrop_pipeline as ccrop
 from ccrop_pipeline.boxset import iou
 from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows
 from ccrop_pipeline.images import decode, true_boxes
 from ccrop_pipeline.probes import embed, labelled
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.report import contact_sheet as draw_contact_sheet
 
 OUT = Path(__file__).parents[1] / "docs/pictures"
 BOX, TRUTH, WINDOW, GREY = "#e4453a", "#2fa84f", "#3b6fd4", "#8a939c"
@@ -25,7 +28,7 @@ KEYS = (3, 11)  # of the images shown, by position
 
 
 def main(demo: Path) -> None:
-    """Draw all five; the same folder gives the same bytes."""
+    """Draw all six; the same folder gives the same bytes."""
     mpl.rcParams.update({"svg.hashsalt": "ccrop", "svg.fonttype": "none", "font.size": 9})
     OUT.mkdir(exist_ok=True)
     pictures = {
@@ -37,6 +40,17 @@ def main(demo: Path) -> None:
     }
     for name, figure in pictures.items():
         figure.savefig(OUT / f"{name}.svg", metadata={"Date": None})
+    sheet = contact_sheet(demo)
+    sheet.save(OUT / "contact-sheet.jpg", quality=88, optimize=True)
+
+
+def contact_sheet(demo: Path) -> Image.Image:
+    """Return the first images of the demo with heatmaps, boxes and views, on white."""
+    boxes = ccrop.BoxSet.open(sorted((demo / "run/boxes").iterdir())[-1])
+    sheet = draw_contact_sheet(
+        boxes, ccrop.open_source(demo / "data/train"), load_recipe("demo").crop, count=6, across=2
+    )
+    return ImageOps.expand(sheet, border=12, fill="white")
 
 
 def box_set() -> Figure:

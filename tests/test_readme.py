@@ -1,61 +1,89 @@
-"""The Python of the README, run as it is written, in a folder that has what it names."""
+"""README, block by block as it stands, in a folder of photographs."""
 
+import contextlib
 import re
-import shutil
+import shlex
 from pathlib import Path
 
 import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
 
 import ccrop_pipeline as ccrop
 from ccrop_pipeline.images import Scenes
 
-BLOCKS = re.findall(
-    r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.S
-)
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+# Added to commands, so that they take seconds and one CPU.
+ADDED = {
+    "boxes compute": "--device cpu --input-size 64",
+    "train": "--device cpu --workers 0 --set image_size=32 --set epochs=1 --set probe.every=0",
+}
+INSTALL = ("make demo\n", "pip install '.[fast]' timm\n")  # other tests and CI do both
 COUNT = 70
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Photographs in photos/, packed in data/photos; boxes and a run are made by the README."""
+    """A folder with photographs alone, and a cache of Hugging Face with what README names."""
+    timm, hub = pytest.importorskip("timm"), pytest.importorskip("huggingface_hub")
+    from safetensors.torch import save_file
+
     place = tmp_path_factory.mktemp("readme")
     scenes = Scenes(COUNT, size=48)
     for number, sample in enumerate(scenes.read(scenes.shards[0])):
-        path = place / f"photos/{'cats' if number % 2 else 'dogs'}/{number:04d}.jpg"
+        path = place / f"photos/{('cats', 'dogs')[number % 2]}/{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(sample.image)
-    ccrop.pack(ccrop.open_source(place / "photos"), place / "data/photos")
-    return place
-
-
-@pytest.fixture(scope="module")
-def names(place):
-    """What each block defines; they are run in their order."""
-    found = []
+    (name,) = set(re.findall(r"timm:(\w+)", README))
+    network = timm.create_model(name)  # its weights are random
+    cache = place / f"hub/models--{network.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+    (cache / "snapshots/0").mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("0")
+    save_file(network.state_dict(), cache / "snapshots/0/model.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        for block in BLOCKS:
-            found.append({})
-            exec(block, found[-1])
-            if len(found) == 1:  # README's commands make this one
-                shutil.copytree("boxes/python", "boxes/first")
-    return found
+        patch.setattr(hub.constants, "HF_HUB_CACHE", str(place / "hub"))
+        patch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+        yield place
 
 
-def test_the_pipeline(names, place):
-    assert len(names) == 3
-    assert names[0]["boxes"].folder == Path("boxes/python")
-    assert ccrop.validate(place / "boxes/python") == []
-    assert (place / "runs/python/checkpoint.pt").is_file()
+@pytest.mark.slow
+def test_every_block_runs_in_its_order(place):
+    shown = {}
+    with contextlib.chdir(place):
+        for language, text in BLOCKS:
+            if language == "console":
+                expect_printed(text)
+            elif language == "python":
+                exec(text, shown)
+            else:
+                assert (language, text) in {("bash", install) for install in INSTALL}
+        image, label = shown["dataset"][0]
+    assert ccrop.validate(place / "boxes/photos") == []
+    assert (place / "runs/photos/checkpoint.pt").is_file()
+    assert (place / "photos.html").is_file()
+    assert shown["first"].shape == shown["second"].shape == (64, 3, 224, 224)
+    assert (image.size, label) == ((224, 224), 0)
 
 
-def test_groups_of_views(names):
-    assert names[1]["epoch"] == 1
-    assert names[1]["two"].shape == (2, 64, 3, 224, 224)
-    assert names[1]["six"].shape == (6, 64, 3, 96, 96)
-    assert names[1]["loader"].state_dict()["epoch"] == 2
+def expect_printed(session):
+    """Run a session; what a command prints has lines that begin as those shown, in their order."""
+    for part in re.split(r"^\$ ", session.replace("\\\n", " "), flags=re.M)[1:]:
+        line, *output = part.splitlines()
+        words = shlex.split(line)[1:]
+        added = next(
+            (more for name, more in ADDED.items() if line.startswith(f"ccrop {name} ")), ""
+        )
+        done = CliRunner().invoke(cli, [*words, *added.split()])
+        assert done.exit_code == 0, f"{line}\n{done.output}"
+        printed = iter(done.output.splitlines())
+        for each in output:
+            begins = " ".join(re.findall(r"[A-Za-z]+", each)[:1])
+            assert each == "..." or any(begins in other for other in printed), f"{line}: {each}"
 
 
-def test_a_crop_of_ones_own_loop(names):
-    assert names[2]["first"].size == names[2]["second"].size == (224, 224)
+def test_readme_is_short_and_narrow():
+    lines = README.splitlines()
+    assert len(lines) < 200
+    assert [line for line in lines if len(line) > 110 and not line.startswith("|")] == []

@@ -19,7 +19,7 @@ from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import MAPS
 
-ROOT = Path(__file__).parents[2]
+TOUR = (Path(__file__).parents[2] / "docs/tour.md").read_text()
 
 
 def commands(group=cli, path=("ccrop",)):
@@ -56,12 +56,12 @@ def workplace(tmp_path_factory):
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_command_has_help_with_an_example_that_stands_in_the_readme(path):
+def test_every_command_has_help_with_an_example_that_stands_in_the_tour(path):
     command = COMMANDS[path]
     example = example_of(command)
     # The example of a group is one of its commands.
     assert tuple(example.split())[: len(path)] == path
-    assert example in (ROOT / "README.md").read_text()
+    assert f"{example}\n" in TOUR
     options = [option for option in command.params if not isinstance(option, click.Argument)]
     assert [option.name for option in options if not option.help] == []
     shown = CliRunner().invoke(cli, [*path[1:], "--help"])
@@ -70,32 +70,15 @@ def test_every_command_has_help_with_an_example_that_stands_in_the_readme(path):
 
 
 @pytest.mark.slow
-def test_the_examples_run_in_the_order_of_the_readme(workplace, monkeypatch):
+def test_the_tour_runs_as_it_stands(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     # The demo has a test of its own, and a run is followed while it trains.
-    left_out = {("ccrop", "demo"), ("ccrop", "boxes", "follow")}
-    examples = [example_of(command) for path, command in LEAVES.items() if path not in left_out]
-    readme = (ROOT / "README.md").read_text()
-    assert ccrop("data", "pack", "photos", "data/test").exit_code == 0
-    for example in sorted(examples, key=readme.index):
-        result = ccrop(*shlex.split(example)[1:], *(["--device", "cpu"] * ("train" in example)))
-        assert result.exit_code == 0, f"{example}: {result.output}"
+    elsewhere = ("ccrop demo", "runs/beside")
+    lines = re.findall(r"^ccrop .+$", TOUR, re.M)
+    for line in (line for line in lines if not any(word in line for word in elsewhere)):
+        result = ccrop(*shlex.split(line)[1:], *(["--device", "cpu"] * ("train" in line)))
+        assert result.exit_code == 0, f"{line}: {result.output}"
     assert BoxSet.open(workplace / "boxes/first").manifest.rows == 160
-
-
-@pytest.mark.slow
-def test_three_commands_lead_from_an_image_folder_to_an_exported_backbone(workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    block = (ROOT / "README.md").read_text().split("Three commands")[1].split("```")[1]
-    train, probe, export = (shlex.split(line)[1:] for line in block.strip().splitlines())
-    own = ("epochs=2", "image_size=32", "boxes.refresh_at=[0.5]", "optimizer.lr_warmup_epochs=1")
-    quick = [word for setting in own for word in ("--set", setting)]
-    assert ccrop(*train, *quick, "--device", "cpu").exit_code == 0
-    assert "linear" in ccrop(*probe, "--device", "cpu").stdout
-    exported = ccrop(*export)
-    assert exported.exit_code == 0
-    assert Path(export[-1]).is_file()
-    assert "torchvision" in exported.stdout
 
 
 def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):

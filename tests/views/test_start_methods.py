@@ -1,4 +1,4 @@
-"""The loop of the README as a program, with loader processes that are not forked."""
+"""The loop of docs/python.md as a program, with loader processes that are not forked."""
 
 import subprocess
 import sys
