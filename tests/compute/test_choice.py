@@ -291,7 +291,8 @@ def test_at_an_address_nothing_is_left_of_the_choice(source, computed, tmp_path)
     assert not [path for path in store.find(f"/{tmp_path.name}") if "/." in path]
 
 
-def test_workers_of_a_cluster_take_the_choice_of_the_first(source, computed, tmp_path):
+def test_workers_of_a_cluster_take_the_choice_of_the_first(source, computed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a worker goes there, in a process of its own
     arguments = (source, localizer, tmp_path / "b", SETTINGS | REST, str(tmp_path))
     first, second = _Worker(*arguments), _Worker(*arguments)
     _, settled = first.provenance()
