@@ -41,6 +41,7 @@ from .printing import (
     results_alone_on_stdout,
 )
 from .probe import probe
+from .quickstart import quickstart
 from .recipes import recipes
 from .report import report
 from .train import train
@@ -161,7 +162,18 @@ boxes.add_command(report_boxes)
 boxes.add_command(rethreshold)
 boxes.add_command(show)
 boxes.add_command(validate)
-for command in (demo, data, train, report, recipes, boxes, probe, embed, export_backbone):
+for command in (
+    quickstart,
+    demo,
+    data,
+    train,
+    report,
+    recipes,
+    boxes,
+    probe,
+    embed,
+    export_backbone,
+):
     cli.add_command(command)
 
 
@@ -202,7 +214,8 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                 name = " ".join(click.get_current_context().command_path.split()[1:])
                 # A command may name how it ended, by which another one follows.
                 form = {"form": result} if isinstance(result, str) else {}
-                say_next(name, kwargs | form, read)
+                if click.get_current_context().obj is None:  # else it is one of several
+                    say_next(name, kwargs | form, read)
                 return result
         except CcropError as error:
             message = re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), str(error))

@@ -12,6 +12,9 @@ _BATCH = 64  # of that recipe
 # By command, and by its form after a colon; {names} are its arguments, words in capitals are for
 # the reader to fill in.
 NEXT = {
+    "quickstart": "ccrop quickstart {source} --run FOLDER",
+    "quickstart:without-model": "ccrop quickstart {source} --model MODEL",
+    "quickstart:done": "ccrop boxes audit {out}/boxes",
     "demo": f"ccrop train IMAGES {_TRAIN}",
     "data pack": f"ccrop train {{out}} {_TRAIN}",
     "recipes": f"ccrop train IMAGES {_TRAIN}",

@@ -62,17 +62,26 @@ def note_command(label: str, line: str) -> None:
         label: What stands before it.
         line: The command, quoted for a shell.
     """
-    words, lines = [shlex.quote(word) for word in shlex.split(line)], [f"{label}:"]
-    width = columns() if sys.stderr is not None and sys.stderr.isatty() else None
+    _print_command(f"{label}:", line, sys.stderr)
+
+
+def print_command(line: str) -> None:
+    """Print a command as a line of the result, to be copied as by `note_command`."""
+    _print_command("  ", line, results(), indent="     ")
+
+
+def _print_command(label: str, line: str, stream: TextIO | None, indent: str = " ") -> None:
+    words, lines = [shlex.quote(word) for word in shlex.split(line)], [label]
+    width = columns() if stream is not None and stream.isatty() else None
     for number, word in enumerate(words):
         room = 0 if number == len(words) - 1 else len(" \\")
         if number and width and len(lines[-1]) + 1 + len(word) + room > width:
             lines[-1] += " \\"
-            lines.append(f" {word}")
+            lines.append(f"{indent}{word}")
         else:
             lines[-1] += f" {word}"
     for each in lines:
-        _print(each, sys.stderr, wrap=False)
+        _print(each, stream, wrap=False)
 
 
 def note_page(page: Path) -> None:
@@ -135,7 +144,7 @@ def results_alone_on_stdout() -> Iterator[None]:
 
     Those of Pillow are left out.
     """
-    token = _results.set(sys.stdout)
+    token = _results.set(results())  # of the outer one, where one command runs another
     try:
         with redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.showwarning = _warning

@@ -60,10 +60,11 @@ def records() -> list[dict[str, Any]]:
 
     Of tars it is what this process has read, and `shards_read` says how many of them.
     """
-    return [_record(source) for source in _read.get() or ()]
+    return [record_of(source) for source in _read.get() or ()]
 
 
-def _record(source: "Source") -> dict[str, Any]:
+def record_of(source: "Source") -> dict[str, Any]:
+    """Return what is known of a source; see `records`."""
     import numpy as np
 
     from ccrop_pipeline.images.source import Ignored
@@ -116,6 +117,11 @@ def _labels(source: "Source") -> "NDArray[np.int64]":
 
 def line_of(record: dict[str, Any]) -> str:
     """Return a record for people."""
+    return f"{record['source']}: {'; '.join(parts_of(record))}"
+
+
+def parts_of(record: dict[str, Any]) -> list[str]:
+    """Return what a record says, part by part, for people."""
     from ccrop_pipeline.images.source import of_kind
 
     images, classes, parts = record["images"], record["classes"], []
@@ -138,4 +144,4 @@ def line_of(record: dict[str, Any]) -> str:
         parts.append(f"ignored {of_kind(count, kind)} ({', '.join(first)}{more})")
     if "problem" in record:
         parts.append(record["problem"])
-    return f"{record['source']}: {'; '.join(parts)}"
+    return parts

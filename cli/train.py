@@ -1,5 +1,6 @@
 """`ccrop train`."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     """
     own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
     init = _pretrained(**{name: options.pop(name) for name in _INIT})
-    recipe, plan = _recipe_and_plan(**own, boxes=options["boxes"], init=init)
+    recipe, plan = recipe_and_plan(**own, boxes=options["boxes"], init=init)
     options["init"] = init
     if dry_run:
         _print_plan(plan, recipe, as_json)
@@ -215,14 +216,16 @@ def _machine(device: str, processes: int) -> str:
     return f"this {kind}" if processes == 1 else f"{processes} {kind}s"
 
 
-def _recipe_and_plan(
+def recipe_and_plan(
     method: str | None,
     recipe: str | None,
     overrides: tuple[str, ...],
     refresh_every: int | None,
     boxes: str | None,
     init: "PretrainedEncoder | None",
+    say: Callable[[str], None] = note,
 ) -> "tuple[Recipe, list[Stage]]":
+    """Return the recipe that the options of a command make, and its plan."""
     name = recipe or method
     if name is None:
         raise click.UsageError("give --recipe or --method.")
@@ -240,7 +243,7 @@ def _recipe_and_plan(
         own += [f'backbone="{backbone}"'] if backbone else []
     found = load_recipe(name, [*own, *overrides])
     if shorter := shorter_schedules(found, [*own, *overrides], boxes):
-        note(f"So few epochs need other schedules than the recipe has: {', '.join(shorter)}.")
+        say(f"So few epochs need other schedules than the recipe has: {', '.join(shorter)}.")
         found = load_recipe(name, [*own, *overrides, *shorter])
     return found, make_plan(found, boxes)
 

@@ -18,8 +18,10 @@ from ccrop_pipeline.images.opening import absolute_spec, expand_braces, open_sou
 from ccrop_pipeline.images.pack import PackSummary, pack, tar_key
 from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.remote import RemoteTarSource
+from ccrop_pipeline.images.sampling import spread_samples
 from ccrop_pipeline.images.scenes import Scenes
 from ccrop_pipeline.images.source import ImageIndex, Sample, Source, image_hash, true_boxes
+from ccrop_pipeline.images.splits import SplitsError
 from ccrop_pipeline.images.tar import TarSource, refuse_wrong_keys
 from ccrop_pipeline.images.torchvision_data import TorchvisionSource, open_torchvision
 
@@ -33,6 +35,7 @@ __all__ = [
     "Sample",
     "Scenes",
     "Source",
+    "SplitsError",
     "TarSource",
     "TorchvisionSource",
     "UnreadableImage",
@@ -46,6 +49,7 @@ __all__ = [
     "pack",
     "read_header",
     "refuse_wrong_keys",
+    "spread_samples",
     "stored_size",
     "tar_key",
     "true_boxes",

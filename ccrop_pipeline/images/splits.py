@@ -1,9 +1,23 @@
 """Splits of a data set, recognised by name, so that they are never merged or taken for classes."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ccrop_pipeline.errors import SourceError
+
+
+class SplitsError(SourceError):
+    """What was named is divided into splits.
+
+    Attributes:
+        splits: What opens each of them, by "train", "validation", "test" or "unlabeled", if one
+            place does.
+    """
+
+    def __init__(self, message: str, splits: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.splits = dict(splits)
+
 
 _SPLITS = {
     "train": "train trn training trainval",
@@ -31,7 +45,7 @@ def refuse_split_shards(shards: Iterable[str], place: str, extension: str, *, fo
         folder: What the names are in.
 
     Raises:
-        SourceError: If the names tell several splits, or some of them a split.
+        SplitsError: If the names tell several splits, or some of them a split.
     """
     first: dict[str, str] = {}
     for shard in shards:
@@ -40,10 +54,12 @@ def refuse_split_shards(shards: Iterable[str], place: str, extension: str, *, fo
     if len(first) > 1:
         named = " and ".join(f"{shard}{extension} ({split})" for split, shard in first.items())
         stems = [shard.rstrip("0123456789") or "[0-9]" for shard in first.values()]
-        raise SourceError(
+        patterns = [f"{folder}/{stem}*{extension}" for stem in stems]
+        raise SplitsError(
             f"{place} holds several splits: {named}. Open one of them by a pattern, such as "
-            f"'{folder}/{stems[0]}*{extension}', or all of them by one that names each, "
-            f"'{folder}/{{{','.join(dict.fromkeys(stems))}}}*{extension}'."
+            f"'{patterns[0]}', or all of them by one that names each, "
+            f"'{folder}/{{{','.join(dict.fromkeys(stems))}}}*{extension}'.",
+            dict(zip(first, patterns, strict=True)),
         )
 
 
@@ -58,14 +74,17 @@ def refuse_split_folders(folders: Iterable[str], root: str) -> None:
         root: The folder that was opened.
 
     Raises:
-        SourceError: If there are several splits, or the only folder of the first level is one.
+        SplitsError: If there are several splits, or the only folder of the first level is one.
     """
-    for parent, names, _ in _divided(folders):
-        place = f"{root}/{parent}".rstrip("/")
-        raise SourceError(
+    divided = [*_divided(folders)]
+    for parent, split_of, _ in divided:
+        place, names = f"{root}/{parent}".rstrip("/"), [*split_of]
+        places = {split: f"{place}/{name}" for name, split in reversed(split_of.items())}
+        raise SplitsError(
             f"{place} is divided into splits ({', '.join(names[:6])}), which are no classes and "
             f"are not merged. Open one of them, such as {place}/{names[0]}, or rename a folder "
-            "that is none."
+            "that is none.",
+            places if len(divided) == 1 else {},  # else each is only a part of its split
         )
 
 
@@ -75,17 +94,17 @@ def refuse_split_keys(keys: Iterable[str], place: str) -> None:
     Raises:
         SourceError: If there are several splits.
     """
-    for parent, names, several in _divided({key.rpartition("/")[0] for key in keys} - {""}):
+    for parent, split_of, several in _divided({key.rpartition("/")[0] for key in keys} - {""}):
         if several:
-            shown = ", ".join(f"{parent}/{name}".lstrip("/") for name in names[:6])
+            shown = ", ".join(f"{parent}/{name}".lstrip("/") for name in [*split_of][:6])
             raise SourceError(
                 f"the keys in {place} are of several splits ({shown}), which are not merged. "
                 "Unpack it, and pack each split by itself with `ccrop data pack`."
             )
 
 
-def _divided(folders: Iterable[str]) -> Iterator[tuple[str, list[str], bool]]:
-    """Yield where folders are splits, their names, and whether of several."""
+def _divided(folders: Iterable[str]) -> Iterator[tuple[str, dict[str, str], bool]]:
+    """Yield where folders are splits, the split of each by its name, and whether of several."""
     beside: dict[str, set[str]] = {}
     for folder in folders:
         parts = folder.split("/")
@@ -97,7 +116,7 @@ def _divided(folders: Iterable[str]) -> Iterator[tuple[str, list[str], bool]]:
         found = exact if len({*exact.values()}) > 1 else loose
         several = len({*found.values()}) > 1 and (found is exact or len(loose) == len(names))
         if several or (parent == "" and len(exact) == len(names)):
-            yield parent, [*(found if several else exact)], several
+            yield parent, found if several else exact, several
 
 
 def _split_named(name: str) -> str | None:

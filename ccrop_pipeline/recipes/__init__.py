@@ -12,8 +12,11 @@ from ccrop_pipeline.recipes.plan import (
     advice,
     as_record,
     describe,
+    fitting_batch_size,
+    gentle_epochs,
     make_plan,
     shorter_schedules,
+    too_few,
 )
 from ccrop_pipeline.recipes.recipe import Recipe
 from ccrop_pipeline.recipes.recipe_files import bundled_recipes, load_recipe
@@ -38,8 +41,11 @@ __all__ = [
     "as_record",
     "bundled_recipes",
     "describe",
+    "fitting_batch_size",
+    "gentle_epochs",
     "load_recipe",
     "make_plan",
     "settings_type",
     "shorter_schedules",
+    "too_few",
 ]

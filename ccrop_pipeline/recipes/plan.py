@@ -111,26 +111,49 @@ def advice(recipe: Recipe, images: int, *, boxes: bool, init: bool) -> str | Non
         init: Whether weights from elsewhere are.
     """
     found, batch_size = [], recipe.batch_size
-    if images < _FEW and recipe.boxes.kind == "encoder" and not (boxes or init):
+    few = too_few(images)
+    if few and recipe.boxes.kind == "encoder" and not (boxes or init):
         found.append(
-            f"{counted(images, 'image')} are too few to learn boxes from random weights: in most "
-            "runs on 300 to 900 photographs they carried little or nothing of their image "
-            "(lab/audits.md, lab/backbones.md). Begin with an encoder that has seen more (`init`), "
+            f"{few} Begin with an encoder that has seen more (`init`), "
             "give boxes of one (`boxes`), or set boxes.kind=none."
         )
-    fewer = max(16, 1 << max(images // _STEPS, 1).bit_length() - 1)
-    if images < _STEPS * batch_size and fewer < batch_size:
+    fewer = fitting_batch_size(images, batch_size)
+    if fewer < batch_size:
         found.append(
             f"{counted(images, 'image')} make {counted(images // batch_size, 'step')} an epoch in "
             f"batches of {batch_size}: set batch_size={fewer} for {images // fewer}."
         )
-    if init and images * recipe.epochs > _LONG:
+    gentle = gentle_epochs(images, recipe.epochs)
+    if init and gentle < recipe.epochs:
         found.append(
             f"{counted(recipe.epochs, 'epoch')} of {counted(images, 'image')} are many for weights "
-            f"that are given: with epochs={max(5, _LONG // images)} they keep more of what they "
-            "know."
+            f"that are given: with epochs={gentle} they keep more of what they know."
         )
     return " ".join(found) or None
+
+
+def too_few(images: int) -> str | None:
+    """Say that no encoder that begins at random learns boxes of worth from so few images."""
+    if images >= _FEW:
+        return None
+    return (
+        f"{counted(images, 'image')} are too few to learn boxes from random weights: in most "
+        "runs on 300 to 900 photographs they carried little or nothing of their image "
+        "(lab/audits.md, lab/backbones.md)."
+    )
+
+
+def fitting_batch_size(images: int, batch_size: int) -> int:
+    """Return a batch size that makes enough steps of an epoch: the given one, or a power of two."""
+    fewer = max(16, 1 << max(images // _STEPS, 1).bit_length() - 1)
+    if images < fewer:
+        fewer = 1 << max(images, 2).bit_length() - 1
+    return min(fewer, batch_size) if images < _STEPS * batch_size else batch_size
+
+
+def gentle_epochs(images: int, epochs: int) -> int:
+    """Return the epochs after which weights that are given still are much of what they were."""
+    return max(5, _LONG // images) if images * epochs > _LONG else epochs
 
 
 def box_folder(epoch: int) -> str:

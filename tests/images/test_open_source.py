@@ -8,7 +8,14 @@ import pytest
 from made_sources import folder_of, parquet_of, tar_of
 
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import Source, absolute_spec, expand_braces, open_source, pack
+from ccrop_pipeline.images import (
+    Source,
+    SplitsError,
+    absolute_spec,
+    expand_braces,
+    open_source,
+    pack,
+)
 from ccrop_pipeline.images.source import write_classes
 
 
@@ -129,6 +136,25 @@ def test_folders_of_splits_are_no_classes(tmp_path, folders):
     folder_of(tmp_path / "x", [f"{folder}/{i}.png" for i, folder in enumerate(folders)])
     with pytest.raises(CcropError, match=r"x.* is divided into splits .*Open one of them"):
         open_source(tmp_path / "x")
+
+
+def test_who_asks_for_several_splits_learns_what_opens_each(tmp_path):
+    folder_of(tmp_path / "x", ["images/train2017/0.png", "images/val2017/1.png"])
+    folder_of(tmp_path / "y", [f"{c}/{s}/0.png" for c in "ab" for s in ("train", "test")])
+    for name in ("train-0", "train-1", "test-0"):
+        tar_of(tmp_path / f"{name}.tar", [name])
+    with pytest.raises(SplitsError) as caught:
+        open_source(tmp_path / "x")
+    assert caught.value.splits == {
+        "train": f"{tmp_path}/x/images/train2017",
+        "validation": f"{tmp_path}/x/images/val2017",
+    }
+    with pytest.raises(SplitsError) as caught:
+        open_source(tmp_path / "*.tar")
+    assert open_source(caught.value.splits["train"]).shards == ("train-0", "train-1")
+    with pytest.raises(SplitsError) as caught:  # a/train is not all that there is to train on
+        open_source(tmp_path / "y")
+    assert caught.value.splits == {}
 
 
 def test_folders_of_splits_in_a_tar_are_not_merged(tmp_path):

@@ -1,0 +1,242 @@
+"""`ccrop quickstart`."""
+
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ccrop_pipeline.errors import ModelError, SettingError, counted, duration, few, reading
+
+from .model_options import expect_model
+from .option_types import LocalPath
+from .printing import note, note_command, print_command, print_json, print_line
+
+if TYPE_CHECKING:
+    from ccrop_pipeline.models.availability import Availability
+
+    from .proposal import Choice, Look, Step
+
+_LONG = 3600.0  # seconds of training, from which a shorter trial is named
+_EACH = 1_000  # images that times are for where nobody knows how many there are
+_MARK = "quickstart.json"
+
+
+@click.command("quickstart")
+@click.argument("source")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    help="Take boxes from this: whatever `ccrop boxes compute --model` takes.  [default: an "
+    "encoder trained on the images, or a pretrained one where they are few]",
+)
+@click.option("--weights", help="With --model torchvision:NAME and timm:NAME: a file of weights.")
+@click.option(
+    "--run",
+    "out",
+    type=LocalPath(file_okay=False),
+    metavar="FOLDER",
+    help="Run the commands, with all that they make in FOLDER.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def quickstart(
+    source: str, model: str | None, weights: str | None, out: Path | None, as_json: bool
+) -> str | None:
+    """Look at the images of SOURCE, and propose three commands for them, with the time of each.
+
+    Times are measured on this machine: each command is tried on a few of the images in a
+    temporary folder. Nothing else is written without --run, and nothing is overwritten with it;
+    what was stopped goes on by the same command.
+
+    \b
+    Example:
+      ccrop quickstart photos
+    """
+    if out and as_json:
+        raise click.UsageError("--run and --json do not go together.")
+    if model:
+        expect_model(model, weights)
+    elif weights:
+        raise click.UsageError("--weights goes with --model.")
+    given = {"source": source, "model": model, "weights": weights}
+    if out and (lines := _begun(out, given)):
+        return _run(lines)
+    from .proposal import Choice, look_at, measure, propose
+
+    look = look_at(source)
+    encoders = _encoders() if look.too_few and not model else []
+    choice = Choice(model, weights) if model else _best(encoders)
+    steps = propose(look, choice, out or Path("first"))
+    note("trying the commands on some of the images, in a folder that goes again ...")
+    measure(look, steps, choice, look.images or _EACH)
+    if as_json:
+        print_json(_as_record(look, encoders, steps))
+        return None
+    _show(look, encoders, steps)
+    lacking = [each for each in encoders if choice and each.model == choice.model and each.problem]
+    if lacking:
+        why = (
+            f"the weights of {lacking[0].model} cannot be had: {lacking[0].problem}. Run this "
+            "where there is a network, or give a model that is here (`model`, `weights`)."
+        )
+        if out:
+            raise ModelError(why)
+        print_line(why)
+        return "without-model"
+    if out is None:
+        print_line(f"`ccrop quickstart {shlex.quote(source)} --run FOLDER` runs them.")
+        return None
+    _begin(out, given, steps)
+    return _run([step.words for step in steps])
+
+
+def _encoders() -> "list[Availability]":
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ccrop_pipeline.models.availability import availability
+
+    from .proposal import ENCODERS
+
+    note("asking for encoders with pretrained weights ...")
+    names = [name for name in ENCODERS if find_spec(name.partition(":")[0])]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(availability, names))
+
+
+def _best(encoders: "list[Availability]") -> "Choice | None":
+    """Return an encoder that is here, else one that can be fetched, else the first of all."""
+    from .proposal import Choice
+
+    order = sorted(encoders, key=lambda each: (each.problem is not None, not each.cached))
+    return Choice(order[0].model, is_here=order[0].cached) if order else None
+
+
+def _show(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> None:
+    from .proposal import LEAST
+
+    for name, text in _facts(look, encoders):
+        print_line(f"{name:11} {text}")
+    if look.too_few:
+        print_line()
+        print_line(f"{look.too_few} So take boxes from an encoder that has seen more.")
+    for number, step in enumerate(steps, 1):
+        each = "" if look.images else f" for each {_EACH:,} images"
+        print_line()
+        print_line(f"{number}. {step.what}, about {duration(max(1.0, step.seconds))}{each}:")
+        print_command(step.line)
+    print_line()
+    training = next((step for step in steps if step.words[0] == "train"), None)
+    if training is None:
+        print_line(f"Too few to train on: {counted(LEAST, 'image')} are the very least.")
+    elif (training.seconds or 0) > _LONG:
+        print_line("A trial first: the same training with `--set epochs=1`.")
+
+
+def _facts(look: "Look", encoders: "list[Availability]") -> Iterator[tuple[str, str]]:
+    """Yield what is known of images and machine, each with its name."""
+    import torch
+
+    from .sources import parts_of
+
+    if look.splits:
+        yield "splits", ", ".join(look.splits.values())
+    yield "images", f"{look.source}: {'; '.join(parts_of(look.record))}"
+    sides = sorted(look.sizes, key=lambda size: size[0] * size[1])
+    least, typical, most = (" x ".join(map(str, sides[at])) for at in (0, len(sides) // 2, -1))
+    looked = len(sides) + len(look.unreadable)
+    yield "pixels", f"{typical}, from {least} to {most} ({counted(looked, 'image')} looked at)"
+    if look.unreadable:
+        shown = few(look.unreadable)
+        yield "unreadable", f"{len(look.unreadable)} of {looked} looked at: {shown}"
+    yield "disk", f"{shutil.disk_usage('.').free / 1e9:,.0f} GB free"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield "machine", f"{counted(os.cpu_count() or 1, 'core')}, {', '.join(gpus) or 'no GPU'}"
+    for encoder in encoders:
+        yield "encoder", f"{encoder.model}: {_where(encoder)}"
+
+
+def _where(encoder: "Availability") -> str:
+    if encoder.problem or encoder.cached:
+        return encoder.problem or "on this machine"
+    return f"{encoder.megabytes:.0f} MB to download" if encoder.megabytes else "to be downloaded"
+
+
+def _as_record(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> dict[str, Any]:
+    import torch
+
+    names = ("source", "images", "record", "splits", "test", "sizes", "unreadable", "too_few")
+    return {name: getattr(look, name) for name in names} | {
+        "disk_free": shutil.disk_usage(".").free,
+        "cores": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "encoders": [asdict(encoder) for encoder in encoders],
+        "commands": [asdict(step) for step in steps],
+    }
+
+
+def _begun(out: Path, given: dict[str, Any]) -> list[list[str]]:
+    """Return the commands that were begun in a folder, none where it is new or empty.
+
+    Raises:
+        CcropError: If it holds anything else.
+    """
+    from ccrop_pipeline.base.files import expect_free
+
+    if not (out / _MARK).is_file():
+        expect_free(out, "quickstart")
+        return []
+    with reading(out / _MARK, "is no record of a quickstart", "Choose another folder."):
+        before = json.loads((out / _MARK).read_text("utf-8"))
+        if before["given"] == given:
+            return [list(words) for words in before["commands"]]
+    raise SettingError(
+        f"{out} is of a quickstart with other images or another model ({before['given']}). Choose "
+        "another folder, or delete it."
+    )
+
+
+def _begin(out: Path, given: dict[str, Any], steps: "list[Step]") -> None:
+    from ccrop_pipeline.base.files import written_aside
+
+    out.mkdir(parents=True, exist_ok=True)
+    with written_aside(out / _MARK) as aside:
+        record = {"given": given, "commands": [step.words for step in steps]}
+        aside.write_text(json.dumps(record) + "\n", "utf-8")
+
+
+def _run(commands: list[list[str]]) -> str:
+    """Run what is not done yet; training with boxes that carry nothing of their images is left."""
+    from .main import cli
+
+    for words in commands:
+        if "--boxes" in words and _leave_out(words):
+            break
+        note("")
+        note_command("runs", shlex.join(["ccrop", *words]))
+        if words[-1].endswith(".html") and Path(words[-1]).is_file():
+            note(f"{words[-1]} is there")
+        else:
+            cli.main(words, prog_name="ccrop", standalone_mode=False, obj="one of several")
+    return "done"
+
+
+def _leave_out(words: list[str]) -> bool:
+    """Tell whether to train with boxes is of no use, and say what is."""
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.report import audit
+
+    at = words.index("--boxes")
+    found = audit(BoxSet.open(words[at + 1]))
+    if found.warning:
+        note("")
+        note(f"{found.verdict}: training with them is left out. Look at them first.")
+        plain = [*words[:at], *words[at + 2 :], "--set", "boxes.kind=none"]
+        note_command("with them all the same", shlex.join(["ccrop", *words]))
+        note_command("with random crops", shlex.join(["ccrop", *plain]))
+    return bool(found.warning)

@@ -1,0 +1,218 @@
+"""`ccrop quickstart`: what it sees, what it proposes, and how it runs that."""
+
+import json
+import shlex
+import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ccrop_cli.main import cli
+from ccrop_cli.proposal import Choice, look_at, propose
+from ccrop_cli.train import train
+from ccrop_cli.trial import Trial
+from click.testing import CliRunner
+from PIL import Image
+
+from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.models.availability import Availability, availability
+
+# Something that takes no time: four by four cells of brightness.
+NETWORK = """
+from torch import nn
+from ccrop_pipeline.localize import Encoder
+
+def make():
+    return Encoder(nn.Sequential(nn.AvgPool2d(8), nn.ReLU()), "1", 32, name="mean")
+"""
+
+
+def photos(folder: Path, names: list[str], size: tuple[int, int] = (48, 40)) -> Path:
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), np.uint8)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder to work in, with a model and with one for temporary files."""
+    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def quickstart(*words: str):
+    return CliRunner().invoke(cli, ["quickstart", *words, "--model", "net.py:make"])
+
+
+def test_it_says_what_it_sees_and_what_each_command_would_take(place):
+    photos(place / "photos", [f"{c}/{i}.png" for c in ("cats", "dogs") for i in range(35)])
+    (place / "photos/cats/broken.jpg").write_bytes(b"\xff\xd8\xffno image")
+    (place / "photos/cats/notes.txt").write_text("")
+    done = quickstart("photos", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["images"] == 71
+    assert told["record"]["classes"] == {"cats": 36, "dogs": 35}
+    assert told["record"]["ignored"] == {".txt": 1}
+    assert told["sizes"] == [[48, 40]] * 70
+    assert len(told["unreadable"]) == 1
+    assert "cats/broken.jpg" in told["unreadable"][0]
+    compute, see, training = told["commands"]
+    assert compute["words"][:3] == ["boxes", "compute", "photos"]
+    assert see["words"][:2] == ["boxes", "report"]
+    assert all(step["seconds"] > 0 for step in told["commands"])
+    settings = train.make_context("train", training["words"][1:]).params
+    assert settings["boxes"] == compute["words"][3]
+    assert settings["overrides"] == ("batch_size=16", "image_size=32")
+    assert not list((place / "temporary").glob("ccrop-quickstart-*"))
+    assert sorted(path.name for path in place.iterdir()) == ["net.py", "photos", "temporary"]
+
+
+def test_three_images_are_run_to_boxes_and_what_was_stopped_goes_on(place):
+    photos(place / "some photos", [f"{i}.png" for i in range(3)])
+    done = quickstart("some photos", "--run", "out")
+    assert done.exit_code == 0, done.output
+    assert "Too few to train on" in done.stdout
+    assert BoxSet.open(place / "out/boxes").manifest.rows == 3
+    page = (place / "out/boxes.html").read_bytes()
+    (place / "out/boxes/manifest.json").unlink()
+    again = quickstart("some photos", "--run", "out")
+    assert again.exit_code == 0, again.output
+    assert BoxSet.open(place / "out/boxes").manifest.rows == 3
+    assert (place / "out/boxes.html").read_bytes() == page
+    assert "in a folder that goes again" not in again.stderr
+    lines = [line for line in again.stderr.splitlines() if line.startswith("runs:")]
+    assert shlex.split(lines[0])[1:5] == ["ccrop", "boxes", "compute", "some photos"]
+
+
+def test_no_folder_of_others_is_written_to(place):
+    photos(place / "photos", ["0.png"])
+    (place / "mine").mkdir()
+    (place / "mine/notes.txt").write_text("")
+    refused = quickstart("photos", "--run", "mine")
+    assert refused.exit_code == 1
+    assert "mine" in refused.stderr
+    (place / "mine/notes.txt").unlink()
+    record = {"given": {"source": "others"}, "commands": []}
+    (place / "mine/quickstart.json").write_text(json.dumps(record))
+    refused = quickstart("photos", "--run", "mine")
+    assert refused.exit_code == 1
+    assert "with other images or another model" in " ".join(refused.stderr.split())
+    assert [path.name for path in (place / "mine").iterdir()] == ["quickstart.json"]
+
+
+def test_training_is_left_out_with_boxes_that_carry_nothing(place):
+    photos(place / "photos", [f"{i}.png" for i in range(8)])
+    commands = [
+        ["boxes", "compute", "photos", "out/boxes", "--model", "net.py:make", "--threshold", "0"],
+        ["train", "photos", "out/run", "--recipe", "demo", "--boxes", "out/boxes"],
+    ]
+    (place / "out").mkdir()
+    given = {"source": "photos", "model": "net.py:make", "weights": None}
+    (place / "out/quickstart.json").write_text(json.dumps({"given": given, "commands": commands}))
+    done = quickstart("photos", "--run", "out")
+    assert done.exit_code == 0, done.output
+    assert "training with them is left out" in done.stderr
+    assert "--recipe demo --set boxes.kind=none" in done.stderr
+    assert not (place / "out/run").exists()
+
+
+def test_nothing_is_left_by_who_stops_it(place, monkeypatch):
+    def stop(_trial):
+        assert list((place / "temporary").glob("ccrop-quickstart-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trial, "report", stop)
+    photos(place / "photos", ["0.png", "1.png"])
+    done = quickstart("photos")
+    assert done.exit_code == 130
+    assert not list((place / "temporary").glob("ccrop-quickstart-*"))
+
+
+@pytest.mark.parametrize("names", [[], ["notes.txt"]])
+def test_without_an_image_that_can_be_decoded_it_says_so(place, names):
+    (place / "photos").mkdir()
+    for name in names:
+        (place / "photos" / name).write_text("")
+    done = quickstart("photos")
+    assert done.exit_code == 1
+    assert "holds no images" in done.stderr
+    (place / "photos/0.jpg").write_bytes(b"\xff\xd8\xff")
+    done = quickstart("photos")
+    assert done.exit_code == 1
+    assert "none of 1 image" in done.stderr
+
+
+def test_of_splits_the_one_to_train_on_is_taken(place):
+    photos(
+        place / "photos", [f"{s}/{c}/{i}.png" for s in ("train", "val") for c in "ab" for i in "01"]
+    )
+    look = look_at("photos")
+    assert (look.source, look.test, look.images) == ("photos/train", "photos/val", 4)
+    assert look.splits == {"train": "photos/train", "validation": "photos/val"}
+    photos(place / "photos", ["val/c/0.png"])  # other classes have other labels
+    assert look_at("photos").test is None
+
+
+def test_many_images_are_trained_on_before_there_are_boxes(place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    photos(place / "photos", ["a/0.png", "a/1.png"])
+    look = look_at("photos")
+    assert look.too_few
+    look.images, look.test = 2500, "photos/test"
+    assert not look.too_few
+    training, compute, see = propose(look, None, Path("out"))
+    assert training.line == (
+        "ccrop train photos out/run --recipe photos-simclr-2core --set image_size=32 "
+        "--test photos/test"
+    )
+    assert compute.line == "ccrop boxes compute photos out/boxes --model out/run"
+    assert see.line == "ccrop boxes report out/boxes photos out/boxes.html"
+    boxed = propose(look, Choice("net.py:make"), Path("out"))[-1]
+    assert boxed.line == training.line.replace("--test", "--boxes out/boxes --test")
+
+
+class Hub(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200 if "lite0" in self.path else 404)
+        self.send_header("Content-Length", "18500000")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_weights_are_asked_for_where_their_library_has_them(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    template = f"{place}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name = "timm:tf_efficientnet_lite0"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert availability(name) == Availability(name, megabytes=18.5)
+    assert "answers 404" in (availability("timm:resnet10t").problem or "")
+    server.shutdown()
+    server.server_close()
+    assert "127.0.0.1 cannot be reached" in (availability(name).problem or "")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE" in (availability(name).problem or "")
+
+
+def test_weights_in_the_cache_of_torchvision_need_no_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints/resnet50-11ad3fa6.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    name = "torchvision:resnet50"
+    assert availability(name) == Availability(name, cached=True)
