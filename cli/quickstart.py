@@ -126,7 +126,7 @@ def _show(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> 
         print_line()
         print_line(f"{look.too_few} So take boxes from an encoder that has seen more.")
     for number, step in enumerate(steps, 1):
-        each = "" if look.images else f" for each {_EACH:,} images"
+        each = "" if look.images else f" for each {counted(_EACH, 'image')}"
         print_line()
         print_line(f"{number}. {step.what}, about {duration(max(1.0, step.seconds))}{each}:")
         print_command(step.line)
