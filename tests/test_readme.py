@@ -19,7 +19,7 @@ ADDED = {
     "boxes compute": "--device cpu --input-size 64",
     "train": "--device cpu --workers 0 --set image_size=32 --set epochs=1 --set probe.every=0",
 }
-INSTALL = ("make demo\n", "pip install '.[fast]' timm\n")  # other tests and CI do both
+INSTALL = ("make demo\n", "pip install '.[fast,jit]' timm\n")  # other tests and CI do both
 COUNT = 70
 
 
