@@ -5,7 +5,7 @@
 
 Either way a distribution gets an environment of its own, which holds what it requires and no
 more. The tour's commands run there, in a folder with a few generated photographs, except those
-that need a GPU and the demo. README's own need timm and weights from elsewhere.
+that ask the network, need a GPU or take minutes. README's own need timm and weights from elsewhere.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 NAME = "ccrop-pipeline"
-# What a command of the tour has in it if it needs a GPU or minutes.
-LEFT_OUT = ("runs/beside", "ccrop demo")
+# What a command of the tour has in it if it asks the network, needs a GPU, or takes minutes.
+LEFT_OUT = ("ccrop quickstart", "runs/beside", "ccrop demo")
 PHOTOS = """
 import numpy as np
 from pathlib import Path

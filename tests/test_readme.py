@@ -60,9 +60,9 @@ def test_every_block_runs_in_its_order(place):
             else:
                 assert (language, text) in {("bash", install) for install in INSTALL}
         image, label = shown["dataset"][0]
-    assert ccrop.validate(place / "boxes/photos") == []
-    assert (place / "runs/photos/checkpoint.pt").is_file()
-    assert (place / "photos.html").is_file()
+    assert ccrop.validate(place / "first/boxes") == []
+    assert (place / "first/run/checkpoint.pt").is_file()
+    assert (place / "first/boxes.html").is_file()
     assert shown["first"].shape == shown["second"].shape == (64, 3, 224, 224)
     assert (image.size, label) == ((224, 224), 0)
 
