@@ -1,10 +1,11 @@
 """`ccrop boxes validate`."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from ccrop_pipeline.errors import counted
+from ccrop_pipeline.errors import BoxSetError, counted
 
 from .printing import print_json, print_line
 
@@ -28,8 +29,9 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     Example:
       ccrop boxes validate boxes/first data/photos
     """
-    from ccrop_pipeline.boxset import SourceImage
+    from ccrop_pipeline.boxset import BoxSet, SourceImage
     from ccrop_pipeline.boxset import validate as find_problems
+    from ccrop_pipeline.boxset.rejoined import images_of
     from ccrop_pipeline.images import image_hash
 
     from .sources import open_source
@@ -37,6 +39,8 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     images = None
     if source is not None:
         opened = open_source(source)
+        with suppress(BoxSetError):  # which is a problem that is found
+            opened = images_of(BoxSet.open(boxes), opened)
         images = (
             SourceImage(shard, sample.key, image_hash(sample.image))
             for shard in opened.shards

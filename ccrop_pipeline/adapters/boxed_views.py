@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ccrop_pipeline.adapters.dataset import stored_turned
+from ccrop_pipeline.adapters.dataset import StoredTurned
 from ccrop_pipeline.boxset import Boxes, MissingBoxes, opened, upright
 from ccrop_pipeline.crops import crop_and_resize, reduction_for
 from ccrop_pipeline.errors import CcropError, SettingError
@@ -57,7 +57,7 @@ class BoxedViews:
         self._cutter = ViewCutter(groups, seed)
         self._box_set, self._missing, self._turned = opened(boxes), missing, turned
         self._box_set.find([], missing=missing)  # now, and not in each worker
-        self._stored = {} if turned is None else stored_turned(self._box_set)
+        self._stored = None if turned is None else StoredTurned(self._box_set)
 
     def __call__(self, image: Image, key: str, *, epoch: int) -> list[Tensor]:
         """Cut the views of an image.
@@ -113,7 +113,7 @@ class BoxedViews:
         hashes = hash_keys([key])
         boxes = ImageBoxes.find(self._box_set, [key], self._missing)
         drawn = boxes.of_epoch(self._cutter.seed, epoch, hashes)
-        stored = self._stored.get(key)
+        (stored,) = self._stored.of([key]) if self._stored else (None,)
         if stored is not None:
             exchanged = self._turned and stored.orientation > 4
             expected = (stored.height, stored.width) if exchanged else (stored.width, stored.height)

@@ -51,15 +51,22 @@ class _Stored(NamedTuple):
     height: int
 
 
-def stored_turned(box_set: BoxSet) -> dict[str, _Stored]:
-    """Return the images of a box set whose EXIF orientation is not 1, by key."""
-    found = {}
-    for _, table in box_set.tables(heatmaps=False):
-        for row in np.flatnonzero(table.orientation != 1).tolist():
-            found[table.keys[row]] = _Stored(
-                int(table.orientation[row]), *table.sizes[row].tolist()
-            )
-    return found
+class StoredTurned:
+    """The images of a box set whose EXIF orientation is not 1."""
+
+    def __init__(self, box_set: BoxSet) -> None:
+        self._box_set, self._by_row, first = box_set, dict[int, _Stored](), 0
+        for _, table in box_set.tables(heatmaps=False):
+            for row in np.flatnonzero(table.orientation != 1).tolist():
+                size = table.sizes[row].tolist()
+                self._by_row[first + row] = _Stored(int(table.orientation[row]), *size)
+            first += len(table)
+
+    def of(self, keys: Sequence[str]) -> list[_Stored | None]:
+        """Return how each image is stored, None for one that is upright or has no row."""
+        if not self._by_row:
+            return [None] * len(keys)
+        return [self._by_row.get(row) for row in self._box_set.lookup().rows(keys).tolist()]
 
 
 def as_given(
@@ -132,8 +139,8 @@ class BoxedDataset(Dataset[Any]):
         box_set = opened(boxes)
         self._boxes = box_set.find(keys, missing=missing)
         self._choices = box_set.choices(keys, missing=missing)
-        turned = stored_turned(box_set)
-        self._turned = {i: (turned[key], key) for i, key in enumerate(keys) if key in turned}
+        turned = enumerate(StoredTurned(box_set).of(keys))
+        self._turned = {i: (stored, keys[i]) for i, stored in turned if stored}
         self._image = image
 
     def __len__(self) -> int:
@@ -281,11 +288,11 @@ def add_boxes(
     """
     box_set = opened(boxes)
     box_set.find([], missing=missing)  # now, and not in each worker
-    return partial(_with_boxes, box_set, stored_turned(box_set), missing)
+    return partial(_with_boxes, box_set, StoredTurned(box_set), missing)
 
 
 def _with_boxes(
-    box_set: BoxSet, turned: dict[str, _Stored], missing: MissingBoxes, samples: _Samples
+    box_set: BoxSet, turned: StoredTurned, missing: MissingBoxes, samples: _Samples
 ) -> Iterator[dict[str, Any]]:
     for sample in samples:
         images = [value for value in sample.values() if isinstance(value, PIL.Image.Image)]
@@ -296,7 +303,7 @@ def _with_boxes(
                 'decode("pil") before add_boxes, and what makes tensors behind it.'
             )
         key = sample["__key__"]
-        (box,) = drawn(box_set, [key], missing)
+        (box,), (stored,) = drawn(box_set, [key], missing), turned.of([key])
         for image in images:
-            attach_box(image, as_given(box, image, turned.get(key), key))
+            attach_box(image, as_given(box, image, stored, key))
         yield sample

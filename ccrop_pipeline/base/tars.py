@@ -1,4 +1,4 @@
-"""Headers of tars, as tarfile reads them, without what lets a small one take hours."""
+"""Names of images in tars, and their headers, without what lets a small one take hours."""
 
 import re
 import tarfile
@@ -9,6 +9,25 @@ LONGEST_KEY = 1024  # characters; stores of S3 take no longer names either
 # Unicode's control characters (Cc), and halves of surrogate pairs, which UTF-8 cannot hold.
 NOT_IN_KEYS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MANY_DIGITS = re.compile(rb"\d{%d}" % (LONGEST_KEY + 1))
+# What makes a file an image by its name. Boxes are joined by this list: see docs/format.md.
+IMAGE_ENDINGS = frozenset(
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif", "heic", "heif", "hif"),
+    )
+)
+
+
+def name_in_tar(key: str) -> str:
+    """Return the key of an image in the tars of its folder, which `pack` makes.
+
+    The image ending goes, since the member's own follows; other dots in the last part become `_`,
+    since WebDataset ends a key at the first of them. A key from a tar stays as it is.
+    """
+    folder, slash, name = key.lstrip("/").rpartition("/")
+    stem, _, ending = name.rpartition(".")
+    stem = stem if stem and ending.lower() in IMAGE_ENDINGS else name
+    return folder + slash + stem.replace(".", "_") if name else key
 
 
 class TarHeader(tarfile.TarInfo):

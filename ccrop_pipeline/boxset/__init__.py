@@ -1,6 +1,7 @@
 """The box set format: the boxes of one encoder over one source, in files, keyed and verifiable.
 
-Needs numpy and pyarrow, but no torch, and of this package `base` alone. `docs/format.md` is its
+Needs numpy and pyarrow, but no torch, and of this package `base` alone, but for
+`rejoined`, which is imported where images are read. `docs/format.md` is its
 specification, from which any program can read and write box sets without this package.
 """
 

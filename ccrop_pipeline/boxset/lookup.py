@@ -1,10 +1,15 @@
 """Boxes by key from a memory-mapped cache file: little memory, shared by all workers.
 
+A key is found by its own text, and else by what the tars of its folder call the image: boxes of
+`cats/1.jpg` in a folder are those of `cats/1` in the tars that were packed from it, and the other
+way round, where no second key could be meant.
+
 The file is of little-endian words of 64 bits: four with the SHA-256 of its name and all that
 follows; the salt of the hashes, the number n of keys, the number m of boxes to choose from or 0 for
-a box set without choices; then the hashes of the keys in rising order, the row of each in the box
-set, and the four float32 edges of its box; with choices also n + 1 words that say where those of
-each key begin, and the edges of all m.
+a box set without choices, the number p of keys that are called otherwise in tars; then the hashes
+of the keys in rising order, the row of each in the box set, and the four float32 edges of its box;
+the hashes of the p names in tars in rising order, and the place of each among the n; with choices
+also n + 1 words that say where those of each key begin, and the edges of all m.
 
 It is named by the hash of the manifest and is in a folder of the user's own, never in the box
 set: a set may come from anybody, and a cache in it could give other boxes than its shards.
@@ -24,6 +29,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.base import Location
 from ccrop_pipeline.base.files import remove_leftovers, written_aside
+from ccrop_pipeline.base.tars import name_in_tar
 from ccrop_pipeline.boxset.boxes import FULL_BOX, Choices
 from ccrop_pipeline.boxset.rules import Problem
 from ccrop_pipeline.boxset.table import BoxTable
@@ -31,7 +37,7 @@ from ccrop_pipeline.errors import BoxSetError, CcropError
 
 Rows = Callable[[], Iterable[BoxTable]]
 # Of the file above. Caches outlive programs, so that another layout needs another number.
-_LAYOUT = 3
+_LAYOUT = 4
 _DIGEST = 4  # words
 _SALTS = 4
 _UNUSED_SECONDS = 30 * 86400  # after which a cache is removed when another one is built
@@ -74,9 +80,10 @@ class BoxLookup:
         if len(words) <= _DIGEST or words[:_DIGEST].tobytes() != _digest(path, words[_DIGEST:]):
             raise BoxSetError(f"the lookup cache {path} is damaged. Delete it: it is built again.")
         words = words[_DIGEST:]
-        self._salt, n, m = map(int, words[:3])
-        ends = np.cumsum([3, n, n, 2 * n, n + 1])
-        self._hashes, self._rows, boxes, starts = np.split(words, ends)[1:5]
+        self._salt, n, m, p = map(int, words[:4])
+        ends = np.cumsum([4, n, n, 2 * n, p, p, n + 1])
+        self._hashes, self._rows, boxes, self._names, named, starts = np.split(words, ends)[1:7]
+        self._named = named.view("<i8")
         self._boxes = _as_boxes(boxes)
         choices = _as_boxes(words[ends[-1] :])
         self._choices = Choices(choices, starts.view("<i8")) if m else None
@@ -93,7 +100,8 @@ class BoxLookup:
         """Look up the boxes of keys.
 
         Args:
-            keys: n keys, repeated or not.
+            keys: n keys, repeated or not. Of two of them that could only be told apart by what
+                tars leave out, such as `1.jpg` and `1.png`, neither is found by its name in tars.
 
         Returns:
             Boxes, float32 (n, 4), the full box for a key that is not there; and whether each
@@ -160,17 +168,53 @@ class BoxLookup:
         """
         if self._salt != other._salt:
             return None
-        places, found = other._places_of(self._hashes)
+        places, found = _search(other._hashes, self._hashes)
+        by_name = np.flatnonzero(~found)
+        at, known = _search(other._names, self._hashes[by_name])
+        places[by_name[known]], found[by_name[known]] = other._named[at[known]], True
+        at, known = _search(other._hashes, self._names)
+        known &= ~found[self._named]
+        places[self._named[known]], found[self._named[known]] = at[known], True
         return self._boxes[found], other._boxes[places[found]]
 
     def _places(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        return self._places_of(key_hashes(keys, self._salt))
-
-    def _places_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        places = np.searchsorted(self._hashes, hashes)
-        found = places < len(self)
-        found[found] = self._hashes[places[found]] == hashes[found]
+        hashes = key_hashes(keys, self._salt)
+        places, found = _search(self._hashes, hashes)
+        if not found.all():
+            self._find_by_name(keys, hashes, places, found)
         return places, found
+
+    def _find_by_name(
+        self,
+        keys: Sequence[str],
+        hashes: NDArray[np.uint64],
+        places: NDArray[np.int64],
+        found: NDArray[np.bool_],
+    ) -> None:
+        """Add what is found by names in tars to `places` and `found`."""
+        absent = np.flatnonzero(~found)
+        # The key of a folder in a set of tars, or one of tars in a set of a folder.
+        called = key_hashes([name_in_tar(keys[at]) for at in absent.tolist()], self._salt)
+        places[absent], known = _search(self._hashes, called)
+        at, named = _search(self._names, hashes[absent])
+        places[absent[named]] = self._named[at[named]]
+        known |= named
+        # A row is that of one image. Equal keys are one image, and have equal hashes.
+        by_name = absent[known]
+        pairs = np.unique(np.stack([places[by_name], hashes[by_name].view("<i8")]), axis=1)
+        rows, claims = np.unique(pairs[0], return_counts=True)
+        taken = np.concatenate([rows[claims > 1], places[found]])
+        found[by_name] = ~np.isin(places[by_name], taken)
+
+
+def _search(
+    hashes: NDArray[np.uint64], wanted: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the place of each among rising hashes, and whether it is one of them."""
+    places = np.searchsorted(hashes, wanted)
+    found = places < len(hashes)
+    found[found] = hashes[places[found]] == wanted[found]
+    return places, found
 
 
 def _as_boxes(words: NDArray[np.uint64]) -> NDArray[np.float32]:
@@ -294,22 +338,26 @@ def sorted_words(
         where: What errors call the box set.
 
     Returns:
-        uint64 (3 + 4n,), or with choices, m in all, (3 + 4n + n + 1 + 2m,).
+        uint64 (4 + 4n + 2p,), or with choices, m in all, (4 + 4n + 2p + n + 1 + 2m,).
 
     Raises:
         CcropError: If several salts in turn give equal hashes, so that keys must be equal.
     """
     for salt in range(_SALTS):
-        shards = [(hashed(table.keys, salt), table.boxes, table.choices) for table in rows()]
-        hashes = np.concatenate([np.empty(0, "<u8"), *(part for part, _, _ in shards)])
+        shards = [
+            (hashed(table.keys, salt), table.boxes, table.choices, _called(table.keys, salt))
+            for table in rows()
+        ]
+        hashes = np.concatenate([np.empty(0, "<u8"), *(part for part, *_ in shards)])
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         if (hashes[1:] == hashes[:-1]).any():
             continue
-        boxes = np.concatenate([np.empty((0, 4), "<f4"), *(part for _, part, _ in shards)])
-        parts = [hashes, order.astype("<u8"), _as_words(boxes[order])]
+        boxes = np.concatenate([np.empty((0, 4), "<f4"), *(part for _, part, *_ in shards)])
+        names, named = _names(hashes, order, [called for *_, called in shards])
+        parts = [hashes, order.astype("<u8"), _as_words(boxes[order]), names, named]
         # A shard without rows need not tell whether the box set has choices.
-        choices = [part for own, _, part in shards if part is not None and len(own)]
+        choices = [part for own, _, part, _ in shards if part is not None and len(own)]
         if sum(map(len, choices)) not in (0, len(hashes)):
             raise BoxSetError(
                 f"only some shards of {where} have choices (rule B028), so what is to be drawn is "
@@ -318,12 +366,31 @@ def sorted_words(
         if choices:
             ordered = Choices.joined(choices).take(order)
             parts += [ordered.starts.astype("<u8"), _as_words(ordered.boxes)]
-        head = [salt, len(hashes), len(ordered.boxes) if choices else 0]
+        head = [salt, len(hashes), len(ordered.boxes) if choices else 0, len(names)]
         return np.concatenate([np.array(head, "<u8"), *parts])
     raise BoxSetError(
         f"a key occurs twice in {where} (rule B018), so its box is not certain. "
         "Validate the box set to see where, and compute it again."
     )
+
+
+def _called(keys: Sequence[str], salt: int) -> NDArray[np.uint64]:
+    """Return the hash of the name in tars of each key, 0 for one that is its own."""
+    names = [name_in_tar(key) for key in keys]
+    others = np.flatnonzero([name != key for name, key in zip(names, keys, strict=True)])
+    hashes = np.zeros(len(keys), "<u8")
+    hashes[others] = key_hashes([names[at] for at in others], salt)
+    return hashes
+
+
+def _names(
+    hashes: NDArray[np.uint64], order: NDArray[np.int64], called: Sequence[NDArray[np.uint64]]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the hashes of names in tars that are no keys and of one row alone, and its place."""
+    by_place = np.concatenate([np.empty(0, "<u8"), *called])[order]
+    names, first, times = np.unique(by_place, return_index=True, return_counts=True)
+    sure = (times == 1) & (names != 0) & ~np.isin(names, hashes)
+    return names[sure], first[sure].astype("<u8")
 
 
 def _as_words(boxes: NDArray[np.float32]) -> NDArray[np.uint64]:

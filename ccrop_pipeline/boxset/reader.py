@@ -1,5 +1,6 @@
 """Opening a complete box set."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.base import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.base.addresses import local_path
+from ccrop_pipeline.base.tars import name_in_tar
 from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
 from ccrop_pipeline.boxset.manifest import (
@@ -150,7 +152,9 @@ class BoxSet:
         """Return the boxes of keys, normalised `x_min, y_min, x_max, y_max`.
 
         They come from a memory-mapped file, which is built the first time. Where an image has
-        several boxes, its box is their union.
+        several boxes, its box is their union. The key of an image in a folder, `cats/1.jpg`, also
+        finds the box of `cats/1` in the tars that were packed from it, and the other way round,
+        where no other of `keys`, and no other row, is called so.
 
         Args:
             keys: n keys, repeated or not.
@@ -249,11 +253,14 @@ class BoxSet:
 
     def _missing(self, absent: Sequence[str], of: int = 1) -> "MissingBoxError":
         some = next((row.key for row in self), None)
+        names = Counter(map(name_in_tar, dict.fromkeys(absent)))
+        (name, times), *_ = names.most_common(1)
+        alike = f" {times} of them would be {name!r} in a tar: rename them." if times > 1 else ""
         return MissingBoxError(
             f"{len(absent)} of {of} images have no box in {self.folder}, such as "
-            f"{', '.join(map(repr, absent[:3]))}; its keys look like {some!r}. Give the keys of "
-            "the source that the boxes were computed from, compute boxes for these images, or let "
-            "them keep the full box (`missing` full)."
+            f"{', '.join(map(repr, absent[:3]))}; its keys look like {some!r}.{alike} Give the "
+            "keys of the source that the boxes were computed from, compute boxes for these images, "
+            "or let them keep the full box (`missing` full)."
         )
 
 

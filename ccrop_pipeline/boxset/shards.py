@@ -1,12 +1,12 @@
 """One shard of a box set: its file in either form, written, looked for and read."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.base.files import TargetTakenError
-from ccrop_pipeline.base.tars import BOX_TAR
+from ccrop_pipeline.base.tars import BOX_TAR, name_in_tar
 from ccrop_pipeline.base.values import parse_json
 from ccrop_pipeline.boxset import parquet_form, webdataset_form
 from ccrop_pipeline.boxset.provenance import (
@@ -66,6 +66,8 @@ def write_shard(
 ) -> None:
     """Write one shard, wholly or not at all; make the folder if need be.
 
+    The WebDataset form has keys of a folder as its tars have them, by which they are found as well.
+
     Args:
         folder: The box set: a local path, or an address that fsspec knows.
         name: Stem of the source shard, such as `train-000042`.
@@ -80,10 +82,22 @@ def write_shard(
     file = shard_file(name, form)
     refuse(check_rows(table, file), "The shard was not written: put these rows right.")
     if form == "webdataset":
+        table = replace(table, keys=_keys_in_tars(table.keys, file))
         remedy = "Write the Parquet form, or pack the images under other keys."
         refuse(webdataset_form.check_keys(table, file), remedy)
     with data_folder(folder).written(file) as path:
         FORMS[form].write(path, table, provenance)
+
+
+def _keys_in_tars(keys: Sequence[str], where: str) -> list[str]:
+    key_of: dict[str, str] = {}
+    for key in keys:
+        if (other := key_of.setdefault(name_in_tar(key), key)) != key:
+            raise BoxSetError(
+                f"the keys {other!r} and {key!r} would both be {name_in_tar(key)!r} in {where} "
+                "(rule B018). Write the Parquet form, or rename one of the images."
+            )
+    return [*key_of]
 
 
 def write_shard_once(

@@ -332,7 +332,8 @@ def convert(folder: Location, out: Location, *, form: str) -> Manifest:
     """Write a box set again in another form, with the same rows and the same provenance.
 
     After a kill the same call continues. Parquet to WebDataset and back gives the same bytes
-    with the same version of pyarrow.
+    with the same version of pyarrow, but for keys of a folder: the WebDataset form has them as its
+    tars do.
 
     Args:
         folder: The box set: a local path, or an address that fsspec knows.
@@ -344,7 +345,7 @@ def convert(folder: Location, out: Location, *, form: str) -> Manifest:
 
     Raises:
         BoxSetError: If `folder` holds no complete box set, `out` holds something else, or
-            a key cannot be kept by WebDataset.
+            a key cannot be kept by WebDataset, or two would become one.
         SettingError: If the form is not known.
     """
     boxes = BoxSet.open(folder)

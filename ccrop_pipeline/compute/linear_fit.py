@@ -13,6 +13,7 @@ from torch import Tensor
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import OK, BoxSet, BoxTable
 from ccrop_pipeline.boxset.reader import Boxes, opened
+from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.compute.box_sets import default_batch_size, default_threads
 from ccrop_pipeline.errors import BoxSetError, CcropError, SettingError
 from ccrop_pipeline.images import Source
@@ -79,7 +80,7 @@ def fit_linear(
         raise SettingError(f"images is {images}; it must be 1 or more.")
     box_set = opened(boxes)
     on = on or ("keys" if encoder.has_attention else "layer")
-    drawn = list(_drawn(box_set, source, images))
+    drawn = list(_drawn(box_set, images_of(box_set, source), images))
     if not drawn:
         raise CcropError(f"no image in {box_set.folder} has a box to learn from (status ok).")
     batches = resized_images(

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 
-from ccrop_pipeline.errors import CcropError, SourceError
+from ccrop_pipeline.base.tars import name_in_tar
+from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange.annotations import Annotations
-from ccrop_pipeline.images import tar_key
 
 
 def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
@@ -27,7 +27,7 @@ def join(names: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
     equal = set(names).intersection(keys)
     found, taken = dict(zip(equal, equal, strict=True)), set(equal)
     for pairs in (
-        _alike(names, keys, _packed),
+        _alike(names, keys, name_in_tar),
         _ending(names, keys),
         _alike(names, keys, _last_part),
         _alike(names, keys, _stem),
@@ -51,11 +51,11 @@ def _ending(names: Sequence[str], keys: Sequence[str]) -> list[tuple[str, str]]:
     """Pair names such as `photos/cats/1.jpg` with the keys that they end with, `cats/1.jpg`."""
     by_form: dict[str, list[str]] = {}
     for key in keys:
-        by_form.setdefault(_packed(key), []).append(key)
+        by_form.setdefault(name_in_tar(key), []).append(key)
     deepest = max((form.count("/") for form in by_form), default=0)
     pairs: list[tuple[str, str]] = []
     for name in names:
-        *parts, last = _packed(name).rsplit("/", deepest + 1)
+        *parts, last = name_in_tar(name).rsplit("/", deepest + 1)
         tails = accumulate(reversed(parts[1:]), lambda tail, part: f"{part}/{tail}", initial=last)
         pairs += [(name, key) for tail in list(tails)[1:] for key in by_form.get(tail, ())]
     times = Counter(chain.from_iterable((("name", name), ("key", key)) for name, key in pairs))
@@ -67,20 +67,12 @@ def _unique(names: Sequence[str], form: Callable[[str], str]) -> dict[str, str]:
     return {form(name): name for name in names if count[form(name)] == 1}
 
 
-def _packed(name: str) -> str:
-    # As `ccrop data pack` names members: without extension, and without other dots.
-    try:
-        return tar_key(name)
-    except SourceError:  # no tar can have it
-        return name
-
-
 def _last_part(name: str) -> str:
     return name.rpartition("/")[2]
 
 
 def _stem(name: str) -> str:
-    return _packed(_last_part(name))
+    return name_in_tar(_last_part(name))
 
 
 def refuse_no_match(annotations: Annotations, keys: Sequence[str], where: str) -> None:

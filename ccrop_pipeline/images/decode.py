@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, features
 from PIL.JpegImagePlugin import JpegImageFile
 
+from ccrop_pipeline.base.tars import IMAGE_ENDINGS
 from ccrop_pipeline.errors import SourceError, cause
 
 try:
@@ -30,14 +31,10 @@ HEIF_EXTENSIONS = ("heic", "heif", "hif")
 HEIF_NEEDS = "readable with `pip install pillow-heif`"
 # Those torchvision.datasets.ImageFolder takes, with GIF, bitmaps of one bit, other names of JPEG,
 # JPEG 2000, and what Pillow reads where it was built or extended for it.
-IMAGE_EXTENSIONS = frozenset(
-    (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx"),
-        # Pillow before 11.3 would warn that it does not know the name.
-        *(("avif",) if "avif" in features.modules and features.check("avif") else ()),
-        *(HEIF_EXTENSIONS if pillow_heif else ()),
-    )
+IMAGE_EXTENSIONS = IMAGE_ENDINGS.difference(
+    # Pillow before 11.3 would warn that it does not know the name.
+    () if "avif" in features.modules and features.check("avif") else ("avif",),
+    () if pillow_heif else HEIF_EXTENSIONS,
 )
 
 # Progressive JPEGs have ten scans, some twenty. Each takes as long as the pixels, for few bytes.

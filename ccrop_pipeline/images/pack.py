@@ -15,7 +15,7 @@ from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.files import sync, writing
 from ccrop_pipeline.base.lock import only_writer
-from ccrop_pipeline.base.tars import LONGEST_KEY, NOT_IN_KEYS
+from ccrop_pipeline.base.tars import LONGEST_KEY, NOT_IN_KEYS, name_in_tar
 from ccrop_pipeline.errors import CcropError, SettingError, SourceError, shortened
 from ccrop_pipeline.images.decode import extension_by_content, extension_by_name
 from ccrop_pipeline.images.opening import open_source
@@ -180,24 +180,18 @@ def _done(out: Path, made_by: dict[str, Any] | None) -> PackSummary | None:
 
 
 def tar_key(key: str) -> str:
-    """Turn a key into one that a tar member can carry.
-
-    The image extension goes, since the member's own follows; other dots in the last part
-    become `_`, since WebDataset ends a key at the first of them.
+    """Turn a key into one that a tar member can carry, by `name_in_tar`.
 
     Raises:
         CcropError: If the key has no last part, holds a control character, of which box sets take
             none (rule B017), or has over 1,024 characters.
     """
-    folder, slash, name = key.lstrip("/").rpartition("/")
-    if not name or NOT_IN_KEYS.search(key) or len(key) > LONGEST_KEY:
+    if key[-1:] in ("", "/") or NOT_IN_KEYS.search(key) or len(key) > LONGEST_KEY:
         why = "; it holds a control character" if NOT_IN_KEYS.search(key) else ""
         raise SourceError(
             f"key {shortened(repr(key))} cannot name an image in a tar{why}: rename the image."
         )
-    if extension_by_name(name):
-        name = name.rpartition(".")[0]
-    return folder + slash + name.replace(".", "_")
+    return name_in_tar(key)
 
 
 def _write_shards(

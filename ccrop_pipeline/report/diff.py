@@ -74,8 +74,7 @@ def diff(before: BoxSet, after: BoxSet, movers: int = 10) -> BoxDiff:
         movers: Number of images to name whose boxes have the least in common.
     """
     one, other = _rows(before), _rows(after)
-    row_of = {key: row for row, key in enumerate(other.keys)}
-    partner = np.array([row_of.get(key, -1) for key in one.keys], np.int64)
+    partner = after.lookup().rows(one.keys)
     mine = np.flatnonzero(partner >= 0)
     theirs = partner[mine]
     only_before = [one.keys[row] for row in np.flatnonzero(partner < 0)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccrop_pipeline.boxset import EMPTY, OK, STATUSES, UNREADABLE, BoxSet, BoxTable, iou
+from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.crops import (
     UNIFORMS_PER_WINDOW,
     WINDOW,
@@ -105,6 +106,7 @@ def gallery(
     Raises:
         SourceError: If no shard of the source is one of the box set.
     """
+    source = images_of(box_set, source)
     there = set(source.shards)
     names = [entry.name for entry in box_set.manifest.shards if entry.rows]
     if names and not there.intersection(names):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import FULL_BOX, BoxSet, iou
-from ccrop_pipeline.errors import BoxSetError, SourceError
+from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images import Source, true_boxes
 
 CENTRE_70 = (0.15, 0.15, 0.85, 0.85)
@@ -46,20 +46,16 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
 
     Raises:
         SourceError: If no image of the source has a true box.
-        BoxSetError: If an image that has one has no box in the set.
+        MissingBoxError: If an image that has one has no box in the set.
     """
     rows = defaultdict(list)
     for shard in source.shards:
-        table = box_set.read(shard)
-        by_key = dict(zip(table.keys, table.boxes, strict=True))
         for sample in source.read(shard):
             truth = true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4))
             if not len(truth):
                 continue
-            if sample.key not in by_key:
-                raise BoxSetError(f"image {sample.key!r} has no box in {box_set.folder}.")
             group = str(json.loads(sample.annotation or b"{}").get("source", "all"))
-            candidates = (by_key[sample.key], FULL_BOX, CENTRE_70)
+            candidates = (*box_set.find([sample.key]), FULL_BOX, CENTRE_70)
             rows[group].append([iou(box, truth).max() for box in candidates])
     if not rows:
         raise SourceError(f"no image of {source.location} comes with true boxes.")

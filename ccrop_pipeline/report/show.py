@@ -12,6 +12,7 @@ from PIL import Image
 
 from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.boxset import EMPTY, OK, Boxes, BoxSet, MissingBoxError, opened
+from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import BoxSetError, SettingError, SourceError, shown
 from ccrop_pipeline.images import Sample, Source, open_source
@@ -150,20 +151,22 @@ def _joined(
     ends = np.cumsum([entry.rows for entry in box_set.manifest.shards])
     shard_of = np.searchsorted(ends, rows, side="right")
     names = [box_set.manifest.shards[number].name for number in shard_of]
-    samples = _samples(box_set, source, dict(zip(keys, names, strict=True)))
+    tables = {name: box_set.read(name) for name in dict.fromkeys(names)}
+    places = (rows - ends[shard_of] + [len(tables[name]) for name in names]).tolist()
+    # A key may be that of the image in tars or in their folder.
+    keys = [tables[name].keys[place] for name, place in zip(names, places, strict=True)]
+    wanted = dict(zip(keys, names, strict=True))
+    samples = _samples(box_set, source, wanted)
     others: list[NDArray[np.float32] | None] = [None] * len(keys)
     if other is not None:
         edges, known = other.lookup().find(keys)
         if not known.any():
             raise nothing_shared(box_set, other)
         others = [box if there else None for box, there in zip(edges, known, strict=True)]
-    found: dict[int, Shown] = {}
-    for name in dict.fromkeys(names):
-        table = box_set.read(name)
-        for place in (place for place, own in enumerate(names) if own == name):
-            row = int(rows[place] - ends[shard_of[place]]) + len(table)
-            found[place] = Shown.of_row(table, row, samples[keys[place]], others[place])
-    return [found[place] for place in range(len(keys))]
+    return [
+        Shown.of_row(tables[name], place, samples[key], box)
+        for name, place, key, box in zip(names, places, keys, others, strict=True)
+    ]
 
 
 def _samples(box_set: BoxSet, source: Source, shard_of: Mapping[str, str]) -> dict[str, Sample]:
@@ -180,6 +183,8 @@ def _samples(box_set: BoxSet, source: Source, shard_of: Mapping[str, str]) -> di
             samples = (sample for sample in source.read(shard) if sample.key in wanted)
             found |= {sample.key: sample for sample in islice(samples, len(wanted))}
     if absent := [key for key in shard_of if key not in found]:
+        if (joined := images_of(box_set, source)) is not source:
+            return _samples(box_set, joined, shard_of)
         raise SourceError(
             f"{source.location} has no image {shown(absent[0])}, of which {box_set.folder} has a "
             "box. Give the source that these boxes were computed from."

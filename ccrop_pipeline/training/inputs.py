@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ccrop_pipeline.base import ALONE, Location, Ranks
-from ccrop_pipeline.boxset import MissingBoxes
+from ccrop_pipeline.boxset import MissingBoxes, opened
 from ccrop_pipeline.errors import SettingError, counted
 from ccrop_pipeline.images import ImageIndex, Source
 from ccrop_pipeline.localize import Encoder
@@ -22,6 +22,7 @@ from ccrop_pipeline.probes import (
 from ccrop_pipeline.recipes import KnnSettings, Recipe
 from ccrop_pipeline.training.checkpoint import PretrainedEncoder, StartingWeights
 from ccrop_pipeline.views import ViewLoader
+from ccrop_pipeline.views.loader import rows_by_shard
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,12 @@ def open_loader(
     """
     _expect_two_images(recipe, ranks.world_size)
     source, sizes = inputs.source, None
-    if not source.random_access and not (inputs.boxes and inputs.missing_boxes == "error"):
-        # All processes must end an epoch together, and nothing tells how many images there are.
-        sizes = [sum(1 for _ in source.read(shard)) for shard in source.shards]
+    if not source.random_access:
+        if inputs.boxes and inputs.missing_boxes == "error":
+            sizes = rows_by_shard(opened(inputs.boxes), source)
+        if sizes is None:
+            # All processes must end an epoch together, and nothing tells how many images there are.
+            sizes = [sum(1 for _ in source.read(shard)) for shard in source.shards]
     loader = ViewLoader(
         source,
         recipe.view_groups(),

@@ -10,7 +10,7 @@ import torch
 
 from ccrop_pipeline.base import Ranks
 from ccrop_pipeline.base.values import differences
-from ccrop_pipeline.boxset import Boxes, MissingBoxes, opened
+from ccrop_pipeline.boxset import Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SettingError, counted
 from ccrop_pipeline.images import ImageIndex, Source, open_source
 from ccrop_pipeline.localize import open_device
@@ -22,6 +22,12 @@ from ccrop_pipeline.views.cutter import ViewCutter
 from ccrop_pipeline.views.streaming import StreamLoader
 
 _MOST_WORKERS = 1024  # beyond the cores of any machine, and each is a process
+
+
+def rows_by_shard(boxes: BoxSet, source: Source) -> list[int] | None:
+    """Return the images of each shard of a source by its boxes; None where these have others."""
+    names = tuple(shard.name for shard in boxes.manifest.shards)
+    return [shard.rows for shard in boxes.manifest.shards] if names == source.shards else None
 
 
 class ViewLoader:
@@ -53,7 +59,8 @@ class ViewLoader:
         threads: Decoding threads for images that stay decoded; None: one a core.
         buffer: Encoded images that each worker holds back for shuffling where they are streamed.
         shard_sizes: Images of each shard of a source that is streamed, which give the loader its
-            length. None: as many as `boxes` has; without boxes there is no length.
+            length. None: as many as `boxes` has; without boxes, or with those of the same images
+            in other shards, there is no length.
 
     Attributes:
         index: Images by position; None where they are streamed.
@@ -111,7 +118,7 @@ class ViewLoader:
             self._parts = self._by_position(index, resident_gb, threads, order)
         else:
             if shard_sizes is None and boxes is not None and missing == "error":
-                shard_sizes = [shard.rows for shard in boxes.manifest.shards]
+                shard_sizes = rows_by_shard(boxes, cast(Source, source))
             self._parts = self._streamed(cast(Source, source), buffer, shard_sizes, order)
         self.use_boxes(boxes)
 

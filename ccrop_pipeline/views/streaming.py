@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ccrop_pipeline.base import ALONE, Ranks
 from ccrop_pipeline.base.workers import end_with_parent, from_workers, make_room_for_workers
-from ccrop_pipeline.boxset import FULL_BOX, Boxes, BoxSet, MissingBoxes, opened
+from ccrop_pipeline.boxset import Boxes, BoxSet, MissingBoxes, opened
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 from ccrop_pipeline.images import Sample, Source
 from ccrop_pipeline.views.augment import Augment
@@ -287,11 +287,15 @@ def _boxes(folder: str, missing: MissingBoxes, seed: int, epoch: int) -> Callabl
     """Return what gives, for a shard, the boxes of an epoch by key."""
     box_set = BoxSet.open(folder)
     names = {entry.name for entry in box_set.manifest.shards}
-    full = np.array(FULL_BOX, np.float32)
+
+    def looked_up(key: str) -> NDArray[np.float32]:
+        found = ImageBoxes.find(box_set, [key], missing)
+        box: NDArray[np.float32] = found.of_epoch(seed, epoch, hash_keys([key]))[0]
+        return box
 
     def boxes_of(shard: str) -> BoxOf:
-        if missing == "full" and shard not in names:
-            return lambda _: full
+        if shard not in names:  # the boxes of these images in other shards
+            return looked_up
         table = box_set.read(shard, heatmaps=False)
         boxes = table.boxes
         if table.choices is not None:
@@ -300,15 +304,8 @@ def _boxes(folder: str, missing: MissingBoxes, seed: int, epoch: int) -> Callabl
         rows = {key: row for row, key in enumerate(table.keys)}
 
         def box_of(key: str) -> NDArray[np.float32]:
-            if key in rows:
-                box: NDArray[np.float32] = boxes[rows[key]]
-                return box
-            if missing == "full":
-                return full
-            raise CcropError(
-                f"image {key!r} has no box in {box_set.folder}. Compute the boxes of this source "
-                "again, or let such images keep the full box (`missing` full)."
-            )
+            box: NDArray[np.float32] = boxes[rows[key]] if key in rows else looked_up(key)
+            return box
 
         return box_of
 

@@ -95,7 +95,7 @@ def test_boxes_elsewhere_are_found_by_key_through_a_local_cache(address, tmp_pat
     assert contents(address) == before
     caches = list(tmp_path.rglob("*.lookup"))
     sha256 = BoxSet.open(address).manifest.sha256
-    assert [cache.name for cache in caches] == [f"{sha256}.3.lookup"]
+    assert [cache.name for cache in caches] == [f"{sha256}.4.lookup"]
 
 
 def test_conversion_goes_from_address_to_address(address, tmp_path):

@@ -153,7 +153,18 @@ def test_webdataset_reads_an_empty_shard(tmp_path: Path) -> None:
     assert [sample["__key__"] for sample in samples] == ["a"]
 
 
-@pytest.mark.parametrize("key", ["img.jpg", "a/b.c/img.jpg", ".hidden", "__meta__/img"])
+def test_keys_of_a_folder_are_kept_as_its_tars_have_them(tmp_path: Path) -> None:
+    keys = ["img.jpg", "a/b.c/img.JPG", ".hidden", "v1.2/a.b.png", "/abs/x"]
+    table = make_table(keys)
+    write_shard(tmp_path, "s", table, PROVENANCE, form="webdataset")
+    samples = wds.WebDataset(str(tmp_path / "data/s.boxes.tar"), shardshuffle=False).decode()
+    found = [(sample["__key__"], sample["box.json"]["key"]) for sample in samples]
+    expected = ["img", "a/b.c/img", "_hidden", "v1.2/a_b", "abs/x"]
+    assert found == [(key, key) for key in expected]
+    assert table.keys == keys
+
+
+@pytest.mark.parametrize("key", ["__meta__/img", "__meta__/a/img.jpg"])
 def test_keys_that_webdataset_would_change_are_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(CcropError, match=r"B016 s.boxes.tar row 0.*\n.*Parquet"):
         write_shard(tmp_path, "s", make_table([key]), PROVENANCE, form="webdataset")

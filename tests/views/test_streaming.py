@@ -298,7 +298,7 @@ def test_an_image_without_a_box_is_an_error_or_keeps_the_full_box(data, workers,
     folder, table = write_boxes(tmp_path / "boxes", data.samples, 0, without=absent)
     strict = StreamLoader(data.source, CUTTER, batch_size=2, workers=workers)
     strict.use_boxes(folder)
-    with pytest.raises(CcropError, match=rf"^image '{absent}' has no box"):
+    with pytest.raises(CcropError, match=rf"have no box .*such as '{absent}'"):
         list(strict.epoch(0))
     strict.use_boxes(None)
     assert len(check(strict.epoch(0), expected(data, None, 0))) == TOTAL
@@ -312,7 +312,7 @@ def test_a_shard_without_boxes_is_an_error_or_keeps_the_full_boxes(data, tmp_pat
     folder, table = write_boxes(tmp_path / "boxes", data.samples, 0, without="t-1")
     strict = StreamLoader(data.source, CUTTER, batch_size=4)
     strict.use_boxes(folder)
-    with pytest.raises(CcropError, match="no shard 't-1'"):
+    with pytest.raises(CcropError, match=r"have no box in .*such as 'd.1/"):
         list(strict.epoch(0))
     loader = StreamLoader(data.source, CUTTER, batch_size=2, missing="full")
     loader.use_boxes(folder)
