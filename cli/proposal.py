@@ -39,11 +39,13 @@ class Step:
         what: What it does, for people.
         words: The command, without `ccrop`.
         seconds: What it is expected to take, once it was tried.
+        epochs: Epochs of training, likewise.
     """
 
     what: str
     words: list[str]
     seconds: float = 0.0
+    epochs: int = 0
 
     @property
     def line(self) -> str:
@@ -218,13 +220,17 @@ def _fresh(look: Look) -> list[str]:
 
 def _continued(look: Look, model: "PretrainedEncoder") -> list[str]:
     """Return how to train on the images from the weights of a model."""
+    from ccrop_pipeline.localize.encoder import probe_images
     from ccrop_pipeline.recipes import gentle_epochs, load_recipe
 
     recipe, encoder = load_recipe("continue-photos"), model.encoder
     settings = _settings(look, recipe)
     if look.images and (epochs := gentle_epochs(look.images, recipe.epochs)) < recipe.epochs:
         settings.append(f"epochs={epochs}")
-    size = encoder.input_size if has_gpu() else min(encoder.input_size, _ON_CPU)
+    size = encoder.input_size
+    if size > _ON_CPU and not has_gpu():
+        cells = encoder.features(probe_images(size)).shape[-1]
+        size = _ON_CPU // (size // cells) * (size // cells)  # a transformer takes whole patches
     if size != recipe.image_size:
         settings.append(f"image_size={size}")
     if blocks := _blocks_to_freeze(encoder):
@@ -274,7 +280,7 @@ def measure(look: Look, steps: list[Step], choice: Choice | None, each: int) -> 
         for step in steps:
             if step.words[0] == "train":
                 given = train.make_context("train", step.words[1:]).params
-                step.seconds = trial.train(given, choice.to_try if choice else None)
+                step.seconds, step.epochs = trial.train(given, choice.to_try if choice else None)
             elif step.words[1] == "compute":
                 encoder = choice.to_try.encoder if choice else open_encoder(trial.folder / "run")
                 step.seconds = trial.boxes(replace(encoder, device=device))

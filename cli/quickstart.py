@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from .proposal import Choice, Look, Step
 
-_LONG = 3600.0  # seconds of training, from which a shorter trial is named
 _EACH = 1_000  # images that times are for where nobody knows how many there are
 _MARK = "quickstart.json"
 
@@ -73,7 +72,7 @@ def quickstart(
     encoders = _encoders() if look.too_few and not model else []
     choice = Choice(model, weights) if model else _best(encoders)
     steps = propose(look, choice, out or Path("first"))
-    note("trying the commands on some of the images, in a folder that goes again ...")
+    note("trying each command on a few of the images ...")
     measure(look, steps, choice, look.images or _EACH)
     if as_json:
         print_json(_as_record(look, encoders, steps))
@@ -90,7 +89,6 @@ def quickstart(
         print_line(why)
         return "without-model"
     if out is None:
-        print_line(f"`ccrop quickstart {shlex.quote(source)} --run FOLDER` runs them.")
         return None
     _begin(out, given, steps)
     return _run([step.words for step in steps])
@@ -126,16 +124,25 @@ def _show(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> 
         print_line()
         print_line(f"{look.too_few} So take boxes from an encoder that has seen more.")
     for number, step in enumerate(steps, 1):
-        each = "" if look.images else f" for each {counted(_EACH, 'image')}"
         print_line()
-        print_line(f"{number}. {step.what}, about {duration(max(1.0, step.seconds))}{each}:")
+        print_line(f"{number}. {step.what}, {_time_of(step, look)}:")
         print_command(step.line)
     print_line()
-    training = next((step for step in steps if step.words[0] == "train"), None)
-    if training is None:
+    if not any(step.words[0] == "train" for step in steps):
         print_line(f"Too few to train on: {counted(LEAST, 'image')} are the very least.")
-    elif (training.seconds or 0) > _LONG:
-        print_line("A trial first: the same training with `--set epochs=1`.")
+    elif steps[-1].words[0] == "train":
+        print_line(
+            "The first ends with a verdict. If these boxes carry little or nothing of their "
+            "images, train with random crops: in place of --boxes, --set boxes.kind=none."
+        )
+
+
+def _time_of(step: "Step", look: "Look") -> str:
+    each = "" if look.images else f" for each {counted(_EACH, 'image')}"
+    text = f"about {duration(max(1.0, step.seconds))}{each}"
+    if step.epochs > 1:
+        text += f" ({duration(max(1.0, step.seconds / step.epochs))} an epoch)"
+    return text
 
 
 def _facts(look: "Look", encoders: "list[Availability]") -> Iterator[tuple[str, str]]:
@@ -146,11 +153,14 @@ def _facts(look: "Look", encoders: "list[Availability]") -> Iterator[tuple[str, 
 
     if look.splits:
         yield "splits", ", ".join(look.splits.values())
-    yield "images", f"{look.source}: {'; '.join(parts_of(look.record))}"
+    unknown = f"{look.source} is read in order: only reading all tells how many there are"
+    known = f"{look.source}: {'; '.join(parts_of(look.record))}"
+    yield "images", unknown if look.images is None else known
     sides = sorted(look.sizes, key=lambda size: size[0] * size[1])
     least, typical, most = (" x ".join(map(str, sides[at])) for at in (0, len(sides) // 2, -1))
     looked = len(sides) + len(look.unreadable)
-    yield "pixels", f"{typical}, from {least} to {most} ({counted(looked, 'image')} looked at)"
+    others = f", from {least} to {most}" if least != most else ""
+    yield "pixels", f"{typical}{others} ({counted(looked, 'image')} looked at)"
     if look.unreadable:
         shown = few(look.unreadable)
         yield "unreadable", f"{len(look.unreadable)} of {looked} looked at: {shown}"

@@ -131,8 +131,9 @@ def parts_of(record: dict[str, Any]) -> list[str]:
             sizes = ", ".join(f"{name} {size:,}" for name, size in classes.items())
             parts.append(f"{counted(len(classes), 'class')} ({sizes})")
         elif classes:
-            sizes = f"{min(classes.values()):,} to {max(classes.values()):,}"
-            parts.append(f"{counted(len(classes), 'class')} of {sizes} images")
+            least, most = min(classes.values()), max(classes.values())
+            sizes = f"{least:,} to " * (least < most) + counted(most, "image")
+            parts.append(f"{counted(len(classes), 'class')} of {sizes}")
         if record["unlabelled"]:
             parts.append(f"{record['unlabelled']:,} without a label")
     if record.get("shards_read", 0) < record.get("shards", 0):

@@ -70,8 +70,10 @@ class Trial:
         seconds = time.perf_counter() - started
         return seconds * min(self.images, _SHOWN) / min(self._written, _SHOWN)
 
-    def train(self, given: Mapping[str, Any], init: "PretrainedEncoder | None") -> float:
-        """Return the seconds of `ccrop train`.
+    def train(
+        self, given: Mapping[str, Any], init: "PretrainedEncoder | None"
+    ) -> tuple[float, int]:
+        """Return the seconds of `ccrop train`, and its epochs.
 
         Args:
             given: Its options.
@@ -99,7 +101,7 @@ class Trial:
             resident_gb=4.0 * min(1.0, self._written / self.images),
             observer=watch,
         )
-        return watch.seconds
+        return watch.seconds, recipe.epochs
 
     def _source(self, least: int = 0) -> Path:
         """Return a folder with at least so many images, the same ones again where they are few."""

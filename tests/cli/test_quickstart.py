@@ -19,6 +19,7 @@ from PIL import Image
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.models.availability import Availability, availability
+from ccrop_pipeline.models.trainable import open_backbone
 
 # Something that takes no time: four by four cells of brightness.
 NETWORK = """
@@ -88,7 +89,7 @@ def test_three_images_are_run_to_boxes_and_what_was_stopped_goes_on(place):
     assert again.exit_code == 0, again.output
     assert BoxSet.open(place / "out/boxes").manifest.rows == 3
     assert (place / "out/boxes.html").read_bytes() == page
-    assert "in a folder that goes again" not in again.stderr
+    assert "trying each command" not in again.stderr
     lines = [line for line in again.stderr.splitlines() if line.startswith("runs:")]
     assert shlex.split(lines[0])[1:5] == ["ccrop", "boxes", "compute", "some photos"]
 
@@ -178,6 +179,18 @@ def test_many_images_are_trained_on_before_there_are_boxes(place, monkeypatch):
     assert see.line == "ccrop boxes report out/boxes photos out/boxes.html"
     boxed = propose(look, Choice("net.py:make"), Path("out"))[-1]
     assert boxed.line == training.line.replace("--test", "--boxes out/boxes --test")
+
+
+def test_weights_that_are_given_are_gone_on_from(place, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    look = look_at(str(photos(place / "photos", [f"{i}.png" for i in range(80)])))
+    line = propose(look, Choice("timm:test_vit", "random"), Path("out"))[-1].line
+    # 160 px in patches of 16, 128 of which are whole ones.
+    assert "--set image_size=128 --init timm:test_vit --weights random --boxes out/boxes" in line
+    line = propose(look, Choice("timm:test_resnet", "random"), Path("out"))[-1].line
+    frozen = int(line.split("freeze=")[1].split()[0])  # batch norm: all but the last block
+    assert max(open_backbone("timm:test_resnet", [128]).depths().values()) == frozen
 
 
 class Hub(BaseHTTPRequestHandler):
