@@ -326,3 +326,9 @@ def test_every_program_is_named_on_the_page():
     programs = {path.name for path in (Path(__file__).parents[2] / "examples").glob("*.py")}
     named = set(re.findall(r"\(\.\./examples/(\w+\.py)\)", PAGE))
     assert named == programs - {"read_boxes_with_pyarrow.py"}
+
+
+def test_every_program_of_the_page_is_run_here():
+    sections = re.findall(r"^## (.+)$", PAGE, re.M)
+    with_program = {name for name in sections if "```python" in text_of(name)}
+    assert set(re.findall(r'run\("([^"]+)"', Path(__file__).read_text())) == with_program

@@ -1,0 +1,262 @@
+"""Every fenced block of docs/, run as it stands, page by page, where what pages name is made.
+
+`bash` is lines to copy, `console` a session with its output, `text` what nobody runs.
+"""
+
+import contextlib
+import functools
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import textwrap
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from ccrop_cli.main import cli
+from click.testing import CliRunner
+
+from ccrop_pipeline.images import Scenes
+from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.training import Checkpoint
+from ccrop_pipeline.training.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).parents[1]
+# Pages whose blocks a test of their own runs, and compares with what they should give.
+OWN_TESTS = {
+    "frameworks.md": "tests/adapters/test_frameworks_page.py",
+    "import-export.md": "tests/exchange/test_import_page.py",
+}
+# What is not here, by what a line has of it. Such lines of `ccrop` are parsed, and no more.
+NOT_HERE = {
+    "cifar10": "downloads CIFAR-10",
+    "convnext.pth": "weights from elsewhere",
+    "cuda:$rank": "eight GPUs",
+    "detectron2.config": "detectron2",
+    "docker ": "a daemon",
+    "ccrop demo": "three minutes; tests/cli/test_demo.py has a smaller one",
+    "ccrop embed timm:": "downloads weights",
+    "ccrop export timm:": "downloads weights",
+    "FLIPPED = ": "a part of a program; tests/boxset/test_upright.py runs it",
+    "moco_v2_800ep": "weights from elsewhere",
+    "pip install": "changes the environment",
+    "--init torchvision:": "downloads weights",
+    "--model timm:": "downloads weights",
+    "--model torchvision:": "downloads weights",
+    "layers torchvision:resnet50": "downloads weights",
+    "s3://": "a bucket",
+    "sbatch ": "a cluster",
+    "STL10": "downloads STL-10",
+}
+# Added to commands by what they have, so that they take seconds and one CPU.
+ADDED = {
+    "boxes compute": "--device cpu",
+    "boxes/first --model runs/first": "--threshold 0.6",  # none sets itself for such an encoder
+    "boxes fit-linear": "--device cpu",
+    "boxes follow": "--device cpu",
+    "ccrop embed": "--device cpu",
+    "ccrop probe": "--device cpu",
+    "ccrop train": "--device cpu --workers 0 --set image_size=32 --set batch_size=32 "
+    "--set epochs=2 --set backbone=small --set probe.every=0",
+    "--method dino": "--set method.projection_dim=64",
+}
+LAUNCHERS = ("torchrun", "srun")  # one process of those that they start is run
+PROGRAMS = ("jq", "mkdir")  # that are run; all others are named above
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is run at once: a command with the output that the page shows, or a block."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    output: str = ""
+
+    def __str__(self):
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(text):
+    """Yield the line, language and text of each fenced block, indented ones as well."""
+    lines = iter(enumerate(text.splitlines(), start=1))
+    for number, line in lines:
+        if opened := re.match(r"\s*(```+)\s*(\w*)", line):
+            fence, language = opened.groups()
+            inside = []
+            for _, line in lines:
+                if line.strip() == fence:
+                    break
+                inside.append(line)
+            yield number, language, textwrap.dedent("\n".join(inside)) + "\n"
+
+
+def units_of(page):
+    for number, language, text in blocks_of(page.read_text()):
+        if language == "console" or (language == "bash" and not re.search("^for ", text, re.M)):
+            # What a backslash continues is one command; what follows `$ ` to the next is a session.
+            ends = r"\n(?=\$ )" if language == "console" else r"(?<!\\)\n"
+            for part in re.split(ends, text.removesuffix("\n")):
+                number += 1
+                command, _, output = part.replace("\\\n", " ").removeprefix("$ ").partition("\n")
+                yield Unit(page.name, number, language, command, output)
+                number += part.count("\n")
+        else:
+            yield Unit(page.name, number, language, text)
+
+
+UNITS = [unit for page in sorted((ROOT / "docs").rglob("*.md")) for unit in units_of(page)]
+RUN_HERE = [unit for unit in UNITS if unit.page not in OWN_TESTS and unit.language != "text"]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """What README's first commands leave: photos, data/photos, runs/first and boxes/first."""
+    place = tmp_path_factory.mktemp("docs")
+    for folder, split, count in (("photos", "train", 70), ("test", "test", 12)):
+        for i in range(count):
+            sample = Scenes(count, size=48, split=split).sample(i)
+            path = place / folder / ("cats", "dogs")[i % 2] / f"{i:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(sample.image)
+    for line in (
+        "ccrop data pack photos data/photos",
+        "ccrop data pack test data/test",
+        "ccrop train data/photos runs/first --recipe photos-simclr-2core",
+        "ccrop boxes compute data/photos boxes/first --model runs/first",
+        "ccrop boxes export boxes/first boxes.json --form coco --suffix .jpg",
+        "ccrop boxes import data/photos boxes/coco --coco boxes.json",
+    ):
+        with contextlib.chdir(place):
+            ran(line)
+    return place
+
+
+@pytest.fixture(scope="session")
+def places(made, tmp_path_factory):
+    """A copy for each page, in which its blocks are run in their order."""
+
+    @functools.cache
+    def place_of(page):
+        place = shutil.copytree(made, tmp_path_factory.mktemp(page) / "place")
+        if any("export runs/moco" in unit.text for unit in RUN_HERE if unit.page == page):
+            save_run(place / "runs/moco")
+        return place
+
+    return place_of
+
+
+def save_run(folder):
+    """A run of MoCo v2 with a ResNet-50, whose weights are random."""
+    recipe, state = load_recipe("mocov2"), build_backbone("resnet50").state_dict()
+    both = {f"{of}backbone.{name}": x for of in ("", "momentum_") for name, x in state.items()}
+    save_checkpoint(folder / "checkpoint.pt", Checkpoint(recipe.epochs, recipe, both, {}))
+
+
+@functools.cache
+def outcome(unit, place):
+    """Run a unit once; return what went wrong."""
+    try:
+        with contextlib.chdir(place):
+            RUNNERS[unit.language](unit)
+    except (Exception, pytest.skip.Exception) as error:
+        return error
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", RUN_HERE, ids=str)
+def test_it_runs_as_it_stands(unit, places):
+    if reason := not_here(unit):
+        expect_options(unit.text)
+        pytest.skip(reason)
+    page = [other for other in RUN_HERE if other.page == unit.page]
+    for due in page[: page.index(unit) + 1]:
+        if not not_here(due) and (error := outcome(due, places(unit.page))):
+            raise error if due is unit else AssertionError(f"{due} failed, which comes before")
+
+
+def not_here(unit):
+    return next((reason for word, reason in NOT_HERE.items() if word in unit.text), None)
+
+
+def ran(line):
+    """Run a line of shell; return what it prints."""
+    words = shlex.split(line, comments=True)
+    if words[0] in LAUNCHERS:
+        words = words[words.index("ccrop") :]
+    if words[0] in PROGRAMS:
+        done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    assert words[0] == "ccrop", f"{words[0]} is neither in PROGRAMS nor in NOT_HERE"
+    words = [word for word in words[1:] if word != "&"]
+    if "--dry-run" not in words:
+        words += " ".join(more for word, more in ADDED.items() if word in line).split()
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 0, f"{line}\n{result.output}"
+    return result.output
+
+
+def expect_options(text):
+    """Parse the options of commands that are not run."""
+    for command in re.findall(r"\bccrop (?:[^&|;\n>]|\\\n)*", text.replace("\\\n", " ")):
+        found, rest = cli, shlex.split(command.removesuffix(" 2"), comments=True)[1:]
+        while isinstance(found, click.Group):
+            found = found.commands[rest.pop(0)]
+        found.make_parser(click.Context(found)).parse_args(args=rest)
+
+
+def run_console(unit):
+    found = [re.sub(r"\s+", " ", line).strip() for line in ran(unit.text).splitlines()]
+    for line in unit.output.splitlines():
+        pattern = as_pattern(line)
+        at = next((i for i, line in enumerate(found) if re.fullmatch(pattern, line)), None)
+        assert at is not None, f"{unit}: no such line as {line!r} in\n" + "\n".join(found)
+        del found[: at + 1]
+
+
+def as_pattern(line):
+    """A line of output, any numbers for its numbers, anything for `...`."""
+    words = re.sub(r"\s+", " ", line).strip()
+    return re.sub(r"\d+([.,:]\d+)*", lambda _: r"\\d+([.,:]\\d+)*", re.escape(words))
+
+
+def run_python(unit):
+    exec(compile(unit.text, str(unit), "exec"), {"__name__": "__main__"})
+
+
+def run_toml(unit):
+    """A file, which its first line names, or settings, each of which is one for `--set`."""
+    if named := re.match(r"# (\S+\.toml)\n", unit.text):
+        Path(named[1]).write_text(unit.text)
+        load_recipe(named[1])
+        return
+    tomllib.loads(unit.text)
+    for line in unit.text.splitlines():
+        load_recipe("mocov2", [line.partition("#")[0].replace(" ", "")])
+
+
+RUNNERS = {
+    "bash": lambda unit: ran(unit.text),
+    "console": run_console,
+    "python": run_python,
+    "toml": run_toml,
+    "json": lambda unit: json.loads(unit.text),
+}
+
+
+def test_every_block_has_a_language_that_is_run():
+    assert {str(unit) for unit in UNITS if unit.language not in {*RUNNERS, "text"}} == set()
+    commands = re.compile(r"^(\$ |ccrop )", re.M)
+    assert {str(u) for u in UNITS if u.language == "text" and commands.search(u.text)} == set()
+
+
+def test_what_is_not_here_is_named_once_and_stands_somewhere():
+    assert [word for word in NOT_HERE if not any(word in unit.text for unit in RUN_HERE)] == []
