@@ -83,14 +83,15 @@ docs: setup ## Build the documentation as a site in build/site; a warning is an 
 	cp -r README.md CONTRIBUTING.md RELEASING.md CHANGELOG.md CITATION.cff LICENSE docs lab examples build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+hostile: PAGE := docs/reliability.md
 hostile: setup ## Read thousands of damaged inputs of every kind; count by verdict
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_texts.py 5500
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_boxsets.py 4000
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_sources.py 1500
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_images.py 2000
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_weights.py 2500
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_runs.py 1000
-	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_commands.py 1000
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_texts.py 5500 $(PAGE)
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_boxsets.py 4000 $(PAGE)
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_sources.py 1500 $(PAGE)
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_images.py 2000 $(PAGE)
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_weights.py 2500 $(PAGE)
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_runs.py 1000 $(PAGE)
+	$(ONE_THREAD) $(BIN)/python tests/hostile/hostile_commands.py 1000 $(PAGE)
 
 bench: setup ## Time loading and augmenting of views against others, into build/bench.json; DATA names the images
 	$(BIN)/python -m benchmarks.views run $(DATA) --out build/bench.json

@@ -86,11 +86,14 @@ def _record(out: str, found: "Embeddings | None") -> dict[str, Any]:
 
 
 def _sentence(found: "Embeddings") -> str:
+    from ccrop_pipeline.export.embedding_files import DATA
+
     made_by = found.made_by
     encoder = made_by["encoder"]
     left_out = f"; {counted(len(found.unreadable), 'image')} cannot be decoded"
     return (
-        f"{found.folder}: {counted(found.images, 'embedding')} of {made_by['channels']:,} numbers "
+        f"{found.folder}/{DATA}: {counted(found.images, 'embedding')} of "
+        f"{made_by['channels']:,} numbers "
         f"({made_by['dtype']}) by {encoder['name']}, layer {encoder['layer']}"
         + (left_out if found.unreadable else "")
     )

@@ -79,11 +79,9 @@ class _Root(click.Group):
                 "there is not enough memory. Free some or raise the limit (`ulimit -v`), use "
                 "smaller batches or fewer workers, and run again: what is finished is kept."
             ) from error
-        except KeyboardInterrupt:
-            is_training = ctx.invoked_subcommand == "train"
-            same = "The same command, without --overwrite," if is_training else "The same command"
+        except KeyboardInterrupt as error:
             note("")
-            note(f"Stopped. {same} goes on from there.")
+            note(f"Stopped. {str(error) or 'The same command goes on from there.'}")
             raise SystemExit(130) from None
 
 
@@ -212,8 +210,9 @@ def _for_people(command: click.Command) -> Callable[..., Any]:
                     raise
                 read = _say_what_was_read()
                 name = " ".join(click.get_current_context().command_path.split()[1:])
-                # A command may name how it ended, by which another one follows.
+                # A command may name how it ended, by which another one follows, or what it took.
                 form = {"form": result} if isinstance(result, str) else {}
+                form |= result if isinstance(result, dict) else {}
                 if click.get_current_context().obj is None:  # else it is one of several
                     say_next(name, kwargs | form, read)
                 return result

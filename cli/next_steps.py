@@ -20,7 +20,7 @@ NEXT = {
     "recipes": f"ccrop train IMAGES {_TRAIN}",
     "recipes:one": "ccrop train IMAGES RUN --recipe {name}",
     "train": "ccrop report {run}",
-    "report": "ccrop probe {run} SOURCE",
+    "report": "ccrop probe {run} {source}",
     "probe": "ccrop export {model} OUT",
     "export": "ccrop embed {run} IMAGES OUT",
     "embed": (

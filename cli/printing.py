@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -133,7 +134,7 @@ def _print(
         shown = printable(text)
         if wrap and stream.isatty():
             shown = wrapped(shown, columns())
-        if colour and stream.isatty() and not os.environ.get("NO_COLOR"):
+        if colour and _coloured(stream):
             shown = click.style(shown, fg=colour)
         print(shown, file=stream, flush=True)
 
@@ -176,5 +177,19 @@ def escaped_messages() -> Iterator[None]:
         lines = [printable(line) for line in error.message.split("\n")]
         if sys.stderr is not None and sys.stderr.isatty():
             lines = [wrapped(line, columns(), taken=len("Error: ")) for line in lines]
+            if _coloured(sys.stderr):
+                error.show = partial(_show_in_colour, error)  # type: ignore[method-assign]
         error.message = "\n  ".join(lines)  # type: ignore[misc]
         raise
+
+
+def _show_in_colour(error: click.ClickException, file: Any = None) -> None:
+    text = io.StringIO()
+    type(error).show(error, text)
+    red = click.style("Error:", fg="red")
+    shown = re.sub("^Error:", lambda _: red, text.getvalue(), count=1, flags=re.MULTILINE)
+    print(shown, end="", file=file or sys.stderr)
+
+
+def _coloured(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR")  # https://no-color.org

@@ -13,7 +13,7 @@ from .printing import note_page, print_line
 @click.argument("out", type=LocalPath(dir_okay=False), required=False)
 @click.option("--source", help="Where the images are.  [default: as the run found them]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
-def report(run: Path, out: Path | None, source: str | None, overwrite: bool) -> None:
+def report(run: Path, out: Path | None, source: str | None, overwrite: bool) -> dict[str, str]:
     """Write a page about RUN: one HTML file that opens from disk.
 
     It has what is worth knowing first, curves, where the time went, how far boxes moved from
@@ -25,6 +25,7 @@ def report(run: Path, out: Path | None, source: str | None, overwrite: bool) -> 
       ccrop report runs/first
     """
     from ccrop_pipeline.report import report_run
+    from ccrop_pipeline.training import Run
 
     from .sources import open_source
 
@@ -33,3 +34,4 @@ def report(run: Path, out: Path | None, source: str | None, overwrite: bool) -> 
     written = report_run(run, target, source=images, overwrite=overwrite)
     print_line(f"report  {written} ({written.stat().st_size:,} bytes)")
     note_page(written)
+    return {"source": source or Run(run).source()}

@@ -15,7 +15,7 @@ from .printing import note, print_json, print_line
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
-    from ccrop_pipeline.training import PretrainedEncoder
+    from ccrop_pipeline.training import PretrainedEncoder, Run
 
 # `METHODS` of the package, which a test compares: importing them takes seconds.
 METHODS = (
@@ -144,7 +144,11 @@ def _setting_called(name: str) -> str | None:
     is_flag=True,
     help="Save memory: compute the blocks of the encoder a second time for the backward pass.",
 )
-@click.option("--stop-on-collapse", is_flag=True, help="End the run after an epoch that collapses.")
+@click.option(
+    "--stop-on-collapse",
+    is_flag=True,
+    help="End the run after an epoch that collapses, or the third in a row that does not learn.",
+)
 @click.option(
     "--log",
     multiple=True,
@@ -183,14 +187,24 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     machine = _machine(options["device"], ranks.world_size)
     given = {"boxes": bool(options["boxes"]), "init": bool(init or options["load"])}
     hint = partial(advice, recipe, **given)
-    with TrainProgress(plan, machine=machine, advice=hint) as progress:
-        done = training.train(source, run, recipe=recipe, observer=progress, **options)
+    try:
+        with TrainProgress(plan, machine=machine, advice=hint) as progress:
+            done = training.train(source, run, recipe=recipe, observer=progress, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_what_is_kept(training.Run(run))) from None
     if ranks.rank == 0:
         if not progress.trained:
             note(f"{run} was complete before: nothing was left to train.")
         _print_result(run, done.last_record("loss"), as_json)
         for name in options["log"]:
             note(f"{name}: {how_to_open(name, done)}")
+
+
+def _what_is_kept(run: "Run") -> str:
+    if not run.trained:
+        return "No epoch was finished: the same command begins with the first one again."
+    epoch = run.last_record("epoch")["epoch"]
+    return f"The same command, without --overwrite, goes on after epoch {epoch}."
 
 
 _INIT = ("init", "weights", "partial", "unsafe")

@@ -94,14 +94,11 @@ def left_to_write(
     return [name for name in mine if name in left]
 
 
-def provenance_in(
-    folder: Location, shard_names: Iterable[str], *, form: str = "parquet"
-) -> Provenance | None:
+def provenance_in(folder: Location, *, form: str = "parquet") -> Provenance | None:
     """Return what made the box set in a folder, complete or not.
 
     Args:
         folder: The box set: a local path, or an address that fsspec knows.
-        shard_names: All its shards, in source order.
         form: `parquet` or `webdataset`.
 
     Returns:
@@ -111,9 +108,10 @@ def provenance_in(
     if place.has(MANIFEST):
         manifest = read_manifest(place, [])
         return manifest.provenance if manifest else None
-    there = place.inside(DATA).files()
-    first = next((name for name in shard_names if shard_file(name, form) in there), None)
-    return None if first is None else shard_provenance(folder, first, [], form=form)
+    suffix = FORMS[form].suffix
+    there = sorted(name for name in place.inside(DATA).files() if name.endswith(suffix))
+    name = there[0].removesuffix(suffix) if there else ""
+    return shard_provenance(folder, name, [], form=form) if name else None
 
 
 def _expect_same_set(place: BoxFolder, names: list[str], provenance: Provenance, form: str) -> None:

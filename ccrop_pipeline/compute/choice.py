@@ -98,11 +98,11 @@ def settle(
     """
     if not localizer.rule.sets_itself:
         return asked
-    info = _recorded(folder, source.shards, form, asked)
+    info = _recorded(folder, form, asked)
     if info is None:
         info = _chosen(source, localizer, batch_size, threads, observer)
         if info.choice and info.choice.threshold:  # else every process comes to the same
-            info = _record(folder, source.shards, form, asked, info)
+            info = _record(folder, form, asked, info)
     if info.choice and info.choice.worthless:
         observer.warning(worthless(info.choice))
     return replace(asked, localizer=info)
@@ -131,12 +131,10 @@ def _file_of(asked: Provenance) -> str:
     return f"{CHOICE}{asked.fingerprint[:16]}.json"
 
 
-def _recorded(
-    folder: Location, shards: Sequence[str], form: str, asked: Provenance
-) -> LocalizerInfo | None:
+def _recorded(folder: Location, form: str, asked: Provenance) -> LocalizerInfo | None:
     """Return the localizer that was settled for this box set before, None where none was."""
     assert asked.localizer is not None
-    found = provenance_in(folder, shards, form=form)
+    found = provenance_in(folder, form=form)
     if found and (info := found.localizer):
         if info.choice is None:
             cut = f"threshold {info.threshold}" if info.mass is None else f"mass {info.mass}"
@@ -165,15 +163,13 @@ def _with_choice(asked: LocalizerInfo, made: LocalizerInfo) -> LocalizerInfo:
     return replace(asked, threshold=made.threshold, mean_share=made.mean_share, choice=made.choice)
 
 
-def _record(
-    folder: Location, shards: Sequence[str], form: str, asked: Provenance, made: LocalizerInfo
-) -> LocalizerInfo:
+def _record(folder: Location, form: str, asked: Provenance, made: LocalizerInfo) -> LocalizerInfo:
     """Leave a choice for others, and return what holds: the first one that was left."""
     place, file = open_folder(folder), _file_of(asked)
     text = json.dumps(to_plain(made))
     with suppress(TargetTakenError), place.written(file) as path:
         path.write_text(text, encoding="utf-8")
-    held = _recorded(folder, shards, form, asked)
+    held = _recorded(folder, form, asked)
     return held or made
 
 

@@ -75,6 +75,7 @@ _OF_LIMIT = 1 / 8  # of the greatest rank there can be, where that is less than 
 _CHANCE, _MOVED = 0.99, 0.01  # of the loss of chance; of the loss of the first epoch
 # A run does not learn whose loss has been above this times that of chance for so many epochs.
 _ABOVE, _EPOCHS = 1.02, 3
+_LOST = 3  # epochs in a row that do not learn, after which a run is given up
 
 _ADVICE = {
     "simclr": "lower method.temperature",
@@ -113,12 +114,14 @@ def judge(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
         recipe: Recipe of the run.
     """
     first, newest = records[0], records[-1]
+    ends = len(records) >= recipe.epochs
     factor = _OF_DINO if recipe.method.name == "dino" else 1.0
     if low := _low(newest, factor):
         if len(records) > 1 and _low(records[-2], factor):
             advice = f"lower optimizer.lr, or {_ADVICE[recipe.method.name]}"
             return Verdict(COLLAPSING, f"{low}, for two epochs: {advice}, in another run")
-        return Verdict(UNCLEAR, f"{low}; a second such epoch would be a collapse")
+        more = "" if ends else "; a second such epoch would be a collapse"
+        return Verdict(UNCLEAR, low + more)
     if bad := _no_better_than_chance(records, recipe):
         return bad
     if low := _low(newest, 2 * factor):
@@ -127,7 +130,10 @@ def judge(records: Sequence[Mapping[str, Any]], recipe: Recipe) -> Verdict:
         return Verdict(UNCLEAR, "one epoch tells little")
     chance = chance_loss(recipe)
     if chance is not None and newest["loss"] >= _CHANCE * chance:
-        advice = "; if it stays so, lower optimizer.lr" if len(records) > 2 else ""
+        lower = (
+            "lower optimizer.lr, in another run" if ends else "if it stays so, lower optimizer.lr"
+        )
+        advice = f"; {lower}" if len(records) > 2 else ""
         return Verdict(UNCLEAR, _beside(newest, chance) + advice)
     if abs(newest["loss"] - first["loss"]) < _MOVED * abs(first["loss"]):
         return Verdict(UNCLEAR, f"the loss has not moved from {first['loss']:.4g}")
@@ -150,8 +156,25 @@ def _no_better_than_chance(records: Sequence[Mapping[str, Any]], recipe: Recipe)
         advice = "lower optimizer.lr, in another run; if that changes nothing, check the labels"
         return Verdict(NOT_LEARNING, f"{told}, for two probes: {advice}")
     if probed[-1] is records[-1]:
-        return Verdict(UNCLEAR, f"{told}; if the next probe says so too, lower optimizer.lr")
+        ends = len(records) >= recipe.epochs
+        when = "in another run" if ends else "if the next probe says so too"
+        return Verdict(UNCLEAR, f"{told}; {when}, lower optimizer.lr")
     return None
+
+
+def given_up(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Tell what is wrong with a run that is not worth going on with, by the verdicts of its epochs.
+
+    Args:
+        records: Of its epochs, at least one, the newest last, with their verdicts.
+
+    Returns:
+        "collapses", or "does not learn" after three epochs in a row that do not; else None.
+    """
+    verdicts = [record.get("verdict") for record in records[-_LOST:]]
+    if verdicts[-1] == COLLAPSING:
+        return "collapses"
+    return "does not learn" if verdicts == [NOT_LEARNING] * _LOST else None
 
 
 def _beside(record: Mapping[str, Any], chance: float) -> str:

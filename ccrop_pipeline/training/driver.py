@@ -34,7 +34,7 @@ from ccrop_pipeline.training.checkpoint import (
     load_newest,
     save_checkpoint,
 )
-from ccrop_pipeline.training.collapse import COLLAPSING, judge
+from ccrop_pipeline.training.collapse import given_up, judge
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
 from ccrop_pipeline.training.learner import Learner, optimizer_note
 from ccrop_pipeline.training.loggers import Loggers
@@ -56,7 +56,8 @@ class Trainer:
         machine: Device and loader processes.
         observer: Told of every stage, step and epoch; of several processes only in the first.
         overwrite: Whether to delete a run that is in `folder`.
-        stop_on_collapse: Whether `train` ends with an error after an epoch that collapses.
+        stop_on_collapse: Whether `train` ends with an error after an epoch that collapses, or the
+            third in a row that does not learn.
 
     Raises:
         CcropError: If the box set or the source cannot be used, or a setting makes no sense for
@@ -268,14 +269,14 @@ class Trainer:
         _expect_finite(record["loss"], self.epoch)
         record = {"stage": "train", "epoch": self.epoch, "boxes": self._boxes, **record}
         record |= self._probed()
-        verdict = judge([*self.metrics.records("train"), record], self.recipe)
-        record |= verdict._asdict()
+        records = [*self.metrics.records("train"), record]
+        record |= judge(records, self.recipe)._asdict()
         self._add(record)
         self._save(self.run.folder / NEWEST)
         self.observer.epoch_done(record)
-        if self._stop_on_collapse and verdict.verdict == COLLAPSING:
+        if self._stop_on_collapse and (wrong := given_up(records)):
             raise CcropError(
-                f"{self.run.folder} collapses after epoch {self.epoch}: {verdict.why}. Its newest "
+                f"{self.run.folder} {wrong} after epoch {self.epoch}: {record['why']}. Its newest "
                 "checkpoint is kept; without `stop_on_collapse` the same call goes on from it."
             )
 

@@ -63,7 +63,8 @@ def train(
             gigabytes (1e9 bytes); 0: never.
         compile: Whether encoders are compiled by `torch.compile`.
         grad_checkpointing: Whether steps save memory by computing the blocks of the encoder twice.
-        stop_on_collapse: Whether to end with an error after an epoch that collapses.
+        stop_on_collapse: Whether to end with an error after an epoch that collapses, or the third
+            in a row that does not learn.
         log: Where metrics also go: "tensorboard", "wandb", "mlflow", "trackio".
         observer: Hears how it goes.
 

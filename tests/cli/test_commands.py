@@ -12,7 +12,9 @@ import click
 import pytest
 from ccrop_cli.boxes_compute import MAP_NAMES
 from ccrop_cli.main import cli
+from ccrop_cli.train_progress import TrainProgress
 from click.testing import CliRunner
+from PIL import Image
 
 from ccrop_pipeline import __version__
 from ccrop_pipeline.boxset import BoxSet
@@ -89,6 +91,37 @@ def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
     result = ccrop("boxes", "follow", tmp_path / "run", "--device", "cpu")
     assert result.exit_code == 130
     assert "Stopped. The same command goes on from there." in result.stderr
+
+
+def test_who_stops_a_training_learns_what_is_kept(tmp_path, monkeypatch):
+    for number in range(8):
+        Image.new("RGB", (32, 32), (20 * number, 90, 50)).save(tmp_path / f"{number}.png")
+    plain = ("boxes.kind=none", "epochs=2", "batch_size=8", "image_size=32", "eval_size=0")
+    plain += ("optimizer.lr_warmup_epochs=0",)
+    settings = [word for each in plain for word in ("--set", each)]
+    command = [
+        "train",
+        tmp_path,
+        tmp_path / "run",
+        "--recipe",
+        "demo",
+        "--device",
+        "cpu",
+        *settings,
+    ]
+    stops = [0, 1]
+
+    def step(self, report):
+        if report.epoch in stops:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainProgress, "step", step)
+    told = "No epoch was finished: the same command begins with the first one again."
+    for kept in (told, "The same command, without --overwrite, goes on after epoch 1."):
+        result = ccrop(*command)
+        assert result.exit_code == 130
+        assert result.stderr.endswith(f"\nStopped. {kept}\n")
+        stops.pop(0)
 
 
 def test_a_run_that_came_from_elsewhere_starts_no_command(tmp_path):

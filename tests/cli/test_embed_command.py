@@ -35,7 +35,7 @@ def test_it_says_what_it_wrote_and_goes_on_with_it(place, tmp_path):
     done = embed(place, out)
     assert done.exit_code == 0, done.output
     assert done.stdout == (
-        f"{out}: 30 embeddings of 128 numbers (float32) by small, layer layer4\n"
+        f"{out}/embeddings: 30 embeddings of 128 numbers (float32) by small, layer layer4\n"
     )
     assert "3 shards to compute" in done.stderr
     again = json.loads(embed(place, out, "--json").stdout)

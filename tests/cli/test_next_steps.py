@@ -74,6 +74,11 @@ def test_training_follows_an_audit_that_warns_of_nothing():
     assert good.endswith("--boxes boxes/first")
 
 
+def test_a_report_knows_where_the_images_of_its_run_are():
+    given = {"run": "runs/first", "out": None, "source": "my photos"}
+    assert next_steps.next_of("report", given) == "ccrop probe runs/first 'my photos'"
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

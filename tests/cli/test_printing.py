@@ -236,6 +236,23 @@ def test_warnings_are_yellow_on_a_terminal_and_nowhere_else(monkeypatch):
         assert stream.getvalue() == said
 
 
+@pytest.mark.parametrize("kind", [click.ClickException, click.UsageError])
+def test_the_word_error_is_red_on_a_terminal_where_colours_are_wanted(monkeypatch, kind):
+    def said(stream, no_color=""):
+        monkeypatch.setenv("NO_COLOR", no_color)
+        monkeypatch.setattr("sys.stderr", stream)
+        error = kind("OSError: all is lost")
+        with pytest.raises(kind), printing.escaped_messages():
+            raise error
+        error.show()
+        return stream.getvalue()
+
+    plain = said(io.StringIO())
+    assert plain.splitlines()[-1] == "Error: OSError: all is lost"
+    assert said(Terminal(), "1") == plain
+    assert said(Terminal()) == plain.replace("Error: OS", "\x1b[31mError:\x1b[0m OS")
+
+
 def test_what_goes_to_a_file_is_not_wrapped(monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr("sys.stderr", file)

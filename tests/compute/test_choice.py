@@ -235,6 +235,15 @@ def test_boxes_whose_rule_was_given_are_not_mixed_with_others(source, computed, 
         compute_boxes(source, localizer(BoxRule(margin=0.2)), computed.folder, **SETTINGS)
 
 
+def test_another_source_is_refused_before_a_rule_is_chosen(source, tmp_path):
+    assert compute_boxes(source, localizer(), tmp_path / "b", ranks=Ranks(0, 2), **SETTINGS) is None
+    before, heard = files(tmp_path / "b"), Heard()
+    with pytest.raises(BoxSetError, match="none of these images"):
+        compute_boxes(Scenes(40, size=40), localizer(), tmp_path / "b", observer=heard, **SETTINGS)
+    assert heard.chosen == 0
+    assert files(tmp_path / "b") == before
+
+
 def test_a_set_that_replaces_another_is_resumed_with_its_rule(source, tmp_path):
     folder, heard = tmp_path / "b", Heard()
     compute_boxes(source, localizer(BoxRule(0.3)), folder, **SETTINGS)

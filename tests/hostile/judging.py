@@ -1,12 +1,14 @@
 """How hostile inputs are judged and counted: taken, refused by a message, or a fault."""
 
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ccrop_pipeline.errors import CcropError
 SECONDS = 20
 WAITING = 120  # seconds without work, which a crowded machine does not make of a busy process
 MEMORY = 2 << 30  # bytes; more than before for so small a file is a bomb that went off
+ROOT = Path(__file__).parents[2]
 FINE = ("taken", "refused")
 
 
@@ -98,19 +101,46 @@ def counted(kind: str, seeds: range, verdict: Callable[[str, int, Path], str]) -
 
 
 def main(kinds: Iterable[str], verdicts: Callable[[str, range], Counter[str]]) -> None:
-    """Run as many inputs as the command line says, and print a table of kinds and verdicts."""
+    """Run as many inputs as the command line says, and print a table of kinds and verdicts.
+
+    A page named behind their number gets its rows.
+    """
     kinds, count = list(kinds), int(sys.argv[1]) if len(sys.argv) > 1 else 3000
-    started, total = time.perf_counter(), Counter[str]()
+    started, total, rows = time.perf_counter(), Counter[str](), list[str]()
     print("| kind | inputs | taken | refused |\n|---|---|---|---|")
     for kind in kinds:
         found = verdicts(kind, range(count // len(kinds) + 1))
         total += found
-        print(
-            f"| {kind} | {sum(found.values())} | {found['taken']} | {found['refused']} |",
-            flush=True,
-        )
+        counts = sum(found.values()), found["taken"], found["refused"]
+        print(f"| {kind} | {' | '.join(map(str, counts))} |", flush=True)
+        rows.append(f"| {kind} | {' | '.join(map(str, (*counts, 2 * counts[0] - sum(counts))))} |")
     others = {said: n for said, n in total.items() if said not in FINE}
     print(
         f"{sum(total.values())} inputs in {time.perf_counter() - started:.0f} s; others: {others}"
     )
+    if len(sys.argv) > 2:
+        write_rows(Path(sys.argv[2]), Path(sys.argv[0]).stem.removeprefix("hostile_"), rows)
     sys.exit(bool(others))
+
+
+def write_rows(page: Path, room: str, rows: Iterable[str]) -> None:
+    """Put rows into the table of a page, for those of the room, and count all inputs anew."""
+    before, mark, rest = page.read_text().partition("<!-- of make hostile -->\n")
+    table, end, after = rest.partition("<!-- end of it -->")
+    if not end:
+        raise ValueError(f"{page} has no table of `make hostile`")
+    _, *lines = table.splitlines()
+    own = [at for at, line in enumerate(lines) if line.startswith(f"| {room} |")]
+    place = own[0] if own else len(lines)
+    lines = [line for at, line in enumerate(lines) if at not in own]
+    lines[place:place] = [f"| {room} {row}" for row in rows]
+    cells = [line.split(" | ") for line in lines[3:]]
+    inputs, faults = (
+        sum(int(row[2]) for row in cells),
+        sum(int(row[5].rstrip(" |")) for row in cells),
+    )
+    head = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(head, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    day = f"{date.today():%-d %B %Y}"
+    first = f"{inputs:,} inputs, {faults:,} faults; {day}, {commit.strip()}."
+    page.write_text(before + mark + "\n".join([first, *lines]) + "\n" + end + after)

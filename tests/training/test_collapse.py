@@ -14,7 +14,7 @@ from ccrop_pipeline.localize import build_backbone
 from ccrop_pipeline.methods import METHODS
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.training import Run, load_checkpoint
-from ccrop_pipeline.training.collapse import NewestRows, chance_loss, judge, rankme
+from ccrop_pipeline.training.collapse import NewestRows, chance_loss, given_up, judge, rankme
 
 
 def effective_rank(rows):
@@ -113,6 +113,45 @@ def probed(knn):
 def test_a_verdict_follows_from_spread_rank_and_loss(records, verdict, why):
     found = judge(records, SIMCLR)
     assert (found.verdict, bool(re.search(why, found.why))) == (verdict, True), found
+
+
+@pytest.mark.parametrize(
+    ("records", "before", "last"),
+    [
+        ([record(), record(3.0, rank=4.9)], "; a second such epoch", "dimensions$"),
+        (
+            [record(), probed(0.1)],
+            "if the next probe says so too, lower",
+            "10.0%; in another run, ",
+        ),
+        (
+            [record(5.0), record(4.9), record(5.0)],
+            "if it stays so, lower",
+            "lower .*, in another run$",
+        ),
+    ],
+)
+def test_the_verdict_of_the_last_epoch_waits_for_no_other(records, before, last):
+    assert re.search(before, judge(records, SIMCLR).why)
+    ended = load_recipe("demo", [f"epochs={len(records)}", "boxes.kind=none"])
+    told = judge(records, ended)
+    assert told.verdict == "not yet clear"
+    assert re.search(last, told.why)
+    assert not re.search("next|second|stays", told.why)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "wrong"),
+    [
+        (["learning", "collapsing"], "collapses"),
+        (["not learning"] * 2, None),
+        (["not yet clear"] + ["not learning"] * 3, "does not learn"),
+        (["not learning", "learning", "not learning", "not learning"], None),
+        (["collapsing", "not yet clear"], None),
+    ],
+)
+def test_a_run_is_given_up_by_its_verdicts(verdicts, wrong):
+    assert given_up([{"verdict": verdict} for verdict in verdicts]) == wrong
 
 
 def test_the_outputs_of_dino_may_be_closer_to_each_other():

@@ -17,7 +17,8 @@ function redraw() {
     cards.get(item).update();
   }
   const shownCut = cut ?? rule[kind];
-  at("threshold-value").textContent = figure(shownCut);
+  const more = rule.mean_share ? ` + ${rule.mean_share} of the image's mean heat` : "";
+  at("threshold-value").textContent = `${figure(shownCut)}${more}`;
   at("area-now").textContent = `mean area ${percent(meanArea(typical.map((item) => item.now)))} of ${typical.length} images`;
   at("as-stored").disabled = cut === null;
   at("rethreshold").hidden = cut === null;
