@@ -105,6 +105,9 @@ def test_the_slider_draws_the_boxes_that_the_library_computes(browser, page, rul
         assert f"{100 * mean:.1f}% of {len(rows)} images" in run(
             browser, "document.getElementById('area-now').textContent"
         )
+        more = f" + {rule.mean_share:g} of the image's mean heat" if rule.mean_share else ""
+        label = run(browser, "document.getElementById('threshold-value').textContent")
+        assert label == f"{step / 200:g}{more}"
     run(browser, "document.getElementById('as-stored').click()")
     assert (boxes(browser) == rows.boxes).all()
 
