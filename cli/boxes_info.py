@@ -161,6 +161,8 @@ def _box_rule(localizer: dict[str, Any]) -> str:
     parts = [f"{cut} {localizer[cut]:g}"]
     if share := localizer.get("mean_share"):
         parts[0] += f" + {share:g} of the image's mean heat"
+    if weight := localizer.get("centre_weight"):
+        parts.append(f"weight {weight:g} of the central 80 %")
     if "objects" in localizer:
         parts.append(f"up to {localizer['objects']} objects an image")
     if localizer["component"] != "all":

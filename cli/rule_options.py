@@ -72,6 +72,14 @@ _OPTIONS = (
         "[default: all, or as it was]",
     ),
     click.option(
+        "--centre-weight",
+        metavar="W",
+        type=FiniteRange(0, 1),
+        default=None,
+        help="Move the box to the central 80 % of the image: 0 leaves it, 1 is that box.  "
+        "[default: 0, or as it was]",
+    ),
+    click.option(
         "--margin",
         metavar="M",
         type=FiniteRange(0, 100),
@@ -88,7 +96,10 @@ _OPTIONS = (
 )
 
 # Names of the arguments that `rule_from` takes of a command with these options.
-RULE_OPTIONS = ("threshold", "mean_share", "mass", "objects", "component", "margin", "min_size")
+RULE_OPTIONS = (
+    *("threshold", "mean_share", "mass", "objects", "component"),
+    *("centre_weight", "margin", "min_size"),
+)
 
 
 def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,6 +117,7 @@ def rule_from(
     mass: float | None,
     objects: int | None,
     component: str | None,
+    centre_weight: float | None,
     margin: float | None,
     min_size: float | None,
 ) -> "BoxRule":
@@ -118,6 +130,7 @@ def rule_from(
         mass: Likewise; takes the place of the base's threshold, and a threshold that of its mass.
         objects: Likewise.
         component: Likewise.
+        centre_weight: Likewise; 0 where only a threshold or a mass is given.
         margin: Likewise.
         min_size: Likewise.
 
@@ -134,9 +147,9 @@ def rule_from(
     changes = {name: value for name, value in changes.items() if value is not None}
     if threshold is not None or mass is not None:
         number = None if threshold == AUTO else threshold
-        changes |= {"threshold": number, "mass": mass, "mean_share": 0.0}
-    if mean_share is not None:
-        changes["mean_share"] = mean_share
+        changes |= {"threshold": number, "mass": mass, "mean_share": 0.0, "centre_weight": 0.0}
+    given = {"mean_share": mean_share, "centre_weight": centre_weight}
+    changes |= {name: value for name, value in given.items() if value is not None}
     base = base or BoxRule()
     if mass is not None and component is None:
         changes["component"] = "all"

@@ -19,7 +19,12 @@ _FIXED = FORMAT | {
     "box": "x_min, y_min, x_max, y_max; normalised to the image frame; half-open",
 }
 # Fields of the localizer that are not written where they have these values.
-_ABSENT: dict[str, Any] = {"mean_share": 0.0, "objects": 1, "choice": None}
+_ABSENT: dict[str, Any] = {
+    "mean_share": 0.0,
+    "centre_weight": 0.0,
+    "objects": 1,
+    "choice": None,
+}
 # The texts in the head of a shard, by name.
 Entries = dict[str, str]
 TEXT, LIBRARIES = "ccrop", "ccrop_libraries"
@@ -96,6 +101,7 @@ class LocalizerInfo:
         mass: Share of the heat, in (0, 1], that the smallest box had to hold. None where
             `threshold` is given.
         mean_share: What is added to the threshold: this share of the heatmap's own mean.
+        centre_weight: Weight of the central 80 % of each side in the mean of it and the box.
         objects: The most boxes of an image, each around an object of its own where more than 1.
         component: `all` content, or its `largest` connected component alone.
         margin: Share of the box's own side that was added on each side; at least 0.
@@ -103,7 +109,8 @@ class LocalizerInfo:
         interpolation: From the native grid to the input size, such as `bilinear`.
         input_size: Side of the square that the encoder saw, in pixels.
         preprocessing: From the stored image to that square.
-        choice: On what threshold and mean_share set themselves; None where they were given.
+        choice: On what threshold, mean_share and centre_weight set themselves; None where they
+            were given.
 
     Raises:
         ValueError: If a number leaves its range, or not exactly one of threshold and mass is
@@ -120,12 +127,13 @@ class LocalizerInfo:
     input_size: int
     preprocessing: str
     mean_share: float = 0.0
+    centre_weight: float = 0.0
     objects: int = 1
     choice: RuleChoice | None = None
 
     def __post_init__(self) -> None:
         """Make the shares floats, so that 0 and 0.0 have one text, and check them."""
-        for name in ("threshold", "mass", "mean_share", "margin", "min_size"):
+        for name in ("threshold", "mass", "mean_share", "centre_weight", "margin", "min_size"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else float(value))
         if (self.threshold is None) == (self.mass is None):
@@ -138,8 +146,9 @@ class LocalizerInfo:
             raise ValueError(f"mass is {self.mass}; it must be in (0, 1].")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin is {self.margin}; it must be 0 or more.")
-        if not 0 <= self.min_size <= 1:
-            raise ValueError(f"min_size is {self.min_size}; it must be in [0, 1].")
+        for name in ("min_size", "centre_weight"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {value}; it must be in [0, 1].")
         if not 0 <= self.mean_share <= 2 or (self.mean_share and self.threshold is None):
             raise ValueError(
                 f"mean_share is {self.mean_share}; it must be in [0, 2], beside a threshold."

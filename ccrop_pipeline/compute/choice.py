@@ -160,7 +160,8 @@ def _recorded(folder: Location, form: str, asked: Provenance) -> LocalizerInfo |
 
 
 def _with_choice(asked: LocalizerInfo, made: LocalizerInfo) -> LocalizerInfo:
-    return replace(asked, threshold=made.threshold, mean_share=made.mean_share, choice=made.choice)
+    chosen = ("threshold", "mean_share", "centre_weight", "choice")
+    return replace(asked, **{name: getattr(made, name) for name in chosen})
 
 
 def _record(folder: Location, form: str, asked: Provenance, made: LocalizerInfo) -> LocalizerInfo:

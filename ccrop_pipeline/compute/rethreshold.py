@@ -85,7 +85,8 @@ def _settled(
                 f"the rule of {box_set.folder} was given, and without the images none can set "
                 "itself. Give `threshold` or `mass`."
             )
-        rule = replace(rule, threshold=made_by.threshold, mean_share=made_by.mean_share)
+        chosen = ("threshold", "mean_share", "centre_weight")
+        rule = replace(rule, **{name: getattr(made_by, name) for name in chosen})
     if made_by.map in MASKS and rule.objects != made_by.objects:
         raise BoxSetError(
             f"the map {made_by.map!r} finds as many objects as it is asked for, at most "
@@ -93,8 +94,8 @@ def _settled(
             "number of `objects`."
         )
     changed = replace(made_by, **asdict(rule), choice=None)
-    chosen = ("threshold", "mean_share", "mass", "component")
-    if all(getattr(made_by, name) == getattr(changed, name) for name in chosen):
+    fixed = ("threshold", "mean_share", "centre_weight", "mass", "component")
+    if all(getattr(made_by, name) == getattr(changed, name) for name in fixed):
         changed = replace(changed, choice=made_by.choice)
     return rule, changed
 

@@ -180,6 +180,7 @@ def rule_of(info: LocalizerInfo) -> BoxRule:
         threshold=info.threshold,
         mass=info.mass,
         mean_share=info.mean_share,
+        centre_weight=info.centre_weight,
         objects=info.objects,
         component="largest" if info.component == "largest" else "all",
         margin=info.margin,

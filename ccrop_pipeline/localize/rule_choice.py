@@ -28,6 +28,8 @@ _EXPONENT = 0.75
 # lab/self-setting.md that are worth something, 0.84 and more, and the others, 0.63 and less.
 _SURE = 0.73
 _NEAR = 0.85  # of the greatest kappa: boxes that agree worse than others could are not taken
+# Boxes that agree worse than `_WEAK`, or are worth nothing, are moved half the way to the middle.
+_WEAK, _CENTRE_WEIGHT = 0.6, 0.5
 _CHANCE = 0.2  # kappa of boxes that are hardly nearer to their own window's than any other's
 _NEARLY_FULL = 0.97  # mean area beyond which centres say nothing
 _MAP_SIZE = 112  # the most pixels a side that boxes are compared at
@@ -111,7 +113,7 @@ def choose_rule(
     windows: Floats,
     map_size: int,
 ) -> tuple[BoxRule, RuleChoice]:
-    """Give a rule that sets itself its threshold and its share of the mean.
+    """Give a rule that sets itself its threshold, its share of the mean and its centre weight.
 
     Args:
         rule: Its component is used, its margin and its least size are kept.
@@ -123,6 +125,8 @@ def choose_rule(
     Returns:
         The rule, and on what it was chosen. On fewer than `FEWEST` images, that of `too_few`;
         where boxes are worth nothing, that with the largest boxes, which does the least harm.
+        Boxes that agree badly are moved half the way to the middle of the image, as an estimate
+        is shrunk to what is known without it (Stein 1956); not those of several objects.
     """
     n = len(heatmaps)
     if n < FEWEST:
@@ -141,4 +145,6 @@ def choose_rule(
     tried_all = RuleChoice(n, WINDOWS, False, THRESHOLDS, *map(tuple, columns))  # noqa: FBT003
     at = first_fit(tried_all)
     choice = replace(tried_all, worthless=at is None)
-    return replace(rule, threshold=THRESHOLDS[at or 0], mean_share=MEAN_SHARE), choice
+    weak = rule.objects == 1 and (at is None or choice.kappa[at] < _WEAK)
+    rule = replace(rule, threshold=THRESHOLDS[at or 0], mean_share=MEAN_SHARE)
+    return replace(rule, centre_weight=_CENTRE_WEIGHT if weak else rule.centre_weight), choice

@@ -236,6 +236,7 @@ def _rule_words(localizer: LocalizerInfo) -> list[str]:
     given = {
         "threshold": localizer.threshold,
         "mean-share": localizer.mean_share or None,
+        "centre-weight": localizer.centre_weight or None,
         "mass": localizer.mass,
         "objects": localizer.objects if localizer.objects > 1 else None,
         "component": localizer.component if localizer.component != "all" else None,
@@ -253,7 +254,11 @@ def _commands(box_set: BoxSet, source: Source, other: BoxSet | None) -> list[str
     if made.encoder and (localizer := made.localizer):
         rule = _rule_words(localizer)
         if localizer.choice:  # it sets itself again
-            rule = [word for word in rule if not re.match("--(threshold|mean-share)", word)]
+            rule = [
+                word
+                for word in rule
+                if not re.match("--(threshold|mean-share|centre-weight)", word)
+            ]
         lines.append(
             f"ccrop boxes compute {images} {folder} --model MODEL "
             f"--layer {shlex.quote(made.encoder.layer)} --map {shlex.quote(localizer.map)} "

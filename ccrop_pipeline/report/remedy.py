@@ -48,7 +48,7 @@ def remedy(localizer: LocalizerInfo, heatmaps: NDArray[np.float16]) -> Remedy | 
 
     maps = torch.from_numpy(heatmaps)
     for name, value in _milder_first(localizer):
-        rule = replace(rule_of(localizer), mean_share=0.0)
+        rule = replace(rule_of(localizer), mean_share=0.0, centre_weight=0.0)
         rule = replace(rule, threshold=value) if name == "threshold" else replace(rule, mass=value)
         boxes, _ = boxes_from_heatmaps(maps, rule, localizer.input_size)
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

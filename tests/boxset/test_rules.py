@@ -170,6 +170,7 @@ VALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", P, localizer(threshold=0, margin=0, min_size=1)),
     ("B003", BOTH, localizer(mean_share=0.5, choice=CHOICE)),
     ("B003", BOTH, localizer(mean_share=0, choice=None)),
+    ("B003", BOTH, localizer(centre_weight=0.5)),
     ("B003", BOTH, localizer(objects=3)),
     (
         "B003",
@@ -287,6 +288,8 @@ INVALID: list[tuple[str, tuple[str, ...], Edit]] = [
     ("B003", P, header(source={"kind": "tar"})),
     ("B003", BOTH, localizer(threshold=1.5)),
     ("B003", BOTH, localizer(mean_share=2.5)),
+    ("B003", BOTH, localizer(centre_weight=1.5)),
+    ("B003", BOTH, localizer(centre_weight=None)),
     ("B003", BOTH, localizer(objects=0)),
     ("B003", BOTH, localizer(objects=2.5)),
     ("B003", BOTH, localizer(objects=None)),

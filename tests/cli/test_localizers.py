@@ -97,6 +97,9 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
     assert "threshold 0.2\n" in changed("fixed", "--threshold", "0.2").stdout
     by_hand = changed("by-hand", "--threshold", "0.2", "--mean-share", "0.5")
     assert "threshold 0.2 + 0.5 of the image's mean heat\n" in by_hand.stdout
+    moved = changed("moved", "--threshold", "auto", "--centre-weight", "0.5")
+    assert chosen.replace("; set", "; weight 0.5 of the central 80 %; set") in moved.stdout
+    assert "80 %" not in changed("back", "--threshold", "0.2", base="moved").stdout
     refused = changed("no", "--threshold", "auto", base="fixed", status=1)
     assert "none can set itself. Give --threshold or --mass." in refused.stderr
     assert "give one" in ccrop(*line, "--mean-share", "0.5", status=2).stderr

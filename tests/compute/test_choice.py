@@ -271,6 +271,9 @@ def test_boxes_that_are_worth_nothing_are_told_once_a_time(source, tmp_path, cap
             source, Localizer(encoder, "sum"), folder, **SETTINGS, observer=heard
         )
     assert info(box_set).choice.worthless
+    assert info(box_set).centre_weight == 0.5
+    again = rethreshold(box_set, tmp_path / "again", BoxRule())
+    assert again.manifest.provenance == box_set.manifest.provenance
     assert heard.chosen == 1
     assert len(heard.warnings) == 2
     assert "carry nothing" in heard.warnings[0]

@@ -20,6 +20,7 @@ RULES = [
     BoxRule(None, 0.5),
     BoxRule(0.4, component="largest", margin=0.1),
     BoxRule(0.999, min_size=0.5),
+    BoxRule(0.2, centre_weight=0.5, margin=0.1),
 ]
 
 

@@ -136,6 +136,9 @@ def check_localizer(found: dict[str, Any]) -> None:
         for name in CURVES:
             for number in choice[name]:
                 check_kind("B003", number, float, name)
+    weight = found.get("centre_weight", 0)
+    check_kind("B003", weight, float, "centre_weight")
+    expect("B003", 0 <= weight <= 1, "centre_weight")
     expect("B003", found["margin"] >= 0 and 0 <= found["min_size"] <= 1, "margin or min_size")
 
 

@@ -75,6 +75,7 @@ RULES = [
     BoxRule(0.3, margin=0.15),
     BoxRule(0.6, min_size=0.45),
     BoxRule(None, 0.4, margin=0.2, min_size=0.3),
+    BoxRule(0.3, centre_weight=0.25, margin=0.1),
 ]
 
 
@@ -210,6 +211,25 @@ def test_margin_and_least_size(
     assert torch.equal(turned[0, [1, 3]], boxes[0, [0, 2]])
 
 
+def test_a_centre_weight_moves_boxes_to_the_middle():
+    def sides(**values: float) -> list[float]:
+        boxes, _ = boxes_from_heatmaps(hot(2, 4), BoxRule(None, 1.0, **values), 32)
+        assert boxes[0, [1, 3]].tolist() == pytest.approx(
+            [values["centre_weight"] * 0.1, 1 - values["centre_weight"] * 0.1]
+        )
+        return boxes[0, [0, 2]].tolist()
+
+    assert sides(centre_weight=1.0) == pytest.approx([0.1, 0.9])
+    assert sides(centre_weight=0.5) == pytest.approx([(0.1 + 0.1) / 2, (0.2 + 0.9) / 2])
+    assert sides(centre_weight=0.25) == pytest.approx([0.1, 0.75 * 0.2 + 0.25 * 0.9])
+    assert sides(centre_weight=0.0) == pytest.approx([0.1, 0.2])
+    cold, found = boxes_from_heatmaps(
+        torch.zeros(1, 3, 3).half(), BoxRule(centre_weight=0.5, threshold=0.1), 32
+    )
+    assert not found.any()
+    assert cold.tolist() == [[0, 0, 1, 1]]
+
+
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(any_heatmap, any_mass, st.floats(0, 3), st.floats(0, 1))
@@ -240,6 +260,7 @@ def test_grown_boxes_hold_the_box_and_are_as_large_as_asked(
         ({"threshold": None, "mass": 0.5, "component": "largest"}, "give no mass"),
         ({"margin": -0.1}, "margin is .*it must be"),
         ({"margin": math.inf}, "margin is .*it must be"),
+        ({"centre_weight": 1.1}, "centre_weight is .*it must be"),
         ({"min_size": 1.1}, "min_size is .*it must be"),
         ({"min_size": math.nan}, "min_size is .*it must be"),
     ],

@@ -188,7 +188,23 @@ def test_boxes_that_hang_in_corners_are_called_worthless():
     inside = spots(any_corner, 0.1, np.tile([0.0, 0.0, 1.0, 1.0], (80, WINDOWS, 1)), 0.3)
     rule, choice = choose_rule(BoxRule(), heatmaps, inside, windows, 224)
     assert choice.worthless
-    assert (rule.threshold, rule.mean_share) == (THRESHOLDS[0], 0.5)
+    assert (rule.threshold, rule.mean_share, rule.centre_weight) == (THRESHOLDS[0], 0.5, 0.5)
+    several, _ = choose_rule(BoxRule(objects=3), heatmaps, inside, windows, 224)
+    assert several == BoxRule(THRESHOLDS[0], mean_share=0.5, objects=3)
+
+
+@pytest.mark.parametrize(("shifted", "weight"), [(0.2, 0.0), (0.45, 0.5)])
+def test_boxes_that_agree_badly_are_moved_half_the_way_to_the_middle(shifted, weight):
+    rng = np.random.default_rng(3)
+    centres = rng.uniform(0.2, 0.8, (80, 2))
+    heatmaps, _, windows = seen(centres, 0.2)
+    elsewhere = centres[:, None] + rng.uniform(-shifted, shifted, (80, WINDOWS, 2))
+    inside = spots(elsewhere, 0.2, windows, 0.3)
+    rule, choice = choose_rule(BoxRule(), heatmaps, inside, windows, 224)
+    kappa = choice.kappa[THRESHOLDS.index(rule.threshold)]
+    assert not choice.worthless
+    assert (kappa < 0.6) == (weight > 0)
+    assert rule.centre_weight == weight
 
 
 def test_boxes_of_noise_are_called_worthless():

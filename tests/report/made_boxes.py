@@ -35,6 +35,7 @@ def provenance(rule: BoxRule | None = None, source: str = "x") -> Provenance:
         SIZE,
         "none",
         mean_share=rule.mean_share,
+        centre_weight=rule.centre_weight,
         objects=rule.objects,
     )
     return Provenance(EncoderInfo("net", "layer", "0" * 64, 1), localizer, SourceInfo("tar", "x"))

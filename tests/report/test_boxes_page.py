@@ -65,7 +65,7 @@ RULES = (
     BoxRule(mass=0.5, margin=0.05),
     BoxRule(0.55, objects=3),
     BoxRule(0.1, mean_share=1.2, objects=2, min_size=0.1),
-    BoxRule(0.15, mean_share=0.7),
+    BoxRule(0.15, mean_share=0.7, centre_weight=0.3),
     BoxRule(0.3, component="largest", margin=0.1),
     BoxRule(0.333, mean_share=0.5, component="largest", min_size=0.6),
 )

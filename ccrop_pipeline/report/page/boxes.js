@@ -23,7 +23,8 @@ function redraw() {
   at("as-stored").disabled = cut === null;
   at("rethreshold").hidden = cut === null;
   const share = rule.mean_share ? ` --mean-share ${rule.mean_share}` : "";
-  at("rethreshold").textContent = `ccrop boxes rethreshold ${data.folder} OUT --${kind} ${shownCut}${share}`;
+  const centre = rule.centre_weight ? ` --centre-weight ${rule.centre_weight}` : "";
+  at("rethreshold").textContent = `ccrop boxes rethreshold ${data.folder} OUT --${kind} ${shownCut}${share}${centre}`;
   const mark = document.querySelector("#curves .mark");
   if (mark) for (const end of ["x1", "x2"]) mark.setAttribute(end, curveX(shownCut));
 }

@@ -119,7 +119,9 @@ function extent(heat, lines, lineStride, others, otherStride, limit) {
 }
 
 function grown([first, end], size) {
-  let low = first / size, high = end / size;
+  const weight = rule.centre_weight;
+  let low = (first / size) * (1 - weight) + weight * 0.1;
+  let high = (end / size) * (1 - weight) + weight * 0.9;
   const margin = (high - low) * rule.margin;
   low = Math.max(low - margin, 0);
   high = Math.min(high + margin, 1);
