@@ -35,6 +35,7 @@ from ccrop_pipeline.localize.rule_choice import (
     first_fit,
     freedom,
     kappa,
+    weight_of,
 )
 from ccrop_pipeline.models import open_encoder
 
@@ -197,18 +198,19 @@ def outcome(heat: Floats, windows: Floats, truths: list[Floats]) -> dict[str, tu
     every, *columns = zip(*map(tried, THRESHOLDS), strict=True)
     figures = {"threshold": THRESHOLDS, **dict(zip(FIGURES, columns, strict=True))}
     choice = RuleChoice(len(heat), 2, worthless=False, **figures)
-    at = first_fit(choice)
+    at, weight = first_fit(choice), weight_of(choice)
+    chosen = every[at or 0] * (1 - weight) + weight * np.array([0.1, 0.1, 0.9, 0.9])
     return {
         "k .1": ({"value": 0.1, "area": area(fixed[0.1])}, fits[0.1]),
         "best": ({"value": best, "area": area(fixed[best])}, fits[best]),
         "itself": (
             {
                 "value": THRESHOLDS[at or 0],
-                "area": choice.mean_area[at or 0],
+                "area": area(chosen),
                 "kappa": choice.kappa[at or 0],
                 "worthless": at is None,
             },
-            fit(every[at or 0]),
+            fit(chosen),
         ),
     }
 

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset import RuleChoice, iou
 from ccrop_pipeline.images import open_source, true_boxes
-from ccrop_pipeline.localize.rule_choice import MEAN_SHARE, THRESHOLDS, first_fit, freedom, kappa
+from ccrop_pipeline.localize.rule_choice import (
+    MEAN_SHARE,
+    THRESHOLDS,
+    first_fit,
+    freedom,
+    kappa,
+    weight_of,
+)
 
 Floats = NDArray[np.floating]
 MOST = 400  # images that choose
@@ -58,7 +65,9 @@ def chosen(heat: Floats, mirror: Floats, windows: Floats, truths: list[Floats]) 
         )
         choice = RuleChoice(len(heat), len(places), False, THRESHOLDS, kappas, free, area)
         at = first_fit(choice)
-        fits = [iou(b, t).max() for b, t in zip(found[at or 0], truths, strict=True)]
+        weight = weight_of(choice)
+        moved = found[at or 0] * (1 - weight) + weight * np.array([0.1, 0.1, 0.9, 0.9])
+        fits = [iou(b, t).max() for b, t in zip(moved, truths, strict=True)]
         yield {
             "by": way,
             "threshold": THRESHOLDS[at or 0],

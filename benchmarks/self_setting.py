@@ -9,7 +9,7 @@ the whole image and of its central 80 %. lab/self-setting.md has what came of it
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,7 @@ class Row:
 
     rule: str  # fixed, beside the mean, chosen, central 80 % or whole image
     value: float | None = None  # the threshold
+    centre_weight: float = 0.0
     kappa: float | None = None
     freedom: float | None = None
     mean_area: float | None = None
@@ -89,11 +90,13 @@ def rows_of(maps: Maps, truths: list[Floats] | None) -> list[Row]:
     rows = [_row(name, np.tile(box, (n, 1)), truths) for name, box in _SAME.items()]
     for name, each in rules:
         boxes, inside = (
-            boxes_from_heatmaps(torch.from_numpy(heat), each, size)[0].double().numpy()
+            boxes_from_heatmaps(torch.from_numpy(heat), bare, size)[0].double().numpy()
+            for bare in [replace(each, centre_weight=0.0)]
             for heat in (maps.images, flat)
         )
-        row = _row(name, boxes, truths)
-        row.value, row.freedom = each.threshold, freedom(boxes)
+        weight = each.centre_weight
+        row = _row(name, boxes * (1 - weight) + weight * np.array(CENTRE_80), truths)
+        row.value, row.centre_weight, row.freedom = each.threshold, weight, freedom(boxes)
         row.kappa = kappa(boxes, inside.reshape(n, -1, 4), maps.windows)
         rows.append(row)
     return rows

@@ -90,6 +90,11 @@ class RuleChoice:
                 raise ValueError(f"{name} has figures that are outside [{low}, {high}].")
 
 
+def _expect_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it must be in [0, 1].")
+
+
 @dataclass(frozen=True)
 class LocalizerInfo:
     """How a feature map became a box.
@@ -147,8 +152,7 @@ class LocalizerInfo:
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin is {self.margin}; it must be 0 or more.")
         for name in ("min_size", "centre_weight"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is {value}; it must be in [0, 1].")
+            _expect_share(name, getattr(self, name))
         if not 0 <= self.mean_share <= 2 or (self.mean_share and self.threshold is None):
             raise ValueError(
                 f"mean_share is {self.mean_share}; it must be in [0, 2], beside a threshold."

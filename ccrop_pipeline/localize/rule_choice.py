@@ -28,7 +28,7 @@ _EXPONENT = 0.75
 # lab/self-setting.md that are worth something, 0.84 and more, and the others, 0.63 and less.
 _SURE = 0.73
 _NEAR = 0.85  # of the greatest kappa: boxes that agree worse than others could are not taken
-# Boxes that agree worse than `_WEAK`, or are worth nothing, are moved half the way to the middle.
+# Boxes that agree worse than `_WEAK`, or are worth nothing, are moved to the middle of the image.
 _WEAK, _CENTRE_WEIGHT = 0.6, 0.5
 _CHANCE = 0.2  # kappa of boxes that are hardly nearer to their own window's than any other's
 _NEARLY_FULL = 0.97  # mean area beyond which centres say nothing
@@ -101,6 +101,15 @@ def first_fit(choice: RuleChoice) -> int | None:
     return len(rows) - 1 if choice.kappa[-1] > _SURE else None
 
 
+def weight_of(tried: RuleChoice) -> float:
+    """Return the centre weight of boxes: half where they agree badly, or are worth nothing.
+
+    As an estimate is shrunk to what is known without it (Stein 1956), the less it says.
+    """
+    at = first_fit(tried)
+    return _CENTRE_WEIGHT if at is None or tried.kappa[at] < _WEAK else 0.0
+
+
 def too_few(rule: BoxRule, images: int) -> tuple[BoxRule, RuleChoice]:
     """Return the rule that is taken where there are fewer images than `FEWEST`."""
     return replace(rule, threshold=FALLBACK), RuleChoice(images, WINDOWS, worthless=False)
@@ -125,8 +134,8 @@ def choose_rule(
     Returns:
         The rule, and on what it was chosen. On fewer than `FEWEST` images, that of `too_few`;
         where boxes are worth nothing, that with the largest boxes, which does the least harm.
-        Boxes that agree badly are moved half the way to the middle of the image, as an estimate
-        is shrunk to what is known without it (Stein 1956); not those of several objects.
+        Boxes have the centre weight of `weight_of`, if not a greater one; those of several objects
+        none.
     """
     n = len(heatmaps)
     if n < FEWEST:
@@ -145,6 +154,6 @@ def choose_rule(
     tried_all = RuleChoice(n, WINDOWS, False, THRESHOLDS, *map(tuple, columns))  # noqa: FBT003
     at = first_fit(tried_all)
     choice = replace(tried_all, worthless=at is None)
-    weak = rule.objects == 1 and (at is None or choice.kappa[at] < _WEAK)
+    weight = rule.centre_weight if rule.objects > 1 else max(rule.centre_weight, weight_of(choice))
     rule = replace(rule, threshold=THRESHOLDS[at or 0], mean_share=MEAN_SHARE)
-    return replace(rule, centre_weight=_CENTRE_WEIGHT if weak else rule.centre_weight), choice
+    return replace(rule, centre_weight=weight), choice

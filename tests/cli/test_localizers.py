@@ -86,6 +86,8 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
     made = found["provenance"]["localizer"]
     kappa = made["choice"]["kappa"][made["choice"]["threshold"].index(made["threshold"])]
     rule = f"threshold {made['threshold']:g} + 0.5 of the image's mean heat"
+    assert (made["centre_weight"], made["choice"]["worthless"]) == (0.5, True)
+    rule += "; weight 0.5 of the central 80 %"
     chosen = f"{rule}; set itself by 36 images, kappa {kappa:.2f}"
     assert re.search(f"box rule +{re.escape(chosen)}", done.stdout)
 
@@ -97,9 +99,9 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
     assert "threshold 0.2\n" in changed("fixed", "--threshold", "0.2").stdout
     by_hand = changed("by-hand", "--threshold", "0.2", "--mean-share", "0.5")
     assert "threshold 0.2 + 0.5 of the image's mean heat\n" in by_hand.stdout
-    moved = changed("moved", "--threshold", "auto", "--centre-weight", "0.5")
-    assert chosen.replace("; set", "; weight 0.5 of the central 80 %; set") in moved.stdout
-    assert "80 %" not in changed("back", "--threshold", "0.2", base="moved").stdout
+    assert "; weight" not in changed("back", "--threshold", "0.2").stdout
+    moved = changed("moved", "--threshold", "0.2", "--centre-weight", "0.25")
+    assert "threshold 0.2; weight 0.25 of the central 80 %\n" in moved.stdout
     refused = changed("no", "--threshold", "auto", base="fixed", status=1)
     assert "none can set itself. Give --threshold or --mass." in refused.stderr
     assert "give one" in ccrop(*line, "--mean-share", "0.5", status=2).stderr

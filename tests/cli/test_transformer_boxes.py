@@ -20,11 +20,13 @@ def test_the_sum_of_a_transformer_is_called_useless_and_auto_takes_another(real_
     pytest.importorskip("timm")
     source = real_data / "objects-webdataset/objects-000000.tar"
     summary, said = computed(source, tmp_path / "sum", "sum")
-    assert summary["full"] > 0.9 * summary["images"]
+    localizer = summary["provenance"]["localizer"]
+    assert (localizer["choice"]["worthless"], localizer["centre_weight"]) == (True, 0.5)
+    assert summary["mean_area"] > 0.75
     assert "can be negative, and the map 'sum' lets them cancel" in said
     assert "carry nothing of what is in the image" in said
     assert "--map auto would choose 'keys'" in said
     summary, said = computed(source, tmp_path / "auto", "auto")
     assert summary["provenance"]["localizer"]["map"] == "keys"
-    assert summary["full"] < 0.6 * summary["images"]
+    assert summary["mean_area"] < 0.75
     assert "lets them cancel" not in said
