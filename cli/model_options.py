@@ -156,9 +156,10 @@ def _expect_path(model: str) -> None:
     path = local_path(model)
     if not path.exists():
         networks = [
-            f"{library}:{model}"
+            f"{library}:{name}"
             for library in LIBRARIES
-            if model in _REGISTERED.findall(_source(library))
+            for name in _REGISTERED.findall(_source(library))
+            if _bare(name) == _bare(model)
         ]
         meant = f"Did you mean {' or '.join(networks)}? " if networks else ""
         raise ModelError(
@@ -181,6 +182,10 @@ def _expect_path(model: str) -> None:
 LIBRARIES = ("torchvision", "timm")
 # How both libraries enter a function that builds a network into the list of their names.
 _REGISTERED = re.compile(r"@register_model[^\n]*\n(?:@[^\n]*\n)*def (\w+)")
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _source(library: str) -> str:

@@ -39,6 +39,12 @@ class _Train(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = [*args, "VALUE"]
+        for at, word in enumerate(args[:-2]):
+            name, value = args[at + 1 : at + 3]
+            if word == "--set" and "=" not in name and not value.startswith("--"):
+                raise click.UsageError(
+                    f"A setting and its value are one word: --set {name}={value}", ctx
+                )
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -242,7 +248,10 @@ def recipe_and_plan(
     """Return the recipe that the options of a command make, and its plan."""
     name = recipe or method
     if name is None:
-        raise click.UsageError("give --recipe or --method.")
+        raise click.UsageError(
+            "give --recipe or --method. `ccrop recipes` lists them, and `ccrop quickstart SOURCE` "
+            "names one for these images."
+        )
     from ccrop_pipeline.recipes import load_recipe, make_plan, shorter_schedules
 
     own = [f'method.name="{method}"'] if method else []

@@ -276,16 +276,22 @@ def _expect_manifest(folder: BoxFolder, there: Iterable[str]) -> None:
         return
     if not folder.exists():
         raise BoxSetError(f"there is no folder {folder}. Compute boxes into it, or check the path.")
-    if found := strays(there, ()):
+    if shards := strays(there, ()):
         raise BoxSetError(
-            f"the box set {folder} is not complete: it has {counted(len(found), 'shard')} and no "
+            f"the box set {folder} is not complete: it has {counted(len(shards), 'shard')} and no "
             f"{MANIFEST}. Resume by running the same command that was computing it."
         )
-    of_run = () if is_address(str(folder)) else Path(str(folder)).glob(f"boxes/*/{MANIFEST}")
-    inside = [str(file.parent) for file in sorted(of_run)]
+    here = None if is_address(str(folder)) else Path(str(folder))
+    found = [*here.glob(f"boxes/*/{MANIFEST}"), *here.glob(f"*/{MANIFEST}")] if here else []
+    is_run = here is not None and (here / "run.json").is_file()
+    if found:
+        what = f"Give one of those in it: {few(str(file.parent) for file in sorted(found))}."
+    elif is_run:
+        what = f"Compute boxes from it: `ccrop boxes compute SOURCE OUT --model {here}`."
+    else:
+        what = "Check the path."
     raise BoxSetError(
-        f"{folder} is not a box set: it has no {MANIFEST}. "
-        + (f"Give one of those in it: {few(inside)}." if inside else "Check the path.")
+        f"{folder} is {'a run, and ' * is_run}not a box set: it has no {MANIFEST}. {what}"
     )
 
 

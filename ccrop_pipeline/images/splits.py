@@ -55,11 +55,12 @@ def refuse_split_shards(shards: Iterable[str], place: str, extension: str, *, fo
         named = " and ".join(f"{shard}{extension} ({split})" for split, shard in first.items())
         stems = [shard.rstrip("0123456789") or "[0-9]" for shard in first.values()]
         patterns = [f"{folder}/{stem}*{extension}" for stem in stems]
+        places = dict(zip(first, patterns, strict=True))
         raise SplitsError(
             f"{place} holds several splits: {named}. Open one of them by a pattern, such as "
-            f"'{patterns[0]}', or all of them by one that names each, "
+            f"'{places.get('train', patterns[0])}', or all of them by one that names each, "
             f"'{folder}/{{{','.join(dict.fromkeys(stems))}}}*{extension}'.",
-            dict(zip(first, patterns, strict=True)),
+            places,
         )
 
 
@@ -79,11 +80,12 @@ def refuse_split_folders(folders: Iterable[str], root: str) -> None:
     divided = [*_divided(folders)]
     for parent, split_of, _ in divided:
         place, names = f"{root}/{parent}".rstrip("/"), [*split_of]
+        first = f"{place}/{names[0]}"
         places = {split: f"{place}/{name}" for name, split in reversed(split_of.items())}
         raise SplitsError(
             f"{place} is divided into splits ({', '.join(names[:6])}), which are no classes and "
-            f"are not merged. Open one of them, such as {place}/{names[0]}, or rename a folder "
-            "that is none.",
+            f"are not merged. Open one of them, such as {places.get('train', first)}, or rename a "
+            "folder that is none.",
             places if len(divided) == 1 else {},  # else each is only a part of its split
         )
 

@@ -18,6 +18,7 @@ from ccrop_pipeline.probes.features import (
     expect_same_classes,
     held_out,
     labelled,
+    several_classes,
     validation_split,
 )
 from ccrop_pipeline.probes.knn import all_vote, chance_accuracy, knn_accuracy
@@ -43,5 +44,6 @@ __all__ = [
     "knn_accuracy",
     "labelled",
     "linear_probe",
+    "several_classes",
     "validation_split",
 ]

@@ -49,6 +49,11 @@ def labelled(index: ImageIndex, location: str) -> LabelledImages:
     return LabelledImages(index, rows)
 
 
+def several_classes(index: ImageIndex) -> bool:
+    """Tell whether labels tell images apart."""
+    return len(np.unique(index.labels[index.labels >= 0])) > 1
+
+
 def bank_and_queries(
     train: Source, index: ImageIndex, test: Source | None
 ) -> tuple[LabelledImages, LabelledImages]:
@@ -63,10 +68,15 @@ def bank_and_queries(
         test: Where those that are asked about come from.
 
     Raises:
-        SourceError: If one of the two has no labels, when they have other classes, or when there
-            are too few images to hold some out.
+        SourceError: If one of the two has no labels, or those that answer only one; when they have
+            other classes, or when there are too few images to hold some out.
     """
     bank = labelled(index, train.location)
+    if not several_classes(index):
+        raise SourceError(
+            f"all labelled images of {train.location} are of one class, so there is nothing to "
+            "tell apart. Give images of two classes or more, a folder each."
+        )
     if test is None or test.fingerprint() == train.fingerprint():
         return held_out(bank)
     expect_same_classes(train, test)

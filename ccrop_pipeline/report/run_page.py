@@ -68,7 +68,11 @@ def report_run(
     target = local_path(out)
     run = Run(local_path(run)) if isinstance(run, str | Path) else run
     if not run.exists:
-        raise CcropError(f"{run.folder} holds no run: it has no run.json.")
+        is_box_set = (run.folder / "manifest.json").is_file()
+        what = (
+            "It is a box set: `ccrop boxes report` shows it." if is_box_set else "Check the path."
+        )
+        raise CcropError(f"{run.folder} holds no run: it has no run.json. {what}")
     recipe = run.recipe()
     history = History.of(Metrics(run.folder).records(), recipe.epochs)
     sets = [BoxSet.open(folder) for folder in refreshes_in(run.folder / "boxes").values()]

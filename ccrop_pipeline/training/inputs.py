@@ -18,6 +18,7 @@ from ccrop_pipeline.probes import (
     chance_accuracy,
     embed,
     knn_accuracy,
+    several_classes,
 )
 from ccrop_pipeline.recipes import KnnSettings, Recipe
 from ccrop_pipeline.training.checkpoint import PretrainedEncoder, StartingWeights
@@ -181,7 +182,7 @@ def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) 
         settings: Of the recipe.
 
     Returns:
-        The probe; None where the recipe wants none or the images of the run have no labels.
+        The probe; None where the recipe wants none or the images of the run have no labels, or one.
 
     Raises:
         CcropError: If the images of the test have no labels or other classes, or too few images
@@ -189,7 +190,7 @@ def open_probe(inputs: Inputs, index: ImageIndex | None, settings: KnnSettings) 
     """
     if not settings.every or index is None:
         return None
-    if inputs.test_source is None and not (index.labels >= 0).any():
+    if inputs.test_source is None and not several_classes(index):
         return None
     parts = bank_and_queries(inputs.source, index, inputs.test_source)
     bank, queries = (at_most(part, settings.max_images) for part in parts)
