@@ -17,7 +17,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ccrop_pipeline import __version__
-from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import MAPS
 
@@ -69,18 +68,6 @@ def test_every_command_has_help_with_an_example_that_stands_in_the_tour(path):
     shown = CliRunner().invoke(cli, [*path[1:], "--help"])
     assert shown.exit_code == 0
     assert example in shown.output
-
-
-@pytest.mark.slow
-def test_the_tour_runs_as_it_stands(workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    # Two have tests of their own, and a run is followed while it trains.
-    elsewhere = ("ccrop demo", "ccrop quickstart", "runs/beside")
-    lines = re.findall(r"^ccrop .+$", TOUR, re.M)
-    for line in (line for line in lines if not any(word in line for word in elsewhere)):
-        result = ccrop(*shlex.split(line)[1:], *(["--device", "cpu"] * ("train" in line)))
-        assert result.exit_code == 0, f"{line}: {result.output}"
-    assert BoxSet.open(workplace / "boxes/first").manifest.rows == 160
 
 
 def test_who_stops_a_command_learns_how_it_goes_on(tmp_path, monkeypatch):
