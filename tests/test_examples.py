@@ -1,5 +1,7 @@
 """The examples as their users start them."""
 
+import ast
+import json
 import os
 import re
 import runpy
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.compute import compute_boxes
@@ -174,3 +177,29 @@ def test_the_slurm_job_has_srun_end_all_tasks_when_one_dies(tmp_path):
     command = started.index("ccrop")
     assert "--kill-on-bad-exit=1" in started[:command]
     assert started[command + 1 : command + 4] == ["train", "my data", "runs/first"]
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    """Without a kernel: cells are plain Python, and their last expression is what is shown."""
+    monkeypatch.chdir(tmp_path)
+    text = (EXAMPLES / "boxes_of_your_images.ipynb").read_text()
+    assert all((EXAMPLES / link).exists() for link in re.findall(r"\]\((\.[^)]*)\)", text))
+    book = json.loads(text)
+    names, shown = {}, []
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            program = ast.parse("".join(cell["source"]))
+            last = program.body.pop() if isinstance(program.body[-1], ast.Expr) else None
+            exec(compile(program, "notebook", "exec"), names)
+            if last:
+                shown.append(eval(compile(ast.Expression(last.value), "notebook", "eval"), names))
+    output = capsys.readouterr().out
+    assert "follow the image:" in output
+    shares = [float(share) for share in re.findall(r"\d: mean share of the image (\S+)", output)]
+    assert shares == sorted(shares, reverse=True)
+    assert len(set(shares)) == 4
+    assert len(losses_of(output)) == 4
+    pictures = [each for each in shown if isinstance(each, Image.Image)]
+    assert len(pictures) == 3
+    assert pictures[-1].size == (768, 192)
