@@ -1,6 +1,6 @@
 """One shard of a box set: its file in either form, written, looked for and read."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,14 +82,23 @@ def write_shard(
     file = shard_file(name, form)
     refuse(check_rows(table, file), "The shard was not written: put these rows right.")
     if form == "webdataset":
-        table = replace(table, keys=_keys_in_tars(table.keys, file))
+        table = replace(table, keys=keys_in_tars(table.keys, file))
         remedy = "Write the Parquet form, or pack the images under other keys."
         refuse(webdataset_form.check_keys(table, file), remedy)
     with data_folder(folder).written(file) as path:
         FORMS[form].write(path, table, provenance)
 
 
-def _keys_in_tars(keys: Sequence[str], where: str) -> list[str]:
+def keys_in_tars(keys: Iterable[str], where: Location) -> list[str]:
+    """Return keys of a folder as its tars have them.
+
+    Args:
+        keys: Of one shard, or of all images.
+        where: What the error calls the place that they are for.
+
+    Raises:
+        BoxSetError: If two of them would be one.
+    """
     key_of: dict[str, str] = {}
     for key in keys:
         if (other := key_of.setdefault(name_in_tar(key), key)) != key:

@@ -22,6 +22,7 @@ from ccrop_pipeline.boxset import (
     strangers,
     write_manifest,
 )
+from ccrop_pipeline.boxset.shards import keys_in_tars
 from ccrop_pipeline.compute.choice import forget, provenance_of, settle
 from ccrop_pipeline.compute.locating import compute_shards
 from ccrop_pipeline.compute.replacing import expect_replaceable, replaced
@@ -123,6 +124,8 @@ def _go_on(
     form, heatmaps = effort.form, effort.heatmaps
     if missing_shards(folder, source.shards, form=form):
         refuse_wrong_keys(source)  # opens every tar, which a complete set need not wait for
+        if form == "webdataset" and source.random_access and source.kind != "tar":
+            keys_in_tars(source.index().keys, folder)
     provenance = settle(
         source,
         localizer,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ccrop_cli.boxes_audit import show_result, warn_if_useless
 from ccrop_cli.train_progress import TrainProgress
+from PIL import Image
 
 from ccrop_pipeline.base import Observer, Ranks
 from ccrop_pipeline.boxset import BoxSet, LocalizerInfo, RuleChoice, validate, write_manifest
@@ -242,6 +243,20 @@ def test_another_source_is_refused_before_a_rule_is_chosen(source, tmp_path):
         compute_boxes(Scenes(40, size=40), localizer(), tmp_path / "b", observer=heard, **SETTINGS)
     assert heard.chosen == 0
     assert files(tmp_path / "b") == before
+
+
+def test_keys_that_tars_cannot_tell_apart_are_refused_before_a_rule_is_chosen(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("1.jpg", "1.png", "2.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+    source, heard = open_source(tmp_path / "photos"), Heard()
+    settings = {**SETTINGS, "form": "webdataset", "observer": heard}
+    with pytest.raises(BoxSetError, match=r"'1.jpg' and '1.png' would both be '1' in .*/b "):
+        compute_boxes(source, localizer(BoxRule(0.3)), tmp_path / "b", **settings)
+    assert not (tmp_path / "b").exists()
+    (tmp_path / "photos/1.png").unlink()
+    made = compute_boxes(open_source(tmp_path / "photos"), localizer(), tmp_path / "b", **settings)
+    assert [row.key for row in made] == ["1", "2"]
 
 
 def test_a_set_that_replaces_another_is_resumed_with_its_rule(source, tmp_path):
