@@ -1,6 +1,10 @@
 """What travels to a GPU with each batch; fake tensors show it without one."""
 
+import multiprocessing
+from collections.abc import Callable
+from functools import wraps
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,23 @@ from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, load_ima
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 GROUPS = (ViewGroup(2, 16, augment=AugmentSettings(blur_p=0.5, solarize_p=0.5)),)
+
+
+def in_a_process(run: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a process of its own.
+
+    A fake GPU stays for the life of a process: autograd then starts a thread for it, and from then
+    on refuses to work in forked processes, in which other tests train.
+    """
+
+    @wraps(run)
+    def alone(**given: Any) -> None:
+        process = multiprocessing.get_context("fork").Process(target=run, kwargs=given)
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0
+
+    return alone
 
 
 class Copies(TorchDispatchMode):
@@ -46,6 +67,7 @@ def pinned(monkeypatch):
     return shapes
 
 
+@in_a_process
 def test_resident_images_are_cut_on_a_gpu_without_waiting_for_it(index, pinned):
     images = load_images(index, (32, 32), CPU, threads=1)
     loader = ResidentLoader(images, ViewCutter(GROUPS), batch_size=4)
@@ -58,6 +80,7 @@ def test_resident_images_are_cut_on_a_gpu_without_waiting_for_it(index, pinned):
     assert copies.asynchronous == [True, True]
 
 
+@in_a_process
 def test_views_are_augmented_on_a_gpu_without_waiting_for_it(index, pinned):
     batch = next(MapLoader(index, ViewCutter(GROUPS), batch_size=4).epoch(0))
     made = SimpleNamespace(views=batch.views, hashes=batch.hashes)
@@ -69,6 +92,15 @@ def test_views_are_augmented_on_a_gpu_without_waiting_for_it(index, pinned):
     assert len(pinned) == len(copies.asynchronous) == 3  # crops, strengths, rows
     assert pinned[0] == (2, 4, 3, 16, 16)
     assert all(copies.asynchronous)
+
+
+def _backward() -> None:
+    torch.ones(2, requires_grad=True).sum().backward()
+
+
+def test_no_fake_gpu_is_left_to_other_tests():
+    _backward()
+    in_a_process(_backward)()
 
 
 def test_on_a_cpu_nothing_is_copied(pinned):
