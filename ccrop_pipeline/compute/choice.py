@@ -91,11 +91,17 @@ def settle(
         form: Form of its shards.
         batch_size: Images a forward pass.
         threads: Decoding threads.
-        observer: Hears how it goes, and of boxes that are worth nothing.
+        observer: Hears how it goes, and of weights and boxes that are worth nothing.
 
     Raises:
         BoxSetError: If boxes are there whose rule was given.
     """
+    encoder = localizer.encoder
+    if encoder.epoch is None and asked.encoder and asked.encoder.epoch == 0:
+        observer.warning(
+            f"{encoder.name}: most weights are noise, as before training; what it finds means "
+            "nothing."
+        )
     if not localizer.rule.sets_itself:
         return asked
     info = _recorded(folder, form, asked)

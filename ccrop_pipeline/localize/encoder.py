@@ -16,6 +16,7 @@ from ccrop_pipeline.boxset import EncoderInfo
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
 from ccrop_pipeline.localize.heatmaps import Layout, as_feature_map, token_grid
+from ccrop_pipeline.localize.untrained import looks_untrained
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -49,6 +50,7 @@ class Encoder:
         layout: What the layer gives: `bchw` maps, `bhwc` maps with the channels last, or
             `tokens` (B, prefix + h * w, C), whose patches fill a square row by row.
         compile: Whether `torch.compile` compiles the network, once for each encoder.
+        judge_weights: Whether `info` looks if weights of an unknown epoch are noise: then it is 0.
         pools: Whether `pooled` is the network's own output, (B, C), and not the mean of the maps.
 
     Raises:
@@ -70,6 +72,7 @@ class Encoder:
     prefix_tokens: int = 0
     layout: Layout = "bchw"
     compile: bool = False
+    judge_weights: bool = False
     pools: bool = False
 
     def __post_init__(self) -> None:
@@ -98,8 +101,11 @@ class Encoder:
 
     @property
     def info(self) -> EncoderInfo:
-        """What a box set records of this encoder; hashes the present weights on every access."""
-        return EncoderInfo(self.name, self.layer, weights_sha256(self.module), self.epoch)
+        """What a box set records of this encoder; reads the present weights on every access."""
+        epoch = self.epoch
+        if epoch is None and self.judge_weights and looks_untrained(self.module):
+            epoch = 0
+        return EncoderInfo(self.name, self.layer, weights_sha256(self.module), epoch)
 
     @property
     def preprocessing(self) -> str:

@@ -24,7 +24,6 @@ from ccrop_pipeline.models.programs import (
     torchscript_network,
 )
 from ccrop_pipeline.models.sealed_files import NEWEST, expect_newest, kind_of_file
-from ccrop_pipeline.models.untrained import looks_untrained
 from ccrop_pipeline.models.weight_files import read_weights
 
 _LIBRARIES = {"torchvision": torchvision_network, "timm": timm_network}
@@ -107,13 +106,8 @@ def open_encoder(
                 say=say,
             )
     encoder = _encoder_of(opened, layer, input_size, device)
-    encoder = replace(encoder, mean=given[0] or encoder.mean, std=given[1] or encoder.std)
-    if encoder.epoch is None and looks_untrained(encoder.module):
-        say(
-            f"{encoder.name}: most weights are noise, as before training; what it finds means "
-            "nothing."
-        )
-        encoder = replace(encoder, epoch=0)
+    mean_of, std_of = given[0] or encoder.mean, given[1] or encoder.std
+    encoder = replace(encoder, mean=mean_of, std=std_of, judge_weights=True)
     if isinstance(opened, Network) and None in given:
         say(
             f"{encoder.name}: mean {encoder.mean}, std {encoder.std}: {opened.colours}. "

@@ -71,7 +71,7 @@ def look_again(
         kappa(boxes, inside, seen.windows),
         freedom(boxes),
         len(boxes),
-        untrained=encoder.epoch == 0,
+        untrained=encoder.info.epoch == 0,
     )
     if not given:
         return agreement

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from ccrop_pipeline.localize import build_backbone
+from ccrop_pipeline.base import Observer
+from ccrop_pipeline.compute import compute_boxes
+from ccrop_pipeline.images import Scenes
+from ccrop_pipeline.localize import BoxRule, Localizer, build_backbone
+from ccrop_pipeline.localize.untrained import _beside_noise, looks_untrained
 from ccrop_pipeline.models import open_encoder
-from ccrop_pipeline.models.untrained import _beside_noise, looks_untrained
 
 
 def tower(width: int = 48) -> nn.Sequential:
@@ -64,18 +67,43 @@ def test_few_weights_and_odd_ones_are_not_judged():
     assert not looks_untrained(flat)
 
 
+class Heard(Observer):
+    def __init__(self) -> None:
+        self.lines = list[str]()
+
+    def warning(self, note: str) -> None:
+        self.lines.append(note)
+
+
+def test_only_what_records_an_encoder_looks_at_its_weights(tmp_path, monkeypatch):
+    torch.save(resnet18().state_dict(), tmp_path / "random.pth")
+
+    def looked(module: nn.Module) -> bool:
+        raise AssertionError("the weights were looked at")
+
+    monkeypatch.setattr("ccrop_pipeline.localize.encoder.looks_untrained", looked)
+    encoder = open_encoder(tmp_path / "random.pth", input_size=32)
+    encoder.features(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(AssertionError, match="looked at"):
+        _ = encoder.info
+
+
 def test_a_file_of_random_weights_is_known_as_one(tmp_path):
     torch.manual_seed(5)
-    module, lines = resnet18(), list[str]()
+    module = resnet18()
     torch.save(module.state_dict(), tmp_path / "random.pth")
-    encoder = open_encoder(tmp_path / "random.pth", input_size=32, say=lines.append)
-    assert encoder.info.epoch == 0
-    assert any("most weights are noise" in line for line in lines)
+
+    def told(file: str) -> tuple[int | None, bool]:
+        encoder, heard = open_encoder(tmp_path / file, input_size=32), Heard()
+        localizer = Localizer(encoder, "sum", BoxRule(0.1))
+        made = compute_boxes(Scenes(2, size=32), localizer, tmp_path / f"{file}.b", observer=heard)
+        assert made.manifest.provenance.encoder == encoder.info
+        return encoder.info.epoch, any("most weights are noise" in line for line in heard.lines)
+
+    assert told("random.pth") == (0, True)
     with torch.no_grad():
         for weights in module.parameters():
             if weights.ndim == 4:
                 weights += weights.std() * torch.randn(len(weights), 1, 1, 1)
     torch.save(module.state_dict(), tmp_path / "shaped.pth")
-    lines.clear()
-    assert open_encoder(tmp_path / "shaped.pth", input_size=32, say=lines.append).info.epoch is None
-    assert not any("noise" in line for line in lines)
+    assert told("shaped.pth") == (None, False)
