@@ -40,7 +40,7 @@ def _watch() -> None:
     before = time.process_time()
 
     def look(*_: Any) -> None:
-        if time.process_time() - before < WAITING / 1_000:
+        if time.process_time() - before < WAITING / 100:
             raise HangError
         _watch()
 
