@@ -15,7 +15,8 @@ from ccrop_pipeline.base import BoxFolder, Location, is_address, open_folder
 from ccrop_pipeline.base.addresses import local_path
 from ccrop_pipeline.base.tars import name_in_tar
 from ccrop_pipeline.boxset.boxes import Choices
-from ccrop_pipeline.boxset.lookup import BoxLookup, open_lookup
+from ccrop_pipeline.boxset.lookup import BoxLookup
+from ccrop_pipeline.boxset.lookup_places import open_lookup
 from ccrop_pipeline.boxset.manifest import (
     MANIFEST,
     Manifest,

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from ccrop_pipeline.base import BoxFolder, Location, open_folder
 from ccrop_pipeline.boxset.inspection import Inspection
-from ccrop_pipeline.boxset.lookup import BoxLookup, kept_lookups
+from ccrop_pipeline.boxset.lookup import BoxLookup
+from ccrop_pipeline.boxset.lookup_places import kept_lookups
 from ccrop_pipeline.boxset.manifest import (
     Manifest,
     ShardEntry,
