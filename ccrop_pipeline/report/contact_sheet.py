@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ccrop_pipeline.boxset import BoxSet, BoxTable, Choices
+from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.crops import CHOICE, CropParams, uniforms
 from ccrop_pipeline.errors import SourceError, printable
 from ccrop_pipeline.images import Sample, Source, UnreadableImage, decode, image_hash, true_boxes
@@ -75,6 +76,7 @@ def contact_sheet(
     Raises:
         SourceError: If the source has no readable image.
     """
+    source = images_of(box_set, source)
     shard = source.shards[0]
     table = box_set.read(shard)
     row_of = {key: row for row, key in enumerate(table.keys)}

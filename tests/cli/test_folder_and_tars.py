@@ -25,7 +25,7 @@ from ccrop_pipeline.compute.linear_fit import _drawn
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.images import Source, image_hash, open_source, pack
 from ccrop_pipeline.recipes import ViewGroup
-from ccrop_pipeline.report import diff
+from ccrop_pipeline.report import contact_sheet, diff
 from ccrop_pipeline.report.gallery import gallery
 from ccrop_pipeline.views import ViewLoader
 from ccrop_pipeline.views.by_position import MapLoader
@@ -136,6 +136,8 @@ def test_images_are_read_as_the_boxes_have_them(both) -> None:
     assert images_of(own, source) is source
     shown = gallery(boxes, source, crop=CropParams())
     assert (len(shown.items), shown.absent, shown.other_bytes) == (len(NAMES), 0, 0)
+    sheets = [contact_sheet(each, source, CropParams(), count=9) for each in (boxes, own)]
+    assert np.asarray(sheets[0]).shape == np.asarray(sheets[1]).shape
     drawn = list(_drawn(boxes, joined, 9))
     assert len(drawn) == len(NAMES)
     assert all(image_hash(image) == table.image_hash[at] for image, table, at in drawn)
