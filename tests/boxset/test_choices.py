@@ -147,7 +147,7 @@ def test_all_shards_are_found_also_beside_an_empty_one(form: str, tmp_path: Path
 
 def test_without_choices_the_cache_has_no_word_more(tmp_path: Path) -> None:
     lookup = make_set(tmp_path, make_table(["a", "b"], heatmaps=False)).lookup()
-    assert lookup.path.stat().st_size == 32 + 24 + 32 * 2
+    assert lookup.path.stat().st_size == 32 + 32 + 32 * 2
     assert lookup.choices(["a"]) is None
 
 
