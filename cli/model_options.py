@@ -15,6 +15,8 @@ from ccrop_pipeline.errors import ModelError, SettingError
 from .printing import note
 
 if TYPE_CHECKING:
+    import torch
+
     from ccrop_pipeline.localize import Encoder
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -228,15 +230,12 @@ def open_model(
     Raises:
         CcropError: If it cannot be opened.
     """
-    import torch
-
     from ccrop_pipeline.localize import open_device
     from ccrop_pipeline.models import open_encoder
 
     place = open_device(device)
     if precision == "auto":
-        fast = place.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if fast else "fp32"
+        precision = precision_for(place)
     return open_encoder(
         model,
         weights=weights,
@@ -251,6 +250,13 @@ def open_model(
         compile=compiled,
         say=lambda line: say(re.sub(r"`(mean|std)`", r"--\1", line)),
     )
+
+
+def precision_for(device: "torch.device") -> Literal["fp32", "bf16"]:
+    """Return what `--precision auto` stands for."""
+    import torch
+
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def open_for_features(model: str, options: dict[str, Any]) -> "Encoder":

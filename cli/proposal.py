@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ccrop_pipeline.errors import CcropError, SourceError, counted
 
+from .model_options import precision_for
 from .sources import record_of
 from .train import train
 from .trial import Trial
@@ -274,6 +275,7 @@ def measure(look: Look, steps: list[Step], choice: Choice | None, each: int) -> 
     from ccrop_pipeline.models import open_encoder
 
     device = open_device("auto")
+    precision = precision_for(device)
     chosen_by = min(each, some_of(look.opened)[1])
     with TemporaryDirectory(prefix="ccrop-quickstart-") as folder:
         trial = Trial(Path(folder), look.samples, each, chosen_by, device)
@@ -283,6 +285,6 @@ def measure(look: Look, steps: list[Step], choice: Choice | None, each: int) -> 
                 step.seconds, step.epochs = trial.train(given, choice.to_try if choice else None)
             elif step.words[1] == "compute":
                 encoder = choice.to_try.encoder if choice else open_encoder(trial.folder / "run")
-                step.seconds = trial.boxes(replace(encoder, device=device))
+                step.seconds = trial.boxes(replace(encoder, device=device, precision=precision))
             else:
                 step.seconds = trial.report()
