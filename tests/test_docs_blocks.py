@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 OWN_TESTS = {
     "frameworks.md": "tests/adapters/test_frameworks_page.py",
     "import-export.md": "tests/exchange/test_import_page.py",
+    "quickstart.md": "tests/test_readme.py",
+    "quickstart.zh.md": "tests/test_readme.py",
 }
 # What is not here, by what a line has of it. Such lines of `ccrop` are parsed, and no more.
 NOT_HERE = {

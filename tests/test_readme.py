@@ -1,8 +1,9 @@
-"""README, block by block as it stands, in a folder of photographs."""
+"""README and the quickstart, block by block as they stand, in a folder of photographs."""
 
 import contextlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,14 @@ from click.testing import CliRunner
 import ccrop_pipeline as ccrop
 from ccrop_pipeline.images import Scenes
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks_of(page):
+    return re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+
+
 # Added to commands, so that they take seconds and one CPU.
 ADDED = {
     "boxes compute": "--device cpu --input-size 64",
@@ -49,22 +56,34 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_block_runs_in_its_order(place):
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_every_block_runs_in_its_order(page, place, tmp_path):
     shown = {}
-    with contextlib.chdir(place):
-        for language, text in BLOCKS:
+    shutil.copytree(place / "photos", tmp_path / "photos")
+    with contextlib.chdir(tmp_path):
+        for language, text in blocks_of(page):
             if language == "console":
                 expect_printed(text)
             elif language == "python":
                 exec(text, shown)
             else:
                 assert (language, text) in {("bash", install) for install in INSTALL}
-        image, label = shown["dataset"][0]
-    assert ccrop.validate(place / "first/boxes") == []
-    assert (place / "first/run/checkpoint.pt").is_file()
-    assert (place / "first/boxes.html").is_file()
+        if page == "README.md":
+            image, label = shown["dataset"][0]
+            assert (image.size, label) == ((224, 224), 0)
+    assert ccrop.validate(tmp_path / "first/boxes") == []
+    assert (tmp_path / "first/run/checkpoint.pt").is_file()
+    assert (tmp_path / "first/boxes.html").is_file()
     assert shown["first"].shape == shown["second"].shape == (64, 3, 224, 224)
-    assert (image.size, label) == ((224, 224), 0)
+
+
+def test_the_quickstart_shows_the_same_in_both_languages():
+    assert blocks_of("docs/quickstart.zh.md") == blocks_of("docs/quickstart.md")
+    english, chinese = (
+        sorted(re.findall(r"^#+ |(?<=\]\()(?!quickstart)[^)]+", text, re.M))  # headings and links
+        for text in ((ROOT / f"docs/quickstart{of}.md").read_text() for of in ("", ".zh"))
+    )
+    assert english == chinese
 
 
 def expect_printed(session):
