@@ -95,16 +95,13 @@ def quickstart(
 
 
 def _encoders() -> "list[Availability]":
-    from concurrent.futures import ThreadPoolExecutor
-
     from ccrop_pipeline.models.availability import availability
 
     from .proposal import ENCODERS
 
     note("asking for encoders with pretrained weights ...")
     names = [name for name in ENCODERS if find_spec(name.partition(":")[0])]
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(availability, names))
+    return availability(names)
 
 
 def _best(encoders: "list[Availability]") -> "Choice | None":

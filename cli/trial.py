@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Stage
     from ccrop_pipeline.training import PretrainedEncoder
 
-_BATCHES = 3  # of which the first is not counted
+_BATCHES, _STEPS = 3, 5  # of boxes and of training; the first is not counted
 # Images of a batch: on a CPU an image takes about as long in a batch of any size.
-_ON_CPU, _ON_GPU = 8, 128
+_ON_CPU, _ON_GPU = 16, 128
 _SHOWN = 200  # images on a page, see `report_boxes`
 
 
@@ -89,7 +89,7 @@ class Trial:
         short = ("epochs=1", f"batch_size={batch_size}", "probe.every=0", "optimizer.lr=0.001")
         own["overrides"] += short
         watch = _StepWatch(plan, self.images // batch_size)
-        source = self._source(_BATCHES * batch_size)
+        source = self._source(_STEPS * batch_size)
         train(
             source,
             self.folder / "run",
@@ -140,7 +140,7 @@ class _StepWatch(Observer):
     """Clocks steps: `seconds` that a whole run takes by them."""
 
     def __init__(self, plan: "list[Stage]", steps: int) -> None:
-        self._time, self._steps, self.seconds = TimeLeft(plan), max(_BATCHES, steps), 0.0
+        self._time, self._steps, self.seconds = TimeLeft(plan), max(_STEPS, steps), 0.0
 
     def step(self, report: StepReport) -> None:
         """Look at the clock."""

@@ -1,7 +1,9 @@
 """Whether the pretrained weights of a network are on this machine, or can be fetched."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,19 +33,26 @@ class Availability:
     problem: str | None = None
 
 
-def availability(model: str) -> Availability:
-    """Return where the pretrained weights of a network are; one that is not cached is asked for.
+def availability(models: Sequence[str]) -> list[Availability]:
+    """Return where the pretrained weights of networks are; those not cached are asked for, at once.
 
     Args:
-        model: `torchvision:NAME` or `timm:NAME`.
+        models: Each `torchvision:NAME` or `timm:NAME`.
     """
+    # One after the other: two threads that import one library find it half made.
+    found = [_located(model) for model in models]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda each: _asked(*each) if each[1] else each[0], found))
+
+
+def _located(model: str) -> tuple[Availability, str | None]:
+    """Return what is known of weights without a network, and where to ask for them if need be."""
     library, _, name = model.partition(":")
     if find_spec(library) is None:
-        return Availability(model, problem=f"{library} is not installed: pip install {library}")
+        problem = f"{library} is not installed: pip install {library}"
+        return Availability(model, problem=problem), None
     cached, url = _of_torchvision(name) if library == "torchvision" else _of_timm(name)
-    if cached:
-        return Availability(model, cached=True)
-    return _asked(model, url)
+    return Availability(model, cached=cached), None if cached else url
 
 
 def _of_torchvision(name: str) -> tuple[bool, str]:
@@ -62,16 +71,17 @@ def _of_timm(name: str) -> tuple[bool, str]:
     return isinstance(try_to_load_from_cache(repo, file), str), hf_hub_url(repo, file)
 
 
-def _asked(model: str, url: str) -> Availability:
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") and model.startswith("timm:"):
-        return Availability(model, problem="HF_HUB_OFFLINE is set, and they are not in the cache")
+def _asked(weights: Availability, url: str) -> Availability:
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+    if is_offline and weights.model.startswith("timm:"):
+        return replace(weights, problem="HF_HUB_OFFLINE is set, and they are not in the cache")
     try:
         with urlopen(Request(url, method="HEAD"), timeout=_PATIENCE) as answer:
             size = answer.headers.get("Content-Length")
     except HTTPError as error:
-        return Availability(model, problem=f"{url} answers {error.code}")
+        return replace(weights, problem=f"{url} answers {error.code}")
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         why = cause(reason) if isinstance(reason, BaseException) else str(reason)
-        return Availability(model, problem=f"{urlsplit(url).hostname} cannot be reached ({why})")
-    return Availability(model, megabytes=int(size) / 1e6 if size else None)
+        return replace(weights, problem=f"{urlsplit(url).hostname} cannot be reached ({why})")
+    return replace(weights, megabytes=int(size) / 1e6 if size else None)

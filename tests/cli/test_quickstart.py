@@ -213,13 +213,13 @@ def test_weights_are_asked_for_where_their_library_has_them(tmp_path, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     name = "timm:tf_efficientnet_lite0"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert availability(name) == Availability(name, megabytes=18.5)
-    assert "answers 404" in (availability("timm:resnet10t").problem or "")
+    assert availability([name]) == [Availability(name, megabytes=18.5)]
+    assert "answers 404" in (availability(["timm:resnet10t"])[0].problem or "")
     server.shutdown()
     server.server_close()
-    assert "127.0.0.1 cannot be reached" in (availability(name).problem or "")
+    assert "127.0.0.1 cannot be reached" in (availability([name])[0].problem or "")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_HUB_OFFLINE" in (availability(name).problem or "")
+    assert "HF_HUB_OFFLINE" in (availability([name])[0].problem or "")
 
 
 def test_weights_in_the_cache_of_torchvision_need_no_network(tmp_path, monkeypatch):
@@ -228,4 +228,4 @@ def test_weights_in_the_cache_of_torchvision_need_no_network(tmp_path, monkeypat
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
     name = "torchvision:resnet50"
-    assert availability(name) == Availability(name, cached=True)
+    assert availability([name]) == [Availability(name, cached=True)]
