@@ -85,8 +85,9 @@ def _settled(
                 f"the rule of {box_set.folder} was given, and without the images none can set "
                 "itself. Give `threshold` or `mass`."
             )
-        chosen = ("threshold", "mean_share", "centre_weight")
-        rule = replace(rule, **{name: getattr(made_by, name) for name in chosen})
+        weight = max(rule.centre_weight, made_by.centre_weight)
+        rule = replace(rule, threshold=made_by.threshold, mean_share=made_by.mean_share)
+        rule = replace(rule, centre_weight=weight)
     if made_by.map in MASKS and rule.objects != made_by.objects:
         raise BoxSetError(
             f"the map {made_by.map!r} finds as many objects as it is asked for, at most "

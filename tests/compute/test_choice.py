@@ -287,6 +287,8 @@ def test_boxes_that_are_worth_nothing_are_told_once_a_time(source, tmp_path, cap
         )
     assert info(box_set).choice.worthless
     assert info(box_set).centre_weight == 0.5
+    middle = rethreshold(box_set, tmp_path / "middle", BoxRule(centre_weight=1.0))
+    assert middle.read("data-000000").boxes[0] == pytest.approx([0.1, 0.1, 0.9, 0.9])
     again = rethreshold(box_set, tmp_path / "again", BoxRule())
     assert again.manifest.provenance == box_set.manifest.provenance
     assert heard.chosen == 1
