@@ -193,6 +193,22 @@ def test_weights_that_are_given_are_gone_on_from(place, monkeypatch):
     assert max(open_backbone("timm:test_resnet", [128]).depths().values()) == frozen
 
 
+def test_without_weights_it_says_what_is_missing_and_runs_nothing(place, monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place / "hub"))
+    monkeypatch.setattr("ccrop_cli.proposal.ENCODERS", ("timm:test_vit",))
+    photos(place / "photos", [f"{i}.png" for i in range(3)])
+    told = CliRunner().invoke(cli, ["quickstart", "photos"])
+    assert told.exit_code == 0, told.output
+    assert "ccrop boxes compute photos first/boxes --model timm:test_vit\n" in told.stdout
+    assert "the weights of timm:test_vit cannot be had: HF_HUB_OFFLINE is set" in told.stdout
+    refused = CliRunner().invoke(cli, ["quickstart", "photos", "--run", "out"])
+    assert refused.exit_code == 1
+    assert "give a model that is here (--model, --weights)" in refused.stderr
+    assert not (place / "out").exists()
+
+
 class Hub(BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.send_response(200 if "lite0" in self.path else 404)
