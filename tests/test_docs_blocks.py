@@ -266,3 +266,19 @@ def test_every_block_has_a_language_that_is_run():
 
 def test_what_is_not_here_is_named_once_and_stands_somewhere():
     assert [word for word in NOT_HERE if not any(word in unit.text for unit in RUN_HERE)] == []
+
+
+def test_pages_with_a_test_of_their_own_are_read_by_it():
+    read = {page: (ROOT / test).read_text() for page, test in OWN_TESTS.items()}
+    assert [page for page, test in read.items() if page.split(".")[0] not in test] == []
+
+
+PROSE = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "lab").glob("*.md"), *ROOT.glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: page.name)
+def test_commands_named_in_sentences_have_their_options(page):
+    text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
+    for command in re.findall(r"`(ccrop [^`]+)`", text):
+        with contextlib.suppress(click.BadOptionUsage):  # an option named without its value
+            expect_options(" ".join(command.split()))
