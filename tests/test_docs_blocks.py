@@ -42,6 +42,7 @@ NOT_HERE = {
     "detectron2.config": "detectron2",
     "docker ": "a daemon",
     "ccrop demo": "three minutes; tests/cli/test_demo.py has a smaller one",
+    "ccrop quickstart": "asks the network; tests/cli/test_quickstart.py has it",
     "ccrop export timm:": "downloads weights",
     "FLIPPED = ": "a part of a program; tests/boxset/test_upright.py runs it",
     "pip install": "changes the environment",
