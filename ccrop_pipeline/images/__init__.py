@@ -18,9 +18,15 @@ from ccrop_pipeline.images.opening import absolute_spec, expand_braces, open_sou
 from ccrop_pipeline.images.pack import PackSummary, pack, tar_key
 from ccrop_pipeline.images.parquet import ParquetSource
 from ccrop_pipeline.images.remote import RemoteTarSource
-from ccrop_pipeline.images.sampling import spread_samples
 from ccrop_pipeline.images.scenes import Scenes
-from ccrop_pipeline.images.source import ImageIndex, Sample, Source, image_hash, true_boxes
+from ccrop_pipeline.images.source import (
+    ImageIndex,
+    Sample,
+    Source,
+    image_hash,
+    spread_samples,
+    true_boxes,
+)
 from ccrop_pipeline.images.splits import SplitsError
 from ccrop_pipeline.images.tar import TarSource, refuse_wrong_keys
 from ccrop_pipeline.images.torchvision_data import TorchvisionSource, open_torchvision

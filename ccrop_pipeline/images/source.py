@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -291,3 +291,15 @@ def true_boxes(annotation: bytes) -> NDArray[np.float64]:
             "0 <= h0 < h1 <= 1 and 0 <= w0 < w1 <= 1."
         )
     return boxes
+
+
+def spread_samples(source: Source, most: int) -> Iterator[Sample]:
+    """Yield some images: evenly spread over a source, the first where it is read in order."""
+    if not source.random_access:
+        yield from islice(chain.from_iterable(map(source.read, source.shards)), most)
+        return
+    index = source.index()
+    for number in range(min(most, len(index))):
+        place = number * len(index) // min(most, len(index))
+        label = int(index.labels[place])
+        yield Sample(index.keys[place], index.read(place), None if label < 0 else label)
