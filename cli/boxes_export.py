@@ -35,7 +35,8 @@ _TURN = ("cvat", "fiftyone", "label-studio", "yolo")  # tools that show and read
 @click.option(
     "--suffix",
     default="",
-    help="Put behind each key to make the file name of its image, such as .jpg.",
+    help="Put behind keys without an image extension, as those of tars, to make the file names of "
+    "their images, such as .jpg.",
 )
 @click.option(
     "--prefix",

@@ -226,19 +226,29 @@ def boxes_by_image(
             start = end
 
 
+def file_name(key: str, suffix: str) -> str:
+    """Return the name of the file of an image: keys of folders are file names, those of tars not.
+
+    Args:
+        key: The key of the image.
+        suffix: Put behind it where it does not end like an image.
+    """
+    return key if extension_by_name(key) else key + suffix
+
+
 def by_stem(images: Iterable[ImageBoxes], suffix: str) -> Iterator[tuple[str, ImageBoxes]]:
     """Yield images with their names without the extension, for forms that know them by these.
 
     Args:
         images: The images.
-        suffix: Put behind each key to make the name of its image.
+        suffix: Put behind keys without an extension to make the name of its image.
 
     Raises:
         CcropError: If two images then have the same name.
     """
     seen: dict[str, str] = {}
     for image in images:
-        name = image.key + suffix
+        name = file_name(image.key, suffix)
         stem = name.rpartition(".")[0] if extension_by_name(name) else name
         if seen.setdefault(stem, image.key) != image.key:
             raise CcropError(

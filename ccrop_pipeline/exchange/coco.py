@@ -24,6 +24,7 @@ from ccrop_pipeline.exchange.annotations import (
     Annotations,
     Frame,
     boxes_by_image,
+    file_name,
     write_joined,
 )
 from ccrop_pipeline.exchange.masks import rle_size, score_of, segmentation_box
@@ -190,7 +191,7 @@ def write_coco(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> Non
     Args:
         box_set: The boxes.
         path: File to write.
-        suffix: Put behind each key to make its `file_name`.
+        suffix: Put behind keys without an extension to make its `file_name`.
         turned: Whether sizes and boxes are for images that are turned upright.
     """
     with path.open("w", encoding="utf-8") as file:
@@ -208,7 +209,8 @@ def write_coco(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> Non
 def _images(box_set: BoxSet, suffix: str, *, turned: bool) -> Iterator[str]:
     images = boxes_by_image(box_set, turned=turned, unreadable=True)
     for number, (key, width, height, _) in enumerate(images, 1):
-        entry = {"id": number, "file_name": key + suffix, "width": width, "height": height}
+        name = file_name(key, suffix)
+        entry = {"id": number, "file_name": name, "width": width, "height": height}
         yield json.dumps(entry, ensure_ascii=False)
 
 

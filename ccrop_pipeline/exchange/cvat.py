@@ -19,6 +19,7 @@ from ccrop_pipeline.exchange.annotations import (
     Annotated,
     Annotations,
     boxes_by_image,
+    file_name,
     of_file,
     turned_by,
 )
@@ -124,7 +125,7 @@ def write_cvat(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> Non
     Args:
         box_set: The boxes.
         path: File to write.
-        suffix: Put behind each key to make the name of its image.
+        suffix: Put behind keys without an extension to make the name of its image.
         turned: Whether sizes and boxes are for images that are turned upright.
 
     Raises:
@@ -135,7 +136,7 @@ def write_cvat(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) -> Non
     with path.open("w", encoding="utf-8") as file:
         file.write(_HEAD.format(size=size, label=CONTENT))
         for number, image in enumerate(boxes_by_image(box_set, turned=turned)):
-            name = image.key + suffix
+            name = file_name(image.key, suffix)
             if not {"\ufffe", "\uffff"}.isdisjoint(name):  # not in `Char` of XML 1.0
                 raise CcropError(f"{shown(name)} cannot be written as XML. Rename the image.")
             place = f'width="{image.width}" height="{image.height}"'

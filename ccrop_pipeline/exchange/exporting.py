@@ -14,7 +14,7 @@ from ccrop_pipeline.base.files import TargetTakenError, folder_written_aside, wr
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.boxset.manifest import CROISSANT
 from ccrop_pipeline.errors import CcropError, SettingError
-from ccrop_pipeline.exchange.annotations import found_boxes, in_pixels, sizes_of
+from ccrop_pipeline.exchange.annotations import file_name, found_boxes, in_pixels, sizes_of
 from ccrop_pipeline.exchange.coco import write_coco
 from ccrop_pipeline.exchange.croissant import write_croissant
 from ccrop_pipeline.exchange.cvat import write_cvat
@@ -51,7 +51,8 @@ def export_boxes(
             for `croissant` the folder of the box set, in which `croissant.json` is, and for `yolo`
             the folder of the labels.
         form: One of `FORMS`.
-        suffix: What is put behind each key to make a file name, such as `.jpg`.
+        suffix: What is put behind keys that do not end like an image, such as those of tars, to
+            make file names of them: `.jpg`.
         prefix: For `label-studio`, what is put before each file name to make the address of the
             image.
         upright: Whether boxes and sizes are for images that are turned upright by their EXIF
@@ -116,7 +117,7 @@ def write_metadata(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) ->
     Args:
         box_set: The boxes.
         path: File to write; its name has to be `metadata.parquet` in the end.
-        suffix: Put behind each key to make its `file_name`.
+        suffix: Put behind keys without an extension to make its `file_name`.
         turned: Whether boxes are for images that are turned upright.
     """
     with pq.ParquetWriter(path.absolute(), _SCHEMA, compression="zstd") as writer:
@@ -133,7 +134,7 @@ def _rows(table: BoxTable, suffix: str, *, turned: bool) -> Any:
     bbox = pa.ListArray.from_arrays(starts, pa.ListArray.from_arrays(fours, edges))
     categories = pa.ListArray.from_arrays(starts, pa.array(np.zeros(len(boxes), np.int64)))
     objects = pa.StructArray.from_arrays([bbox, categories], names=["bbox", "categories"])
-    names = pa.array([key + suffix for key in table.keys], pa.string())
+    names = pa.array([file_name(key, suffix) for key in table.keys], pa.string())
     return pa.Table.from_arrays([names, objects.cast(_OBJECTS)], schema=_SCHEMA)
 
 

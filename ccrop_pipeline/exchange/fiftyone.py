@@ -67,7 +67,7 @@ def write_fiftyone(box_set: BoxSet, path: Path, suffix: str, *, turned: bool) ->
     Args:
         box_set: The boxes.
         path: File to write.
-        suffix: Put behind each key to make the name of its image.
+        suffix: Put behind keys without an extension to make the name of its image.
         turned: Whether boxes are for images that are turned upright, as FiftyOne shows them.
 
     Raises:

@@ -25,6 +25,7 @@ from ccrop_pipeline.exchange.annotations import (
     ImageBoxes,
     boxes_by_image,
     expect_shares,
+    file_name,
     of_file,
     turned_by,
     write_joined,
@@ -139,7 +140,7 @@ def write_label_studio(
     Args:
         box_set: The boxes.
         path: File to write.
-        suffix: Put behind each key to make the name of its file.
+        suffix: Put behind keys without an extension to make the name of its file.
         turned: Whether sizes and boxes are for images that are turned upright.
         prefix: Put before each name, percent-encoded, to make the address of the image.
     """
@@ -163,7 +164,7 @@ def _task(image: ImageBoxes, prefix: str, suffix: str) -> dict[str, Any]:
         {"id": f"box{number}", **common, "value": _value(box)}
         for number, box in enumerate(image.boxes, 1)
     ]
-    address = prefix + quote(image.key + suffix)
+    address = prefix + quote(file_name(image.key, suffix))
     return {
         "data": {"image": address, "key": image.key},
         "predictions": [{"model_version": "ccrop", "result": regions}],

@@ -146,7 +146,8 @@ def write_open_images(box_set: BoxSet, path: Path, suffix: str, *, turned: bool)
     Args:
         box_set: The boxes.
         path: File to write.
-        suffix: Put behind each key to make the name of its image, whose ImageID has no extension.
+        suffix: Put behind keys without an extension to make the name of its image; its ImageID has
+            none.
         turned: Whether boxes are for images that are turned upright.
 
     Raises:

@@ -78,7 +78,7 @@ def write_yolo(box_set: BoxSet, folder: Path, suffix: str, *, turned: bool) -> N
     Args:
         box_set: The boxes.
         folder: Folder to write to.
-        suffix: Put behind each key to make the name of its image.
+        suffix: Put behind keys without an extension to make the name of its image.
         turned: Whether boxes are for images that are turned upright.
 
     Raises:

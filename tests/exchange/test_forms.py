@@ -202,11 +202,24 @@ def test_names_of_files_and_options_fit_the_form(boxes, tmp_path):
     assert (done.exit_code, "--prefix is for --form label-studio" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("form", ["coco", "hf", *FORMS])
+def test_a_suffix_is_put_behind_no_key_that_has_an_extension(form, boxes, tmp_path):
+    written = [
+        export_boxes(boxes, tmp_path / name / NAMES.get(form, "b"), form, suffix=suffix)
+        for name, suffix in (("as-they-are", ""), ("with-suffix", ".jpg"))
+    ]
+    as_they_are, with_suffix = (
+        {str(p.relative_to(path)): p.read_bytes() for p in [path, *path.rglob("*")] if p.is_file()}
+        for path in written
+    )
+    assert as_they_are == with_suffix
+
+
 def test_addresses_of_label_studio_have_prefix_and_suffix(boxes, tmp_path):
     path = tmp_path / "b.json"
     export_boxes(boxes, path, "label-studio", prefix="https://host/p/", suffix=".jpg")
     data = [task["data"] for task in json.loads(path.read_text())]
-    assert data[0] == {"image": "https://host/p/cats/a%20b%2Cc.jpg.jpg", "key": KEYS[0]}
+    assert data[0] == {"image": "https://host/p/cats/a%20b%2Cc.jpg", "key": KEYS[0]}
     # And without the key that we put beside, the path of the address is the name.
     path.write_text(json.dumps([{"data": {"image": each["image"]}} for each in data]))
-    assert read_label_studio(path).names == [f"p/{key}.jpg" for key in KEYS[:4]]
+    assert read_label_studio(path).names == [f"p/{key}" for key in KEYS[:4]]
