@@ -11,7 +11,8 @@ from braceexpand import braceexpand
 
 from ccrop_pipeline.base.addresses import explained, is_address, is_pipe, local_path
 from ccrop_pipeline.base.tars import BOX_TAR
-from ccrop_pipeline.errors import CcropError, SourceError, counted
+from ccrop_pipeline.errors import CcropError, SourceError, counted, few
+from ccrop_pipeline.images.decode import extension_by_name
 from ccrop_pipeline.images.folder import OUTWARD, SPECIAL, FolderSource
 from ccrop_pipeline.images.keys import Keys
 from ccrop_pipeline.images.parquet import ParquetSource
@@ -133,6 +134,9 @@ def _open_folder(location: str, folder: Path, *, follow_links: bool) -> Source:
         for name, what in _OURS.items():
             if (folder / name).is_file():
                 raise SourceError(f"{folder} is {what}.")
+        if not source.ignored.counts and ignored.counts["folders"]:
+            empty = few(path.name for path in sorted(folder.iterdir()) if path.is_dir())
+            raise SourceError(f"{folder} holds no images: found only empty folders ({empty}).")
         outward = "links out of it are followed where `follow_links` is set. "
         raise SourceError(
             f"{folder} holds no images: found {str(source.ignored) or 'nothing'}. "
@@ -197,6 +201,9 @@ def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None 
         for kind, column in ignored_columns(paths[0]):
             ignored.add(kind, column)
         return ParquetSource(location, paths, ignored)
+    if all(extension_by_name(path.name) for path in paths):
+        what = "is one image" if len(paths) == 1 else f"means {len(paths):,} images"
+        raise SourceError(f"{location} {what}. Give the folder, such as {str(paths[0].parent)!r}.")
     raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"
     )
@@ -212,6 +219,11 @@ def _matching(pattern: str) -> tuple[Path, ...]:
         if has_magic(name) and not found[0].is_file():
             found = [Path(p) for p in sorted(glob(f"{escape(str(place))}/{name}"))]  # noqa: PTH207 absolute patterns
         missing = [path for path in found or [place / name] if not path.is_file()]
+        if missing and missing[0].is_dir():
+            raise SourceError(
+                f"a pattern names files, and {missing[0]} is a folder. Give the folder itself, or "
+                f"the one that it is in, {str(missing[0].parent)!r}, without a pattern."
+            )
         if missing:
             raise SourceError(f"there is no file {missing[0]}. {ACCEPTED}")
         if len(found) > 1:  # by one wildcard: braces name what they mean

@@ -20,6 +20,25 @@ from ccrop_pipeline.images.source import write_classes
 
 
 @pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("photos/*", "a pattern names files, and photos/cats is a folder. .* is in, 'photos'"),
+        ("photos/{dogs,cats}", "a pattern names files, and photos/dogs is a folder"),
+        ("photos/cats/1.jpg", r"is one image\. Give the folder, such as 'photos/cats'\."),
+        ("photos/cats/*.jpg", r"means 2 images\. Give the folder, such as 'photos/cats'\."),
+        ("bare", r"bare holds no images: found only empty folders \(one, two\)\."),
+    ],
+)
+def test_what_is_almost_a_source_is_told_what_to_give(tmp_path, monkeypatch, spec, message):
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / "photos", ["cats/1.jpg", "cats/2.jpg", "dogs/3.jpg"])
+    for name in ("one", "two"):
+        (tmp_path / "bare" / name).mkdir(parents=True)
+    with pytest.raises(CcropError, match=message):
+        open_source(spec)
+
+
+@pytest.mark.parametrize(
     ("pattern", "shards"),
     [
         ("data", ("a-000", "a-001", "b-000")),
@@ -239,8 +258,8 @@ def test_what_was_found_and_what_is_accepted(tmp_path):
         ("nowhere", "no file .*nowhere.*Accepted"),
         ("no-*.tar", r"no file .*no-\*\.tar"),
         ("a-{0..2}.tar", r"no file .*a-2\.tar"),
-        ("c/img.png", r"files of type \.png"),
-        ("[ac]*", "no file .*c"),
+        ("c/img.png", "img.png is one image. Give the folder"),
+        ("[ac]*", "names files, and .*c is a folder"),
         ("{a-0.tar,t.parquet}", r"files of type \.parquet, \.tar"),
         ("{a-0,*/a-0}.tar", r"shard name 'a-0': .*a-0\.tar and .*c.a-0\.tar"),
     ],
