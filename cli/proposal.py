@@ -39,14 +39,14 @@ class Step:
     Attributes:
         what: What it does, for people.
         words: The command, without `ccrop`.
-        seconds: What it is expected to take, once it was tried.
+        seconds: What it is expected to take; None where it was not tried.
         epochs: Epochs of training, likewise.
     """
 
     what: str
     words: list[str]
-    seconds: float = 0.0
-    epochs: int = 0
+    seconds: float | None = None
+    epochs: int | None = None
 
     @property
     def line(self) -> str:

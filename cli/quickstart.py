@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -64,34 +65,54 @@ def quickstart(
     elif weights:
         raise click.UsageError("--weights goes with --model.")
     given = {"source": source, "model": model, "weights": weights}
-    if out and (lines := _begun(out, given)):
-        return _run(lines)
+    if out and (begun := _begun(out, given)):
+        return _run(begun)
+    try:
+        look, encoders, steps, missing = _proposal(source, model, weights, out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Nothing was written.") from None
+    if as_json:
+        print_json(_as_record(look, encoders, steps))
+        return None
+    _show(look, encoders, steps, missing)
+    if missing:
+        return "without-model"
+    if out is None:
+        return None
+    _begin(out, given, steps)
+    return _run(steps)
+
+
+def _proposal(
+    source: str, model: str | None, weights: str | None, out: Path | None
+) -> "tuple[Look, list[Availability], list[Step], str | None]":
+    """Return images, encoders that were asked for, commands, and why these cannot run yet."""
     from .proposal import Choice, look_at, measure, propose
 
     look = look_at(source)
     encoders = _encoders() if look.too_few and not model else []
     choice = Choice(model, weights) if model else _best(encoders)
+    missing = next((_missing(e) for e in encoders if choice and e.model == choice.model), None)
+    if missing and out:
+        raise ModelError(missing)
     steps = propose(look, choice, out or Path("first"))
-    note("trying each command on a few of the images ...")
-    measure(look, steps, choice, look.images or _EACH)
-    if as_json:
-        print_json(_as_record(look, encoders, steps))
+    if not missing:
+        note("trying each command on a few of the images ...")
+        measure(look, steps, choice, look.images or _EACH)
+    return look, encoders, steps, missing
+
+
+def _missing(encoder: "Availability") -> str | None:
+    """Say why the weights of a model cannot be had, and what to do; None if they can."""
+    if not encoder.problem:
         return None
-    _show(look, encoders, steps)
-    lacking = [each for each in encoders if choice and each.model == choice.model and each.problem]
-    if lacking:
-        why = (
-            f"the weights of {lacking[0].model} cannot be had: {lacking[0].problem}. Run this "
-            "where there is a network, or give a model that is here (`model`, `weights`)."
-        )
-        if out:
-            raise ModelError(why)
-        print_line(why)
-        return "without-model"
-    if out is None:
-        return None
-    _begin(out, given, steps)
-    return _run([step.words for step in steps])
+    model, url = encoder.model, str(encoder.url)
+    file = urlsplit(url).path.rpartition("/")[2]
+    return (
+        f"the weights of {model} cannot be had: {encoder.problem}. Run this where there is a "
+        f"network. Or fetch {url} on another machine, bring {file} here, and add --model {model} "
+        f"--weights {file}. Or take another model that is here: --model MODEL --weights FILE."
+    )
 
 
 def _encoders() -> "list[Availability]":
@@ -112,7 +133,9 @@ def _best(encoders: "list[Availability]") -> "Choice | None":
     return Choice(order[0].model, is_here=order[0].cached) if order else None
 
 
-def _show(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> None:
+def _show(
+    look: "Look", encoders: "list[Availability]", steps: "list[Step]", missing: str | None
+) -> None:
     from .proposal import LEAST
 
     for name, text in _facts(look, encoders):
@@ -120,9 +143,14 @@ def _show(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> 
     if look.too_few:
         print_line()
         print_line(f"{look.too_few} So take boxes from an encoder that has seen more.")
+    if missing:
+        print_line()
+        print_line(f"{missing[0].upper()}{missing[1:]}")
+        print_line()
+        print_line("These will run once the weights are here:")
     for number, step in enumerate(steps, 1):
         print_line()
-        print_line(f"{number}. {step.what}, {_time_of(step, look)}:")
+        print_line(f"{number}. {step.what}{_time_of(step, look)}:")
         print_command(step.line)
     print_line()
     if not any(step.words[0] == "train" for step in steps):
@@ -135,9 +163,11 @@ def _show(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> 
 
 
 def _time_of(step: "Step", look: "Look") -> str:
+    if step.seconds is None:
+        return ""
     each = "" if look.images else f" for each {counted(_EACH, 'image')}"
-    text = f"about {duration(max(1.0, step.seconds))}{each}"
-    if step.epochs > 1:
+    text = f", about {duration(max(1.0, step.seconds))}{each}"
+    if step.epochs and step.epochs > 1:
         text += f" ({duration(max(1.0, step.seconds / step.epochs))} an epoch)"
     return text
 
@@ -187,7 +217,7 @@ def _as_record(look: "Look", encoders: "list[Availability]", steps: "list[Step]"
     }
 
 
-def _begun(out: Path, given: dict[str, Any]) -> list[list[str]]:
+def _begun(out: Path, given: dict[str, Any]) -> "list[Step]":
     """Return the commands that were begun in a folder, none where it is new or empty.
 
     Raises:
@@ -195,17 +225,37 @@ def _begun(out: Path, given: dict[str, Any]) -> list[list[str]]:
     """
     from ccrop_pipeline.base.files import expect_free
 
+    from .proposal import Step
+
     if not (out / _MARK).is_file():
         expect_free(out, "quickstart")
         return []
     with reading(out / _MARK, "is no record of a quickstart", "Choose another folder."):
-        before = json.loads((out / _MARK).read_text("utf-8"))
-        if before["given"] == given:
-            return [list(words) for words in before["commands"]]
-    raise SettingError(
-        f"{out} is of a quickstart with other images or another model ({before['given']}). Choose "
-        "another folder, or delete it."
+        record = json.loads((out / _MARK).read_text("utf-8"))
+        before, steps = record["given"], [Step(**each) for each in record["commands"]]
+        changes = _changes(before, given)
+        words = ["ccrop", "quickstart", before["source"], "--run", str(out)]
+        for name in ("model", "weights"):
+            words += [f"--{name}", before[name]] if before[name] else []
+    if changes:
+        raise SettingError(
+            f"{out} is of another quickstart: {'; '.join(changes)}. Choose another folder for "
+            f"this one, or delete that. What was begun in it goes on by: {shlex.join(words)}"
+        )
+    return steps
+
+
+def _changes(before: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Return what differs between two quickstarts, for people."""
+    was, now = (
+        {"images": each["source"], "model": _model_of(each["model"], each["weights"])}
+        for each in (before, given)
     )
+    return [f"{name}: was {was[name]}, now {now[name]}" for name in was if was[name] != now[name]]
+
+
+def _model_of(model: str | None, weights: str | None) -> str:
+    return f"{model or 'chosen for you'}{f' with weights {weights}' if weights else ''}"
 
 
 def _begin(out: Path, given: dict[str, Any], steps: "list[Step]") -> None:
@@ -213,24 +263,47 @@ def _begin(out: Path, given: dict[str, Any], steps: "list[Step]") -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     with written_aside(out / _MARK) as aside:
-        record = {"given": given, "commands": [step.words for step in steps]}
-        aside.write_text(json.dumps(record) + "\n", "utf-8")
+        commands = [{"what": step.what, "words": step.words} for step in steps]
+        aside.write_text(json.dumps({"given": given, "commands": commands}) + "\n", "utf-8")
 
 
-def _run(commands: list[list[str]]) -> str:
+def _run(steps: "list[Step]") -> str:
     """Run what is not done yet; training with boxes that carry nothing of their images is left."""
     from .main import cli
 
-    for words in commands:
-        if "--boxes" in words and _leave_out(words):
+    for number, step in enumerate(steps, 1):
+        is_done, state = _state(step.words)
+        if state:
+            note(f"{number}. {step.what}: {state}")
+        if is_done:
+            continue
+        if "--boxes" in step.words and _leave_out(step.words):
             break
         note("")
-        note_command("runs", shlex.join(["ccrop", *words]))
-        if words[-1].endswith(".html") and Path(words[-1]).is_file():
-            note(f"{words[-1]} is there")
-        else:
-            cli.main(words, prog_name="ccrop", standalone_mode=False, obj="one of several")
+        note_command("runs", step.line)
+        cli.main(step.words, prog_name="ccrop", standalone_mode=False, obj="one of several")
     return "done"
+
+
+def _state(words: list[str]) -> tuple[bool, str]:
+    """Return whether a command was done before, and how far it came, if at all, for people."""
+    from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.training import Run
+
+    is_done, what = False, words[-1]
+    if words[0] == "train":
+        run = Run(Path(words[2]))
+        if run.trained:
+            epoch, epochs = run.last_record("epoch")["epoch"], run.recipe().epochs
+            if epoch < epochs:
+                return False, f"goes on after epoch {epoch} of {epochs}"
+            is_done, what = True, f"{run.folder}, {counted(epoch, 'epoch')}"
+    elif words[1] == "report":
+        is_done = Path(what).is_file()
+    elif Path(words[3], "manifest.json").is_file():
+        rows = BoxSet.open(words[3]).manifest.rows
+        is_done, what = True, f"{words[3]}, {counted(rows, 'image')}"
+    return is_done, f"done already ({what})" if is_done else ""
 
 
 def _leave_out(words: list[str]) -> bool:

@@ -4,7 +4,7 @@ import json
 import shlex
 import tempfile
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from ccrop_cli.main import cli
 from ccrop_cli.proposal import Choice, look_at, propose
 from ccrop_cli.train import train
+from ccrop_cli.train_progress import TrainProgress
 from ccrop_cli.trial import Trial
 from click.testing import CliRunner
 from PIL import Image
@@ -91,7 +92,38 @@ def test_three_images_are_run_to_boxes_and_what_was_stopped_goes_on(place):
     assert (place / "out/boxes.html").read_bytes() == page
     assert "trying each command" not in again.stderr
     lines = [line for line in again.stderr.splitlines() if line.startswith("runs:")]
-    assert shlex.split(lines[0])[1:5] == ["ccrop", "boxes", "compute", "some photos"]
+    assert [shlex.split(line)[1:5] for line in lines] == [
+        ["ccrop", "boxes", "compute", "some photos"]
+    ]
+    third = quickstart("some photos", "--run", "out")
+    assert third.exit_code == 0, third.output
+    assert third.output.splitlines() == [
+        "1. the box of every image: done already (out/boxes, 3 images)",
+        "2. a page to look at them: done already (out/boxes.html)",
+    ]
+
+
+def test_training_that_was_stopped_is_told_from_that_which_is_done(place, monkeypatch):
+    photos(place / "photos", [f"{i}.png" for i in range(8)])
+    words = ["train", "photos", "out/run", "--recipe", "demo", "--set", "boxes.kind=none"]
+    words += ["--set", "epochs=2", "--set", "batch_size=4", "--device", "cpu"]
+    given = {"source": "photos", "model": "net.py:make", "weights": None}
+    (place / "out").mkdir()
+    steps = [{"what": "training", "words": words}]
+    (place / "out/quickstart.json").write_text(json.dumps({"given": given, "commands": steps}))
+
+    def stop(_progress, report):
+        if report.epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainProgress, "step", stop)
+        assert quickstart("photos", "--run", "out").exit_code == 130
+    rest = quickstart("photos", "--run", "out")
+    assert rest.exit_code == 0, rest.output
+    assert "1. training: goes on after epoch 1 of 2\n" in rest.stderr
+    done = quickstart("photos", "--run", "out")
+    assert done.output == "1. training: done already (out/run, 2 epochs)\n"
 
 
 def test_no_folder_of_others_is_written_to(place):
@@ -102,11 +134,21 @@ def test_no_folder_of_others_is_written_to(place):
     assert refused.exit_code == 1
     assert "mine" in refused.stderr
     (place / "mine/notes.txt").unlink()
-    record = {"given": {"source": "others"}, "commands": []}
-    (place / "mine/quickstart.json").write_text(json.dumps(record))
+    given = {"source": "some photos", "model": "torchvision:resnet18", "weights": "random"}
+    (place / "mine/quickstart.json").write_text(json.dumps({"given": given, "commands": []}))
     refused = quickstart("photos", "--run", "mine")
     assert refused.exit_code == 1
-    assert "with other images or another model" in " ".join(refused.stderr.split())
+    told = refused.stderr
+    assert "images: was some photos, now photos; model: was" in told
+    assert "was torchvision:resnet18 with weights random, now net.py:make. Choose" in told
+    assert (
+        "ccrop quickstart 'some photos' --run mine --model torchvision:resnet18 --weights random\n"
+    ) in told
+    given |= {"source": "photos"}
+    (place / "mine/quickstart.json").write_text(json.dumps({"given": given, "commands": []}))
+    refused = CliRunner().invoke(cli, ["quickstart", "photos", "--run", "mine"])
+    assert "images:" not in refused.stderr
+    assert "with weights random, now chosen for you" in refused.stderr
     assert [path.name for path in (place / "mine").iterdir()] == ["quickstart.json"]
 
 
@@ -118,7 +160,8 @@ def test_training_is_left_out_with_boxes_that_carry_nothing(place):
     ]
     (place / "out").mkdir()
     given = {"source": "photos", "model": "net.py:make", "weights": None}
-    (place / "out/quickstart.json").write_text(json.dumps({"given": given, "commands": commands}))
+    steps = [{"what": "", "words": words} for words in commands]
+    (place / "out/quickstart.json").write_text(json.dumps({"given": given, "commands": steps}))
     done = quickstart("photos", "--run", "out")
     assert done.exit_code == 0, done.output
     assert "training with them is left out" in done.stderr
@@ -135,6 +178,7 @@ def test_nothing_is_left_by_who_stops_it(place, monkeypatch):
     photos(place / "photos", ["0.png", "1.png"])
     done = quickstart("photos")
     assert done.exit_code == 130
+    assert "Stopped. Nothing was written.\n" in done.stderr
     assert not list((place / "temporary").glob("ccrop-quickstart-*"))
 
 
@@ -201,11 +245,16 @@ def test_without_weights_it_says_what_is_missing_and_runs_nothing(place, monkeyp
     photos(place / "photos", [f"{i}.png" for i in range(3)])
     told = CliRunner().invoke(cli, ["quickstart", "photos"])
     assert told.exit_code == 0, told.output
-    assert "ccrop boxes compute photos first/boxes --model timm:test_vit\n" in told.stdout
-    assert "the weights of timm:test_vit cannot be had: HF_HUB_OFFLINE is set" in told.stdout
+    why, _, commands = told.stdout.partition("These will run once the weights are here:\n")
+    assert "1. the box of every image:\n" in commands
+    assert "ccrop boxes compute photos first/boxes --model timm:test_vit\n" in commands
+    assert "The weights of timm:test_vit cannot be had: HF_HUB_OFFLINE is set" in why
+    assert "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors" in why
+    assert "--model timm:test_vit --weights model.safetensors." in why
+    assert "trying each command" not in told.stderr
     refused = CliRunner().invoke(cli, ["quickstart", "photos", "--run", "out"])
     assert refused.exit_code == 1
-    assert "give a model that is here (--model, --weights)" in refused.stderr
+    assert "--model MODEL --weights FILE" in refused.stderr
     assert not (place / "out").exists()
 
 
@@ -229,7 +278,8 @@ def test_weights_are_asked_for_where_their_library_has_them(tmp_path, monkeypatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     name = "timm:tf_efficientnet_lite0"
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert availability([name]) == [Availability(name, megabytes=18.5)]
+    url = f"{place}/timm/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors"
+    assert availability([name]) == [Availability(name, url, megabytes=18.5)]
     assert "answers 404" in (availability(["timm:resnet10t"])[0].problem or "")
     server.shutdown()
     server.server_close()
@@ -238,10 +288,41 @@ def test_weights_are_asked_for_where_their_library_has_them(tmp_path, monkeypatc
     assert "HF_HUB_OFFLINE" in (availability([name])[0].problem or "")
 
 
+class Dribble(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200)
+        self.flush_headers()
+        while not self.server.tired.wait(0.05):  # no single wait is long
+            self.wfile.write(b"X: Y\r\n")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_nobody_waits_for_hosts_that_are_slow(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dribble)
+    server.tired = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("ccrop_pipeline.models.availability._PATIENCE", 0.4)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    threading.Timer(3, server.tired.set).start()
+    both = availability(["timm:tf_efficientnet_lite0", "timm:test_vit"])
+    assert not server.tired.is_set()
+    server.tired.set()
+    server.shutdown()
+    server.server_close()
+    assert [each.problem for each in both] == ["127.0.0.1 does not answer within 0.4 s"] * 2
+
+
 def test_weights_in_the_cache_of_torchvision_need_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = tmp_path / "hub/checkpoints/resnet50-11ad3fa6.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"")
     name = "torchvision:resnet50"
-    assert availability([name]) == [Availability(name, cached=True)]
+    url = f"https://download.pytorch.org/models/{file.name}"
+    assert availability([name]) == [Availability(name, url, cached=True)]
