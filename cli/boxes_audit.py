@@ -86,6 +86,7 @@ def audit(
         return None
     _show(found)
     _warn(found, box_set)
+    _say_what_tells(found, box_set)
     if keys:
         count = box_set.manifest.statistics.counts["unreadable"]
         print_line(f"unreadable  {unreadable_line(keys, count, boxes)}")
@@ -133,6 +134,7 @@ def show_result(box_set: "BoxSet", as_json: bool) -> None:
         _show(found, warned=not was_said)
     if not was_said:
         _warn(found, box_set)
+    _say_what_tells(found, box_set)
 
 
 def warn_if_useless(box_set: "BoxSet") -> None:
@@ -191,9 +193,10 @@ def _figures(found: "Audit") -> Iterator[str]:
             f"spread      IoU {found.spread.median_iou:.2f} with the median box ({edges}), centres "
             f"{found.spread.centre_spread:.2f}"
         )
+        own = shown(found.own or 0.0)
         is_known = found.agreement is not None and found.agreement.model is None
-        most = "" if is_known else "at most "
-        yield f"own         {most}{shown(found.own or 0.0)}: kappa · (1 - IoU)"
+        own = own if is_known else f"not known; {own} if kappa were 1, its most"
+        yield f"own         {own}: kappa · (1 - IoU)"
     if found.heat:
         yield f"heat        {found.heat.position_bias:.2f} correlated with the mean heatmap"
     yield (
@@ -219,6 +222,12 @@ def _warn(found: "Audit", box_set: "BoxSet") -> None:
         folder = shlex.quote(str(box_set.folder))
         line = f"ccrop boxes rethreshold {folder} OUT --{remedy.name} {remedy.value:g}"
         note_command("such as", line)
+
+
+def _say_what_tells(found: "Audit", box_set: "BoxSet") -> None:
+    if found.advice and "`source`" in found.advice:
+        folder = shlex.quote(str(box_set.folder))
+        note_command("to find out", f"ccrop boxes audit {folder} SOURCE --model MODEL")
 
 
 def with_flags(text: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,6 +97,9 @@ def test_a_no_op_names_the_mildest_threshold_that_is_none(tmp_path):
     assert result.exit_code == 0, result.output
     assert "Warning" not in result.stderr
     assert f"areas       mean {found.remedy.mean_area:.1%}" in result.stdout
+    # Which is no high figure: kappa is not known, and a model would tell it.
+    assert re.search(r"^own         not known; 0?\.\d+ if kappa were 1", result.stdout, re.M)
+    assert f"to find out: ccrop boxes audit {tmp_path}/new SOURCE --model MODEL\n" in result.stderr
 
 
 def test_a_threshold_that_helps_half_of_the_images_is_not_enough(tmp_path):
