@@ -223,6 +223,7 @@ def _record(way: str, result: "LinearResult", validation_images: int) -> dict[st
 def _sentence(way: str, found: dict[str, Any], counts: dict[str, int], encoder: "Encoder") -> str:
     epoch = f" after epoch {encoder.epoch}" if encoder.epoch is not None else ""
     images = f"{counts['train']:,} train and {counts['test']:,} test images"
+    images = f"{encoder.input_size} px, {images}"
     if encoder.layer:
         images = f"{encoder.layer}, {images}"
     if way == "knn":

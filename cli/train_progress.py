@@ -185,9 +185,14 @@ def _left(estimate: Estimate | None) -> str:
 
 def knn_of(record: Mapping[str, Any]) -> str:
     """Return the kNN accuracy of a record, with the settings that make it comparable."""
-    settings = f"k={record['knn_k']}, temperature={record['knn_temperature']:g}"
-    chance = f"chance {record['knn_chance']:.1%}, " if "knn_chance" in record else ""
-    return f"kNN {record['knn']:.1%} ({chance}{settings})"
+    images = f" of {counted(record['knn_queries'], 'image')}" if "knn_queries" in record else ""
+    parts = [f"{record['knn_start']:.1%} before training"] if "knn_start" in record else []
+    if "knn_chance" in record:
+        parts.append(f"chance {record['knn_chance']:.1%}")
+    if "knn_input_size" in record:
+        parts.append(f"{record['knn_input_size']} px")
+    parts += [f"k={record['knn_k']}", f"temperature={record['knn_temperature']:g}"]
+    return f"kNN {record['knn']:.1%}{images} ({', '.join(parts)})"
 
 
 class StageClock(TrainProgress):

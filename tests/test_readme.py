@@ -105,4 +105,5 @@ def expect_printed(session):
 def test_readme_is_short_and_narrow():
     lines = README.splitlines()
     assert len(lines) < 200
-    assert [line for line in lines if len(line) > 110 and not line.startswith("|")] == []
+    as_it_is = ("|", "first/run: ")  # tables, and what a command prints
+    assert [line for line in lines if len(line) > 110 and not line.startswith(as_it_is)] == []

@@ -95,6 +95,15 @@ def _accuracy(history: History) -> Iterator[Finding]:
     elif best - now > _FALLEN:
         text = f"{best:.1%} after epoch {best_at:g}, {now:.1%} after epoch {epoch:g}."
         yield Finding("note", "The kNN accuracy has fallen", text)
+    elif (start := history.last("knn_start")) is not None and now <= start:
+        asked = history.last("knn_queries")
+        text = (
+            f"{now:.1%} of {asked:,g} images after epoch {epoch:g}, and {start:.1%} before the "
+            "first: training has not made the weights that it began with better at this. Freeze "
+            "more of them (`freeze`), lower the learning rate (`optimizer.lr`), or go on with "
+            "those weights as they are."
+        )
+        yield Finding("note", "The kNN accuracy is no better than before training", text)
     else:
         beside = "" if chance is None else f"; the most frequent class alone gives {chance:.1%}"
         text = (

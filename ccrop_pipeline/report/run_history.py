@@ -12,7 +12,8 @@ Record = Mapping[str, Any]
 # What is no curve: the epoch itself, settings of a probe, and what another curve holds.
 _NO_CURVES = {
     "epoch", "seconds", "unreadable",
-    "knn_k", "knn_temperature", "knn_bank", "knn_seconds",
+    "knn_k", "knn_temperature", "knn_bank", "knn_queries", "knn_input_size", "knn_start",
+    "knn_seconds",
 }  # fmt: skip
 _GREATEST = 1e30
 

@@ -161,19 +161,21 @@ class Trainer:
         self.metrics.truncate_after(self.epoch)
         if self.epoch < self.recipe.epochs:
             self.loggers.open(self.run, self.recipe.to_dict(), self.epoch)
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self.metrics.add(
-                {
-                    "stage": "start",
-                    "epoch": self.epoch,
-                    "boxes": None,
-                    "at": now,
-                    "images": self.loader.images,
-                    "device": device_name(self.machine.device),
-                    "processes": self.processes.count,
-                    "libraries": library_versions(*LIBRARIES),
-                }
-            )
+            self.metrics.add(self._start_record())
+
+    def _start_record(self) -> dict[str, Any]:
+        record = {
+            "stage": "start",
+            "epoch": self.epoch,
+            "boxes": None,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "images": self.loader.images,
+            "device": device_name(self.machine.device),
+            "processes": self.processes.count,
+            "libraries": library_versions(*LIBRARIES),
+        }
+        given = self.epoch == 0 and self.learner.started_from
+        return record | self._probed() if given else record
 
     def _add(self, record: Mapping[str, Any]) -> None:
         self.metrics.add(record)
@@ -292,7 +294,9 @@ class Trainer:
             self.observer.warning(f"epoch {self.epoch} has no kNN accuracy: {error}")
             return {}
         self._name_unreadable(unreadable)
-        return {**record, "knn_seconds": round(time.perf_counter() - started, 3)}
+        given = [start["knn"] for start in self.metrics.records("start") if "knn" in start]
+        before = {"knn_start": given[-1]} if given else {}
+        return {**record, **before, "knn_seconds": round(time.perf_counter() - started, 3)}
 
     def _name_unreadable(self, problems: Iterable[str]) -> None:
         if new := self.run.list_unreadable(problems):

@@ -169,6 +169,8 @@ class Probe:
             "knn_k": min(self.settings.k, len(bank.labels)),
             "knn_temperature": self.settings.temperature,
             "knn_bank": len(bank.labels),
+            "knn_queries": len(queries.labels),
+            "knn_input_size": encoder.input_size,
         }
         return record, [*bank.problems, *queries.problems]
 

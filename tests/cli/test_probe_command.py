@@ -37,7 +37,7 @@ def test_knn_is_the_default_and_prints_its_numbers_for_any_model(photos):
     assert result.exit_code == 0, result.output
     assert re.fullmatch(
         r"kNN accuracy [\d.]+% after epoch 0 "
-        r"\(k=5, temperature=0.07, layer4, 200 train and 40 test images\)\n",
+        r"\(k=5, temperature=0.07, layer4, 32 px, 200 train and 40 test images\)\n",
         result.stdout,
     )
     found = json.loads(probe(photos, "--k", "5", "--temperature", "0.07", "--json").stdout)
@@ -79,7 +79,7 @@ def test_the_linear_probe_says_what_it_chose_and_on_what(photos):
     assert result.exit_code == 0, result.output
     found = json.loads(probe(photos, "--linear", "--json").stdout)
     accuracy = f"linear accuracy {found['linear']:.2%} after epoch 0"
-    assert f"{accuracy} (whole images, layer4, 200 train" in result.stdout
+    assert f"{accuracy} (whole images, layer4, 32 px, 200 train" in result.stdout
     assert f"chosen on {found['validation_images']} of the train images" in result.stdout
     assert 5 < found["validation_images"] < 40
     assert found["validation"] == dict(found["tried"])[found["penalty"]]

@@ -187,6 +187,11 @@ FINDINGS = {
         "knn_chance": lambda _: 0.1,
     },
     "The kNN accuracy has fallen": {"knn": lambda n: 0.5 - n / 100},
+    "The kNN accuracy is no better than before training": {
+        "knn": lambda _: 0.6,
+        "knn_start": lambda _: 0.6,
+        "knn_queries": lambda _: 40,
+    },
     "2 images could not be decoded": {"unreadable": lambda _: 2},
     "40% of the time was spent waiting for views": {"data_wait": lambda _: 0.4},
     "Resumed twice": {"starts": (0, 3, 6)},

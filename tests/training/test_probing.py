@@ -7,7 +7,14 @@ from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes, open_source
 from ccrop_pipeline.probes import KnnSettings, at_most, embed, knn_accuracy, labelled
 from ccrop_pipeline.recipes import load_recipe as load
-from ccrop_pipeline.training import Inputs, Machine, Run, Trainer, load_checkpoint
+from ccrop_pipeline.training import (
+    Inputs,
+    Machine,
+    Run,
+    StartingWeights,
+    Trainer,
+    load_checkpoint,
+)
 
 
 def folder_of(scenes, folder, classes=None):
@@ -46,9 +53,23 @@ def test_the_accuracy_is_that_of_the_newest_weights_on_the_images_that_were_chos
     parts = [at_most(labelled(of.index(), ""), 40) for of in (source, test)]
     bank, queries = (embed(part, encoder) for part in parts)
     assert (record["knn_bank"], len(bank.labels), len(queries.labels)) == (40, 40, 40)
+    assert (record["knn_queries"], record["knn_input_size"]) == (40, encoder.input_size)
     asked = queries.labels.tolist()
     assert record["knn_chance"] == max(asked.count(label) for label in asked) / 40
     assert record["knn"] == pytest.approx(knn_accuracy(bank, queries, KnnSettings(k=5)), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_weights_that_are_given_are_probed_before_training(source, tmp_path):
+    trainer(source, None, tmp_path / "first").train()
+    (*_, given) = Run(tmp_path / "first").metrics()
+    recipe = load("demo", [*SETTINGS, "probe.every=1"])
+    inputs = Inputs(source, weights=StartingWeights(tmp_path / "first"))
+    for _ in range(2):  # the second one has nothing left to do
+        Trainer(inputs, tmp_path / "second", recipe, Machine()).train()
+    trained = Run(tmp_path / "second").metrics()
+    assert "knn_start" not in given
+    assert [record["knn_start"] for record in trained] == [given["knn"]] * 2
 
 
 @pytest.mark.parametrize(("k", "voted"), [(5, 5), (9, 9), (10, 9), (200, 9)])
