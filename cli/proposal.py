@@ -10,7 +10,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ccrop_pipeline.errors import CcropError, SourceError, counted
+from ccrop_pipeline.errors import CcropError, SourceError, counted, few
 
 from .model_options import precision_for
 from .sources import record_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ENCODERS = ("timm:tf_efficientnet_lite0", "torchvision:resnet50")
 LOOKED_AT = 100  # images of which the headers are read
 LEAST = 64  # images to train on: a batch
+FEW = 500  # training on 419 changed nothing that could be shown (lab/benchmarks.md)
 _ON_CPU = 128  # pixels of views, of which no CPU sees enough at 224
 _DECODE_SECONDS = 3.0  # for decoding; of further images only the header is read
 
@@ -92,6 +93,7 @@ class Look:
         record: Counts, classes, and what was passed over, as `sources.record_of` has them.
         splits: What opens each split, where what was named is divided.
         test: The split to test on, if there is one with the same classes.
+        no_test: Why another split is not tested on, where there is one.
         sizes: Width and height of those that were looked at, in pixels.
         unreadable: Those of them that cannot be decoded, and why.
         samples: Those of them that can.
@@ -103,6 +105,7 @@ class Look:
     record: dict[str, Any]
     splits: dict[str, str] = field(default_factory=dict)
     test: str | None = None
+    no_test: str | None = None
     sizes: list[tuple[int, int]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     samples: "list[Sample]" = field(default_factory=list)
@@ -134,9 +137,11 @@ def look_at(spec: str) -> Look:
         opened = open_source(spec)
     images = len(opened.index()) if opened.random_access else None
     look = Look(spec, opened, images, record_of(opened), splits)
-    for name in ("validation", "test"):
-        if name in splits and look.opened.classes and _classes(splits[name]) == opened.classes:
-            look.test = splits[name]
+    for name in ("test", "validation"):
+        if name in splits and look.test is None:
+            why = _why_no_test(look, splits[name])
+            look.test = None if why else splits[name]
+            look.no_test = None if look.test else look.no_test or why
     _decode_some(look, spread_samples(opened, LOOKED_AT))
     return look
 
@@ -162,13 +167,25 @@ def _decode_some(look: Look, samples: "Iterable[Sample]") -> None:
         )
 
 
-def _classes(spec: str) -> tuple[str, ...]:
+def _why_no_test(look: Look, split: str) -> str | None:
+    """Return why a split is no `--test`; None if it is one."""
     from ccrop_pipeline.images import open_source
 
+    own = look.opened.classes
     try:
-        return open_source(spec).classes
-    except CcropError:  # a split that is empty or damaged takes no test
-        return ()
+        classes = open_source(split).classes
+    except CcropError as error:  # it is empty or damaged
+        return f"{split} is no --test: {error}"
+    if not own:
+        return f"{split} is no --test: the images of {look.source} have no classes."
+    if not classes:
+        return f"{split} is no --test: it has no classes, unlike {look.source} ({few(own)})."
+    if classes != own:
+        theirs = f"{look.source} ({few(own)})"
+        return f"{split} is no --test: its classes ({few(classes)}) are not those of {theirs}."
+    if len(own) == 1:
+        return f"{split} is no --test: of one class ({own[0]}), a probe tells nothing."
+    return None
 
 
 def propose(look: Look, choice: Choice | None, out: Path) -> list[Step]:

@@ -136,7 +136,7 @@ def _best(encoders: "list[Availability]") -> "Choice | None":
 def _show(
     look: "Look", encoders: "list[Availability]", steps: "list[Step]", missing: str | None
 ) -> None:
-    from .proposal import LEAST
+    from .proposal import FEW, LEAST
 
     for name, text in _facts(look, encoders):
         print_line(f"{name:11} {text}")
@@ -155,11 +155,19 @@ def _show(
     print_line()
     if not any(step.words[0] == "train" for step in steps):
         print_line(f"Too few to train on: {counted(LEAST, 'image')} are the very least.")
-    elif steps[-1].words[0] == "train":
+        return
+    if steps[-1].words[0] == "train":
         print_line(
             "The first ends with a verdict. If these boxes carry little or nothing of their "
             "images, train with random crops: in place of --boxes, --set boxes.kind=none."
         )
+    if look.images and look.images < FEW:
+        print_line(
+            f"{counted(look.images, 'image')} are few to train on: expect no change that can be "
+            "shown (lab/benchmarks.md). The page is a good place to stop."
+        )
+    if len(look.record["classes"] or ()) == 1:
+        print_line("All images are of one class: kNN and probes tell nothing of what was learned.")
 
 
 def _time_of(step: "Step", look: "Look") -> str:
@@ -180,6 +188,8 @@ def _facts(look: "Look", encoders: "list[Availability]") -> Iterator[tuple[str, 
 
     if look.splits:
         yield "splits", ", ".join(look.splits.values())
+    if look.no_test:
+        yield "test", look.no_test
     unknown = f"{look.source} is read in order: only reading all tells how many there are"
     known = f"{look.source}: {'; '.join(parts_of(look.record))}"
     yield "images", unknown if look.images is None else known
@@ -207,7 +217,17 @@ def _where(encoder: "Availability") -> str:
 def _as_record(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> dict[str, Any]:
     import torch
 
-    names = ("source", "images", "record", "splits", "test", "sizes", "unreadable", "too_few")
+    names = (
+        "source",
+        "images",
+        "record",
+        "splits",
+        "test",
+        "no_test",
+        "sizes",
+        "unreadable",
+        "too_few",
+    )
     return {name: getattr(look, name) for name in names} | {
         "disk_free": shutil.disk_usage(".").free,
         "cores": os.cpu_count(),

@@ -1,5 +1,7 @@
 """`ccrop quickstart`: what it sees, what it proposes, and how it runs that."""
 
+import contextlib
+import io
 import json
 import shlex
 import tempfile
@@ -12,6 +14,7 @@ import pytest
 import torch
 from ccrop_cli.main import cli
 from ccrop_cli.proposal import Choice, look_at, propose
+from ccrop_cli.quickstart import _show
 from ccrop_cli.train import train
 from ccrop_cli.train_progress import TrainProgress
 from ccrop_cli.trial import Trial
@@ -204,7 +207,45 @@ def test_of_splits_the_one_to_train_on_is_taken(place):
     assert (look.source, look.test, look.images) == ("photos/train", "photos/val", 4)
     assert look.splits == {"train": "photos/train", "validation": "photos/val"}
     photos(place / "photos", ["val/c/0.png"])  # other classes have other labels
-    assert look_at("photos").test is None
+    look = look_at("photos")
+    assert look.test is None
+    assert look.no_test == (
+        "photos/val is no --test: its classes (a, b, c) are not those of photos/train (a, b)."
+    )
+    photos(place / "photos", ["test/a/0.png", "test/b/0.png"])
+    look = look_at("photos")
+    assert (look.test, look.no_test) == ("photos/test", None)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["train/0.png", "val/0.png"], "the images of photos/train have no classes."),
+        (["train/a/0.png", "val/0.png"], "it has no classes, unlike photos/train (a)."),
+        (["train/a/0.png", "val/a/0.png"], "of one class (a), a probe tells nothing."),
+    ],
+)
+def test_why_a_split_is_not_tested_on_is_said(place, names, why):
+    look = look_at(str(photos(place / "photos", names)))
+    assert look.test is None
+    assert (look.no_test or "").replace(f"{place}/", "") == f"photos/val is no --test: {why}"
+
+
+def test_few_images_of_one_class_are_not_sent_to_training_without_doubt(place):
+    photos(place / "photos", [f"cats/{i}.png" for i in range(70)])
+    look = look_at("photos")
+    steps = propose(look, Choice("net.py:make"), Path("out"))
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        _show(look, [], steps, None)
+    assert "70 images are few to train on" in output.getvalue()
+    assert "All images are of one class" in output.getvalue()
+    look.images, look.record = 500, look.record | {"classes": {"cats": 250, "dogs": 250}}
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        _show(look, [], steps, None)
+    assert "are few to train on" not in output.getvalue()
+    assert "one class" not in output.getvalue()
 
 
 def test_many_images_are_trained_on_before_there_are_boxes(place, monkeypatch):
