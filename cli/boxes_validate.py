@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ccrop_pipeline.errors import BoxSetError, counted
+from ccrop_pipeline.errors import BoxSetError, SourceError, counted
 
-from .printing import print_json, print_line
+from .printing import print_json, print_line, warn
 
 if TYPE_CHECKING:
-    from ccrop_pipeline.boxset import Problem
+    from ccrop_pipeline.boxset import BoxSet, Problem
+    from ccrop_pipeline.images import Source
 
 _SHOWN = 10  # breaches of a rule
 
@@ -40,7 +41,9 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
     if source is not None:
         opened = open_source(source)
         with suppress(BoxSetError):  # which is a problem that is found
-            opened = images_of(BoxSet.open(boxes), opened)
+            box_set = BoxSet.open(boxes)
+            opened = images_of(box_set, opened)
+            _warn_of_other_images(box_set, opened)
         images = (
             SourceImage(shard, sample.key, image_hash(sample.image))
             for shard in opened.shards
@@ -56,6 +59,15 @@ def validate(boxes: str, source: str | None, as_json: bool) -> None:
             f"{boxes}: {counted(len(problems), 'problem')}" if problems else f"{boxes}: valid"
         )
     raise SystemExit(bool(problems))
+
+
+def _warn_of_other_images(box_set: "BoxSet", source: "Source") -> None:
+    from ccrop_pipeline.boxset.rejoined import expect_shared
+
+    try:
+        expect_shared(box_set, source)
+    except SourceError as error:
+        warn(str(error))
 
 
 def _lines(problems: "list[Problem]") -> list[str]:

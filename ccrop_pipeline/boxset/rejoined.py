@@ -5,12 +5,14 @@ The one file of this room that needs `images`, so that the room itself does not 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ccrop_pipeline.boxset.reader import BoxSet
+from ccrop_pipeline.errors import SourceError, few, shown
 from ccrop_pipeline.images import ImageIndex, Sample, Source
 from ccrop_pipeline.images.keys import Keys
 from ccrop_pipeline.images.source import part_of
@@ -34,6 +36,29 @@ def images_of(box_set: BoxSet, source: Source) -> Source:
     index = source.index()
     rows = box_set.lookup().rows(list(index.keys))
     return Rejoined.of(source, index, box_set, rows) if (rows >= 0).any() else source
+
+
+def expect_shared(box_set: BoxSet, source: Source) -> None:
+    """Refuse images that have no shard of a box set, by the keys of either.
+
+    Args:
+        box_set: The boxes.
+        source: What `images_of` gave for them.
+
+    Raises:
+        SourceError: If both have images, and no shard is in both.
+    """
+    names = [entry.name for entry in box_set.manifest.shards if entry.rows]
+    if not names or {*names} & {*source.shards}:
+        return
+    samples = (sample for shard in source.shards for sample in source.read(shard))
+    theirs = [sample.key for sample in islice(samples, 2)]
+    ours = box_set.read(names[0], heatmaps=False).keys[:2]
+    raise SourceError(
+        f"{box_set.folder} has boxes of other images than those in {source.location}: its keys are "
+        f"like {few(ours)}, and those there like {few(theirs) or 'none'}. Give the source that the "
+        f"boxes were computed from; its first shard is called {shown(names[0])}."
+    )
 
 
 def _has_its_shards(source: Source, box_set: BoxSet) -> bool:

@@ -202,7 +202,7 @@ def _open_files(location: str, paths: tuple[Path, ...], ignored: Ignored | None 
             ignored.add(kind, column)
         return ParquetSource(location, paths, ignored)
     if all(extension_by_name(path.name) for path in paths):
-        what = "is one image" if len(paths) == 1 else f"means {len(paths):,} images"
+        what = "is one image" if len(paths) == 1 else f"means {counted(len(paths), 'image')}"
         raise SourceError(f"{location} {what}. Give the folder, such as {str(paths[0].parent)!r}.")
     raise SourceError(
         f"{location} means files of type {', '.join(sorted(kinds)) or 'none'}. {ACCEPTED}"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ccrop_pipeline.boxset import EMPTY, OK, STATUSES, UNREADABLE, BoxSet, BoxTable, iou
-from ccrop_pipeline.boxset.rejoined import images_of
+from ccrop_pipeline.boxset.rejoined import expect_shared, images_of
 from ccrop_pipeline.crops import (
     UNIFORMS_PER_WINDOW,
     WINDOW,
@@ -107,14 +107,9 @@ def gallery(
         SourceError: If no shard of the source is one of the box set.
     """
     source = images_of(box_set, source)
+    expect_shared(box_set, source)
     there = set(source.shards)
-    names = [entry.name for entry in box_set.manifest.shards if entry.rows]
-    if names and not there.intersection(names):
-        raise SourceError(
-            f"{source.location} has no shard {names[0]!r}, nor any other of {box_set.folder}. "
-            "Give the source that the boxes were computed from."
-        )
-    names = [name for name in names if name in there]
+    names = [entry.name for entry in box_set.manifest.shards if entry.rows and entry.name in there]
     chosen = [names[at] for at in evenly(len(names), _SHARDS)]
     tables = [[box_set.read(name)] for name in chosen]
     grid = tables[0][0].heatmap_shape if tables else None

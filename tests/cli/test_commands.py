@@ -342,6 +342,7 @@ def test_validate_lists_every_problem_and_fails(workplace, monkeypatch, tmp_path
     assert re.search(r"^B\d{3}  data-000000\.parquet: ", bad.stdout, re.M)
     other = ccrop("boxes", "validate", "valid/boxes", min(Path("photos").iterdir()), "--json")
     assert other.exit_code == 1
+    assert "valid/boxes has boxes of other images than those in photos" in other.stderr
     assert {"rule", "where", "message"} == set(json.loads(other.stdout)[0])
 
 

@@ -339,7 +339,9 @@ def test_images_of_another_source_are_told(source, tmp_path):
     assert "1 image of 37 not in the source" in text
     assert "36 images of 37 with other bytes" in text
     elsewhere = Scenes(3)
-    with pytest.raises(ccrop.CcropError, match="has no shard"):
+    two = f"{rows.keys[0]}, {rows.keys[1]}", ", ".join(elsewhere.index().keys[:2])
+    told = f"its keys are like {two[0]}, and those there like {two[1]}\\. Give the source that"
+    with pytest.raises(ccrop.CcropError, match=told):
         ccrop.report_boxes(box_set, elsewhere, tmp_path / "b.html")
 
 
