@@ -1,5 +1,6 @@
 """`ccrop boxes rethreshold`."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -29,13 +30,18 @@ def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
 
     box_set = BoxSet.open(boxes)
     from ccrop_pipeline.compute.rethreshold import rethreshold as apply
+    from ccrop_pipeline.compute.rethreshold import weight_kept
     from ccrop_pipeline.localize import rule_of
 
     from .boxes_audit import show_result
     from .progress import Counter
 
     localizer = box_set.manifest.provenance.localizer
-    rule = rule_from(rule_of(localizer) if localizer else None, **options)
+    base = None
+    if localizer:
+        weight = weight_kept(localizer, options["objects"] or localizer.objects)
+        base = replace(rule_of(localizer), centre_weight=weight)
+    rule = rule_from(base, **options)
     with Counter("boxes", box_set.manifest.rows) as observer:
         result = apply(box_set, out, rule, observer=observer)
     show_result(result, as_json)

@@ -22,6 +22,7 @@ from ccrop_pipeline.boxset import (
 )
 from ccrop_pipeline.errors import BoxSetError
 from ccrop_pipeline.localize import MASKS, BoxRule, boxes_from_heatmaps, object_boxes
+from ccrop_pipeline.localize.rule_choice import weight_of
 
 _CHUNK = 4096  # heatmaps at a time
 
@@ -85,7 +86,7 @@ def _settled(
                 f"the rule of {box_set.folder} was given, and without the images none can set "
                 "itself. Give `threshold` or `mass`."
             )
-        weight = max(rule.centre_weight, made_by.centre_weight)
+        weight = max(rule.centre_weight, weight_kept(made_by, rule.objects))
         rule = replace(rule, threshold=made_by.threshold, mean_share=made_by.mean_share)
         rule = replace(rule, centre_weight=weight)
     if made_by.map in MASKS and rule.objects != made_by.objects:
@@ -95,10 +96,25 @@ def _settled(
             "number of `objects`."
         )
     changed = replace(made_by, **asdict(rule), choice=None)
-    fixed = ("threshold", "mean_share", "centre_weight", "mass", "component")
-    if all(getattr(made_by, name) == getattr(changed, name) for name in fixed):
+    fixed = ("threshold", "mean_share", "mass", "component")
+    same = all(getattr(made_by, name) == getattr(changed, name) for name in fixed)
+    if same and changed.centre_weight == weight_kept(made_by, rule.objects):
         changed = replace(changed, choice=made_by.choice)
     return rule, changed
+
+
+def weight_kept(made_by: LocalizerInfo, objects: int) -> float:
+    """Return the centre weight that boxes keep with up to a number of objects an image.
+
+    What set itself may have moved one box an image, and moves none of several (`choose_rule`).
+    """
+    kept, choice = made_by.centre_weight, made_by.choice
+    if choice is None or not choice.threshold or (objects > 1) == (made_by.objects > 1):
+        return kept
+    chosen = weight_of(choice)
+    if objects == 1:
+        return max(kept, chosen)
+    return kept if kept > chosen else 0.0
 
 
 def with_rule(table: BoxTable, rule: BoxRule, *, map_name: str, map_size: int) -> BoxTable:

@@ -7,6 +7,7 @@ import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 
+from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.images import Scenes, pack
 
 MODEL = ["--model", "torchvision:resnet18", "--weights", "random", "--input-size", "96"]
@@ -102,6 +103,14 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
     assert "; weight" not in changed("back", "--threshold", "0.2").stdout
     moved = changed("moved", "--threshold", "0.2", "--centre-weight", "0.25")
     assert "threshold 0.2; weight 0.25 of the central 80 %\n" in moved.stdout
+    ccrop(*line[:3], "objects", *model, "--device", "cpu", "--objects", "3")
+    assert "; weight" not in changed("several", "--objects", "3").stdout
+    assert chosen in changed("one", "--objects", "1", base="objects").stdout
+    for name, anew in (("several", "objects"), ("one", "itself")):
+        found, wanted = BoxSet.open(name), BoxSet.open(anew)
+        assert found.manifest.provenance == wanted.manifest.provenance
+        for shard, table in wanted.tables():
+            assert (found.read(shard).boxes == table.boxes).all()
     refused = changed("no", "--threshold", "auto", base="fixed", status=1)
     assert "none can set itself. Give --threshold or --mass." in refused.stderr
     assert "give one" in ccrop(*line, "--mean-share", "0.5", status=2).stderr
