@@ -137,9 +137,9 @@ def too_few(images: int) -> str | None:
     if images >= _FEW:
         return None
     return (
-        f"{counted(images, 'image')} are too few to learn boxes from random weights: in most "
-        "runs on 300 to 900 photographs they carried little or nothing of their image "
-        "(lab/audits.md, lab/backbones.md)."
+        f"{counted(images, 'image')} {'is' if images == 1 else 'are'} too few to learn boxes from "
+        "random weights: in most runs on 300 to 900 photographs they carried little or nothing of "
+        "their image (lab/audits.md, lab/backbones.md)."
     )
 
 

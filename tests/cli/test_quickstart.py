@@ -283,10 +283,11 @@ def test_without_weights_it_says_what_is_missing_and_runs_nothing(place, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place / "hub"))
     monkeypatch.setattr("ccrop_cli.proposal.ENCODERS", ("timm:test_vit",))
-    photos(place / "photos", [f"{i}.png" for i in range(3)])
+    photos(place / "photos", ["0.png"])
     told = CliRunner().invoke(cli, ["quickstart", "photos"])
     assert told.exit_code == 0, told.output
     why, _, commands = told.stdout.partition("These will run once the weights are here:\n")
+    assert "1 image is too few to learn boxes from random weights" in told.stdout
     assert "1. the box of every image:\n" in commands
     assert "ccrop boxes compute photos first/boxes --model timm:test_vit\n" in commands
     assert "The weights of timm:test_vit cannot be had: HF_HUB_OFFLINE is set" in why
