@@ -1,5 +1,6 @@
 """`ccrop train`."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from ccrop_pipeline.errors import counted
 
 from .model_options import device_option, expect_model
 from .option_types import FiniteRange, LocalPath, complete_recipe
-from .printing import note, print_json, print_line
+from .printing import note, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from ccrop_pipeline.recipes import Recipe, Stage
@@ -173,28 +174,31 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     Example:
       ccrop train data/photos runs/first --recipe photos-simclr-2core --set epochs=5
     """
+    from ccrop_pipeline.recipes import advice
+
     own = {name: options.pop(name) for name in ("method", "recipe", "overrides", "refresh_every")}
     init = _pretrained(**{name: options.pop(name) for name in _INIT})
     recipe, plan = recipe_and_plan(**own, boxes=options["boxes"], init=init)
     options["init"] = init
+    given = {"boxes": bool(options["boxes"]), "init": bool(init or options["load"])}
     if dry_run:
+        if (images := _count(source)) and (hint := advice(recipe, images, **given)):
+            warn(re.sub(r"`(\w+)`", r"--\1", hint))
         _print_plan(plan, recipe, as_json)
         return
     _expect_inputs(source, run, options)
     # All that can be said without torch has been said: it takes seconds to import.
     from ccrop_pipeline import training
     from ccrop_pipeline.base import Ranks
-    from ccrop_pipeline.recipes import advice
     from ccrop_pipeline.training.loggers import how_to_open
 
     from .train_progress import TrainProgress
 
     ranks = Ranks.from_environment()
     machine = _machine(options["device"], ranks.world_size)
-    given = {"boxes": bool(options["boxes"]), "init": bool(init or options["load"])}
-    hint = partial(advice, recipe, **given)
+    about = partial(advice, recipe, **given)
     try:
-        with TrainProgress(plan, machine=machine, advice=hint) as progress:
+        with TrainProgress(plan, machine=machine, advice=about) as progress:
             done = training.train(source, run, recipe=recipe, observer=progress, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_kept(training.Run(run))) from None
@@ -291,6 +295,26 @@ def _expect_inputs(source: str, run: Path, options: dict[str, Any]) -> None:
 
         Run(run).recipe()
         expect_one_intact(run)
+
+
+def _count(spec: str) -> int | None:
+    """Return how many images a source has; None where that is not told at a look.
+
+    Raises:
+        CcropError: If it is on a local disk, and cannot be trained on.
+    """
+    from ccrop_pipeline.base.addresses import is_address, local_path
+    from ccrop_pipeline.images import TarSource, open_source
+
+    from .sources import expect
+
+    expect(spec)
+    if (
+        is_address(spec) or not local_path(spec).exists()
+    ):  # it is elsewhere, or the name of a data set
+        return None
+    source = open_source(spec)
+    return None if isinstance(source, TarSource) else len(source.index())
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:

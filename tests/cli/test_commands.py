@@ -255,6 +255,29 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     assert plan["plan"][0] == {**first, "text": "train epoch 1: random crops"}
     assert plan["recipe"]["epochs"] == 20
     assert not (workplace / "dry").exists()
+    assert "160 images are too few to learn boxes from random weights" in result.stderr
+    assert "Begin with an encoder that has seen more (--init)" in result.stderr
+
+
+def test_dry_run_refuses_images_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    for split in ("train", "val"):
+        Path("splits", split).mkdir(parents=True)
+        Path("splits", split, "0.png").touch()
+    for source, why in (
+        ("empty", "holds no images"),
+        ("nowhere", "nowhere"),
+        ("splits", "splits/train"),
+    ):
+        refused = ccrop("train", source, "run", "--recipe", "demo", "--dry-run")
+        assert refused.exit_code == 1
+        assert why in refused.stderr
+        assert not refused.stdout
+    for elsewhere in ("CIFAR10", "https://h.invalid/{0..3}.tar", "pipe:cat 0.tar"):
+        planned = ccrop("train", elsewhere, "run", "--recipe", "demo", "--dry-run")
+        assert planned.exit_code == 0, planned.output
+        assert planned.stdout.startswith("1. train epoch")
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_the_list_needs_no_torch():
 
 
 def test_a_recipe_is_fitted_to_few_epochs_but_for_what_was_set_by_hand():
-    line = ["train", "x", "y", "--recipe", "mocov1", "--set", "epochs=2", "--dry-run"]
+    line = ["train", "cifar10", "y", "--recipe", "mocov1", "--set", "epochs=2", "--dry-run"]
     fitted = CliRunner().invoke(cli, line)
     assert fitted.stdout.splitlines()[-1] == "3. train epoch 2: boxes from boxes/epoch-0001"
     assert "optimizer.schedule=cosine, optimizer.milestones=[], boxes.refresh_at=[0.5]." in (

@@ -236,11 +236,13 @@ def test_drift_agrees_with_a_loop_over_images(trained):
 def test_the_command_of_the_page_makes_the_same_recipe(tmp_path, name, changed):
     recipe = ccrop.load_recipe(name, changed)
     own = {"recipe": recipe.to_dict(), "source": {"kind": "tar", "fingerprint": "x"}}
+    (tmp_path / "it's here").mkdir()
+    (tmp_path / "it's here/0.png").touch()
     Run(tmp_path / "run").start(own, str(tmp_path / "it's here"))
     line = commands(Run(tmp_path / "run"), recipe, history(), [])[0]
     result = CliRunner().invoke(cli, [*shlex.split(line)[1:], "--dry-run", "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["recipe"] == recipe.to_dict()
+    assert json.loads(result.stdout)["recipe"] == recipe.to_dict()
 
 
 def test_a_page_needs_no_network_and_repeats_itself(trained, page, tmp_path):
