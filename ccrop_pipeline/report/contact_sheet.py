@@ -14,9 +14,10 @@ from ccrop_pipeline.crops import CHOICE, CropParams, uniforms
 from ccrop_pipeline.errors import SourceError, printable
 from ccrop_pipeline.images import Sample, Source, UnreadableImage, decode, image_hash, true_boxes
 
-CELL, GAP, HEADER, CAPTION = 144, 6, 44, 18  # pixels
+CELL, GAP, HEADER, CAPTION, MARGIN = 144, 6, 44, 18, 8  # pixels; the margin is left and right
 TRUE, FOUND, AROUND, OTHER = (60, 220, 90), (255, 70, 50), (255, 170, 40), (70, 150, 255)
 _VIEWS = 2
+_LONGEST = 24  # characters of the name of a box set
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,13 @@ def contact_sheet(
     return draw_sheet(shown, params, across=across)
 
 
-def draw_sheet(shown: Sequence[Shown], params: CropParams, *, across: int = 2) -> Image.Image:
+def draw_sheet(
+    shown: Sequence[Shown],
+    params: CropParams,
+    *,
+    across: int = 2,
+    names: tuple[str, str] = ("found box", "other box"),
+) -> Image.Image:
     """Draw images with their keys below them, row by row.
 
     Up to four cells an image, the ratio of its sides kept: the image with its boxes, its heatmap
@@ -98,36 +105,42 @@ def draw_sheet(shown: Sequence[Shown], params: CropParams, *, across: int = 2) -
         shown: One or more images.
         params: How the windows of the views are drawn.
         across: Images side by side.
+        names: What the found boxes are called, and those of another box set.
     """
     heated = any(each.heatmap is not None for each in shown)
     titles = ("image and boxes", *(("heatmap",) if heated else ()), "view 1", "view 2")
     step = len(titles) * (CELL + GAP) + 2 * GAP, CELL + CAPTION + GAP
     across = min(across, len(shown))
-    size = across * step[0] - 3 * GAP, HEADER + -(-len(shown) // across) * step[1]
+    size = across * step[0] - 3 * GAP + 2 * MARGIN, HEADER + -(-len(shown) // across) * step[1]
     sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for place, (colour, text) in enumerate(_legend(shown)):
-        pen.text((2 + 118 * place, 2), text, fill=colour, font=font)
+    start = float(MARGIN)
+    for colour, text in _legend(shown, names):
+        pen.text((start, 2), text, fill=colour, font=font)
+        start += font.getlength(text) + 3 * GAP
     for place, (each, views) in enumerate(zip(shown, _views(shown, params), strict=True)):
-        left, top = place % across * step[0], HEADER + place // across * step[1]
+        left, top = MARGIN + place % across * step[0], HEADER + place // across * step[1]
         cells = [*_cells(each, heated=heated), *views]
         for number, cell in enumerate(cells):
             at = left + number * (CELL + GAP)
             sheet.paste(cell, (at, top))
             if top == HEADER:
-                pen.text((at + 2, 22), titles[number], fill="black", font=font)
-        _caption(pen, each, (left + 2, top + CELL + 1), len(cells) * (CELL + GAP) - GAP)
+                pen.text((at, 22), titles[number], fill="black", font=font)
+        _caption(pen, each, (left, top + CELL + 1), len(cells) * (CELL + GAP) - GAP)
     return sheet
 
 
-def _legend(shown: Sequence[Shown]) -> Iterator[tuple[tuple[int, ...], str]]:
-    yield FOUND, "found box"
+def _legend(
+    shown: Sequence[Shown], names: tuple[str, str]
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    found, other = (name if len(name) <= _LONGEST else f"…{name[-_LONGEST:]}" for name in names)
+    yield FOUND, found
     if any(len(each.choices) > 1 for each in shown):
         yield AROUND, "around several"
     if any(len(each.truth) for each in shown):
         yield TRUE, "true box"
     if any(each.other is not None for each in shown):
-        yield OTHER, "the other set's"
+        yield OTHER, other
 
 
 def _caption(pen: ImageDraw.ImageDraw, each: Shown, at: tuple[int, int], width: int) -> None:

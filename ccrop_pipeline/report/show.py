@@ -14,7 +14,7 @@ from ccrop_pipeline.base.values import did_you_mean
 from ccrop_pipeline.boxset import EMPTY, OK, Boxes, BoxSet, MissingBoxError, opened
 from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.errors import BoxSetError, SettingError, SourceError, shown
+from ccrop_pipeline.errors import BoxSetError, SettingError, SourceError, printable, shown
 from ccrop_pipeline.images import Sample, Source, open_source
 from ccrop_pipeline.report.contact_sheet import Shown, draw_sheet
 from ccrop_pipeline.report.diff import diff, nothing_shared
@@ -64,7 +64,11 @@ def show(
         keys = pick_keys(box_set, pick, count, against=other, seed=seed)
     if isinstance(keys, str) or not keys:
         raise SettingError(f"keys is {keys!r}; it must be a list of one or more keys.")
-    return draw_sheet(_joined(box_set, other, source, keys), CropParams())
+    rows = _joined(box_set, other, source, keys)
+    if other is None:
+        return draw_sheet(rows, CropParams())
+    names = printable(box_set.folder), printable(other.folder)
+    return draw_sheet(rows, CropParams(), names=names)
 
 
 def pick_keys(

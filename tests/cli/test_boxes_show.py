@@ -38,7 +38,7 @@ def test_the_picture_is_a_file_that_is_named_and_never_replaced_unasked(place):
     assert done.stdout == "3 images in centre.png\n"
     with Image.open("centre.png") as picture:
         picture.load()
-        assert picture.size == (2 * (3 * 150 + 12) - 18, 44 + 2 * 168)
+        assert picture.size == (2 * (3 * 150 + 12) - 18 + 2 * 8, 44 + 2 * 168)
     first = (place / "centre.png").read_bytes()
     # The same picture again is no other content.
     assert ccrop("sets/centre", "tars", "--count", "3").exit_code == 0

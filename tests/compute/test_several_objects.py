@@ -140,8 +140,8 @@ def test_the_contact_sheet_shows_every_box(source, tmp_path):
     assert table.choices.counts[row] > 1
     sheet = contact_sheet(box_set, source, CropParams(), count=row + 1, across=row + 1)
     pixels, side = np.asarray(sheet), 144
-    # Four cells of 150 pixels an image and a gap; 44 pixels of title.
-    left, top = row * (4 * 150 + 12), 44
+    # Four cells of 150 pixels an image and a gap; a margin of 8, and 44 pixels of title.
+    left, top = 8 + row * (4 * 150 + 12), 44
     cell = pixels[top : top + side, left : left + side]
     red = (cell == (255, 70, 50)).all(axis=2)
     for x_min, y_min, x_max, y_max in table.choices.of_row(row) * side:

@@ -6,13 +6,22 @@ import random
 import numpy as np
 import pytest
 from made_boxes import box_set, table
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ccrop_pipeline.boxset import EMPTY, UNREADABLE, BoxSet, Choices, MissingBoxError
 from ccrop_pipeline.errors import BoxSetError, SettingError, SourceError
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.report import pick_keys
-from ccrop_pipeline.report.contact_sheet import AROUND, CAPTION, CELL, FOUND, GAP, HEADER, OTHER
+from ccrop_pipeline.report.contact_sheet import (
+    AROUND,
+    CAPTION,
+    CELL,
+    FOUND,
+    GAP,
+    HEADER,
+    MARGIN,
+    OTHER,
+)
 
 WIDE = (96, 48)
 SHARDS, EACH = 3, 7
@@ -105,7 +114,7 @@ def test_the_most_moved_ones_are_those_of_a_slow_sort(boxes, other):
 
 
 def cell(sheet, place, number=0, across=2, cells=4):
-    left = place % across * (cells * (CELL + GAP) + 2 * GAP) + number * (CELL + GAP)
+    left = MARGIN + place % across * (cells * (CELL + GAP) + 2 * GAP) + number * (CELL + GAP)
     top = HEADER + place // across * (CELL + CAPTION + GAP)
     return np.asarray(sheet)[top : top + CELL, left : left + CELL]
 
@@ -119,7 +128,7 @@ def outline(pixels, colour):
 def test_edges_are_where_the_box_is_and_the_image_keeps_its_ratio(boxes, place):
     keys = ["part-1-3", "part-0-1", "part-2-6"]
     sheet = boxes.show(place / "tars", keys)
-    assert sheet.size == (2 * (4 * 150 + 12) - 18, 44 + 2 * 168)
+    assert sheet.size == (2 * (4 * 150 + 12) - 18 + 2 * 8, 44 + 2 * 168)
     for number, key in enumerate(keys):
         pixels = cell(sheet, number)
         # 96 by 48 pixels become 144 by 72, in the middle of the cell.
@@ -137,8 +146,10 @@ def test_edges_are_where_the_box_is_and_the_image_keeps_its_ratio(boxes, place):
         assert (cell(sheet, number, 1)[36:-36] != 255).any(axis=2).all()
         assert (cell(sheet, number, 2) != 255).any(axis=2).all()
         below = HEADER + number // 2 * 168 + CELL
-        left = number % 2 * 612
+        left = 8 + number % 2 * 612
         assert (np.asarray(sheet)[below : below + CAPTION, left : left + 80] == 0).any()
+    assert (np.asarray(sheet)[:, :6] == 255).all()
+    assert (np.asarray(sheet)[:, -6:] == 255).all()
 
 
 def test_the_views_are_those_that_training_cuts(boxes, place):
@@ -165,6 +176,16 @@ def test_boxes_of_the_other_set_are_drawn_as_well(boxes, other, place):
     assert (found[1], found[3]) == (36 + round(bottom * 72) - 1, round(right * 144) - 1)
 
 
+def test_the_legend_names_the_sets_that_are_compared(boxes, other, place, monkeypatch):
+    written = []
+    text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda *a, **k: (written.append(a[2]), text(*a, **k))
+    )
+    boxes.show(place / "tars", ["part-0-0"], against=other)
+    assert [name[-12:] for name in written[:2]] == [str(s.folder)[-12:] for s in (boxes, other)]
+
+
 def one_image(folder, image, choices=None, heat=None, hashes=None):
     pack([Sample("a", image, None)], folder / "tars")
     rows = table(["a"], [[0, 0, 1, 1]], hashes=hashes, heatmaps=heat)
@@ -183,7 +204,7 @@ def test_each_of_several_boxes_is_drawn_within_the_box_around_them(tmp_path):
 
 def test_without_heatmaps_there_is_no_cell_for_them(tmp_path):
     found, source = one_image(tmp_path, photo(1))
-    assert found.show(source).size == (3 * 150 - 6, 44 + 168)
+    assert found.show(source).size == (3 * 150 - 6 + 2 * 8, 44 + 168)
 
 
 def test_an_image_that_cannot_be_decoded_is_said_to_be_so(tmp_path):
