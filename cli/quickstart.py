@@ -308,6 +308,7 @@ def _run(steps: "list[Step]") -> str:
 def _state(words: list[str]) -> tuple[bool, str]:
     """Return whether a command was done before, and how far it came, if at all, for people."""
     from ccrop_pipeline.boxset import BoxSet
+    from ccrop_pipeline.images import open_source
     from ccrop_pipeline.training import Run
 
     is_done, what = False, words[-1]
@@ -321,8 +322,10 @@ def _state(words: list[str]) -> tuple[bool, str]:
     elif words[1] == "report":
         is_done = Path(what).is_file()
     elif Path(words[3], "manifest.json").is_file():
-        rows = BoxSet.open(words[3]).manifest.rows
-        is_done, what = True, f"{words[3]}, {counted(rows, 'image')}"
+        manifest = BoxSet.open(words[3]).manifest
+        # Else the command runs, and tells that these boxes are of other images.
+        is_done = manifest.provenance.source.fingerprint == open_source(words[2]).fingerprint()
+        what = f"{words[3]}, {counted(manifest.rows, 'image')}"
     return is_done, f"done already ({what})" if is_done else ""
 
 

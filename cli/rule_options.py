@@ -76,7 +76,8 @@ _OPTIONS = (
         metavar="W",
         type=FiniteRange(0, 1),
         default=None,
-        help="Move the box to the central 80 % of the image: 0 leaves it, 1 is that box.  "
+        help="Move the box to the central 80 % of the image: 0 leaves it, 1 is that box. At least "
+        "so far where the threshold sets itself: weak boxes are then moved half the way.  "
         "[default: 0, or as it was]",
     ),
     click.option(

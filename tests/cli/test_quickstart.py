@@ -104,6 +104,10 @@ def test_three_images_are_run_to_boxes_and_what_was_stopped_goes_on(place):
         "1. the box of every image: done already (out/boxes, 3 images)",
         "2. a page to look at them: done already (out/boxes.html)",
     ]
+    photos(place / "some photos", ["3.png"])
+    more = quickstart("some photos", "--run", "out")
+    assert more.exit_code == 1
+    assert "source.fingerprint" in more.output
 
 
 def test_training_that_was_stopped_is_told_from_that_which_is_done(place, monkeypatch):
