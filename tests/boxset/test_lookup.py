@@ -253,7 +253,7 @@ def test_several_processes_may_build_at_once(tmp_path: Path) -> None:
     builders = [context.Process(target=_build, args=(tmp_path, results)) for _ in range(6)]
     for builder in builders:
         builder.start()
-    assert [results.get(timeout=20) for _ in builders] == [table.boxes[9].tolist()] * 6
+    assert [results.get(timeout=60) for _ in builders] == [table.boxes[9].tolist()] * 6
     for builder in builders:
         builder.join()
     assert not list(tmp_path.rglob("*.lookup"))

@@ -291,7 +291,7 @@ def test_a_command_ends_with_us_and_lets_go_of_stderr(tmp_path, end):
     spec += "" if "list" in end else "; sleep 60"
     command = [sys.executable, "-c", READER + end, spec, str(tmp_path)]
     # Ends when nobody has stderr any more.
-    subprocess.run(command, stderr=subprocess.PIPE, timeout=30, check=False)
+    subprocess.run(command, stderr=subprocess.PIPE, timeout=50, check=False)
     deadline = time.monotonic() + 10
     pids = (tmp_path / "pids").read_text().split()
     while any(running(pid) for pid in pids) and time.monotonic() < deadline:
@@ -526,5 +526,5 @@ def test_a_source_that_was_used_can_be_used_in_a_forked_worker(tmp_path, web):
     queue = context.Queue()
     worker = context.Process(target=send_samples, args=(source, queue))
     worker.start()
-    assert queue.get(timeout=20) == samples
+    assert queue.get(timeout=60) == samples
     worker.join()
