@@ -431,7 +431,8 @@ def test_workers_end_with_their_loader_after_an_error_too(data):
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from ccrop_pipeline.images import open_source
 from ccrop_pipeline.views import ViewGroup, ViewLoader
 source = open_source(f"pipe:cat {sys.argv[1]}/t-{{0,1}}.tar; sleep 60")
