@@ -182,8 +182,6 @@ def _time_of(step: "Step", look: "Look") -> str:
 
 def _facts(look: "Look", encoders: "list[Availability]") -> Iterator[tuple[str, str]]:
     """Yield what is known of images and machine, each with its name."""
-    import torch
-
     from .sources import parts_of
 
     if look.splits:
@@ -202,10 +200,16 @@ def _facts(look: "Look", encoders: "list[Availability]") -> Iterator[tuple[str, 
         shown = few(look.unreadable)
         yield "unreadable", f"{len(look.unreadable)} of {looked} looked at: {shown}"
     yield "disk", f"{shutil.disk_usage('.').free / 1e9:,.0f} GB free"
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield "machine", f"{counted(os.cpu_count() or 1, 'core')}, {', '.join(gpus) or 'no GPU'}"
+    gpus = ", ".join(_gpus()) or "no GPU"
+    yield "machine", f"{counted(os.cpu_count() or 1, 'core')}, {gpus}"
     for encoder in encoders:
         yield "encoder", f"{encoder.model}: {_where(encoder)}"
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def _where(encoder: "Availability") -> str:
@@ -215,8 +219,6 @@ def _where(encoder: "Availability") -> str:
 
 
 def _as_record(look: "Look", encoders: "list[Availability]", steps: "list[Step]") -> dict[str, Any]:
-    import torch
-
     names = (
         "source",
         "images",
@@ -231,7 +233,7 @@ def _as_record(look: "Look", encoders: "list[Availability]", steps: "list[Step]"
     return {name: getattr(look, name) for name in names} | {
         "disk_free": shutil.disk_usage(".").free,
         "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": _gpus(),
         "encoders": [asdict(encoder) for encoder in encoders],
         "commands": [asdict(step) for step in steps],
     }
