@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,33 +75,37 @@ class BoxLookup:
         words = words[_DIGEST:]
         self._salt, n, m, p = map(int, words[:4])
         ends = np.cumsum([4, n, n, 2 * n, p, p, n + 1])
-        self._hashes, self._rows, boxes, self._names, named, starts = np.split(words, ends)[1:7]
-        self._named = named.view("<i8")
+        hashes, self._rows, boxes, names, named, starts = np.split(words, ends)[1:7]
+        self._keys = _Keys(hashes, names, named.view("<i8"))
         self._boxes = _as_boxes(boxes)
         choices = _as_boxes(words[ends[-1] :])
         self._choices = Choices(choices, starts.view("<i8")) if m else None
 
     def __len__(self) -> int:
         """Return the number of boxes."""
-        return len(self._hashes)
+        return len(self._keys.hashes)
 
     def __reduce__(self) -> tuple[type["BoxLookup"], tuple[Path]]:
         """Pickle the path."""
         return BoxLookup, (self.path,)
 
-    def find(self, keys: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def find(
+        self, keys: Sequence[str], *, among: "BoxLookup | None" = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Look up the boxes of keys.
 
         Args:
             keys: n keys, repeated or not. Of two of them that could only be told apart by what
                 tars leave out, such as `1.jpg` and `1.png`, neither is found by its name in tars.
+            among: All keys that these are some of, so that what is found does not depend on which
+                are looked up together.
 
         Returns:
             Boxes, float32 (n, 4), the full box for a key that is not there; and whether each
             key is there, bool (n,).
         """
         boxes = np.full((len(keys), 4), FULL_BOX, np.float32)
-        places, found = self._places(keys)
+        places, found = self._places(keys, among)
         boxes[found] = self._boxes[places[found]]
         return boxes, found
 
@@ -160,43 +165,52 @@ class BoxLookup:
         """
         if self._salt != other._salt:
             return None
-        places, found = _search(other._hashes, self._hashes)
-        by_name = np.flatnonzero(~found)
-        at, known = _search(other._names, self._hashes[by_name])
-        places[by_name[known]], found[by_name[known]] = other._named[at[known]], True
-        at, known = _search(other._hashes, self._names)
-        known &= ~found[self._named]
-        places[self._named[known]], found[self._named[known]] = at[known], True
+        places = _partners(self._keys, other._keys)
+        found = places >= 0
         return self._boxes[found], other._boxes[places[found]]
 
-    def _places(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def _places(
+        self, keys: Sequence[str], among: "BoxLookup | None" = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         hashes = key_hashes(keys, self._salt)
-        places, found = _search(self._hashes, hashes)
+        places, found = _search(self._keys.hashes, hashes)
         if not found.all():
-            self._find_by_name(keys, hashes, places, found)
+            if among is not None and among._salt == self._salt:
+                asked = among._keys
+            else:
+                # Equal keys are one image, and have equal hashes.
+                every, first = np.unique(hashes, return_index=True)
+                called = _called([keys[at] for at in first.tolist()], self._salt)
+                asked = _Keys(every, *_names(every, called))
+            places = _partners(asked, self._keys)[np.searchsorted(asked.hashes, hashes)]
+            found = places >= 0
         return places, found
 
-    def _find_by_name(
-        self,
-        keys: Sequence[str],
-        hashes: NDArray[np.uint64],
-        places: NDArray[np.int64],
-        found: NDArray[np.bool_],
-    ) -> None:
-        """Add what is found by names in tars to `places` and `found`."""
-        absent = np.flatnonzero(~found)
-        # The key of a folder in a set of tars, or one of tars in a set of a folder.
-        called = key_hashes([name_in_tar(keys[at]) for at in absent.tolist()], self._salt)
-        places[absent], known = _search(self._hashes, called)
-        at, named = _search(self._names, hashes[absent])
-        places[absent[named]] = self._named[at[named]]
-        known |= named
-        # A row is that of one image. Equal keys are one image, and have equal hashes.
-        by_name = absent[known]
-        pairs = np.unique(np.stack([places[by_name], hashes[by_name].view("<i8")]), axis=1)
-        rows, claims = np.unique(pairs[0], return_counts=True)
-        taken = np.concatenate([rows[claims > 1], places[found]])
-        found[by_name] = ~np.isin(places[by_name], taken)
+
+class _Keys(NamedTuple):
+    """Hashes of keys in rising order; of their names in tars; the place of each name's key."""
+
+    hashes: NDArray[np.uint64]
+    names: NDArray[np.uint64]
+    named: NDArray[np.int64]
+
+
+def _partners(one: _Keys, other: _Keys) -> NDArray[np.int64]:
+    """Return the place in the other of each key of the one, -1 without; none is met twice.
+
+    A key belongs to an equal one. Two others belong together if one is the name in tars of the
+    other and of no second key beside it, and neither has an equal key.
+    """
+    places, equal = _search(other.hashes, one.hashes)
+    places[~equal] = -1
+    at, is_key = _search(other.hashes, one.names)
+    is_key &= ~equal[one.named]
+    called, is_name = _search(other.names, one.hashes)
+    theirs = other.named[called[is_name]]
+    is_name[is_name] = free = ~_search(one.hashes, other.hashes[theirs])[1]
+    places[one.named[is_key]] = at[is_key]
+    places[is_name] = theirs[free]
+    return places
 
 
 def _search(
@@ -258,8 +272,9 @@ def sorted_words(
         if (hashes[1:] == hashes[:-1]).any():
             continue
         boxes = np.concatenate([np.empty((0, 4), "<f4"), *(part for _, part, *_ in shards)])
-        names, named = _names(hashes, order, [called for *_, called in shards])
-        parts = [hashes, order.astype("<u8"), _as_words(boxes[order]), names, named]
+        called = np.concatenate([np.empty(0, "<u8"), *(part for *_, part in shards)])
+        names, named = _names(hashes, called[order])
+        parts = [hashes, order.astype("<u8"), _as_words(boxes[order]), names, named.view("<u8")]
         # A shard without rows need not tell whether the box set has choices.
         choices = [part for own, _, part, _ in shards if part is not None and len(own)]
         if sum(map(len, choices)) not in (0, len(hashes)):
@@ -288,13 +303,12 @@ def _called(keys: Sequence[str], salt: int) -> NDArray[np.uint64]:
 
 
 def _names(
-    hashes: NDArray[np.uint64], order: NDArray[np.int64], called: Sequence[NDArray[np.uint64]]
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the hashes of names in tars that are no keys and of one row alone, and its place."""
-    by_place = np.concatenate([np.empty(0, "<u8"), *called])[order]
-    names, first, times = np.unique(by_place, return_index=True, return_counts=True)
+    hashes: NDArray[np.uint64], called: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return the hashes of names in tars that are no keys and of one key alone, and its place."""
+    names, first, times = np.unique(called, return_index=True, return_counts=True)
     sure = (times == 1) & (names != 0) & ~np.isin(names, hashes)
-    return names[sure], first[sure].astype("<u8")
+    return names[sure], first[sure]
 
 
 def _as_words(boxes: NDArray[np.float32]) -> NDArray[np.uint64]:

@@ -155,7 +155,7 @@ class BoxSet:
         They come from a memory-mapped file, which is built the first time. Where an image has
         several boxes, its box is their union. The key of an image in a folder, `cats/1.jpg`, also
         finds the box of `cats/1` in the tars that were packed from it, and the other way round,
-        where no other of `keys`, and no other row, is called so.
+        where no other of `keys`, and no other row, is called so: so give all keys at once.
 
         Args:
             keys: n keys, repeated or not.

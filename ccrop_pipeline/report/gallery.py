@@ -118,7 +118,7 @@ def gallery(
         if read := _same_rows(before, chosen, tables):
             tables = [[table, *others] for table, others in zip(read, tables, strict=True)]
             found.earlier.insert(0, refresh_name(before))
-    for name, rows in zip(chosen, _chosen_rows(tables, against), strict=True):
+    for name, rows in zip(chosen, _chosen_rows(tables, box_set, against), strict=True):
         samples = _samples(source, name, {row.key for row in rows})
         for row in rows:
             sample = samples.get(row.key)
@@ -140,13 +140,15 @@ def _same_rows(
     return read if same else None
 
 
-def _chosen_rows(tables: list[list[BoxTable]], against: BoxSet | None) -> list[list[_Row]]:
+def _chosen_rows(
+    tables: list[list[BoxTable]], box_set: BoxSet, against: BoxSet | None
+) -> list[list[_Row]]:
     """Return the rows to show of each shard."""
     if not tables:
         return []
     newest = [of[-1] for of in tables]
     boxes = np.concatenate([table.boxes for table in newest]).astype(np.float64)
-    others = [_others(table, against) for table in newest]
+    others = [_others(table, box_set, against) for table in newest]
     most = _MOST
     if shape := newest[0].heatmap_shape:
         cells = shape[0] * shape[1] * len(tables[0])
@@ -182,11 +184,11 @@ def _extremes(boxes: NDArray[np.float64], status: NDArray[np.uint8], few: int) -
     return found
 
 
-def _others(table: BoxTable, against: BoxSet | None) -> NDArray[np.float32]:
+def _others(table: BoxTable, box_set: BoxSet, against: BoxSet | None) -> NDArray[np.float32]:
     """Return the boxes of another set, not a number where it has none."""
     if against is None:
         return np.full((len(table), 4), np.nan, np.float32)
-    boxes, there = against.lookup().find(table.keys)
+    boxes, there = against.lookup().find(table.keys, among=box_set.lookup())
     return np.where(there[:, None], boxes, np.float32(np.nan))
 
 

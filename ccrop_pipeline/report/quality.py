@@ -48,15 +48,18 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
         SourceError: If no image of the source has a true box.
         MissingBoxError: If an image that has one has no box in the set.
     """
-    rows = defaultdict(list)
+    groups, keys, truths, rows = list[str](), list[str](), [], defaultdict(list)
     for shard in source.shards:
         for sample in source.read(shard):
             truth = true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4))
             if not len(truth):
                 continue
-            group = str(json.loads(sample.annotation or b"{}").get("source", "all"))
-            candidates = (*box_set.find([sample.key]), FULL_BOX, CENTRE_70)
-            rows[group].append([iou(box, truth).max() for box in candidates])
+            groups.append(str(json.loads(sample.annotation or b"{}").get("source", "all")))
+            keys.append(sample.key)
+            truths.append(truth)
+    for group, found, truth in zip(groups, box_set.find(keys), truths, strict=True):
+        candidates = (found, FULL_BOX, CENTRE_70)
+        rows[group].append([iou(box, truth).max() for box in candidates])
     if not rows:
         raise SourceError(f"no image of {source.location} comes with true boxes.")
     return {group: _summary(np.array(best)) for group, best in sorted(rows.items())}

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ccrop_pipeline.base import SILENT, Observer
 from ccrop_pipeline.boxset import BoxSet
+from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.compute.box_sets import default_batch_size, default_threads
 from ccrop_pipeline.compute.choice import see_windows, some_of
 from ccrop_pipeline.images import Source
@@ -50,7 +51,7 @@ def look_again(
     given = localizer is None
     localizer = localizer or Localizer(encoder, choose_map(encoder), BoxRule())
     seen = see_windows(
-        *some_of(source),
+        *some_of(images_of(box_set, source)),
         localizer,
         batch_size=default_batch_size(encoder),
         threads=default_threads(encoder),

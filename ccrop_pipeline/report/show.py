@@ -163,7 +163,7 @@ def _joined(
     samples = _samples(box_set, source, wanted)
     others: list[NDArray[np.float32] | None] = [None] * len(keys)
     if other is not None:
-        edges, known = other.lookup().find(keys)
+        edges, known = other.lookup().find(keys, among=box_set.lookup())
         if not known.any():
             raise nothing_shared(box_set, other)
         others = [box if there else None for box, there in zip(edges, known, strict=True)]

@@ -1,5 +1,6 @@
 """Boxes of a folder found by the keys of its tars, and those of tars by keys of their folder."""
 
+import itertools
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -31,42 +32,60 @@ def in_tar(key: str) -> str:
     return "/".join([*folders, last.replace(".", "_")])
 
 
-def meant(key: str, keys: list[str]) -> str | None:
-    if key in keys:
-        return key
-    if in_tar(key) in keys:
-        return in_tar(key)
-    alike = [other for other in keys if in_tar(other) == key]
-    return alike[0] if len(alike) == 1 else None
+def partners(keys: list[str], others: list[str]) -> dict[str, str]:
+    """The other key that each belongs to."""
+    pairs = {key: key for key in keys if key in others}
+    for key, other in itertools.product(keys, others):
+        called = in_tar(key) == other or key == in_tar(other)
+        longer, beside = (key, keys) if in_tar(key) != key else (other, others)
+        alone = [each for each in beside if in_tar(each) == in_tar(longer)] == [longer]
+        if called and alone and key not in others and other not in keys:
+            assert key not in pairs
+            pairs[key] = other
+    assert len(set(pairs.values())) == len(pairs)
+    return pairs
 
 
-@settings(max_examples=60, deadline=None)
+def edges(lookup: BoxLookup, keys: list[str]) -> list[tuple[float, ...]]:
+    return [tuple(box) for box in lookup.find(keys)[0].tolist()]
+
+
+@settings(max_examples=100, deadline=None)
 @given(_KEYS, _KEYS, st.randoms())
 def test_the_lookup_agrees_with_the_definition(keys, wanted, random) -> None:
-    wanted = [*wanted, *map(in_tar, keys[:3])]
-    found = {key: meant(key, keys) for key in wanted}
-    # Two keys that mean one row are two images, of which none is it but one that is the row's own.
-    expected = {
-        key: row for key, row in found.items() if key == row or list(found.values()).count(row) == 1
-    }
+    wanted = [*dict.fromkeys([*wanted, *map(in_tar, keys[:3])])]
+    pairs = partners(wanted, keys)
     asked = wanted * 2
     random.shuffle(asked)
     with tempfile.TemporaryDirectory() as folder:
         rows = lookup_of(folder, keys).rows(asked)
-    assert rows.tolist() == [keys.index(expected[k]) if expected.get(k) else -1 for k in asked]
+    assert rows.tolist() == [keys.index(pairs[k]) if k in pairs else -1 for k in asked]
 
 
-@given(_KEYS, _KEYS)
-@settings(max_examples=30, deadline=None)
-def test_two_sets_share_the_boxes_that_keys_find(one, two) -> None:
+@settings(max_examples=100, deadline=None)
+@given(_KEYS, _KEYS, st.integers(1, 7))
+def test_two_sets_meet_as_their_keys_do_however_they_are_cut(one, two, size) -> None:
+    pairs = partners(one, two)
+    assert partners(two, one) == {other: key for key, other in pairs.items()}
     with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
         mine, theirs = lookup_of(a, one), lookup_of(b, two)
         own, other = mine.common(theirs)
-        rows = theirs.rows(one)
-        boxes = theirs.find(two)[0]
-        pairs = {(*p, *q) for p, q in zip(own.tolist(), other.tolist(), strict=True)}
-        for box, row in zip(mine.find(one)[0].tolist(), rows.tolist(), strict=True):
-            assert row < 0 or (*box, *boxes[row].tolist()) in pairs
+        met = [(tuple(p), tuple(q)) for p, q in zip(own.tolist(), other.tolist(), strict=True)]
+        expected = zip(edges(mine, [*pairs]), edges(theirs, [*pairs.values()]), strict=True)
+        assert sorted(met) == sorted(expected)
+        for start in range(0, len(one), size):
+            part = one[start : start + size]
+            boxes, found = theirs.find(part, among=mine)
+            assert found.tolist() == [key in pairs for key in part]
+            own = [pairs[key] for key in part if key in pairs]
+            assert [tuple(box) for box in boxes[found].tolist()] == edges(theirs, own)
+
+
+def test_a_row_is_met_once(tmp_path) -> None:
+    one = made(tmp_path / "one", ["1", "1.jpg"]).lookup()
+    two = made(tmp_path / "two", ["1.jpg"]).lookup()
+    for lookups in ((one, two), (two, one)):
+        assert [len(boxes) for boxes in lookups[0].common(lookups[1])] == [1, 1]
 
 
 def made(folder: Path, *shards: list[str], form: str = "parquet") -> BoxSet:

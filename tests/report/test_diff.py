@@ -5,9 +5,14 @@ import pytest
 from ccrop_cli.main import cli
 from click.testing import CliRunner
 from made_boxes import box_set, table
+from PIL import Image
 
 from ccrop_pipeline.boxset import EMPTY, OK, UNREADABLE
+from ccrop_pipeline.crops import CropParams
+from ccrop_pipeline.errors import BoxSetError
+from ccrop_pipeline.images import open_source
 from ccrop_pipeline.report import diff
+from ccrop_pipeline.report.gallery import gallery
 
 FULL, LEFT, RIGHT, UPPER = [0, 0, 1, 1], [0, 0, 0.5, 1], [0.5, 0, 1, 1], [0, 0, 1, 0.5]
 
@@ -41,6 +46,25 @@ def test_images_are_joined_by_key_whatever_the_shards(pair):
     assert [(mover.key, mover.iou) for mover in found.movers] == [("c", 0), ("a", 0.5), ("e", 0.5)]
     assert (found.movers[0].before, found.movers[0].after) == (tuple(LEFT), tuple(RIGHT))
     assert [mover.key for mover in diff(*pair, movers=1).movers] == ["c"]
+
+
+def test_a_name_that_shards_share_finds_no_box_of_tars_from_either(tmp_path):
+    """Whether rows are met all at once, by shards or one by one."""
+    for name in ("1.jpg", "1.png", "2.jpg"):
+        Image.new("RGB", (48, 48)).save(tmp_path / name)
+    tables = [table(["1.jpg", "2.jpg"], [LEFT, LEFT]), table(["1.png"], [LEFT])]
+    folder = box_set(tmp_path / "folder", tables)
+    tars = box_set(tmp_path / "tars", [table(["1", "2"], [RIGHT, UPPER])])
+    images = open_source(tmp_path)
+    assert [mover.key for mover in diff(folder, tars).movers] == ["2.jpg"]
+    shown = gallery(folder, images, crop=CropParams(), against=tars).items
+    assert {item["key"]: item.get("other") for item in shown} == {
+        "1.jpg": None,
+        "2.jpg": UPPER,
+        "1.png": None,
+    }
+    with pytest.raises(BoxSetError, match="none of these images"):
+        folder.show(images, ["1.jpg"], against=tars)
 
 
 def test_a_set_does_not_differ_from_itself(pair):
