@@ -117,7 +117,7 @@ def _draw(found: "Audit", file: Path) -> None:
 
 
 def show_result(box_set: "BoxSet", as_json: bool) -> None:
-    """End a command that made boxes: summary and audit on stdout, the warning on stderr.
+    """End a command that made boxes: verdict and summary on stdout, the warning on stderr.
 
     Args:
         box_set: What was made.
@@ -125,13 +125,16 @@ def show_result(box_set: "BoxSet", as_json: bool) -> None:
     """
     from ccrop_pipeline.report import audit as judge
 
-    from .boxes_info import show
+    from .boxes_info import show, show_in_brief
 
-    show(box_set, as_json)
     found = judge(box_set)
     was_said = _was_said(found)
-    if not as_json:
-        _show(found, warned=not was_said)
+    if as_json:
+        show(box_set, as_json)
+    else:
+        _show_verdict(found, warned=not was_said)
+        show_in_brief(box_set)
+        print_line(f"details     ccrop boxes audit {shlex.quote(str(box_set.folder))}")
     if not was_said:
         _warn(found, box_set)
     _say_what_tells(found, box_set)
@@ -163,15 +166,19 @@ def bars(counts: Iterable[int], label: str) -> list[str]:
     ]
 
 
-def _show(found: "Audit", *, warned: bool = True) -> None:
-    if not found.images:
-        print_line("no boxes")
-        return
+def _show_verdict(found: "Audit", *, warned: bool = True) -> None:
     print_line(f"verdict     {found.verdict}")
     if not (found.warning and warned):
         print_line(
             f"because     {with_flags(' '.join(filter(None, (found.reason, found.advice))))}"
         )
+
+
+def _show(found: "Audit") -> None:
+    if not found.images:
+        print_line("no boxes")
+        return
+    _show_verdict(found)
     for line in _figures(found):
         print_line(line)
     for line in bars(found.area_histogram, "area"):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ccrop_pipeline.boxset import BoxSet
 
 _NAMED = 10  # unreadable images
+_BRIEF = ("box set", "images", "unreadable", "boxes", "objects", "box rule")
 
 
 @click.command("info")
@@ -53,6 +54,15 @@ def show(box_set: "BoxSet", as_json: bool) -> None:
         return
     for name, value in _lines(found):
         print_line(f"{name:<12}{value}")
+
+
+def show_in_brief(box_set: "BoxSet") -> None:
+    """Print on stdout what of a summary matters to whoever has just made the boxes."""
+    found = summary(box_set)
+    is_whole = found["counts"]["ok"] == found["images"]
+    for name, value in _lines(found):
+        if name in _BRIEF or (name == "status" and not is_whole):
+            print_line(f"{name:<12}{value}")
 
 
 def summary(box_set: "BoxSet") -> dict[str, Any]:

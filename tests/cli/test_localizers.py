@@ -91,6 +91,9 @@ def test_a_rule_that_sets_itself_is_told(tmp_path, monkeypatch):
     rule += "; weight 0.5 of the central 80 %"
     chosen = f"{rule}; set itself by 36 images, kappa {kappa:.2f}"
     assert re.search(f"box rule +{re.escape(chosen)}", done.stdout)
+    names = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    assert names == ["verdict", "because", "box set", "images", "boxes", "box rule", "details"]
+    assert done.stdout.endswith("details     ccrop boxes audit itself\n")
 
     def changed(new, *options, base="itself", status=0):
         return ccrop("boxes", "rethreshold", base, new, *options, status=status)

@@ -96,9 +96,10 @@ def test_a_no_op_names_the_mildest_threshold_that_is_none(tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "Warning" not in result.stderr
-    assert f"areas       mean {found.remedy.mean_area:.1%}" in result.stdout
+    assert f"boxes       mean area {found.remedy.mean_area:.1%}" in result.stdout
+    audited = CliRunner().invoke(cli, ["boxes", "audit", str(tmp_path / "new")])
     # Which is no high figure: kappa is not known, and a model would tell it.
-    assert re.search(r"^own         not known; 0?\.\d+ if kappa were 1", result.stdout, re.M)
+    assert re.search(r"^own         not known; 0?\.\d+ if kappa were 1", audited.stdout, re.M)
     assert f"to find out: ccrop boxes audit {tmp_path}/new SOURCE --model MODEL\n" in result.stderr
 
 
