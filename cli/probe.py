@@ -131,7 +131,7 @@ def _labelled(train: "Source", test: "Source | None") -> "tuple[LabelledImages, 
     from ccrop_pipeline.probes import bank_and_queries
 
     bank, queries = bank_and_queries(train, train.index(), test)
-    if queries.index is bank.index:
+    if queries.whole is bank.whole:
         asked, all_images = len(queries.rows), len(bank.rows) + len(queries.rows)
         note(
             f"{asked:,} of the {all_images:,} images of {train.location} take the test, the "

@@ -13,7 +13,7 @@ from ccrop_pipeline.base.values import check_ranges, ranged
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.probes.features import Features, LabelledImages, Subset, embed, numbered
+from ccrop_pipeline.probes.features import Features, LabelledImages, embed, numbered
 from ccrop_pipeline.probes.linear import LinearResult, expect_several_classes
 from ccrop_pipeline.views import Batch, ViewGroup, ViewLoader
 from ccrop_pipeline.views.batch import unreadable_note
@@ -82,13 +82,12 @@ def augmented_probe(
         CcropError: If no image can be read, or training images are all of one class.
     """
     settings = settings or AugmentedSettings()
-    embedded = (
+    held, asked = (
         embed(part, encoder, threads=threads, observer=observer) for part in (validation, test)
     )
-    held, asked = embedded
     if problems := held.problems + asked.problems:
         observer.warning(unreadable_note(problems))
-    labels = torch.from_numpy(fitted.index.labels[fitted.rows])
+    labels = torch.from_numpy(fitted.labels)
     trained = Features(torch.empty(0), labels)
     expect_several_classes(trained)
     (_, held, asked), names = numbered(trained, held, asked)
@@ -155,12 +154,10 @@ def _head(channels: int, classes: int) -> nn.Linear:
 def _loader(
     images: LabelledImages, encoder: Encoder, settings: AugmentedSettings, workers: int
 ) -> ViewLoader:
-    """Open random crops."""
-    index = Subset(images)
     return ViewLoader(
-        index,
+        images,
         ViewGroup(1, encoder.input_size, scale=_SCALE),
-        batch_size=min(settings.batch_size, len(index)),
+        batch_size=min(settings.batch_size, len(images)),
         workers=workers,
         device=encoder.device,
         seed=_SEED,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,19 +19,39 @@ from ccrop_pipeline.views.cutter import decode_or_note
 
 _HELD_OUT = 6  # one image in six asks, the others answer, when there is no test source
 _VALIDATION = 10  # one training image in ten chooses the settings of a linear probe
+_BATCH = 256  # images a forward pass
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Some labelled rows of an index.
+    """Some labelled rows of an index, and an `ImageIndex` of these alone.
 
     Attributes:
-        index: Images by position.
+        whole: The index that they are in.
         rows: int64 (n,) positions in the index.
     """
 
-    index: ImageIndex
+    whole: ImageIndex
     rows: NDArray[np.int64]
+
+    @cached_property
+    def keys(self) -> Sequence[str]:
+        """Keys in the order of the rows."""
+        keys = self.whole.keys
+        return [keys[row] for row in self.rows.tolist()]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class indices, int64 (n,)."""
+        labels: NDArray[np.int64] = self.whole.labels[self.rows]
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded bytes of image `i` of these."""
+        return self.whole.read(int(self.rows[i]))
 
 
 def labelled(index: ImageIndex, location: str) -> LabelledImages:
@@ -105,10 +126,10 @@ def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
     Raises:
         SourceError: If a part would be empty.
     """
-    bank, queries = _without(images, _hashes(images) % np.uint64(_HELD_OUT) == 0)
-    if not len(bank.rows) or not len(queries.rows):
+    bank, queries = _without(images, hash_keys(images.keys) % np.uint64(_HELD_OUT) == 0)
+    if not len(bank) or not len(queries):
         raise SourceError(
-            f"too few images are labelled ({len(images.rows)}) to hold out a sixth of them for a "
+            f"too few images are labelled ({len(images)}) to hold out a sixth of them for a "
             "test. Give other images for the test, or take no probe (probe.every=0 in a run)."
         )
     return bank, queries
@@ -116,10 +137,10 @@ def held_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
 
 def at_most(images: LabelledImages, count: int) -> LabelledImages:
     """Return so many of the images, or all of fewer; chosen by key, whatever their order."""
-    if len(images.rows) <= count:
+    if len(images) <= count:
         return images
-    chosen = np.argsort(_hashes(images), kind="stable")[:count]
-    return LabelledImages(images.index, np.sort(images.rows[chosen]))
+    chosen = np.argsort(hash_keys(images.keys), kind="stable")[:count]
+    return LabelledImages(images.whole, np.sort(images.rows[chosen]))
 
 
 def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
@@ -131,31 +152,23 @@ def validation_split(images: LabelledImages) -> tuple[LabelledImages, LabelledIm
     Raises:
         SourceError: If a part would be empty.
     """
-    chosen = _hashes(images) // np.uint64(_HELD_OUT) % np.uint64(_VALIDATION) == 0
+    chosen = hash_keys(images.keys) // np.uint64(_HELD_OUT) % np.uint64(_VALIDATION) == 0
     fitted, validation = _without(images, chosen)
-    if not len(fitted.rows) or not len(validation.rows):
+    if not len(fitted) or not len(validation):
         raise SourceError(
-            f"too few images are labelled ({len(images.rows)}) to choose the settings of a linear "
+            f"too few images are labelled ({len(images)}) to choose the settings of a linear "
             "probe on a tenth of them. Use the kNN probe."
         )
     return fitted, validation
-
-
-def _hashes(images: LabelledImages) -> NDArray[np.uint64]:
-    keys = images.index.keys
-    return hash_keys([keys[row] for row in images.rows.tolist()])
 
 
 def _without(
     images: LabelledImages, chosen: NDArray[np.bool_]
 ) -> tuple[LabelledImages, LabelledImages]:
     return (
-        LabelledImages(images.index, images.rows[~chosen]),
-        LabelledImages(images.index, images.rows[chosen]),
+        LabelledImages(images.whole, images.rows[~chosen]),
+        LabelledImages(images.whole, images.rows[chosen]),
     )
-
-
-_BATCH = 256  # images a forward pass
 
 
 @dataclass(frozen=True)
@@ -205,7 +218,7 @@ def embed(
     Raises:
         SourceError: If none of the images can be read.
     """
-    encoded: Iterable[bytes] = (images.index.read(row) for row in images.rows.tolist())
+    encoded: Iterable[bytes] = map(images.read, range(len(images)))
     values, readable = [], []
     kind = torch.device(encoder.device).type
     for batch in resized_images(
@@ -216,48 +229,16 @@ def embed(
         observer.images_done(len(batch.readable))
     kept = np.concatenate([np.zeros(0, bool), *readable])
     if not kept.any():
-        raise SourceError(f"none of {len(images.rows)} labelled images can be read.")
+        raise SourceError(f"none of {len(images)} labelled images can be read.")
     return Features(
         torch.cat(values)[torch.from_numpy(kept)],
-        torch.from_numpy(images.index.labels[images.rows[kept]]),
-        _problems(images.index, images.rows[~kept]),
+        torch.from_numpy(images.labels[kept]),
+        _problems(images, np.flatnonzero(~kept)),
     )
 
 
-def _problems(index: ImageIndex, rows: NDArray[np.integer]) -> tuple[str, ...]:
+def _problems(images: LabelledImages, unreadable: NDArray[np.integer]) -> tuple[str, ...]:
     found: dict[int, str] = {}
-    for row in rows.tolist():
-        decode_or_note(index.read(row), index.keys[row], found, row)
+    for i in unreadable.tolist():
+        decode_or_note(images.read(i), images.keys[i], found, i)
     return tuple(found.values())
-
-
-class Subset:
-    """The images of a `LabelledImages` by position, for the loaders of `views`.
-
-    Args:
-        images: Which rows of which index.
-    """
-
-    def __init__(self, images: LabelledImages) -> None:
-        self._index: ImageIndex = images.index
-        self._rows = images.rows
-        keys = images.index.keys
-        self._keys = [keys[row] for row in images.rows.tolist()]
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Keys in the order of the rows."""
-        return self._keys
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class indices, int64 (n,)."""
-        labels: NDArray[np.int64] = self._index.labels[self._rows]
-        return labels
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, i: int) -> bytes:
-        """Return the encoded bytes of image `i`."""
-        return self._index.read(int(self._rows[i]))

@@ -17,7 +17,6 @@ from ccrop_pipeline.probes import (
     validation_split,
 )
 from ccrop_pipeline.probes.augmented import _epoch, _head, _loader, _trained
-from ccrop_pipeline.probes.features import Subset
 from tests.counted import Counted
 
 # The broken image is named in a warning, as in training.
@@ -76,12 +75,12 @@ def test_labels_are_names_of_any_size(coloured):
     train, test = coloured
     expected = augmented_probe(*validation_split(train), test, pixels_themselves(), settings=QUICK)
     for part in (train, test):
-        part.index.labels[:] = np.array([0, 300_000_000, 10**18])[part.index.labels]
+        part.whole.labels[:] = np.array([0, 300_000_000, 10**18])[part.whole.labels]
     try:
         found = augmented_probe(*validation_split(train), test, pixels_themselves(), settings=QUICK)
     finally:
         for part in (train, test):
-            part.index.labels[:] = np.searchsorted([0, 300_000_000, 10**18], part.index.labels)
+            part.whole.labels[:] = np.searchsorted([0, 300_000_000, 10**18], part.whole.labels)
     assert found == expected
 
 
@@ -108,8 +107,8 @@ def test_a_rate_gives_the_same_alone_and_among_others(coloured):
 
 
 def test_batches_are_crops_of_the_right_images_without_unreadable_ones(coloured):
-    some = LabelledImages(coloured[0].index, np.delete(coloured[0].rows, [3, 4, 50]))
-    assert list(Subset(some).keys) == [some.index.keys[row] for row in some.rows]
+    some = LabelledImages(coloured[0].whole, np.delete(coloured[0].rows, [3, 4, 50]))
+    assert list(some.keys) == [some.whole.keys[row] for row in some.rows]
     encoder = pixels_themselves()
     loader = _loader(some, encoder, AugmentedSettings(batch_size=49), 0)
     means = torch.tensor(COLOURS) / 255

@@ -47,7 +47,7 @@ def test_features_of_many_images_are_those_of_each():
     assert len(counted.done) > 1
     assert sum(counted.done) == 270
     assert found.labels.tolist() == [i % 10 for i in range(270)]
-    last = embed(LabelledImages(images.index, images.rows[-20:]), encoder)
+    last = embed(LabelledImages(images.whole, images.rows[-20:]), encoder)
     torch.testing.assert_close(found.values[-20:], last.values, rtol=1e-4, atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_too_few_images_cannot_be_split(split):
 
 def test_a_choice_of_some_images_does_not_depend_on_their_order():
     images = labelled(Scenes(60, size=16).index(), "scenes")
-    turned = LabelledImages(images.index, images.rows[::-1])
+    turned = LabelledImages(images.whole, images.rows[::-1])
     chosen = at_most(images, 20)
     assert len(chosen.rows) == 20
     assert (np.diff(chosen.rows) > 0).all()
