@@ -15,8 +15,6 @@ from .printing import print_json, print_line, results
 from .sources import open_source
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ccrop_pipeline.report import Pick
 
 _MOST = 200
@@ -82,6 +80,7 @@ def show(
         raise click.UsageError("--pick moved needs --against BOXES2, the boxes to compare with.")
     if out is not None and out.suffix.lower() != ".png":
         raise click.UsageError(f"--out is {str(out)!r}, and a PNG is written: let it end in .png.")
+    from ccrop_pipeline.base.files import output_file
     from ccrop_pipeline.boxset import BoxSet
     from ccrop_pipeline.report import pick_keys
     from ccrop_pipeline.report import show as picture_of
@@ -96,7 +95,8 @@ def show(
     if path is None and not how:
         path = Path(f"{Path(boxes.rstrip('/')).resolve().name or 'boxes'}.png")
     if path:
-        _write(picture, path, overwrite)
+        with output_file(path, overwrite=overwrite) as aside:
+            picture.save(aside, "PNG")
     if how:
         stream.write(pictures.draw(picture, how))
         stream.flush()
@@ -104,14 +104,3 @@ def show(
         print_json({"path": str(path), "keys": list(shown)})
     elif path:
         print_line(f"{counted(len(shown), 'image')} in {path}")
-
-
-def _write(picture: "Image.Image", path: Path, overwrite: bool) -> None:
-    from ccrop_pipeline.base.files import TargetTakenError, written_aside
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with written_aside(path, replace=overwrite) as aside:
-            picture.save(aside, "PNG")
-    except TargetTakenError:
-        raise TargetTakenError(path, replaceable=True) from None

@@ -120,6 +120,27 @@ def written_aside(
             aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def output_file(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Write a file that a person named, as `written_aside`, in a folder that is made if need be.
+
+    Args:
+        target: The file.
+        overwrite: Whether it takes the place of a file that is there with other content.
+
+    Raises:
+        TargetTakenError: If it does not, and there is one; the message then advises it.
+        WriteError: If it cannot be written.
+        CcropError: If it is a device.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with written_aside(target, replace=overwrite) as aside:
+            yield aside
+    except TargetTakenError:
+        raise TargetTakenError(target, replaceable=True) from None
+
+
 def appear(aside: Path, target: Path, *, replace: bool = False) -> None:
     """Sync a file that was written aside and move it to `target`.
 

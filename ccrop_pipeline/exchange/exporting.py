@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ccrop_pipeline.base.addresses import is_address, local_path
-from ccrop_pipeline.base.files import TargetTakenError, folder_written_aside, written_aside
+from ccrop_pipeline.base.files import folder_written_aside, output_file
 from ccrop_pipeline.boxset import BoxSet, BoxTable
 from ccrop_pipeline.boxset.manifest import CROISSANT
 from ccrop_pipeline.errors import CcropError, SettingError
@@ -90,12 +90,8 @@ def export_boxes(
         raise SettingError(f"{path} is to be {form}: let its name end in {ending}.")
     if path.is_dir():
         raise CcropError(f"{path} is a folder: name the {form} file to write.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with written_aside(path, replace=overwrite) as aside:
-            write(box_set, aside, suffix, turned=upright)
-    except TargetTakenError:
-        raise TargetTakenError(path, replaceable=True) from None
+    with output_file(path, overwrite=overwrite) as aside:
+        write(box_set, aside, suffix, turned=upright)
     return path
 
 

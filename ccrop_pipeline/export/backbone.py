@@ -1,8 +1,7 @@
 """Writing the backbone of a run for other programs, and checking what was written."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import TargetTakenError, written_aside
+from ccrop_pipeline.base.files import output_file
 from ccrop_pipeline.errors import CcropError, ModelError, SettingError
 from ccrop_pipeline.export.detectron2 import (
     detectron2_file,
@@ -193,22 +192,11 @@ def export_backbone(
     state = {name: value.contiguous() for name, value in state.items()}
     file = detectron2_file(state) if form == "detectron2" else state
     about = {"backbone": backbone.name, "epoch": str(epoch)}
-    with _appearing(out, overwrite=overwrite) as aside:
+    with output_file(out, overwrite=overwrite) as aside:
         aside.write_bytes(_bytes_of(file, out.suffix, about))
         difference = _check(aside, out.suffix, backbone, form, recipe)
     lines = tuple(lines_for(backbone, form, out))
     return Exported(out, form, backbone.name, epoch, len(state), difference, lines)
-
-
-@contextmanager
-def _appearing(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield the path of a file that takes the name `out` once it was checked."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with written_aside(out, replace=overwrite) as aside:
-            yield aside
-    except TargetTakenError:
-        raise TargetTakenError(out, replaceable=True) from None
 
 
 def _export_onnx(
@@ -219,7 +207,7 @@ def _export_onnx(
     if input_size is not None:
         encoder = replace(encoder, input_size=input_size)
     program = onnx_model(encoder)
-    with _appearing(out, overwrite=overwrite) as aside:
+    with output_file(out, overwrite=overwrite) as aside:
         aside.write_bytes(program.SerializeToString(deterministic=True))
         difference = difference_of(aside, encoder)
     lines, weights = tuple(onnx_lines(encoder, out)), len(program.graph.initializer)

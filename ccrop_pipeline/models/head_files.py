@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.files import TargetTakenError, written_aside
+from ccrop_pipeline.base.files import output_file
 from ccrop_pipeline.errors import ModelError, SettingError, shown
 from ccrop_pipeline.localize import CellSource, Encoder, LinearHead
 from ccrop_pipeline.models.weight_files import DIGEST, read_weights
@@ -88,9 +88,5 @@ def save_head(head: LinearHead, path: str | Path, *, overwrite: bool = False) ->
 
     path = local_path(path)
     check_head_target(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with written_aside(path, replace=overwrite) as aside:
-            aside.write_bytes(save(head.state, {DIGEST: head.sha256}))
-    except TargetTakenError:
-        raise TargetTakenError(path, replaceable=True) from None
+    with output_file(path, overwrite=overwrite) as aside:
+        aside.write_bytes(save(head.state, {DIGEST: head.sha256}))

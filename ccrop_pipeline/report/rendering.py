@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ccrop_pipeline.base.files import TargetTakenError, written_aside
+from ccrop_pipeline.base.files import output_file
 from ccrop_pipeline.errors import duration, printable
 from ccrop_pipeline.report.audit import Audit
 from ccrop_pipeline.report.verdict import UNKNOWN, WORTH
@@ -93,11 +93,8 @@ def write_page(
     css = (page / "page.css").read_text("utf-8")
     js = "".join((page / name).read_text("utf-8") for name in scripts)
     text = environment.get_template(template).render(css=css, js=js, **values)
-    try:
-        with written_aside(target, replace=overwrite) as aside:
-            aside.write_text(text, encoding="utf-8")
-    except TargetTakenError:
-        raise TargetTakenError(target, replaceable=True) from None
+    with output_file(target, overwrite=overwrite) as aside:
+        aside.write_text(text, encoding="utf-8")
     return target
 
 
