@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,6 +238,8 @@ class Run:
     def _changed(self, identity: Mapping[str, Any]) -> list[str]:
         started = self.started().items()
         old = {name: value for name, value in started if name not in (_PLACES, _ID)}
+        with suppress(CcropError):  # settings that are younger than the run have their defaults
+            old["recipe"] = self.recipe().to_dict()
         return differences(old, identity)
 
     def _started_differently(self, changed: list[str]) -> CcropError:

@@ -17,7 +17,7 @@ from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.models.own_checkpoints import OWN_KIND
 from ccrop_pipeline.models.sealed_files import seal
 from ccrop_pipeline.models.weight_files import save_sealed
-from ccrop_pipeline.recipes import load_recipe
+from ccrop_pipeline.recipes import Recipe, load_recipe
 from ccrop_pipeline.training import Checkpoint, Metrics, Run, load_checkpoint
 from ccrop_pipeline.training.checkpoint import save_checkpoint
 
@@ -220,8 +220,8 @@ def test_a_run_is_taken_up_only_by_what_started_it(tmp_path):
 
 def test_what_opens_the_images_is_kept_and_is_no_part_of_the_identity(tmp_path):
     run = Run(tmp_path / "run")
-    run.start({"recipe": {"epochs": 5}}, source="/here")
-    run.start({"recipe": {"epochs": 5}}, source="/there")
+    for place in ("/here", "/there"):
+        run.start({"recipe": Recipe(epochs=5).to_dict()}, source=place)
     assert run.source() == "/here"
 
 
@@ -276,6 +276,17 @@ def test_a_damaged_run_json_is_one_message_and_stays(tmp_path, content):
         with pytest.raises(CcropError, match=r"run\.json does not say what a run was started with"):
             attempt()
     assert (tmp_path / "run.json").read_bytes() == content
+
+
+def test_a_run_goes_on_when_a_setting_has_been_added_since(tmp_path):
+    now = Recipe().to_dict()
+    run = Run(tmp_path)
+    run.start({"recipe": {name: now[name] for name in now if name != "drop_path_rate"}})
+    first = run.id
+    run.start({"recipe": now})
+    assert run.id == first
+    run.start({"recipe": {**now, "drop_path_rate": 0.5}})
+    assert run.id != first
 
 
 def test_a_recipe_of_a_run_that_makes_no_sense_is_one_message(tmp_path):
