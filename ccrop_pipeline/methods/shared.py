@@ -10,6 +10,8 @@ from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.dist import gather, rank, world_size
 from torch import Tensor, nn
 
+from ccrop_pipeline.localize.stochastic_depth import keep_paths
+
 __all__ = ["gathered", "rank", "world_size"]
 
 
@@ -101,8 +103,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def momentum_copy(module: M) -> M:
-    """Return a copy of a module, equal to it and without gradient."""
+    """Return a copy of a module, equal to it, without gradient and without stochastic depth.
+
+    As the teacher in the program of DINO's authors (main_dino.py of facebookresearch/dino).
+    """
     copied = copy.deepcopy(module)
+    keep_paths(copied)
     deactivate_requires_grad(copied)
     return copied
 

@@ -93,10 +93,12 @@ def timm_network(
     partial: bool,
     say: Callable[[str], None],
     any_size: bool = False,
+    drop_path_rate: float = 0.0,
 ) -> Network:
     """Build a network of timm; its arguments are those of `torchvision_network`.
 
-    With `any_size`, a ViT also takes images of other sizes than `input_size`.
+    With `any_size`, a ViT also takes images of other sizes than `input_size`. `drop_path_rate` is
+    for networks that know stochastic depth, and passed over by others.
 
     Raises:
         ModelError: If timm is missing, has no such network, or its weights cannot be had or do not
@@ -116,13 +118,14 @@ def timm_network(
     sizes: list[dict[str, Any]] = [] if input_size is None else [{"img_size": input_size}]
     if any_size:
         sizes.insert(0, {**sizes[0], "dynamic_img_size": True})
+    dropped = {"drop_path_rate": drop_path_rate} if drop_path_rate else {}
 
     taken: dict[str, Any] = {}
 
     def sized(**options: Any) -> tuple[nn.Module, Convert | None]:
-        for size in sizes:
+        for size in [*sizes, *([{}] if dropped else [])]:
             with suppress(TypeError):
-                built = build(**size, **options)
+                built = build(**size, **dropped, **options)
                 taken.update(size)
                 return built
         return build(**options)

@@ -6,15 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError, shown
+from ccrop_pipeline.errors import ModelError, SettingError, shown
 from ccrop_pipeline.localize import Backbone, Encoder, backbone_names, build_backbone
 from ccrop_pipeline.localize.encoder import evaluation
+from ccrop_pipeline.localize.stochastic_depth import drop_paths
 from ccrop_pipeline.models.layers import layers_of
 from ccrop_pipeline.models.named import timm_network, torchvision_network
 from ccrop_pipeline.models.network import Network
 
 
-def open_backbone(name: str, sizes: Sequence[int]) -> Backbone:
+def open_backbone(name: str, sizes: Sequence[int], *, drop_path_rate: float = 0.0) -> Backbone:
     """Build a backbone with fresh random weights, from torch's global generator.
 
     Args:
@@ -22,19 +23,24 @@ def open_backbone(name: str, sizes: Sequence[int]) -> Backbone:
             the colours that its library's own weights expect.
         sizes: Sides in pixels of the images that it is to take. It is built for the first, and
             its feature map is that of images of the second, if there is one.
+        drop_path_rate: Largest rate of stochastic depth; 0: none, whatever the library's default.
 
     Raises:
         CcropError: If there is no such network, its library is missing, it does not take images
-            of these sizes, or it yields no features that can be trained or no feature map.
+            of these sizes, or it yields no features that can be trained or no feature map, or
+            it has no stochastic depth to set.
     """
     library, _, plain = name.partition(":")
-    if library == name:
-        return build_backbone(name)
-    if library == "torchvision" and _is_ours(plain):
-        return build_backbone(plain)
+    ours = library == name or (library == "torchvision" and _is_ours(plain))
+    if ours:
+        backbone = build_backbone(plain or name)
+        _set_drop_paths(backbone, name, drop_path_rate)
+        return backbone
     options: dict[str, Any] = {"input_size": sizes[0], "partial": False, "say": lambda _line: None}
     if library == "timm":
-        network = timm_network(plain, "random", any_size=True, **options)
+        network = timm_network(
+            plain, "random", any_size=True, drop_path_rate=drop_path_rate, **options
+        )
         lines = [
             _call("timm.create_model", plain, pretrained=False, num_classes=0, **network.options)
         ]
@@ -45,6 +51,7 @@ def open_backbone(name: str, sizes: Sequence[int]) -> Backbone:
             f'model.set_submodule("{part}", torch.nn.Identity())'
             for part in _without_classifier(network.module)
         ]
+    _set_drop_paths(network.module, name, drop_path_rate)
     return _wrapped(network, sizes, lines)
 
 
@@ -82,6 +89,15 @@ def backbone_encoder(
 def _call(function: str, name: str, **options: Any) -> str:
     given = "".join(f", {option}={value!r}" for option, value in options.items())
     return f'model = {function}("{name}"{given})'
+
+
+def _set_drop_paths(network: nn.Module, name: str, rate: float) -> None:
+    if not drop_paths(network, rate) and rate:
+        raise SettingError(
+            f"drop_path_rate is {rate}, and {name} has no stochastic depth. Set it to 0, or take a "
+            "network that has: most of timm (ViT, ConvNeXt, Swin, ResNet), and ConvNeXt, Swin, "
+            "EfficientNet and MaxViT of torchvision."
+        )
 
 
 def _is_ours(name: str) -> bool:

@@ -50,6 +50,9 @@ class Recipe:
         freeze: First blocks of the backbone that do not learn, the stem counted as the first. For
             runs that begin with weights from elsewhere; ViTs with random ones train more steadily
             with 1 (section 4.2 of MoCo v3, arXiv:2104.02057).
+        drop_path_rate: Stochastic depth ("drop path") of the backbone while it trains: share of
+            images for which the last block adds nothing; fewer in those before, as its library
+            has it. 0: none. Momentum encoders have none.
         image_size: Side of a view in pixels.
         eval_size: Side in pixels of the whole images that boxes are computed on and that the
             probe sees; 0 for `image_size`. Twice the size gives heatmaps of twice the cells.
@@ -77,6 +80,7 @@ class Recipe:
 
     backbone: str = "resnet50"
     freeze: int = ranged(0, "[0, 1000]")
+    drop_path_rate: float = ranged(0.0, "[0, 1)")
     image_size: int = ranged(224, "[8, 4096]")
     eval_size: int = ranged(0, "[0, 4096]")
     epochs: int = ranged(200, "[1, 100000]")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ccrop_pipeline.base import Observer, StepReport
 from ccrop_pipeline.errors import ModelError, shown
 from ccrop_pipeline.localize import Backbone
+from ccrop_pipeline.localize.stochastic_depth import share_paths
 from ccrop_pipeline.methods import Method, build_method, embedding_std, gathered
 from ccrop_pipeline.models.own_checkpoints import unfitting
 from ccrop_pipeline.models.trainable import open_backbone
@@ -158,7 +159,9 @@ class Learner:
         self.unreadable: list[str] = []
         self._rows = NewestRows()
         torch.manual_seed(recipe.seed)
-        backbone = open_backbone(recipe.backbone, recipe.sizes())
+        backbone = open_backbone(
+            recipe.backbone, recipe.sizes(), drop_path_rate=recipe.drop_path_rate
+        )
         backbone.freeze(recipe.freeze)
         method = build_method(recipe.method, backbone)
         self.started_from = (
@@ -169,6 +172,8 @@ class Learner:
             method = method.to(memory_format=torch.channels_last)
         if processes.count > 1:
             method.synchronise_batch_norm()
+            images = recipe.batch_size // processes.count // recipe.accumulate
+            share_paths(method, images, rank=processes.ranks.rank, count=processes.count)
         if checkpointing:
             method.backbone.checkpoint_blocks()
         if compiled:

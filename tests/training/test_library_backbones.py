@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 from torchvision import models
 
+from ccrop_pipeline.base import Observer
 from ccrop_pipeline.boxset import BoxSet
 from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.export.backbone import export_backbone
@@ -19,7 +21,7 @@ from ccrop_pipeline.localize.backbones import Renormalise
 from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.models.trainable import open_backbone
 from ccrop_pipeline.recipes import load_recipe
-from ccrop_pipeline.training import PretrainedEncoder, train
+from ccrop_pipeline.training import PretrainedEncoder, load_checkpoint, train
 
 timm = pytest.importorskip("timm")
 VIT = "timm:test_vit"  # of timm for its own tests: patches of 16 pixels, 0.3 million parameters
@@ -70,6 +72,28 @@ def test_a_run_opens_as_the_librarys_own_network(run):
 
 def test_boxes_of_a_refresh_come_from_the_map_that_suits_the_encoder(run):
     assert BoxSet.open(run / "boxes/epoch-0001").manifest.provenance.localizer.map == "keys"
+
+
+def test_a_killed_run_drops_the_same_paths_when_it_goes_on(source, tmp_path):
+    settings = [*SETTINGS, "epochs=2", "boxes.kind=none", "method.projection_dim=64"]
+    settings += ["method.hidden_dim=32", "local_views.count=0", "probe.every=0"]
+    recipe = load_recipe("dino-vit", settings)
+    assert recipe.drop_path_rate == 0.1
+
+    class Killed(Observer):
+        def epoch_done(self, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(source, tmp_path / "killed", recipe=recipe, device="cpu", observer=Killed())
+    without = replace(recipe, drop_path_rate=0.0)
+    for name, each in (("killed", recipe), ("whole", recipe), ("without", without)):
+        train(source, tmp_path / name, recipe=each, device="cpu")
+    killed, whole, without = (
+        load_checkpoint(tmp_path / name).method for name in ("killed", "whole", "without")
+    )
+    assert all(torch.equal(value, whole[name]) for name, value in killed.items())
+    assert not torch.equal(without["projector.layers.0.weight"], whole["projector.layers.0.weight"])
 
 
 def test_an_exported_file_is_loaded_by_the_lines_that_come_with_it(run, tmp_path):
