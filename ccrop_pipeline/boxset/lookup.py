@@ -180,8 +180,7 @@ class BoxLookup:
             else:
                 # Equal keys are one image, and have equal hashes.
                 every, first = np.unique(hashes, return_index=True)
-                called = _called([keys[at] for at in first.tolist()], self._salt)
-                asked = _Keys(every, *_names(every, called))
+                asked = _Keys(every, *_names(every, _called(keys, self._salt)[first]))
             places = _partners(asked, self._keys)[np.searchsorted(asked.hashes, hashes)]
             found = places >= 0
         return places, found
