@@ -30,17 +30,15 @@ def rethreshold(boxes: str, out: str, as_json: bool, **options: Any) -> None:
 
     box_set = BoxSet.open(boxes)
     from ccrop_pipeline.compute.rethreshold import rethreshold as apply
-    from ccrop_pipeline.compute.rethreshold import weight_kept
     from ccrop_pipeline.localize import rule_of
 
     from .boxes_audit import show_result
     from .progress import Counter
 
     localizer = box_set.manifest.provenance.localizer
-    base = None
-    if localizer:
-        weight = weight_kept(localizer, options["objects"] or localizer.objects)
-        base = replace(rule_of(localizer), centre_weight=weight)
+    base = rule_of(localizer) if localizer else None
+    if base and localizer and localizer.choice and options["mean_share"] is None:
+        base = replace(base, threshold=None, mean_share=0.0, centre_weight=None)  # sets itself
     rule = rule_from(base, **options)
     with Counter("boxes", box_set.manifest.rows) as observer:
         result = apply(box_set, out, rule, observer=observer)

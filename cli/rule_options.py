@@ -76,9 +76,8 @@ _OPTIONS = (
         metavar="W",
         type=FiniteRange(0, 1),
         default=None,
-        help="Move the box to the central 80 % of the image: 0 leaves it, 1 is that box. At least "
-        "so far where the threshold sets itself: weak boxes are then moved half the way.  "
-        "[default: 0, or as it was]",
+        help="Move the box to the central 80 % of the image: 0 leaves it, 1 is that box.  "
+        "[default: 0, or as it was; half the way for weak boxes where the threshold sets itself]",
     ),
     click.option(
         "--margin",
@@ -131,7 +130,7 @@ def rule_from(
         mass: Likewise; takes the place of the base's threshold, and a threshold that of its mass.
         objects: Likewise.
         component: Likewise.
-        centre_weight: Likewise; 0 where only a threshold or a mass is given.
+        centre_weight: Likewise; where only a threshold or a mass is given, that of `BoxRule`.
         margin: Likewise.
         min_size: Likewise.
 
@@ -148,7 +147,7 @@ def rule_from(
     changes = {name: value for name, value in changes.items() if value is not None}
     if threshold is not None or mass is not None:
         number = None if threshold == AUTO else threshold
-        changes |= {"threshold": number, "mass": mass, "mean_share": 0.0, "centre_weight": 0.0}
+        changes |= {"threshold": number, "mass": mass, "mean_share": 0.0, "centre_weight": None}
     given = {"mean_share": mean_share, "centre_weight": centre_weight}
     changes |= {name: value for name, value in given.items() if value is not None}
     base = base or BoxRule()

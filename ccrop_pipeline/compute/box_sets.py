@@ -95,7 +95,8 @@ def compute_boxes(
     if not overwrite:
         is_complete = _go_on(source, localizer, folder, asked, effort, ranks, observer)
         return BoxSet.open(folder) if is_complete else None
-    with replaced(folder, expect, asked.fingerprint, form, heatmaps) as aside:
+    weight = localizer.rule.centre_weight
+    with replaced(folder, expect, asked.fingerprint, weight, form, heatmaps) as aside:
         _go_on(source, localizer, aside, asked, effort, ranks, observer)
     return BoxSet.open(folder)
 

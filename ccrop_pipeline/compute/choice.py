@@ -104,11 +104,12 @@ def settle(
         )
     if not localizer.rule.sets_itself:
         return asked
-    info = _recorded(folder, form, asked)
+    weight = localizer.rule.centre_weight
+    info = _recorded(folder, form, asked, weight)
     if info is None:
         info = _chosen(source, localizer, batch_size, threads, observer)
         if info.choice and info.choice.threshold:  # else every process comes to the same
-            info = _record(folder, form, asked, info)
+            info = _record(folder, form, asked, info, weight)
     if info.choice and info.choice.worthless:
         observer.warning(worthless(info.choice))
     return replace(asked, localizer=info)
@@ -137,7 +138,9 @@ def _file_of(asked: Provenance) -> str:
     return f"{CHOICE}{asked.fingerprint[:16]}.json"
 
 
-def _recorded(folder: Location, form: str, asked: Provenance) -> LocalizerInfo | None:
+def _recorded(
+    folder: Location, form: str, asked: Provenance, weight: float | None
+) -> LocalizerInfo | None:
     """Return the localizer that was settled for this box set before, None where none was."""
     assert asked.localizer is not None
     found = provenance_in(folder, form=form)
@@ -150,7 +153,7 @@ def _recorded(folder: Location, form: str, asked: Provenance) -> LocalizerInfo |
                 "it."
             )
         # Where they differ in anything else, that is said when its shards are looked through.
-        return _with_choice(asked.localizer, info)
+        return _with_choice(asked.localizer, info, weight)
     place, file = open_folder(folder), _file_of(asked)
     if place.has(file):
         # Of a process that completes the set just now, it is gone.
@@ -159,24 +162,27 @@ def _recorded(folder: Location, form: str, asked: Provenance) -> LocalizerInfo |
             left = from_plain(LocalizerInfo, plain, ignore_unknown=True)
             rule_of(left)  # refuses numbers that no rule has
             # Nothing else may be in it, or boxes would be made by one thing and say another.
-            is_ours = left == _with_choice(asked.localizer, left)
+            is_ours = left == _with_choice(asked.localizer, left, weight)
             if is_ours and left.choice and left.choice.threshold:
                 return left
     return None
 
 
-def _with_choice(asked: LocalizerInfo, made: LocalizerInfo) -> LocalizerInfo:
-    chosen = ("threshold", "mean_share", "centre_weight", "choice")
-    return replace(asked, **{name: getattr(made, name) for name in chosen})
+def _with_choice(asked: LocalizerInfo, made: LocalizerInfo, weight: float | None) -> LocalizerInfo:
+    """Return what is asked for with all that set itself; the centre weight may be given."""
+    chosen = {name: getattr(made, name) for name in ("threshold", "mean_share", "choice")}
+    return replace(asked, **chosen, centre_weight=made.centre_weight if weight is None else weight)
 
 
-def _record(folder: Location, form: str, asked: Provenance, made: LocalizerInfo) -> LocalizerInfo:
+def _record(
+    folder: Location, form: str, asked: Provenance, made: LocalizerInfo, weight: float | None
+) -> LocalizerInfo:
     """Leave a choice for others, and return what holds: the first one that was left."""
     place, file = open_folder(folder), _file_of(asked)
     text = json.dumps(to_plain(made))
     with suppress(TargetTakenError), place.written(file) as path:
         path.write_text(text, encoding="utf-8")
-    held = _recorded(folder, form, asked)
+    held = _recorded(folder, form, asked, weight)
     return held or made
 
 

@@ -42,8 +42,8 @@ def rethreshold(
     Args:
         boxes: A box set with heatmaps, or its folder: a local path or an address.
         folder: Where the new box set goes: a local path or an address.
-        rule: The rule of the new boxes. One that sets itself has the threshold that it set for
-            `boxes`, since to choose another takes images.
+        rule: The rule of the new boxes. One that sets itself has what it set for `boxes`, since
+            to choose anew takes images.
         observer: Hears how it goes.
 
     Raises:
@@ -86,7 +86,8 @@ def _settled(
                 f"the rule of {box_set.folder} was given, and without the images none can set "
                 "itself. Give `threshold` or `mass`."
             )
-        weight = max(rule.centre_weight, weight_kept(made_by, rule.objects))
+        given = rule.centre_weight
+        weight = _weight_kept(made_by, rule.objects) if given is None else given
         rule = replace(rule, threshold=made_by.threshold, mean_share=made_by.mean_share)
         rule = replace(rule, centre_weight=weight)
     if made_by.map in MASKS and rule.objects != made_by.objects:
@@ -98,23 +99,16 @@ def _settled(
     changed = replace(made_by, **asdict(rule), choice=None)
     fixed = ("threshold", "mean_share", "mass", "component")
     same = all(getattr(made_by, name) == getattr(changed, name) for name in fixed)
-    if same and changed.centre_weight == weight_kept(made_by, rule.objects):
+    if same and changed.centre_weight == _weight_kept(made_by, rule.objects):
         changed = replace(changed, choice=made_by.choice)
     return rule, changed
 
 
-def weight_kept(made_by: LocalizerInfo, objects: int) -> float:
-    """Return the centre weight that boxes keep with up to a number of objects an image.
-
-    What set itself may have moved one box an image, and moves none of several (`choose_rule`).
-    """
+def _weight_kept(made_by: LocalizerInfo, objects: int) -> float:
+    """Return the centre weight of boxes, as it is with up to a number of objects an image."""
     kept, choice = made_by.centre_weight, made_by.choice
-    if choice is None or not choice.threshold or (objects > 1) == (made_by.objects > 1):
-        return kept
-    chosen = weight_of(choice)
-    if objects == 1:
-        return max(kept, chosen)
-    return kept if kept > chosen else 0.0
+    set_itself = choice is not None and kept == weight_of(choice, made_by.objects)
+    return weight_of(choice, objects) if choice and set_itself else kept
 
 
 def with_rule(table: BoxTable, rule: BoxRule, *, map_name: str, map_size: int) -> BoxTable:

@@ -56,7 +56,8 @@ class BoxRule:
         component: Whether everything above the threshold counts, or its largest connected
             component only (most heatmap cells, joined along edges and corners).
         centre_weight: How far a box is moved to the central 80 % of each side of the image: the
-            weight of that in the mean of the two; in [0, 1]. Comes before the margin.
+            weight of that in the mean of the two; in [0, 1]. Comes before the margin. None: a rule
+            that sets itself chooses it too; beside a threshold or a mass that is 0.
         margin: Share of the box's own sides to add at each of its four sides, as far as the
             image goes; 0.1 makes a box 1.2 times as wide and high.
         min_size: Least side as a share of the image's; in [0, 1]. A smaller box is widened about
@@ -72,12 +73,12 @@ class BoxRule:
     mean_share: float = ranged(0.0, "[0, 2]")
     objects: int = ranged(1, f"[1, {MOST_OBJECTS}]")
     component: Component = "all"
-    centre_weight: float = ranged(0.0, "[0, 1]")
+    centre_weight: float | None = ranged(None, "[0, 1]")
     margin: float = ranged(0.0, "[0, 100]")
     min_size: float = ranged(0.0, "[0, 1]")
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges, and settle what does not set itself."""
         if self.threshold is not None and self.mass is not None:
             raise SettingError(
                 f"threshold is {self.threshold} and mass {self.mass}; give at most one of them."
@@ -96,6 +97,8 @@ class BoxRule:
                 f"objects is {self.objects}, and each is a component of what a threshold leaves: "
                 "give neither a mass nor the largest component."
             )
+        if self.centre_weight is None and not self.sets_itself:
+            object.__setattr__(self, "centre_weight", 0.0)
 
     @property
     def sets_itself(self) -> bool:

@@ -101,11 +101,14 @@ def first_fit(choice: RuleChoice) -> int | None:
     return len(rows) - 1 if choice.kappa[-1] > _SURE else None
 
 
-def weight_of(tried: RuleChoice) -> float:
+def weight_of(tried: RuleChoice, objects: int = 1) -> float:
     """Return the centre weight of boxes: half where they agree badly, or are worth nothing.
 
-    As an estimate is shrunk to what is known without it (Stein 1956), the less it says.
+    As an estimate is shrunk to what is known without it (Stein 1956), the less it says. None of
+    several objects an image is moved.
     """
+    if objects > 1 or not tried.threshold:
+        return 0.0
     at = first_fit(tried)
     return _CENTRE_WEIGHT if at is None or tried.kappa[at] < _WEAK else 0.0
 
@@ -134,8 +137,7 @@ def choose_rule(
     Returns:
         The rule, and on what it was chosen. On fewer than `FEWEST` images, that of `too_few`;
         where boxes are worth nothing, that with the largest boxes, which does the least harm.
-        Boxes have the centre weight of `weight_of`, if not a greater one; those of several objects
-        none.
+        Boxes have the centre weight of the rule, or else that of `weight_of`.
     """
     n = len(heatmaps)
     if n < FEWEST:
@@ -154,6 +156,7 @@ def choose_rule(
     tried_all = RuleChoice(n, WINDOWS, False, THRESHOLDS, *map(tuple, columns))  # noqa: FBT003
     at = first_fit(tried_all)
     choice = replace(tried_all, worthless=at is None)
-    weight = rule.centre_weight if rule.objects > 1 else max(rule.centre_weight, weight_of(choice))
+    given = rule.centre_weight
+    weight = weight_of(choice, rule.objects) if given is None else given
     rule = replace(rule, threshold=THRESHOLDS[at or 0], mean_share=MEAN_SHARE)
     return replace(rule, centre_weight=weight), choice

@@ -254,11 +254,12 @@ def _commands(box_set: BoxSet, source: Source, other: BoxSet | None) -> list[str
     if made.encoder and (localizer := made.localizer):
         rule = _rule_words(localizer)
         if localizer.choice:  # it sets itself again
-            rule = [
-                word
-                for word in rule
-                if not re.match("--(threshold|mean-share|centre-weight)", word)
-            ]
+            from ccrop_pipeline.localize.rule_choice import weight_of  # torch, which takes seconds
+
+            weight = localizer.centre_weight
+            rule = [w for w in rule if not re.match("--(threshold|mean-share|centre-weight)", w)]
+            if weight != weight_of(localizer.choice, localizer.objects):
+                rule.append(f"--centre-weight {weight}")
         lines.append(
             f"ccrop boxes compute {images} {folder} --model MODEL "
             f"--layer {shlex.quote(made.encoder.layer)} --map {shlex.quote(localizer.map)} "

@@ -63,7 +63,7 @@ def look_again(
     rule, size = localizer.rule, encoder.input_size
     if given:
         rule, _ = choose_rule(rule, seen.heatmaps, seen.inside, seen.windows, size)
-    moved, rule = rule.centre_weight > 0, replace(rule, centre_weight=0.0)
+    moved, rule = bool(rule.centre_weight), replace(rule, centre_weight=0.0)
     if moved and not given:  # kappa is that of boxes before
         boxes = _boxes(seen.heatmaps, rule, size)
     found = _boxes(seen.inside.reshape(-1, *seen.inside.shape[2:]), rule, size)

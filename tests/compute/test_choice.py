@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from ccrop_cli.boxes_audit import show_result, warn_if_useless
+from ccrop_cli.main import cli
 from ccrop_cli.train_progress import TrainProgress
+from click.testing import CliRunner
 from PIL import Image
 
 from ccrop_pipeline.base import Observer, Ranks
@@ -27,7 +29,7 @@ from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone,
 from ccrop_pipeline.localize.rule_choice import choose_rule, draw_windows
 from ccrop_pipeline.recipes import load_recipe
 from ccrop_pipeline.recipes.plan import make_plan
-from ccrop_pipeline.report import audit
+from ccrop_pipeline.report import audit, report_boxes
 
 SETTINGS = {"batch_size": 16, "threads": 1}
 REST = {"heatmaps": True, "form": "parquet", "max_bad": 1.0}
@@ -299,6 +301,42 @@ def test_boxes_that_are_worth_nothing_are_told_once_a_time(source, tmp_path, cap
     out, err = capsys.readouterr()
     assert err == ""
     assert "verdict     carry nothing of the image\nbecause     boxes overlap one and" in out
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_a_centre_weight_that_is_given_is_kept_where_the_rest_sets_itself(source, tmp_path, weight):
+    """By computing, going on, and another rule, whatever number of objects that has."""
+    torch.manual_seed(0)
+    noisy = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, stride=8), _Noise())
+    made = Localizer(Encoder(noisy, "1", 64, name="noise"), "sum", BoxRule(centre_weight=weight))
+    box_set = compute_boxes(source, made, tmp_path / "b", **SETTINGS)
+    assert info(box_set).choice.worthless
+    assert info(box_set).centre_weight == weight
+    again = rethreshold(box_set, tmp_path / "again", BoxRule())
+    assert again.manifest.provenance == box_set.manifest.provenance
+    for steps in (["--margin", 0.1], ["--objects", 2]):
+        out = tmp_path / steps[0]
+        command = ["boxes", "rethreshold", box_set.folder, out, *steps]
+        assert CliRunner().invoke(cli, [*map(str, command)]).exit_code == 0
+        found = BoxSet.open(out)
+        assert (info(found).centre_weight, info(found).choice) == (weight, info(box_set).choice)
+    page = report_boxes(box_set, source, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"--centre-weight {weight}" in page
+    (tmp_path / "b/manifest.json").unlink()
+    other = replace(made, rule=BoxRule(centre_weight=0.75))
+    with pytest.raises(BoxSetError, match="centre_weight"):
+        compute_boxes(source, other, tmp_path / "b", **SETTINGS)
+
+
+def test_several_objects_are_not_moved_and_one_of_them_is_again(source, tmp_path):
+    torch.manual_seed(0)
+    noisy = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, stride=8), _Noise())
+    made = Localizer(Encoder(noisy, "1", 64, name="noise"), "sum", BoxRule(objects=2))
+    several = compute_boxes(source, made, tmp_path / "several", **SETTINGS)
+    one = rethreshold(several, tmp_path / "one", BoxRule())
+    two = rethreshold(one, tmp_path / "two", BoxRule(objects=2))
+    assert [info(each).centre_weight for each in (several, one, two)] == [0.0, 0.5, 0.0]
+    assert two.manifest.provenance == several.manifest.provenance
 
 
 class _Noise(torch.nn.Module):
