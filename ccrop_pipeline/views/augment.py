@@ -32,7 +32,7 @@ from ccrop_pipeline.views.photometric import (
     grayscale,
     solarize,
 )
-from ccrop_pipeline.views.shared_room import shared_room
+from ccrop_pipeline.views.rooms import room, shared_room
 
 # Jitter or not, its order, its four factors, grayscale or not, flip or not, blur or not, its
 # sigma, solarize or not. New numbers are appended, so that the old ones keep their values.
@@ -118,6 +118,7 @@ class Augment:
 
     def __init__(self, groups: Sequence[ViewGroup], seed: int, device: str | torch.device) -> None:
         self.groups, self.seed, self.device = tuple(groups), seed, torch.device(device)
+        self._free: list[Tensor] = []  # memory of earlier views
         if self.device.type == "cpu":
             _fused()  # once, for all the loader processes that are forked
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
@@ -153,11 +154,7 @@ class Augment:
         return replace(batch, views=self(batch, epoch))
 
     def _augment(self, crops: Tensor, draws: Draws, threshold: float) -> Tensor:
-        in_worker = get_worker_info() is not None
-        views = (
-            shared_room(crops.shape) if in_worker else torch.empty(crops.shape, device=self.device)
-        )
-        on_cpu = self.device.type == "cpu"
+        views, on_cpu = self._room(crops.shape), self.device.type == "cpu"
         if on_cpu and (fused := _fused()):
             self._change_fused(fused, crops, draws, threshold, views)
             return views
@@ -170,6 +167,11 @@ class Augment:
             images = _change(pixels, draws.steps[part], strengths[part], chosen, threshold)
             _put(views, rows, images.sub_(self._mean).mul_(self._inverse_std))
         return views
+
+    def _room(self, shape: torch.Size) -> Tensor:
+        if self.device.type != "cpu":
+            return torch.empty(shape, device=self.device)
+        return room(self._free, shape) if get_worker_info() is None else shared_room(shape)
 
     def _change_fused(
         self,

@@ -21,7 +21,7 @@ from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes
 from ccrop_pipeline.views.cutter import GREY, ViewCutter, decode_or_note
-from ccrop_pipeline.views.shared_room import received
+from ccrop_pipeline.views.rooms import received
 
 _IMAGES_A_TASK = 256
 _CPU_SIDE = 40

@@ -18,7 +18,7 @@ from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import CurrentBoxSet, ImageBoxes
 from ccrop_pipeline.views.cutter import ViewCutter
-from ccrop_pipeline.views.shared_room import received
+from ccrop_pipeline.views.rooms import received
 
 Thing = TypeVar("Thing")
 # A sample with its box, float32 (4,); None while there are no boxes.
