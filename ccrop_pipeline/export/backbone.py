@@ -20,12 +20,7 @@ from ccrop_pipeline.export.detectron2 import (
     detectron2_state,
 )
 from ccrop_pipeline.export.onnx_form import difference_of, expect_onnx, onnx_lines, onnx_model
-from ccrop_pipeline.localize import (
-    Backbone,
-    Encoder,
-    build_backbone,
-    state_sha256,
-)
+from ccrop_pipeline.localize import Backbone, Encoder, build_backbone, state_sha256
 from ccrop_pipeline.models import open_encoder, read_own
 from ccrop_pipeline.models.network import import_timm
 from ccrop_pipeline.models.own_checkpoints import (
@@ -39,73 +34,6 @@ from ccrop_pipeline.models.trainable import open_backbone
 from ccrop_pipeline.models.weight_files import DIGEST, read_weights, save_sealed
 from ccrop_pipeline.recipes import Recipe
 
-_CIFAR = "-cifar"
-
-
-def lines_for(backbone: Backbone, form: str, path: Path) -> list[str]:
-    """Return lines that build the network, load the file and leave a `model` of features.
-
-    Args:
-        backbone: What was exported.
-        form: As for `export_backbone`.
-        path: The file.
-    """
-    if form == "detectron2":
-        settings = detectron2_settings(backbone)
-        return [
-            "from detectron2.config import get_cfg",
-            "",
-            "cfg = get_cfg()  # and merge_from_file(...) of the detector",
-            f"cfg.MODEL.WEIGHTS = {str(path)!r}",
-            *(f"cfg.{name} = {value!r}" for name, value in settings),
-        ]
-    imports, load = _loading(path)
-    more, build = _building(backbone, form)
-    return [
-        *sorted({*imports, *more}, key=lambda line: (line.startswith("from"), line)),
-        "",
-        *build,
-        f"model.load_state_dict({load})",
-        "model.eval()",
-        f"# model takes RGB in [0, 1], less {backbone.mean},",
-        f"# divided by {backbone.std}, as (B, 3, H, W), and gives (B, {backbone.feature_dim})",
-    ]
-
-
-def _loading(path: Path) -> tuple[list[str], str]:
-    if path.suffix == ".safetensors":
-        return ["from safetensors.torch import load_file"], f"load_file({str(path)!r})"
-    return ["import torch"], f'torch.load({str(path)!r}, map_location="cpu", weights_only=True)'
-
-
-def _building(backbone: Backbone, form: str) -> tuple[list[str], list[str]]:
-    name = backbone.name.removesuffix(_CIFAR)
-    if backbone.lines:
-        libraries = ["timm"] if name.startswith("timm:") else ["torch", "torchvision"]
-        return [f"import {library}" for library in libraries], [*backbone.lines]
-    if name == "small":
-        return (
-            ["from ccrop_pipeline.localize import build_backbone"],
-            ['model = build_backbone("small")'],
-        )
-    if form == "timm":
-        imports = ["import timm"]
-        build = [f'model = timm.create_model("{name}", pretrained=False, num_classes=0)']
-    else:
-        imports = ["import torch", "import torchvision"]
-        build = [
-            f'model = torchvision.models.get_model("{name}", weights=None)',
-            "model.fc = torch.nn.Identity()",
-        ]
-    if backbone.name != name:
-        imports.append("import torch")
-        build += [  # the stem for small images
-            "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)",
-            "model.maxpool = torch.nn.Identity()",
-        ]
-    return imports, build
-
-
 ExportForm = Literal["torchvision", "timm", "safetensors", "detectron2", "onnx"]
 
 # Of files of weights; another, such as .h5, promises another format.
@@ -113,6 +41,7 @@ _ENDINGS = ("", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 _FORM_OF: Mapping[str, ExportForm] = {".safetensors": "safetensors", ".onnx": "onnx"}
 _SIDE = 64  # of the images that outputs are compared on
 _TOLERANCE = 1e-6  # of the greatest output
+_CIFAR = "-cifar"  # behind the names of networks with the stem for small images
 
 
 @dataclass(frozen=True)
@@ -195,7 +124,7 @@ def export_backbone(
     with output_file(out, overwrite=overwrite) as aside:
         aside.write_bytes(_bytes_of(file, out.suffix, about))
         difference = _check(aside, out.suffix, backbone, form, recipe)
-    lines = tuple(lines_for(backbone, form, out))
+    lines = tuple(_lines_for(backbone, form, out))
     return Exported(out, form, backbone.name, epoch, len(state), difference, lines)
 
 
@@ -314,7 +243,7 @@ def _fresh(name: str, form: str) -> nn.Module:
     """Return the network that the file is for, with random weights and without a classifier."""
     from torchvision import models
 
-    plain = name.removesuffix("-cifar")
+    plain = name.removesuffix(_CIFAR)
     if name == "small":
         return build_backbone(name)
     network: nn.Module
@@ -327,3 +256,67 @@ def _fresh(name: str, form: str) -> nn.Module:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()
     return network
+
+
+def _lines_for(backbone: Backbone, form: str, path: Path) -> list[str]:
+    """Return lines that build the network, load the file and leave a `model` of features.
+
+    Args:
+        backbone: What was exported.
+        form: As for `export_backbone`.
+        path: The file.
+    """
+    if form == "detectron2":
+        settings = detectron2_settings(backbone)
+        return [
+            "from detectron2.config import get_cfg",
+            "",
+            "cfg = get_cfg()  # and merge_from_file(...) of the detector",
+            f"cfg.MODEL.WEIGHTS = {str(path)!r}",
+            *(f"cfg.{name} = {value!r}" for name, value in settings),
+        ]
+    imports, load = _loading(path)
+    more, build = _building(backbone, form)
+    return [
+        *sorted({*imports, *more}, key=lambda line: (line.startswith("from"), line)),
+        "",
+        *build,
+        f"model.load_state_dict({load})",
+        "model.eval()",
+        f"# model takes RGB in [0, 1], less {backbone.mean},",
+        f"# divided by {backbone.std}, as (B, 3, H, W), and gives (B, {backbone.feature_dim})",
+    ]
+
+
+def _loading(path: Path) -> tuple[list[str], str]:
+    if path.suffix == ".safetensors":
+        return ["from safetensors.torch import load_file"], f"load_file({str(path)!r})"
+    return ["import torch"], f'torch.load({str(path)!r}, map_location="cpu", weights_only=True)'
+
+
+def _building(backbone: Backbone, form: str) -> tuple[list[str], list[str]]:
+    name = backbone.name.removesuffix(_CIFAR)
+    if backbone.lines:
+        libraries = ["timm"] if name.startswith("timm:") else ["torch", "torchvision"]
+        return [f"import {library}" for library in libraries], [*backbone.lines]
+    if name == "small":
+        return (
+            ["from ccrop_pipeline.localize import build_backbone"],
+            ['model = build_backbone("small")'],
+        )
+    if form == "timm":
+        imports = ["import timm"]
+        build = [f'model = timm.create_model("{name}", pretrained=False, num_classes=0)']
+    else:
+        imports = ["import torch", "import torchvision"]
+        build = [
+            f'model = torchvision.models.get_model("{name}", weights=None)',
+            "model.fc = torch.nn.Identity()",
+        ]
+    if backbone.name != name:
+        imports.append("import torch")
+        build += [  # the stem for small images
+            "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)",
+            "model.maxpool = torch.nn.Identity()",
+        ]
+    return imports, build
