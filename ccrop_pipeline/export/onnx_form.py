@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ccrop_pipeline.errors import CcropError, ModelError, SettingError, cause
-from ccrop_pipeline.localize import Encoder
-from ccrop_pipeline.localize.encoder import evaluation, probe_images, weights_sha256
+from ccrop_pipeline.localize import Encoder, weights_sha256
+from ccrop_pipeline.localize.encoder import evaluation, probe_images
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 18  # of 2022; every newer program reads it

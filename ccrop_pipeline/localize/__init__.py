@@ -23,8 +23,6 @@ from ccrop_pipeline.localize.encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Encoder,
-    state_sha256,
-    weights_sha256,
 )
 from ccrop_pipeline.localize.heatmaps import channel_sum, min_max
 from ccrop_pipeline.localize.linear_head import LinearHead
@@ -36,7 +34,9 @@ from ccrop_pipeline.localize.localizer import (
     choose_map,
     open_device,
     rule_of,
+    to_device,
 )
+from ccrop_pipeline.localize.weights import state_sha256, weights_sha256
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -61,5 +61,6 @@ __all__ = [
     "open_device",
     "rule_of",
     "state_sha256",
+    "to_device",
     "weights_sha256",
 ]

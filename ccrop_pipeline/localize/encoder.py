@@ -1,11 +1,10 @@
 """Encoders: what turns images into the feature maps that heatmaps are made from."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from ccrop_pipeline.boxset import EncoderInfo
 from ccrop_pipeline.errors import ModelError, SettingError
 from ccrop_pipeline.localize.attention import Attention, attention_in, queries_and_keys
 from ccrop_pipeline.localize.heatmaps import Layout, as_feature_map, token_grid
-from ccrop_pipeline.localize.untrained import looks_untrained
+from ccrop_pipeline.localize.weights import looks_untrained, weights_sha256
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -338,26 +337,6 @@ def evaluation(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def weights_sha256(module: nn.Module) -> str:
-    """Return `state_sha256` of a module."""
-    return state_sha256(module.state_dict())
-
-
-def state_sha256(state: Mapping[str, Any]) -> str:
-    """Return the hexadecimal SHA-256 of a state dict, whatever its device and memory layout.
-
-    Taken over the tensors in the order of their names: name, dtype, shape, then the bytes of the
-    elements in row-major order. Buffers count, for they change the features too.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        if isinstance(value, Tensor):
-            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def probe_images(size: int) -> Tensor:
     """Make images with structure at many scales, the same on every machine.
 
@@ -374,20 +353,3 @@ def probe_images(size: int) -> Tensor:
         colours = torch.randint(0, 256, (1, 3, cells, cells), generator=generator)
         images.append(F.interpolate(colours.to(torch.uint8), size=(size, size), mode="nearest"))
     return torch.cat(images)
-
-
-def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """Copy a tensor to a device; on a GPU in the order of its work.
-
-    A copy to a GPU is asynchronous from pinned memory only: from any other, the host first waits
-    until all that was asked of the GPU before, such as the last training step, is done.
-
-    Args:
-        values: Any tensor; what is pinned or on the device already is not copied again.
-        device: Where it is to go.
-    """
-    if torch.device(device).type != "cuda":
-        return values.to(device)
-    if values.device.type == "cpu":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ccrop_pipeline.errors import CcropError, ModelError
 from ccrop_pipeline.localize.discovery import CellSource
-from ccrop_pipeline.localize.encoder import state_sha256
+from ccrop_pipeline.localize.weights import state_sha256
 
 _JUST_ABOVE = 0.5 + 2**-11  # the least float16 number above 0.5
 _CHUNK = 1 << 14  # cells at a time in float64

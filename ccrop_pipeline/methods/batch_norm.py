@@ -8,7 +8,7 @@ from lightly.utils.dist import gather
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.localize import to_device
 from ccrop_pipeline.methods.shared import at_least_float32, gathered, rank, world_size
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d)

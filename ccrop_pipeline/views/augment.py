@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
-from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD
-from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, to_device
 from ccrop_pipeline.recipes import AugmentSettings, ViewGroup
 from ccrop_pipeline.views.batch import Batch
 from ccrop_pipeline.views.photometric import (

@@ -16,7 +16,7 @@ from ccrop_pipeline.base.workers import end_with_parent, from_workers, make_room
 from ccrop_pipeline.boxset import Boxes, MissingBoxes
 from ccrop_pipeline.crops.batch_resize import crop_and_resize_batch
 from ccrop_pipeline.images import ImageIndex, UnreadableImage, stored_size
-from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.localize import to_device
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.batch import Batch, hash_keys, make_batch
 from ccrop_pipeline.views.current_boxes import ImageBoxes, SharedBoxes

@@ -14,7 +14,7 @@ from ccrop_pipeline.base import Observer
 from ccrop_pipeline.compute import compute_boxes
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import BoxRule, Localizer, build_backbone
-from ccrop_pipeline.localize.untrained import _beside_noise, looks_untrained
+from ccrop_pipeline.localize.weights import _beside_noise, looks_untrained
 from ccrop_pipeline.models import open_encoder
 
 

@@ -12,7 +12,7 @@ from made_views import make_source
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ccrop_pipeline.localize.encoder import to_device
+from ccrop_pipeline.localize import to_device
 from ccrop_pipeline.views import AugmentSettings, ViewCutter, ViewGroup
 from ccrop_pipeline.views.augment import Augment
 from ccrop_pipeline.views.by_position import MapLoader, ResidentLoader, load_images

@@ -1,7 +1,9 @@
-"""Weights that no training has shaped, told by their own spectrum; no image is needed."""
+"""What the weights of a network say of themselves: their hash, and whether they are noise."""
 
+import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,26 @@ from torch import Tensor, nn
 _LIMIT, _SHARE = 1.05, 0.75
 _FEWEST_TENSORS, _FEWEST_NUMBERS, _LEAST_SIDE = 4, 1024, 8
 _STEPS = 10  # of power iteration
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return `state_sha256` of a module."""
+    return state_sha256(module.state_dict())
+
+
+def state_sha256(state: Mapping[str, Any]) -> str:
+    """Return the hexadecimal SHA-256 of a state dict, whatever its device and memory layout.
+
+    Taken over the tensors in the order of their names: name, dtype, shape, then the bytes of the
+    elements in row-major order. Buffers count, for they change the features too.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def looks_untrained(module: nn.Module) -> bool:
