@@ -94,7 +94,7 @@ def settle(
         observer: Hears how it goes, and of weights and boxes that are worth nothing.
 
     Raises:
-        BoxSetError: If boxes are there whose rule was given.
+        BoxSetError: If boxes are there whose rule was given, or that no model made.
     """
     encoder = localizer.encoder
     if encoder.epoch is None and asked.encoder and asked.encoder.epoch == 0:
@@ -144,7 +144,13 @@ def _recorded(
     """Return the localizer that was settled for this box set before, None where none was."""
     assert asked.localizer is not None
     found = provenance_in(folder, form=form)
-    if found and (info := found.localizer):
+    if found:
+        info = found.localizer
+        if info is None:
+            raise BoxSetError(
+                f"{folder} holds boxes that no model made ({found.rule}). Choose another folder, "
+                "or delete it."
+            )
         if info.choice is None:
             cut = f"threshold {info.threshold}" if info.mass is None else f"mass {info.mass}"
             raise BoxSetError(

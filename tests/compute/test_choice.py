@@ -23,6 +23,7 @@ from ccrop_pipeline.compute.choice import some_of, squares
 from ccrop_pipeline.compute.ray_engine import _Worker
 from ccrop_pipeline.compute.rethreshold import rethreshold
 from ccrop_pipeline.errors import BoxSetError, CcropError
+from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Sample, Scenes, image_hash, open_source, pack
 from ccrop_pipeline.images.squares import resize_to_square
 from ccrop_pipeline.localize import BoxRule, Encoder, Localizer, build_backbone, rule_of
@@ -243,6 +244,19 @@ def test_another_source_is_refused_before_a_rule_is_chosen(source, tmp_path):
     before, heard = files(tmp_path / "b"), Heard()
     with pytest.raises(BoxSetError, match="none of these images"):
         compute_boxes(Scenes(40, size=40), localizer(), tmp_path / "b", observer=heard, **SETTINGS)
+    assert heard.chosen == 0
+    assert files(tmp_path / "b") == before
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_boxes_of_no_model_are_refused_before_a_rule_is_chosen(source, tmp_path, partial):
+    fixed_boxes(source, tmp_path / "b", "centre")
+    if partial:
+        for gone in ("manifest.json", f"data/{source.shards[1]}.parquet"):
+            (tmp_path / "b" / gone).unlink()
+    before, heard = files(tmp_path / "b"), Heard()
+    with pytest.raises(BoxSetError, match=r"holds boxes that no model made \(centre\)"):
+        compute_boxes(source, localizer(), tmp_path / "b", observer=heard, **SETTINGS)
     assert heard.chosen == 0
     assert files(tmp_path / "b") == before
 
