@@ -15,7 +15,7 @@ from ccrop_pipeline.boxset.reader import BoxSet
 from ccrop_pipeline.errors import SourceError, few, shown
 from ccrop_pipeline.images import ImageIndex, Sample, Source
 from ccrop_pipeline.images.keys import Keys
-from ccrop_pipeline.images.source import part_of
+from ccrop_pipeline.images.source import part_of, samples_at
 
 
 def images_of(box_set: BoxSet, source: Source) -> Source:
@@ -130,11 +130,8 @@ class Rejoined:
         return tuple(self.parts)
 
     def read(self, shard: str) -> Iterator[Sample]:
-        """Yield the samples of one shard in the order of its rows, strays behind the last."""
-        for i in part_of(self.parts, shard):
-            place = int(self.places[i])
-            label = int(self.images.labels[place])
-            yield Sample(self.keys[i], self.images.read(place), None if label < 0 else label)
+        """Return the samples of one shard in the order of its rows, strays behind the last."""
+        return samples_at(self.index(), part_of(self.parts, shard))
 
     def fingerprint(self) -> str:
         """Return that of the source."""

@@ -32,6 +32,7 @@ from ccrop_pipeline.compute.locating import Locator
 from ccrop_pipeline.errors import BoxSetError, counted
 from ccrop_pipeline.images import Sample, Source, image_hash
 from ccrop_pipeline.images.decode import UnreadableImage
+from ccrop_pipeline.images.source import samples_at, spread
 from ccrop_pipeline.images.squares import decode_for
 from ccrop_pipeline.localize import Localizer, rule_of
 from ccrop_pipeline.localize.rule_choice import (
@@ -309,8 +310,8 @@ def some_of(source: Source) -> tuple[Iterator[Sample], int]:
     is_cheap = source.kind != "parquet" and (source.kind != "tar" or len(shards) == 1)
     if source.random_access and is_cheap:
         count = len(source.index())
-        return _at(source, dict.fromkeys(_places(count))), _wanted(count)
-    chosen = [shards[place] for place in _spread(len(shards), _SHARDS)]
+        return samples_at(source.index(), dict.fromkeys(_places(count))), _wanted(count)
+    chosen = [shards[place] for place in spread(len(shards), _SHARDS)]
     length = sum(1 for shard in chosen[:1] for _ in islice(source.read(shard), _MOST))
     quota = -(-_wanted(length * len(shards)) // len(chosen)) if chosen else 0
     return _in_turns(source, chosen, quota), quota * len(chosen)
@@ -318,12 +319,7 @@ def some_of(source: Source) -> tuple[Iterator[Sample], int]:
 
 def _places(count: int) -> Iterator[int]:
     for times in (1, _TRIES):
-        yield from _spread(count, times * _wanted(count))
-
-
-def _at(source: Source, places: Iterable[int]) -> Iterator[Sample]:
-    index = source.index()
-    return (Sample(index.keys[place], index.read(place), None) for place in places)
+        yield from spread(count, times * _wanted(count))
 
 
 def _in_turns(source: Source, shards: Sequence[str], quota: int) -> Iterator[Sample]:
@@ -341,12 +337,6 @@ def _in_turns(source: Source, shards: Sequence[str], quota: int) -> Iterator[Sam
 
 def _wanted(images: int) -> int:
     return min(_MOST, max(_FEW, images // _EVERY))
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return up to `most` of the positions below `count`, evenly spread."""
-    number = min(count, most)
-    return [place * count // number for place in range(number)]
 
 
 def squares(sample: Sample, size: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]] | None:

@@ -299,7 +299,16 @@ def spread_samples(source: Source, most: int) -> Iterator[Sample]:
         yield from islice(chain.from_iterable(map(source.read, source.shards)), most)
         return
     index = source.index()
-    for number in range(min(most, len(index))):
-        place = number * len(index) // min(most, len(index))
-        label = int(index.labels[place])
-        yield Sample(index.keys[place], index.read(place), None if label < 0 else label)
+    yield from samples_at(index, spread(len(index), most))
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return up to `most` of the positions below `count`, evenly spread."""
+    number = min(count, most)
+    return [place * count // number for place in range(number)]
+
+
+def samples_at(index: ImageIndex, places: Iterable[int]) -> Iterator[Sample]:
+    """Yield the images at these positions; without annotations, which an index does not give."""
+    for place in places:
+        yield Sample(index.keys[place], index.read(place), known_label(index.labels[place]))

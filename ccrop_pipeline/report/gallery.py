@@ -32,6 +32,7 @@ from ccrop_pipeline.images import (
     stored_size,
     true_boxes,
 )
+from ccrop_pipeline.images.source import samples_at
 from ccrop_pipeline.report.drift import refresh_name
 from ccrop_pipeline.report.spread import evenly
 
@@ -204,12 +205,8 @@ def _samples(source: Source, shard: str, keys: set[str]) -> dict[str, Sample]:
     # In order where there may be annotations beside the images, which an index does not give.
     if source.random_access and source.kind != "tar":
         index = source.index()
-        places = [place for place, key in enumerate(index.keys) if key in keys]
-        labels = (None if label < 0 else label for label in index.labels[places].tolist())
-        read = (
-            Sample(index.keys[place], index.read(place), label)
-            for place, label in zip(places, labels, strict=True)
-        )
+        places = (place for place, key in enumerate(index.keys) if key in keys)
+        read = samples_at(index, places)
     else:
         read = (sample for sample in source.read(shard) if sample.key in keys)
     return {sample.key: sample for sample in islice(read, len(keys))}

@@ -16,6 +16,7 @@ from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import BoxSetError, SettingError, SourceError, printable, shown
 from ccrop_pipeline.images import Sample, Source, open_source
+from ccrop_pipeline.images.source import samples_at
 from ccrop_pipeline.report.contact_sheet import Shown, draw_sheet
 from ccrop_pipeline.report.diff import diff, nothing_shared
 
@@ -178,9 +179,8 @@ def _samples(box_set: BoxSet, source: Source, shard_of: Mapping[str, str]) -> di
     found: dict[str, Sample] = {}
     if source.random_access:
         index = source.index()
-        for place, key in enumerate(index.keys):
-            if key in shard_of:
-                found[key] = Sample(key, index.read(place), None)
+        places = (place for place, key in enumerate(index.keys) if key in shard_of)
+        found = {sample.key: sample for sample in samples_at(index, places)}
     else:
         for shard in {*shard_of.values()} & {*source.shards}:
             wanted = {key for key, own in shard_of.items() if own == shard}

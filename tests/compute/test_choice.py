@@ -423,6 +423,7 @@ class Numbered:
             f"s{at:05d}": self.keys[at : at + a_shard] for at in range(0, images, a_shard)
         }
         self.shards, self.opened = tuple(self._rows), 0
+        self.labels = np.full(images, -1)
 
     def read(self, of):
         if isinstance(of, int):

@@ -240,7 +240,7 @@ class Watched:
         index, was_read = self.source.index(), self.was_read
 
         class Index:
-            keys = index.keys
+            keys, labels = index.keys, index.labels
 
             def read(self, i):
                 was_read.append(index.keys[i])
