@@ -5,7 +5,10 @@ import logging
 import os
 import re
 import shlex
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -54,6 +57,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 class _Root(click.Group):
     """A group that shows errors meant for people as one message, with exit status 1."""
 
+    _ended_by: int = signal.SIGINT
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         escape_what_streams_cannot_encode()
         return super().main(*args, **kwargs)
@@ -65,7 +70,8 @@ class _Root(click.Group):
     @escaped_messages()
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with self._ended_in_order():
+                return super().invoke(ctx)
         except BrokenPipeError:  # as in `ccrop recipes | head`; click ends quietly
             raise
         except CcropError as error:
@@ -82,7 +88,35 @@ class _Root(click.Group):
         except KeyboardInterrupt as error:
             note("")
             note(f"Stopped. {str(error) or 'The same command goes on from there.'}")
-            raise SystemExit(130) from None
+            raise SystemExit(128 + self._ended_by) from None
+
+    @contextmanager
+    def _ended_in_order(self) -> Iterator[None]:
+        """Let `kill`, `timeout`, schedulers and closed terminals end a command as Ctrl-C does.
+
+        So that nothing temporary is left. A second signal ends it at once.
+        """
+        owner, self._ended_by = os.getpid(), signal.SIGINT
+
+        def end(number: int, _frame: object) -> None:
+            signal.signal(number, signal.SIG_DFL)
+            if os.getpid() != owner:  # one that was forked
+                os.kill(os.getpid(), number)
+                return
+            self._ended_by = number
+            raise KeyboardInterrupt
+
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                # Ignored, as by nohup, or of a library in C, which could not be put back.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    before[number] = signal.signal(number, end)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 # What torch, oneDNN, Python's threads and the system's loader of libraries say; they have no class

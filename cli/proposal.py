@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ccrop_pipeline.errors import CcropError, SourceError, counted, few
@@ -287,6 +286,7 @@ def measure(look: Look, steps: list[Step], choice: Choice | None, each: int) -> 
         choice: What boxes are to come from.
         each: Number of images that times are for.
     """
+    from ccrop_pipeline.base.files import temporary_folder
     from ccrop_pipeline.compute.choice import some_of
     from ccrop_pipeline.localize import open_device
     from ccrop_pipeline.models import open_encoder
@@ -294,8 +294,8 @@ def measure(look: Look, steps: list[Step], choice: Choice | None, each: int) -> 
     device = open_device("auto")
     precision = precision_for(device)
     chosen_by = min(each, some_of(look.opened)[1])
-    with TemporaryDirectory(prefix="ccrop-quickstart-") as folder:
-        trial = Trial(Path(folder), look.samples, each, chosen_by, device)
+    with temporary_folder("ccrop-quickstart-") as folder:
+        trial = Trial(folder, look.samples, each, chosen_by, device)
         for step in steps:
             if step.words[0] == "train":
                 given = train.make_context("train", step.words[1:]).params

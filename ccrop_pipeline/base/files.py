@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -79,6 +80,34 @@ def writing(path: Path, aside: Path | None = None) -> Iterator[None]:
         if isinstance(error, CcropError) or error.filename not in ours:
             raise
         raise write_error(path, error) from error
+
+
+@contextmanager
+def temporary_folder(prefix: str = "ccrop-") -> Iterator[Path]:
+    """Yield an empty folder for temporary files, which is removed on leaving.
+
+    Args:
+        prefix: What its name begins with.
+
+    Raises:
+        WriteError: If its disk is full; what the system says of that names no file.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        try:
+            yield Path(folder)
+        except (OSError, CcropError) as error:
+            full = error.__cause__ if isinstance(error, CcropError) else error
+            if not isinstance(full, OSError) or full.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if isinstance(error, WriteError) or not str(full.filename or folder).startswith(folder):
+                raise
+            found = WriteError(
+                f"there is no room for temporary files in {Path(folder).parent}: "
+                f"{os.strerror(full.errno).lower()}. Make room there, or set TMPDIR to a folder "
+                "on another disk, then run again: what is finished is kept."
+            )
+            found.errno = full.errno
+            raise found from error
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from ccrop_pipeline.base.addresses import (
@@ -16,7 +15,12 @@ from ccrop_pipeline.base.addresses import (
     local_path,
     unanswered,
 )
-from ccrop_pipeline.base.files import TargetTakenError, hidden_name, written_aside
+from ccrop_pipeline.base.files import (
+    TargetTakenError,
+    hidden_name,
+    temporary_folder,
+    written_aside,
+)
 
 # File systems of which a file shows up whole or not at all, without being written aside.
 _ONE_PUT_IS_WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "hf", "memory"}
@@ -166,8 +170,8 @@ class RemoteFolder:
     def local(self, file: str) -> Iterator[Path]:
         """See `BoxFolder`; a temporary copy."""
         files, folder = file_system(self.url)
-        with TemporaryDirectory(prefix="ccrop-") as place:
-            path = Path(place) / file
+        with temporary_folder() as place:
+            path = place / file
             with explained(f"{self.url}/{file}"):
                 files.get_file(f"{folder}/{file}", str(path))
             yield path
@@ -175,8 +179,8 @@ class RemoteFolder:
     @contextmanager
     def written(self, file: str) -> Iterator[Path]:
         """See `BoxFolder`; a temporary file that is put there."""
-        with TemporaryDirectory(prefix="ccrop-") as place:
-            path = Path(place) / file
+        with temporary_folder() as place:
+            path = place / file
             yield path
             content = path.read_bytes()
         files, folder = file_system(self.url)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from ccrop_pipeline.base.files import (
     remove_leftovers,
     sha256_of,
     sync,
+    temporary_folder,
     writing,
     written_aside,
 )
@@ -120,6 +122,19 @@ with written_aside(Path(sys.argv[1])) as aside:
 
 
 @pytest.mark.slow
+def test_a_full_disk_of_temporary_files_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    told = f"no room for temporary files in {tmp_path}: no space left on device. .* TMPDIR"
+    with pytest.raises(WriteError, match=told) as raised, temporary_folder():
+        Path("/dev/full").write_bytes(b"1")  # of which the system says no name
+    assert raised.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
+    for other in (OSError(errno.ENOSPC, "", "/elsewhere"), OSError(errno.EIO, "")):
+        with pytest.raises(OSError, match=r"^\[Errno") as raised, temporary_folder():
+            raise other
+        assert raised.value is other
+
+
 def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path):
     target = tmp_path / "file"
     command = [sys.executable, "-c", WRITER, str(target)]
