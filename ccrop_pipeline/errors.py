@@ -18,6 +18,8 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MOST = 200  # characters of anything that comes from a file, or from a library about it
 _MOST_OF_ALL = 1_500  # characters of a message
 _END = 500  # of these, with what to do
+# For what a parser runs into where, say, a list is found in place of a table.
+_OTHER_SHAPE = "a value in it is not of the kind that belongs there"
 
 
 class CcropError(Exception):
@@ -69,7 +71,8 @@ def reading(
         raise
     # A parser raises nearly anything: KeyError, OverflowError, struct.error, TokenError, ...
     except Exception as error:
-        why = stand_in(path) or cause(error)
+        is_shape = isinstance(error, AttributeError | IndexError | TypeError)
+        why = stand_in(path) or (_OTHER_SHAPE if is_shape else cause(error))
         raise kind(f"{path} {problem} ({why}). {needed}".rstrip()) from error
 
 

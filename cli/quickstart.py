@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 import click
 
-from ccrop_pipeline.errors import ModelError, SettingError, counted, duration, few, reading
+from ccrop_pipeline.errors import ModelError, SettingError, counted, duration, few, reading, shown
 
 from .model_options import expect_model
 from .option_types import LocalPath
 from .printing import note, note_command, print_command, print_json, print_line
+from .train import epochs_trained
 
 if TYPE_CHECKING:
     from ccrop_pipeline.models.availability import Availability
@@ -252,19 +253,54 @@ def _begun(out: Path, given: dict[str, Any]) -> "list[Step]":
     if not (out / _MARK).is_file():
         expect_free(out, "quickstart")
         return []
-    with reading(out / _MARK, "is no record of a quickstart", "Choose another folder."):
-        record = json.loads((out / _MARK).read_text("utf-8"))
-        before, steps = record["given"], [Step(**each) for each in record["commands"]]
-        changes = _changes(before, given)
+    record = _record_in(out / _MARK)
+    before = asdict(record.given)
+    if changes := _changes(before, given):
         words = ["ccrop", "quickstart", before["source"], "--run", str(out)]
         for name in ("model", "weights"):
             words += [f"--{name}", before[name]] if before[name] else []
-    if changes:
         raise SettingError(
             f"{out} is of another quickstart: {'; '.join(changes)}. Choose another folder for "
             f"this one, or delete that. What was begun in it goes on by: {shlex.join(words)}"
         )
-    return steps
+    return [Step(each.what, list(each.words)) for each in record.commands]
+
+
+@dataclass(frozen=True)
+class _Given:
+    source: str
+    model: str | None
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class _Command:
+    what: str
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        begins = self.words[: 1 if self.words[:1] == ("train",) else 2]
+        if begins not in _COMMANDS or len(self.words) < len(begins) + 2:
+            raise SettingError(f"words are {shown(list(self.words))}; they are no command of it.")
+
+
+@dataclass(frozen=True)
+class _Record:
+    given: _Given
+    commands: tuple[_Command, ...]
+
+
+_COMMANDS = (("boxes", "compute"), ("boxes", "report"), ("train",))
+
+
+def _record_in(file: Path) -> _Record:
+    from ccrop_pipeline.base.values import from_plain, parse_json
+
+    with reading(file, "is no record of a quickstart", "Choose another folder."):
+        try:
+            return from_plain(_Record, parse_json(file.read_text("utf-8")), complete=True)
+        except SettingError as error:
+            raise ValueError(error) from error
 
 
 def _changes(before: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -317,7 +353,7 @@ def _state(words: list[str]) -> tuple[bool, str]:
     if words[0] == "train":
         run = Run(Path(words[2]))
         if run.trained:
-            epoch, epochs = run.last_record("epoch")["epoch"], run.recipe().epochs
+            epoch, epochs = epochs_trained(run), run.recipe().epochs
             if epoch < epochs:
                 return False, f"goes on after epoch {epoch} of {epochs}"
             is_done, what = True, f"{run.folder}, {counted(epoch, 'epoch')}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ccrop_pipeline.errors import counted
+from ccrop_pipeline.errors import ModelError, counted
 
 from .model_options import device_option, expect_model
 from .option_types import FiniteRange, LocalPath, complete_recipe
@@ -205,7 +205,7 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
     if ranks.rank == 0:
         if not progress.trained:
             note(f"{run} was complete before: nothing was left to train.")
-        _print_result(run, done.last_record("loss"), as_json)
+        _print_result(run, _record_of(done, recipe.epochs), as_json)
         for name in options["log"]:
             note(f"{name}: {how_to_open(name, done)}")
 
@@ -213,8 +213,35 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
 def _what_is_kept(run: "Run") -> str:
     if not run.trained:
         return "No epoch was finished: the same command begins with the first one again."
-    epoch = run.last_record("epoch")["epoch"]
-    return f"The same command, without --overwrite, goes on after epoch {epoch}."
+    return f"The same command, without --overwrite, goes on after epoch {epochs_trained(run)}."
+
+
+def epochs_trained(run: "Run") -> int:
+    """Return the epochs of the newest checkpoint that is intact, 0 where none is.
+
+    It alone tells: of a run that was killed, the metrics may have an epoch more, or fewer.
+    """
+    from ccrop_pipeline.training.checkpoint import load_newest
+
+    try:
+        found = load_newest(run.folder)
+    except ModelError:
+        return 0
+    return found[0].epoch if found else 0
+
+
+def _record_of(run: "Run", epoch: int) -> dict[str, Any]:
+    """Return the record of the last epoch; only its number where the record is lost."""
+    from ccrop_pipeline.training.metrics import METRICS
+
+    record = next((each for each in run.metrics()[-1:] if each["epoch"] == epoch), {})
+    if isinstance(record.get("loss"), int | float):
+        return record
+    warn(
+        f"{run.folder / METRICS} has no loss of the last epoch: it was lost, or changed since. The "
+        "weights of the run are not concerned."
+    )
+    return {"epoch": epoch}
 
 
 _INIT = ("init", "weights", "partial", "unsafe")
@@ -334,5 +361,6 @@ def _print_result(run: Path, record: dict[str, Any], as_json: bool) -> None:
     else:
         from .train_progress import knn_of
 
+        loss = f", loss {record['loss']:.4f}" if "loss" in record else ""
         knn = f", {knn_of(record)}" if "knn" in record else ""
-        print_line(f"{run}: {counted(record['epoch'], 'epoch')}, loss {record['loss']:.4f}{knn}")
+        print_line(f"{run}: {counted(record['epoch'], 'epoch')}{loss}{knn}")

@@ -3,7 +3,16 @@
 import pytest
 
 import ccrop_pipeline as ccrop
-from ccrop_pipeline.errors import BoxSetError, ModelError, SettingError, SourceError, counted, few
+from ccrop_pipeline.errors import (
+    BoxSetError,
+    CcropError,
+    ModelError,
+    SettingError,
+    SourceError,
+    counted,
+    few,
+    reading,
+)
 from ccrop_pipeline.images import Scenes
 
 SCENES = Scenes(4, size=16)
@@ -61,3 +70,15 @@ def test_a_few_names_stand_for_many():
     assert few(["a", "b", "c"]) == "a, b, c"
     assert few("abcd") == "a, b, c, ... (4 in all)"
     assert few(["a" * 999, "b"], 1) == "a" * 200 + "..., ... (2 in all)"
+
+
+@pytest.mark.parametrize("read", [lambda v: v["a"], lambda v: v.get("a"), lambda v: v[3]])
+def test_another_shape_is_not_told_in_the_words_of_python(read):
+    with (
+        pytest.raises(CcropError) as raised,
+        reading("a.json", "is no record", "Choose another."),
+    ):
+        read([1])
+    assert str(raised.value) == (
+        "a.json is no record (a value in it is not of the kind that belongs there). Choose another."
+    )

@@ -156,13 +156,13 @@ def _box(annotation: dict[str, Any], frame: Frame) -> list[float] | None:
 def _id(value: Any) -> str:
     """Return an id as text: files name the same image 7, 7.0 and "7"."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError(f"an id is {shown(value)}")
+        raise ValueError(f"an id is {shown(value)}")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _corners(bbox: Any) -> list[float]:
     if not isinstance(bbox, list) or len(bbox) != 4:
-        raise TypeError(f"a bbox is {shown(bbox)}")
+        raise ValueError(f"a bbox is {shown(bbox)}")
     x, y, width, height = map(float, bbox)
     return [x, y, x + width, y + height]
 
@@ -170,7 +170,7 @@ def _corners(bbox: Any) -> list[float]:
 def _name(image: dict[str, Any]) -> str:
     name = image["file_name"]
     if not isinstance(name, str | int):
-        raise TypeError(f"a file_name is {shown(name)}")
+        raise ValueError(f"a file_name is {shown(name)}")
     return str(name)
 
 

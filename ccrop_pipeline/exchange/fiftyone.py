@@ -57,7 +57,7 @@ def _detections(entries: list[dict[str, Any]]) -> Annotated:
 
 def _bounds(bounds: Any) -> list[float]:
     if not isinstance(bounds, list) or len(bounds) != 4:
-        raise TypeError(f"a bounding_box is {shown(bounds)}")
+        raise ValueError(f"a bounding_box is {shown(bounds)}")
     return [float(number) for number in bounds]
 
 

@@ -56,7 +56,7 @@ def read_label_studio(path: str | Path) -> Annotations:
     with reading(path, "is no Label Studio export", _NEEDED):
         tasks = json.loads(path.read_bytes())
         if not isinstance(tasks, list):
-            raise TypeError(f"tasks are {shown(tasks)}")
+            raise ValueError(f"tasks are {shown(tasks)}")
         names = Counter(_name(task["data"]) for task in tasks)
         for name, count in names.most_common(1):
             if count > 1:
@@ -72,7 +72,7 @@ def _name(data: dict[str, Any]) -> str:
     """Return the key that our export left with a task, or the path in the address of its image."""
     name = data.get("key", data.get("image"))
     if not isinstance(name, str):
-        raise TypeError(f"a task has the data {shown(data)}, without key and image")
+        raise ValueError(f"a task has the data {shown(data)}, without key and image")
     if "key" in data:
         return name
     parts = urlsplit(name)

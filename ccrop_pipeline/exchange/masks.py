@@ -91,7 +91,7 @@ def _read_json(path: Path) -> Annotated:
             raise ValueError("it lists several images: read it as `coco`")
         masks = data["annotations"] if isinstance(data, dict) else data
         if not isinstance(masks, list):
-            raise TypeError(f"masks are {shown(masks)}")
+            raise ValueError(f"masks are {shown(masks)}")
         frames = {rle_size(mask["segmentation"]) for mask in masks}
         if len(frames) > 1:
             raise ValueError(f"its masks have the sizes {shown(sorted(frames))}")
@@ -108,7 +108,7 @@ def score_of(entry: dict[str, Any]) -> float:
     if score is None:
         return np.nan
     if isinstance(score, bool) or not isinstance(score, int | float):
-        raise TypeError(f"a score is {shown(score)}")
+        raise ValueError(f"a score is {shown(score)}")
     return float(score)
 
 

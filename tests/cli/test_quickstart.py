@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shlex
+import signal
 import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
@@ -131,6 +132,75 @@ def test_training_that_was_stopped_is_told_from_that_which_is_done(place, monkey
     assert "1. training: goes on after epoch 1 of 2\n" in rest.stderr
     done = quickstart("photos", "--run", "out")
     assert done.output == "1. training: done already (out/run, 2 epochs)\n"
+    lines = (place / "out/run/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    for kept in (lines[:-1], []):  # as where the power was cut
+        (place / "out/run/metrics.jsonl").write_bytes(b"".join(kept))
+        assert quickstart("photos", "--run", "out").output == done.output
+        again = CliRunner().invoke(cli, words)
+        assert (again.exit_code, again.stdout) == (0, "out/run: 2 epochs\n")
+        assert "metrics.jsonl has no loss of the last epoch" in again.stderr
+
+
+ENDING = """
+import os, pathlib, signal, tempfile
+from torch import nn
+from ccrop_pipeline.localize import Encoder
+
+class Killed(nn.Module):
+    def forward(self, x):
+        if list(pathlib.Path(tempfile.gettempdir()).glob("ccrop-quickstart-*/images")):
+            os.kill(os.getpid(), signal.{name})
+        return x
+
+def make():
+    return Encoder(nn.Sequential(nn.AvgPool2d(8), Killed()), "1", 32, name="killed")
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_no_signal_leaves_temporary_files(place, monkeypatch, name, status):
+    photos(place / "photos", [f"{i}.png" for i in range(3)])
+    (place / "ending.py").write_text(ENDING.format(name=name))
+    number, passed = getattr(signal, name), []
+    before = signal.getsignal(number)
+    outer = signal.default_int_handler if name == "SIGINT" else lambda *_: passed.append(name)
+    signal.signal(number, outer)
+    try:
+        ended = CliRunner().invoke(cli, ["quickstart", "photos", "--model", "ending.py:make"])
+        assert signal.getsignal(number) is outer
+    finally:
+        signal.signal(number, before)
+    assert (ended.exit_code, passed) == (status, [])
+    assert "Stopped. Nothing was written.\n" in ended.stderr
+    assert not list((place / "temporary").glob("ccrop-quickstart-*"))
+
+
+GIVEN = {"source": "photos", "model": "net.py:make", "weights": None}
+SHAPES = {
+    "list": ([], "all is []; it must be a table"),
+    "no given": ({"commands": []}, "given is missing"),
+    "text": ({"given": "photos", "commands": []}, "given is 'photos'; it must be a table"),
+    "number": ({"given": GIVEN | {"source": 5}, "commands": []}, "given.source is 5; it must be"),
+    "words": (
+        {"given": GIVEN, "commands": [{"what": "", "words": "train a b"}]},
+        "it must be a li",
+    ),
+    "command": (
+        {"given": GIVEN, "commands": [{"what": "", "words": ["data", "pack", "a", "b"]}]},
+        "commands[0].words are ['data', 'pack', 'a', 'b']; they are no command of it",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), SHAPES.values(), ids=SHAPES)
+def test_a_record_of_another_shape_is_refused_in_plain_words(place, content, message):
+    photos(place / "photos", ["0.png"])
+    (place / "out").mkdir()
+    (place / "out/quickstart.json").write_text(json.dumps(content))
+    refused = quickstart("photos", "--run", "out")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: out/quickstart.json is no record of a quickstart (")
+    assert message in refused.stderr
 
 
 def test_no_folder_of_others_is_written_to(place):
