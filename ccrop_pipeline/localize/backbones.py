@@ -96,6 +96,10 @@ class Backbone(nn.Module):
     def freeze(self, blocks: int) -> None:
         """Let the first blocks learn nothing: no gradient, and batch norm as in evaluation.
 
+        Class token and position embeddings of a transformer, which belong to none of its layers,
+        are frozen with the second: 1 is the frozen patch projection of MoCo v3, in which random
+        embeddings would else never learn.
+
         Raises:
             SettingError: If there are not more blocks than that.
         """
@@ -105,14 +109,24 @@ class Backbone(nn.Module):
                 f"freeze is {blocks}, and {self.name} has {max(depths.values()) + 1} blocks, the "
                 "stem counted as one: freeze fewer, so that something can learn."
             )
+        tokens = self._tokens(depths)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(depths[name] >= blocks)
+            parameter.requires_grad_(depths[name] >= blocks or (blocks == 1 and name in tokens))
         self._frozen_norms = [
             name
             for name, part in self.named_modules()
             if isinstance(part, _BatchNorm) and depths.get(f"{name}.weight", blocks) < blocks
         ]
         self.train(self.training)
+
+    def _tokens(self, depths: Mapping[str, int]) -> set[str]:
+        """Return the names of parameters that a part with blocks in it has besides them."""
+        holders = {
+            ".".join(path[:count])
+            for path in (name.split(".") for name in depths if depths[name])
+            for count in range(1, len(path) - 1)
+        }
+        return {name for name in depths if not depths[name] and name.rpartition(".")[0] in holders}
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002
         """Set the mode of all parts but batch norm that is frozen."""

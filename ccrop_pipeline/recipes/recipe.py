@@ -49,7 +49,7 @@ class Recipe:
         backbone: A name that `build_backbone` knows, `timm:NAME` or `torchvision:NAME`.
         freeze: First blocks of the backbone that do not learn, the stem counted as the first. For
             runs that begin with weights from elsewhere; ViTs with random ones train more steadily
-            with 1 (section 4.2 of MoCo v3, arXiv:2104.02057).
+            with 1, the patch projection alone (section 4.2 of MoCo v3, arXiv:2104.02057).
         drop_path_rate: Stochastic depth ("drop path") of the backbone while it trains: share of
             images for which the last block adds nothing; fewer in those before, as its library
             has it. 0: none. Momentum encoders have none.

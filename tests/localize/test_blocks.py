@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize import build_backbone
@@ -61,6 +62,23 @@ def test_frozen_blocks_keep_weights_and_statistics():
     assert not follower.layer1[0].bn2.training
     with pytest.raises(SettingError, match="freeze is 9, and resnet18 has 9 blocks"):
         backbone.freeze(9)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_the_first_block_of_a_transformer_is_its_patch_projection(library):
+    if library == "timm":
+        network = pytest.importorskip("timm").create_model("test_vit", img_size=32)
+        patches, tokens = "patch_embed.proj.weight", ("cls_token", "pos_embed")
+    else:
+        network = VisionTransformer(32, 16, 2, 2, 8, 8)
+        patches, tokens = "conv_proj.weight", ("class_token", "encoder.pos_embedding")
+    backbone = Backbone("a ViT", {"network": network}, 8, "")
+    frozen = []
+    for blocks in (0, 1, 2):
+        backbone.freeze(blocks)
+        learns = {name: p.requires_grad for name, p in network.named_parameters()}
+        frozen.append((not learns[patches], {not learns[token] for token in tokens}))
+    assert frozen == [(False, {False}), (True, {False}), (True, {True})]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:test_vit", "timm:test_efficientnet"])
