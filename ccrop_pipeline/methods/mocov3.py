@@ -1,11 +1,11 @@
 """MoCo v3 (Chen et al., "Training Self-Supervised Vision Transformers", 2104.02057).
 
-With the heads that its authors' program gives ResNets (`MoCo_ResNet` in moco/builder.py of
-facebookresearch/moco-v3): the paper describes those of transformers, whose projector has a third
-layer and whose predictor ends in batch norm, too.
+With the heads that its authors' program gives ResNets and transformers (`MoCo_ResNet` and
+`MoCo_ViT` in moco/builder.py of facebookresearch/moco-v3); the paper describes the latter.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,9 @@ class MoCoV3(Method):
     def __init__(self, backbone: Backbone, settings: MoCoV3Settings) -> None:
         super().__init__(backbone, settings)
         width, hidden, dim = backbone.feature_dim, settings.hidden_dim, settings.projection_dim
-        self.projector = _head(width, hidden, dim, nn.BatchNorm1d(dim, affine=False))
-        self.predictor = _head(dim, hidden, dim, None)
+        of_vit = settings.heads == "vit"
+        self.projector = _head([width, *[hidden] * (2 if of_vit else 1), dim], norm_last=True)
+        self.predictor = _head([dim, hidden, dim], norm_last=of_vit)
         self.momentum_backbone = momentum_copy(backbone)
         self.momentum_projector = momentum_copy(self.projector)
         self.encoder_momentum = settings.encoder_momentum
@@ -70,11 +71,13 @@ class MoCoV3(Method):
         return StepOutput(loss, projections[0].detach())
 
 
-def _head(width: int, hidden: int, dim: int, last: nn.Module | None) -> ProjectionHead:
-    """Make two layers without biases."""
+def _head(widths: Sequence[int], *, norm_last: bool) -> ProjectionHead:
+    """Make layers without biases, batch norm behind each; the last has no parameters, if any."""
+    *pairs, (width, dim) = pairwise(widths)
+    last = nn.BatchNorm1d(dim, affine=False) if norm_last else None
     return ProjectionHead(
         [
-            (width, hidden, nn.BatchNorm1d(hidden), nn.ReLU(), False),
-            (hidden, dim, last, None, False),
+            *((into, out, nn.BatchNorm1d(out), nn.ReLU(), False) for into, out in pairs),
+            (width, dim, last, None, False),
         ]
     )

@@ -1,6 +1,7 @@
 """Settings of the methods; their defaults are the papers'."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ccrop_pipeline.base.values import check_ranges, did_you_mean, ranged
 from ccrop_pipeline.errors import SettingError, shown
@@ -79,6 +80,9 @@ class MoCoV3Settings(MethodSettings):
         projection_dim: Length of an embedding.
         encoder_momentum: Share of the momentum encoder that the first step keeps, in [0, 1);
             grows to 1 by half a cosine.
+        heads: Those that the authors give a ResNet, a projector and a predictor of two layers; or
+            those of a transformer, with a third layer in the projector and batch norm behind the
+            predictor.
     """
 
     name: str = "mocov3"
@@ -86,6 +90,7 @@ class MoCoV3Settings(MethodSettings):
     hidden_dim: int = ranged(4096, "[1, 1048576]")
     projection_dim: int = ranged(256, "[1, 1048576]")
     encoder_momentum: float = ranged(0.99, "[0, 1)")
+    heads: Literal["resnet", "vit"] = "resnet"
 
 
 @dataclass(frozen=True)

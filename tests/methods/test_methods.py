@@ -31,8 +31,11 @@ def test_golden_losses_of_five_steps(name):
     assert train(made(name).double(), name) == pytest.approx(GOLDEN[name], rel=1e-6)
 
 
-def test_mocov3_has_the_heads_that_its_authors_give_resnets():
-    """`_build_mlp(2, ...)` of facebookresearch/moco-v3, for the predictor with last_bn=False."""
+@pytest.mark.parametrize(
+    ("heads", "depth", "predictor_bn"), [("resnet", 2, False), ("vit", 3, True)]
+)
+def test_mocov3_has_the_heads_of_its_authors(heads, depth, predictor_bn):
+    """`_build_mlp(num_layers, input_dim, ..., last_bn)` of facebookresearch/moco-v3."""
 
     def layers(head):
         return [
@@ -40,12 +43,18 @@ def test_mocov3_has_the_heads_that_its_authors_give_resnets():
             for layer in head.layers
         ]
 
-    model = made("mocov3")
-    width = model.backbone.feature_dim
-    inside = [("BatchNorm1d", (32,), (32,)), ("ReLU",)]
-    expected = [("Linear", (32, width)), *inside, ("Linear", (16, 32)), ("BatchNorm1d",)]
+    def theirs(depth, width, *, last_bn=True):
+        found = []
+        for _ in range(depth - 1):
+            found += [("Linear", (32, width)), ("BatchNorm1d", (32,), (32,)), ("ReLU",)]
+            width = 32
+        return [*found, ("Linear", (16, width)), *([("BatchNorm1d",)] if last_bn else [])]
+
+    model = made("mocov3", heads=heads)
+    expected = theirs(depth, model.backbone.feature_dim)
     assert layers(model.projector) == layers(model.momentum_projector) == expected
-    assert layers(model.predictor) == [("Linear", (32, 16)), *inside, ("Linear", (16, 32))]
+    assert layers(model.predictor) == theirs(2, 16, last_bn=predictor_bn)
+    assert torch.isfinite(model(made_views("mocov3")).loss)
 
 
 @pytest.mark.slow
