@@ -82,6 +82,8 @@ class OptimizerSettings:
             in DINO; below 0: constant.
         decay_norms_and_biases: Whether weight decay covers biases and the weights of
             normalisation layers, too.
+        norms_and_biases_share: Share of `lr` that biases and the weights of normalisation layers
+            learn at, in (0, 1].
         clip_norm: Largest norm of all gradients together; longer ones are scaled down to it. 0:
             none is too long.
         schedule: "cosine", "step" by `factor` at each of `milestones`, or "constant".
@@ -102,6 +104,7 @@ class OptimizerSettings:
     weight_decay: float = ranged(1e-4, "[0, 100]")
     final_weight_decay: float = ranged(-1.0, "[-1, 100]")
     decay_norms_and_biases: bool = True
+    norms_and_biases_share: float = ranged(1.0, "(0, 1]")
     clip_norm: float = ranged(0.0, "[0, 1000000]")
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     final_lr_share: float = ranged(0.0, "[0, 1]")

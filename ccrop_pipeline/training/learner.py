@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ccrop_pipeline.base import Observer, StepReport
 from ccrop_pipeline.errors import ModelError, shown
@@ -28,7 +29,7 @@ def build_optimizer(method: Method, settings: OptimizerSettings) -> torch.optim.
 
     Parameters are grouped by what they have in common: a group has "fixed_rate" (its learning
     rate stays at the peak), "decays" (weight decay covers it) and "share" (of the learning rate,
-    smaller in blocks further to the front by `layer_decay`). LARS leaves a group that does not
+    by `layer_decay` and `norms_and_biases_share`). LARS leaves a group that does not
     decay without its trust ratio, too, as SimCLR and BYOL do with norms and biases.
 
     Args:
@@ -81,8 +82,10 @@ def _groups(method: Method, settings: OptimizerSettings) -> list[dict[str, Any]]
     for parameter in method.parameters():
         if parameter.requires_grad:
             # Biases and the weights of norms have one dimension, and nothing else has.
-            decays = settings.decay_norms_and_biases or parameter.ndim > 1
+            is_matrix = parameter.ndim > 1
+            decays = settings.decay_norms_and_biases or is_matrix
             share = settings.layer_decay ** behind.get(id(parameter), 0)
+            share *= 1.0 if is_matrix else settings.norms_and_biases_share
             groups.setdefault((id(parameter) in fixed, decays, share), []).append(parameter)
     return [
         {
@@ -99,16 +102,19 @@ def _groups(method: Method, settings: OptimizerSettings) -> list[dict[str, Any]]
 def optimizer_note(backbone: Backbone, recipe: Recipe) -> str | None:
     """Return a warning where a transformer is to be trained by an optimizer that is not for it.
 
-    The numbers are those of MoCo v3 (arXiv:2104.02057, section 4), also for SimCLR and BYOL.
+    So are ConvNeXts (arXiv:2201.03545, section 2.1). The numbers are those of MoCo v3
+    (arXiv:2104.02057, section 4), also for SimCLR and BYOL.
     """
-    if backbone.layout != "tokens" or recipe.optimizer.name == "adamw":
+    norms = [part for part in backbone.modules() if isinstance(part, nn.LayerNorm | _BatchNorm)]
+    of_transformers = norms and not any(isinstance(norm, _BatchNorm) for norm in norms)
+    if not of_transformers or recipe.optimizer.name == "adamw":
         return None
     rate = 1.5e-4 * recipe.batch_size / 256
     return (
-        f"{backbone.name} is a transformer, and the recipe trains it by {recipe.optimizer.name}, "
-        "which is for convolutions. Set optimizer.name=adamw, "
+        f"{backbone.name} has the layer norm of transformers, and the recipe trains it by "
+        f"{recipe.optimizer.name}, which is for batch norm. Set optimizer.name=adamw, "
         f"optimizer.lr={rate:.2g} and optimizer.weight_decay=0.1, or take a recipe for "
-        "transformers (dino-vit, mocov3-vit)."
+        "transformers (dino-vit, mocov3-vit, lejepa-vit)."
     )
 
 

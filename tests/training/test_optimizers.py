@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from ccrop_pipeline.localize import Backbone
 from ccrop_pipeline.methods import build_method
-from ccrop_pipeline.recipes import settings_type
+from ccrop_pipeline.recipes import load_recipe, settings_type
 from ccrop_pipeline.recipes.settings import OptimizerSettings
-from ccrop_pipeline.training.learner import build_optimizer, set_rates
+from ccrop_pipeline.training.learner import build_optimizer, optimizer_note, set_rates
 
 
 def method(name="simsiam", **settings):
@@ -180,3 +181,27 @@ def test_blocks_further_to_the_front_learn_more_slowly():
     assert rates[id(names["layer4.1.weight"])] == 0.5 / 4
     assert rates[id(names["layer1.0.weight"])] == 0.5 / 2**8
     assert {rates[id(p)] for p in model.projector.parameters()} == {0.5}
+
+
+def test_norms_and_biases_learn_at_their_own_rate():
+    """0.0048 beside 0.2, as in section 2.2 of Barlow Twins (arXiv:2103.03230)."""
+    model, settings = method(), load_recipe("barlowtwins").optimizer
+    optimizer = build_optimizer(model, settings)
+    set_rates(optimizer, settings, step=10, steps=100, steps_per_epoch=1)
+    rates = {p.ndim > 1: set() for p in model.parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[parameter.ndim > 1].add(group["lr"])
+    assert [rates[True].pop(), rates[False].pop()] == pytest.approx([0.2, 0.0048])
+    assert not any(rates.values())
+
+
+@pytest.mark.parametrize(
+    ("norm", "optimizer", "told"),
+    [(nn.LayerNorm, "sgd", True), (nn.LayerNorm, "adamw", False), (nn.BatchNorm1d, "sgd", False)],
+)
+def test_a_network_with_layer_norm_is_told_of_adamw(norm, optimizer, told):
+    backbone = Backbone("convnext", {"network": nn.Sequential(norm(3), nn.Linear(3, 3))}, 3, "")
+    recipe = load_recipe("simclr", [f"optimizer.name={optimizer}", "batch_size=512"])
+    note = optimizer_note(backbone, recipe) or ""
+    assert ("optimizer.lr=0.0003" in note) == told
