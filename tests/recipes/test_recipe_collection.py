@@ -253,3 +253,23 @@ def test_norms_and_biases_decay_where_they_do_in_the_authors_programs():
     # dimension, and so does DINO (utils.get_params_groups of facebookresearch/dino).
     decay = {name for name in METHODS if load_recipe(name).optimizer.decay_norms_and_biases}
     assert decay == {"mocov1", "mocov2", "simsiam", "lejepa"}
+
+
+def test_the_table_of_optimizers_in_the_docs_is_that_of_the_recipes():
+    names = [*METHODS, *(name for name in bundled_recipes() if name.endswith("-vit"))]
+    rows = {}
+    for line in (ROOT / "docs/recipes.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and cells[0].strip("`") in names:
+            rows[cells[0].strip("`")] = cells[1:6]
+    assert sorted(rows) == sorted(names)
+    for name, (kind, lr, decay, warmup, windows) in rows.items():
+        recipe = load_recipe(name)
+        mine, local = recipe.optimizer, recipe.local_views
+        assert (mine.name, mine.lr) == (kind.lower(), float(lr.removesuffix(" in steps")))
+        last = [mine.final_weight_decay] if mine.final_weight_decay >= 0 else []
+        assert [float(number) for number in decay.split(" to ")] == [mine.weight_decay, *last]
+        assert int(warmup) == mine.lr_warmup_epochs
+        percents = [round(100 * share) for share in (recipe.crop.scale[0], *local.scale)]
+        numbers = [int(number) for number in re.findall(r"\d+", windows)]
+        assert numbers == (percents if local.count else percents[:1])
