@@ -15,15 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.corloc import Voc, figures, judged, main, matched, read_annotation
 from ccrop_pipeline.boxset import (
     BoxSet,
-    BoxTable,
-    Provenance,
-    SourceInfo,
-    write_manifest,
-    write_shard,
 )
 from ccrop_pipeline.boxset.boxes import Choices
 from ccrop_pipeline.exchange.fixed import fixed_boxes
 from ccrop_pipeline.images import Sample, open_source, pack
+from tests.given_rows import box_set_of, rows_of
 
 SIZE = (40, 30)
 OBJECT = (
@@ -90,20 +86,8 @@ def most_found(boxes, truths) -> int:
 
 def written(folder: Path, source: Voc) -> BoxSet:
     rows = [np.float32(FOUND[key]) / np.float32(SIZE * 2) for key in source.keys]
-    choices, n = Choices.of(rows), len(rows)
-    table = BoxTable(
-        source.keys,
-        choices.union(),
-        np.full((n, 2), SIZE, np.uint32),
-        np.ones(n, np.uint8),
-        np.zeros(n, np.uint8),
-        np.zeros(n, np.uint64),
-        choices=choices,
-    )
-    provenance = Provenance(None, None, SourceInfo("folder", "f" * 64), "by hand")
-    write_shard(folder, "trainval", table, provenance)
-    write_manifest(folder, ["trainval"], provenance)
-    return BoxSet.open(folder)
+    table = rows_of(source.keys, Choices.of(rows), sizes=SIZE)
+    return box_set_of(folder, table, names=["trainval"])
 
 
 @pytest.mark.parametrize("hard", [True, False])

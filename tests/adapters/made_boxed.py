@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ccrop_pipeline.boxset import BoxTable, Provenance, SourceInfo, write_manifest, write_shard
 from ccrop_pipeline.errors import CcropError
+from tests.given_rows import box_set_of, rows_of
 
 COUNT, WIDTH, HEIGHT = 16, 40, 30
 # Windows far smaller than the picture: one that is not drawn from the box shows nothing white.
@@ -49,17 +49,13 @@ def image_folder(root: Path) -> list[str]:
 def box_set(folder: Path, keys: list[str], orientation: int = 1) -> Path:
     """Write the boxes of pictures 0, 1, 2, ... under these keys, in another order."""
     order = np.random.default_rng(0).permutation(len(keys)).tolist()
-    table = BoxTable(
+    rows = rows_of(
         [keys[i] for i in order],
-        np.array([box_of(i) for i in order], np.float32),
-        np.tile(np.array([[WIDTH, HEIGHT]], np.uint32), (len(keys), 1)),
-        np.full(len(keys), orientation, np.uint8),
-        np.zeros(len(keys), np.uint8),
-        np.arange(len(keys), dtype=np.uint64),
+        [box_of(i) for i in order],
+        sizes=(WIDTH, HEIGHT),
+        orientation=orientation,
     )
-    provenance = Provenance(None, None, SourceInfo("folder", "00"), rule="made for a test")
-    write_shard(folder, "made", table, provenance)
-    write_manifest(folder, ("made",), provenance)
+    box_set_of(folder, rows)
     return folder
 
 

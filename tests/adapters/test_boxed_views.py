@@ -11,17 +11,11 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 import ccrop_pipeline as ccrop
-from ccrop_pipeline.boxset import (
-    BoxTable,
-    Choices,
-    Provenance,
-    SourceInfo,
-    write_manifest,
-    write_shard,
-)
+from ccrop_pipeline.boxset import Choices
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.images import UnreadableImage
 from ccrop_pipeline.views.batch import hash_keys
+from tests.given_rows import box_set_of, rows_of
 
 KEYS = [f"{i:03d}.png" for i in range(COUNT)]
 IMAGES = [encoded(picture(i)) for i in range(COUNT)]
@@ -72,16 +66,9 @@ def test_photographs_are_reduced_as_the_loader_reduces_them(tmp_path):
 
 def test_of_several_boxes_it_draws_the_one_that_the_loader_draws(tmp_path):
     n, corners = 4, np.array([[0, 0, 0.2, 0.2], [0.8, 0.8, 1, 1]], np.float32)
-    choices = Choices.of([corners] * n)
-    sizes = np.tile(np.array([[WIDTH, HEIGHT]], np.uint32), (n, 1))
-    table = BoxTable(
-        KEYS[:n], choices.union(), sizes, np.ones(n, np.uint8), np.zeros(n, np.uint8),
-        np.arange(n, dtype=np.uint64), choices=choices,
-    )  # fmt: skip
-    provenance = Provenance(None, None, SourceInfo("folder", "00"), rule="made for a test")
-    write_shard(tmp_path / "boxes", "made", table, provenance)
-    write_manifest(tmp_path / "boxes", ("made",), provenance)
-    assert_as_the_loader(tmp_path, KEYS[:n], IMAGES[:n], tmp_path / "boxes")
+    rows = rows_of(KEYS[:n], Choices.of([corners] * n), sizes=(WIDTH, HEIGHT))
+    boxes = box_set_of(tmp_path / "boxes", rows)
+    assert_as_the_loader(tmp_path, KEYS[:n], IMAGES[:n], boxes)
 
 
 def test_seed_epoch_and_key_each_change_the_views(boxes):

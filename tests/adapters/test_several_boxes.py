@@ -1,6 +1,5 @@
 """Images with several boxes in other people's loops: one is drawn for each reading of an image."""
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,9 @@ from made_boxed import HEIGHT, SMALL, WIDTH, box_of, encoded, picture, share_of_
 from torchvision.transforms.v2 import functional as F
 
 from ccrop_pipeline.adapters import BoxedDataset, BoxedRows, add_boxes
-from ccrop_pipeline.boxset import (
-    BoxTable,
-    Choices,
-    Provenance,
-    SourceInfo,
-    write_manifest,
-    write_shard,
-)
+from ccrop_pipeline.boxset import Choices
 from ccrop_pipeline.crops import ContrastiveCrop
+from tests.given_rows import box_set_of, rows_of
 
 READINGS = 64
 CROP = ContrastiveCrop(16, SMALL)
@@ -30,18 +23,7 @@ def boxes(tmp_path_factory) -> Path:
     """Picture 0 under the key `k`: its white corner or the opposite, black one."""
     folder = tmp_path_factory.mktemp("boxes")
     choices = Choices.of([np.array([box_of(0), box_of(3)], np.float32)])
-    table = BoxTable(
-        ["k"],
-        choices.union(),
-        np.array([[WIDTH, HEIGHT]], np.uint32),
-        np.ones(1, np.uint8),
-        np.zeros(1, np.uint8),
-        np.zeros(1, np.uint64),
-        choices=choices,
-    )
-    provenance = Provenance(None, None, SourceInfo("folder", "00"), rule="made for a test")
-    write_shard(folder, "made", table, provenance)
-    write_manifest(folder, ("made",), provenance)
+    box_set_of(folder, rows_of(["k"], choices, sizes=(WIDTH, HEIGHT)))
     return folder
 
 
@@ -86,10 +68,7 @@ def test_both_views_show_the_same_box_and_readings_draw_anew(read, boxes):
 
 def test_a_webdataset_pipeline_draws_too(boxes, tmp_path):
     with wds.TarWriter(str(tmp_path / "a.tar")) as tar:
-        for _ in range(1):
-            buffer = io.BytesIO()
-            picture(0).save(buffer, "PNG")
-            tar.write({"__key__": "k", "png": buffer.getvalue()})
+        tar.write({"__key__": "k", "png": encoded(picture(0))})
     pipeline = wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("pil")
     torch.manual_seed(1)
     found = {

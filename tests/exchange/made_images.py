@@ -1,4 +1,4 @@
-"""Folders of plain images, and box sets made of plain lists."""
+"""Folders of plain images, and box sets as plain lists."""
 
 import io
 from pathlib import Path
@@ -6,14 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ccrop_pipeline.boxset import (
-    BoxSet,
-    BoxTable,
-    Provenance,
-    SourceInfo,
-    write_manifest,
-    write_shard,
-)
+from ccrop_pipeline.boxset import BoxSet
 
 WIDTH, HEIGHT = 40, 20
 
@@ -31,15 +24,6 @@ def folder_of(root: Path, names: list[str], **sizes: tuple[int, int]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image(*sizes.get(path.stem, (WIDTH, HEIGHT)), shade))
     return root
-
-
-def box_set_of(folder: Path, *tables: BoxTable) -> BoxSet:
-    provenance = Provenance(None, None, SourceInfo("folder", "00"), rule="made for a test")
-    names = [f"s-{number}" for number in range(len(tables))]
-    for name, table in zip(names, tables, strict=True):
-        write_shard(folder, name, table, provenance)
-    write_manifest(folder, names, provenance)
-    return BoxSet.open(folder)
 
 
 def boxes_by_key(box_set: BoxSet) -> dict[str, tuple[str, list[float], list[list[float]] | None]]:

@@ -12,22 +12,16 @@ from datasets import load_dataset
 
 from ccrop_pipeline.boxset import (
     FULL_BOX,
-    OK,
     BoxSet,
-    BoxTable,
     Choices,
-    Provenance,
-    SourceInfo,
     convert,
     strangers,
     validate,
-    write_manifest,
-    write_shard,
 )
 from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.exchange import export_boxes
+from tests.given_rows import box_set_of, rows_of
 
-PROVENANCE = Provenance(None, None, SourceInfo("folder", "00"), rule="made for a test")
 SHARDS = {"s-0": ["a", "ü b.jpg"], "s 1%ü": [], "t": ["c/d"]}
 
 
@@ -35,26 +29,21 @@ def table(keys, seed, several):
     random, n = np.random.default_rng(seed), len(keys)
     rows = [np.float32([FULL_BOX, [0, 0.25, 0.5, 1 / 3]][: 1 + i % 2]) for i in range(n)]
     choices = Choices.of(rows)
-    return BoxTable(
+    return rows_of(
         keys,
-        choices.union(),
-        random.integers(1, 9, (n, 2)).astype(np.uint32),
-        np.full(n, 6, np.uint8),
-        np.full(n, OK, np.uint8),
-        random.integers(1 << 63, 1 << 64, n, np.uint64),
+        choices if several else choices.union(),
+        sizes=random.integers(1, 9, (n, 2)),
+        orientation=6,
+        hashes=random.integers(1 << 63, 1 << 64, n, np.uint64),
         heatmaps=random.random((n, 2, 3)).astype(np.float16) if several else None,
-        choices=choices if several else None,
     )
 
 
 @pytest.fixture(params=["with all columns", "plain"])
 def box_set(request, tmp_path):
-    folder = tmp_path / "boxes"
-    for seed, (name, keys) in enumerate(SHARDS.items()):
-        own = table(keys, seed, request.param != "plain")
-        write_shard(folder, name, own, PROVENANCE)
-    write_manifest(folder, SHARDS, PROVENANCE)
-    return BoxSet.open(folder)
+    several = request.param != "plain"
+    tables = [table(keys, seed, several) for seed, keys in enumerate(SHARDS.values())]
+    return box_set_of(tmp_path / "boxes", *tables, names=[*SHARDS])
 
 
 def test_mlcroissant_finds_no_fault_and_reads_every_column(box_set, capsys):
@@ -141,8 +130,7 @@ def test_it_is_written_to_the_box_set_itself_and_describes_parquet(box_set, tmp_
 
 
 def test_the_webdataset_form_is_refused(tmp_path):
-    write_shard(tmp_path / "a", "s", table(["a"], 0, several=False), PROVENANCE)
-    write_manifest(tmp_path / "a", ["s"], PROVENANCE)
+    box_set_of(tmp_path / "a", table(["a"], 0, several=False))
     convert(tmp_path / "a", tmp_path / "b", form="webdataset")
     with pytest.raises(SettingError, match="Export the box set as parquet first"):
         export_boxes(BoxSet.open(tmp_path / "b"), tmp_path / "b", "croissant")

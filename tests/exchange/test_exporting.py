@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_images import box_set_of, folder_of
+from made_images import folder_of
 
-from ccrop_pipeline.boxset import EMPTY, FULL_BOX, OK, UNREADABLE, BoxTable, Choices
+from ccrop_pipeline.boxset import EMPTY, FULL_BOX, OK, UNREADABLE, Choices
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.exchange import export_boxes, read_coco, read_csv, read_npz
 from ccrop_pipeline.exchange.importing import in_shares
+from tests.given_rows import box_set_of, rows_of
 
 _edge = st.floats(0, 1, width=32)
 _side = st.lists(_edge, min_size=2, max_size=2, unique=True).map(sorted)
@@ -36,15 +37,8 @@ def tables(draw, several):
     boxes = [own if status == OK else [FULL_BOX] for status, own, _ in rows]
     choices = Choices.of([np.array(own if several else own[:1], np.float32) for own in boxes])
     sizes = [[min(side, 2**32 - 1) for side in size] for _, _, size in rows]
-    return BoxTable(
-        names,
-        choices.union(),
-        np.array(sizes, np.uint32).reshape(-1, 2),
-        np.ones(len(names), np.uint8),
-        np.array([status for status, _, _ in rows], np.uint8),
-        np.zeros(len(names), np.uint64),
-        choices=choices if several else None,
-    )
+    status = [status for status, _, _ in rows]
+    return rows_of(names, choices if several else choices.union(), sizes=sizes, status=status)
 
 
 PAGE = (Path(__file__).parents[2] / "docs/import-export.md").read_text()
@@ -100,17 +94,7 @@ def made(folder):
     tables = []
     for number, (row, status) in enumerate(zip(rows, (OK, EMPTY, UNREADABLE), strict=True)):
         choices = Choices.of([np.array(row, np.float32)])
-        tables.append(
-            BoxTable(
-                [f"x/{number}"],
-                choices.union(),
-                np.array([[40, 20]], np.uint32),
-                np.ones(1, np.uint8),
-                np.array([status], np.uint8),
-                np.zeros(1, np.uint64),
-                choices=choices,
-            )
-        )
+        tables.append(rows_of([f"x/{number}"], choices, sizes=(40, 20), status=status))
     return box_set_of(folder, *tables)
 
 

@@ -9,9 +9,9 @@ import pytest
 import slow_readers
 from ccrop_cli.main import cli
 from click.testing import CliRunner
-from made_images import box_set_of, boxes_by_key, folder_of
+from made_images import boxes_by_key, folder_of
 
-from ccrop_pipeline.boxset import EMPTY, FULL_BOX, OK, UNREADABLE, BoxSet, BoxTable, Choices
+from ccrop_pipeline.boxset import EMPTY, FULL_BOX, OK, UNREADABLE, BoxSet, Choices
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.exchange import (
     Several,
@@ -24,6 +24,7 @@ from ccrop_pipeline.exchange import (
 )
 from ccrop_pipeline.exchange.importing import in_shares
 from ccrop_pipeline.exchange.joining import join
+from tests.given_rows import box_set_of, rows_of
 
 FORMS = ["cvat", "fiftyone", "label-studio", "open-images", "yolo"]
 NAMES = {"cvat": "b.xml", "open-images": "b.csv", "yolo": "labels"}
@@ -45,10 +46,7 @@ def table(boxes, keys=KEYS):
     ordered = [Several("keep:100").apply(np.array(own, np.float32)) for own in boxes]
     full = np.array([FULL_BOX], np.float32)
     choices = Choices.of([*ordered, full, full])
-    return BoxTable(
-        list(keys), choices.union(), np.array(SIZES, np.uint32), np.ones(5, np.uint8),
-        np.array(STATUS, np.uint8), np.zeros(5, np.uint64), choices=choices,
-    )  # fmt: skip
+    return rows_of(keys, choices, sizes=SIZES, status=STATUS)
 
 
 def random_boxes(seed=0):

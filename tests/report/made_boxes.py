@@ -6,6 +6,7 @@ import numpy as np
 
 from ccrop_pipeline.boxset import (
     FULL_BOX,
+    OK,
     UNREADABLE,
     BoxSet,
     BoxTable,
@@ -13,10 +14,9 @@ from ccrop_pipeline.boxset import (
     LocalizerInfo,
     Provenance,
     SourceInfo,
-    write_manifest,
-    write_shard,
 )
 from ccrop_pipeline.localize import BoxRule
+from tests.given_rows import box_set_of, rows_of
 
 SIZE = 64  # pixels that the encoder saw
 
@@ -41,26 +41,13 @@ def provenance(rule: BoxRule | None = None, source: str = "x") -> Provenance:
     return Provenance(EncoderInfo("net", "layer", "0" * 64, 1), localizer, SourceInfo("tar", "x"))
 
 
-def table(keys, boxes, status=None, hashes=None, heatmaps=None) -> BoxTable:
-    n = len(keys)
-    return BoxTable(
-        list(keys),
-        np.array(boxes, np.float32).reshape(n, 4),
-        np.full((n, 2), 48, np.uint32),
-        np.ones(n, np.uint8),
-        np.zeros(n, np.uint8) if status is None else np.array(status, np.uint8),
-        np.arange(1, n + 1).astype(np.uint64) if hashes is None else np.array(hashes, np.uint64),
-        heatmaps,
-    )
+def table(keys, boxes, status=OK, hashes=None, heatmaps=None) -> BoxTable:
+    hashes = np.arange(1, len(keys) + 1) if hashes is None else hashes
+    return rows_of(keys, boxes, status=status, hashes=hashes, heatmaps=heatmaps)
 
 
 def box_set(folder: Path, tables: list[BoxTable], made_by: Provenance | None = None) -> BoxSet:
-    made_by = made_by or provenance()
-    names = [f"shard-{number}" for number in range(len(tables))]
-    for name, rows in zip(names, tables, strict=True):
-        write_shard(folder, name, rows, made_by)
-    write_manifest(folder, names, made_by)
-    return BoxSet.open(folder)
+    return box_set_of(folder, *tables, made_by=made_by or provenance())
 
 
 def located(keys, heatmaps, rule: BoxRule, unreadable=()) -> BoxTable:

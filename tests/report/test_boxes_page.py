@@ -14,11 +14,12 @@ from made_boxes import SIZE, located, provenance, table
 from PIL import Image
 
 import ccrop_pipeline as ccrop
-from ccrop_pipeline.boxset import EMPTY, UNREADABLE, BoxSet, iou, write_manifest, write_shard
+from ccrop_pipeline.boxset import EMPTY, UNREADABLE, iou
 from ccrop_pipeline.compute.rethreshold import with_rule
 from ccrop_pipeline.exchange import fixed_boxes
 from ccrop_pipeline.images import Scenes, image_hash
 from ccrop_pipeline.localize import BoxRule
+from tests.given_rows import box_set_of
 
 COUNT = 36
 # As a key it is `</script><img ...>`, and as a class `<`.
@@ -54,10 +55,7 @@ def made(folder, source, rule):
     rows = replace(
         rows, image_hash=np.array([image_hash(sample.image) for sample in samples], np.uint64)
     )
-    by = provenance(rule)
-    write_shard(folder, shard, rows, by)
-    write_manifest(folder, [shard], by)
-    return BoxSet.open(folder), rows
+    return box_set_of(folder, rows, names=[shard], made_by=provenance(rule)), rows
 
 
 RULES = (
@@ -160,8 +158,7 @@ def test_every_finding_leads_to_its_images(browser, source, tmp_path):
     hashes[[2, 5]] += np.uint64(1)
     edges = 0.92 - 0.001 * np.arange(len(keys))
     rows = table(keys, [[0, 0, edge, edge] for edge in edges], hashes=hashes)
-    write_shard(tmp_path / "set", shard, rows, provenance())
-    write_manifest(tmp_path / "set", [shard], provenance())
+    box_set_of(tmp_path / "set", rows, names=[shard])
     visit(browser, ccrop.report_boxes(tmp_path / "set", source, tmp_path / "page.html"))
     without = (
         "[...document.querySelectorAll('.findings li')].filter(li => !li.querySelector('button'))"
@@ -311,8 +308,7 @@ def test_a_page_of_many_images_stays_small_and_says_what_it_shows(tmp_path):
     edges = np.linspace(0.1, 0.9, len(keys))
     rows = table(keys, [[0, 0, edge, edge] for edge in edges])
     rows = replace(rows, heatmaps=np.zeros((len(keys), 28, 28), np.float16))
-    write_shard(tmp_path / "set", shard, rows, provenance(BoxRule(0.2)))
-    write_manifest(tmp_path / "set", [shard], provenance(BoxRule(0.2)))
+    box_set_of(tmp_path / "set", rows, names=[shard], made_by=provenance(BoxRule(0.2)))
     page = ccrop.report_boxes(tmp_path / "set", source, tmp_path / "page.html")
     assert page.stat().st_size < 5_000_000
     text = page.read_text("utf-8")
@@ -333,8 +329,7 @@ def test_images_of_another_source_are_told(source, tmp_path):
     box_set, rows = made(tmp_path / "set", source, RULES[0])
     changed = replace(rows, image_hash=rows.image_hash + np.uint64(1), keys=[*rows.keys])
     changed.keys[0] = "not/there"
-    write_shard(tmp_path / "other", source.shards[0], changed, provenance(RULES[0]))
-    write_manifest(tmp_path / "other", list(source.shards), provenance(RULES[0]))
+    box_set_of(tmp_path / "other", changed, names=source.shards, made_by=provenance(RULES[0]))
     text = ccrop.report_boxes(tmp_path / "other", source, tmp_path / "a.html").read_text("utf-8")
     assert "1 image of 37 not in the source" in text
     assert "36 images of 37 with other bytes" in text

@@ -24,8 +24,8 @@ def pair(tmp_path):
         table(["d", "e", "gone"], [UPPER, FULL, FULL], [OK, UNREADABLE, OK], [4, 5, 6]),
     ]
     after = [
-        table(["new", "e", "d"], [FULL, UPPER, UPPER], None, [9, 0, 4]),
-        table(["c", "b", "a"], [RIGHT, LEFT, LEFT], None, [3, 77, 1]),
+        table(["new", "e", "d"], [FULL, UPPER, UPPER], OK, [9, 0, 4]),
+        table(["c", "b", "a"], [RIGHT, LEFT, LEFT], OK, [3, 77, 1]),
     ]
     return box_set(tmp_path / "before", before), box_set(tmp_path / "after", after)
 

@@ -5,19 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccrop_pipeline.boxset import (
-    BoxSet,
-    BoxTable,
-    Provenance,
-    SourceInfo,
-    iou,
-    write_manifest,
-    write_shard,
-)
+from ccrop_pipeline.boxset import iou
 from ccrop_pipeline.crops import CropParams
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Sample, Scenes, open_source, pack
 from ccrop_pipeline.report import box_quality, contact_sheet
+from tests.given_rows import box_set_of, rows_of
 
 cells = st.tuples(*[st.integers(0, 9)] * 2).map(sorted).map(lambda e: (e[0], e[1] + 1))
 grid_boxes = st.tuples(cells, cells).map(lambda b: np.array([b[0][0], b[1][0], b[0][1], b[1][1]]))
@@ -32,21 +25,9 @@ def test_iou_counts_cells(a, b):
     assert iou(a / 10, b[None] / 10)[0] == pytest.approx(expected)
 
 
-def box_set_of(source, folder, boxes):
-    provenance = Provenance(None, None, SourceInfo("tar", "x"), rule="made for a test")
+def boxes_of(source, folder, boxes):
     keys = [sample.key for sample in source.read(source.shards[0])]
-    n = len(keys)
-    table = BoxTable(
-        keys,
-        np.array(boxes, np.float32),
-        np.full((n, 2), 48, np.uint32),
-        np.ones(n, np.uint8),
-        np.zeros(n, np.uint8),
-        np.zeros(n, np.uint64),
-    )
-    write_shard(folder, source.shards[0], table, provenance)
-    write_manifest(folder, source.shards, provenance)
-    return BoxSet.open(folder)
+    return box_set_of(folder, rows_of(keys, boxes), names=source.shards)
 
 
 def annotation(source, *boxes):
@@ -65,7 +46,7 @@ def test_quality_by_source_takes_the_best_true_box(tmp_path):
     pack(samples, tmp_path / "tars")
     source = open_source(tmp_path / "tars")
     boxes = [[0.4, 0.2, 0.8, 0.6], [0, 0, 0.4, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
-    quality = box_quality(box_set_of(source, tmp_path / "boxes", boxes), source)
+    quality = box_quality(boxes_of(source, tmp_path / "boxes", boxes), source)
     assert list(quality) == ["x", "y"]
     assert (quality["x"].images, quality["y"].images) == (2, 1)
     assert quality["x"].found == 0.5
@@ -79,7 +60,7 @@ def test_a_source_without_true_boxes_is_refused(tmp_path):
     image = next(Scenes(1, size=48).read("train-000000")).image
     pack([Sample("a", image, 0)], tmp_path / "tars")
     source = open_source(tmp_path / "tars")
-    box_set = box_set_of(source, tmp_path / "boxes", [[0, 0, 1, 1]])
+    box_set = boxes_of(source, tmp_path / "boxes", [[0, 0, 1, 1]])
     with pytest.raises(CcropError, match="true boxes"):
         box_quality(box_set, source)
 
@@ -91,7 +72,7 @@ def test_contact_sheet_shows_boxes_where_they_are(tmp_path):
     pack(samples, tmp_path / "tars")
     source = open_source(tmp_path / "tars")
     boxes = [[0, 0, 0.25, 0.5]] + [[0, 0, 1, 1]] * 5
-    box_set = box_set_of(source, tmp_path / "boxes", boxes)
+    box_set = boxes_of(source, tmp_path / "boxes", boxes)
     sheet = contact_sheet(box_set, source, CropParams(), count=4, across=2)
     first = np.asarray(sheet)[44 : 44 + 144, 8 : 8 + 144].astype(int)
     red = (np.abs(first - (255, 70, 50)).sum(2) < 12).nonzero()

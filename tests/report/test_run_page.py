@@ -16,7 +16,7 @@ from made_boxes import located, provenance
 from PIL import Image
 
 import ccrop_pipeline as ccrop
-from ccrop_pipeline.boxset import BoxSet, iou, write_manifest, write_shard
+from ccrop_pipeline.boxset import BoxSet, iou
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.images import Scenes
 from ccrop_pipeline.localize import BoxRule
@@ -26,6 +26,7 @@ from ccrop_pipeline.report.run_findings import run_findings
 from ccrop_pipeline.report.run_history import History, charts, stages, time_spent
 from ccrop_pipeline.report.run_provenance import commands
 from ccrop_pipeline.training import Metrics, Run
+from tests.given_rows import box_set_of
 
 RULES = {2: BoxRule(0.1), 4: BoxRule(0.4), 8: BoxRule(0.7)}
 PLANNED = 10
@@ -88,9 +89,8 @@ def trained(tmp_path_factory, source):
     keys = [sample.key for sample in source.read(shard)]
     heat = (np.random.default_rng(0).random((len(keys), 5, 7)) ** 3).astype(np.float16)
     for epoch, rule in RULES.items():
-        by = provenance(rule)
-        write_shard(folder / f"boxes/epoch-{epoch:04}", shard, located(keys, heat, rule), by)
-        write_manifest(folder / f"boxes/epoch-{epoch:04}", [shard], by)
+        place, rows = folder / f"boxes/epoch-{epoch:04}", located(keys, heat, rule)
+        box_set_of(place, rows, names=[shard], made_by=provenance(rule))
     return Run(folder)
 
 

@@ -228,7 +228,7 @@ class Watched:
     Its shards have the names of those of the box set.
     """
 
-    shards = ("shard-0", "shard-1", "shard-2")
+    shards = ("s-0", "s-1", "s-2")
 
     def __init__(self, source, random_access):
         self.source, self.random_access, self.was_read = source, random_access, []
