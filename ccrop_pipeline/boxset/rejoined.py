@@ -17,6 +17,8 @@ from ccrop_pipeline.images import ImageIndex, Sample, Source
 from ccrop_pipeline.images.keys import Keys
 from ccrop_pipeline.images.source import part_of, samples_at
 
+_SEEN = 64  # images, by whose keys shards are taken for those of a box set
+
 
 def images_of(box_set: BoxSet, source: Source) -> Source:
     """Return the images of a source in the shards, in the order and by the keys of a box set.
@@ -64,8 +66,14 @@ def expect_shared(box_set: BoxSet, source: Source) -> None:
 def _has_its_shards(source: Source, box_set: BoxSet) -> bool:
     if not {*source.shards} <= {entry.name for entry in box_set.manifest.shards}:
         return False
-    first = next(((s, sample.key) for s in source.shards for sample in source.read(s)), None)
-    return first is None or first[1] in box_set.read(first[0], heatmaps=False).keys
+    for shard in source.shards:
+        if keys := [sample.key for sample in islice(source.read(shard), _SEEN)]:
+            own = {*box_set.read(shard, heatmaps=False).keys}
+            others = [key for key in keys if key not in own]
+            # Of a folder, those that have no ending are called the same in its tars.
+            found = bool(others) and (box_set.lookup().rows(others) >= 0).any()
+            return len(others) < len(keys) and not found
+    return True
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,25 @@ def test_images_are_read_as_the_boxes_have_them(both) -> None:
     assert all(image_hash(image) == table.image_hash[at] for image, table, at in drawn)
 
 
+def test_an_image_that_is_called_the_same_in_tars_does_not_speak_for_others(tmp_path) -> None:
+    """Where shards and the first key are those of the folder, and the other keys are not."""
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(("0", "1.png", "2.png")):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / name, "PNG")
+    folder = open_source(tmp_path / "photos")
+    pack(folder, tmp_path / "tars", prefix="photos")
+    tars = open_source(tmp_path / "tars")
+    assert tars.shards == folder.shards
+    for boxes, source in (
+        (boxes_of(folder, tmp_path / "a"), tars),
+        (boxes_of(tars, tmp_path / "b"), folder),
+    ):
+        joined = images_of(boxes, source)
+        samples = [sample for shard in joined.shards for sample in joined.read(shard)]
+        found = {sample.key: image_hash(sample.image) for sample in samples}
+        assert found == {row.key: row.image_hash for row in boxes}
+
+
 def run(command: str, status: int = 0) -> str:
     done = CliRunner().invoke(cli, command.split(), terminal_width=300)
     assert done.exit_code == status, done.output
