@@ -1,3 +1,4 @@
+import unicodedata
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,9 @@ from ccrop_pipeline.exchange import Annotations
 from ccrop_pipeline.exchange.joining import join, refuse_no_match
 from ccrop_pipeline.images import tar_key
 
-_parts = st.lists(st.sampled_from(["a", "b", ".", "/", ".jpg"]), min_size=1, max_size=5)
+_parts = st.lists(
+    st.sampled_from(["a", "b", "é", "e\u0301", ".", "/", "\\", ".jpg"]), min_size=1, max_size=5
+)
 _names = st.lists(_parts.map("".join), unique=True, max_size=8)
 
 
@@ -35,18 +38,28 @@ _names = st.lists(_parts.map("".join), unique=True, max_size=8)
         # A name belongs to one key.
         (["x/a.jpg"], ["x/a", "y/a.jpg"], {"x/a": "x/a.jpg"}),
         ([], ["a"], {}),
+        # From Windows, from macOS, and from `find .`.
+        (["C:\\x\\a.jpg", "C:\\y\\a.jpg"], ["x/a.jpg"], {"x/a.jpg": "C:\\x\\a.jpg"}),
+        (["x/e\u0301.jpg"], ["x/\u00e9.jpg"], {"x/\u00e9.jpg": "x/e\u0301.jpg"}),
+        (["./a.jpg", "./x/a.jpg"], ["a.jpg", "x/a"], {"a.jpg": "./a.jpg", "x/a": "./x/a.jpg"}),
     ],
 )
 def test_names_belong_to_keys(names, keys, expected):
     assert join(names, keys) == expected
 
 
+def plain(name: str) -> str:
+    name = "".join("/" if letter == "\\" else letter for letter in name)
+    return unicodedata.normalize("NFD", name[2:] if name[:2] == "./" else name)
+
+
 def packed(name: str) -> str:
+    name = plain(name)
     return tar_key(name) if name.split("/")[-1] else name
 
 
 def last(name: str) -> str:
-    return name.split("/")[-1]
+    return plain(name).split("/")[-1]
 
 
 def alike(form: Callable[[str], str]) -> Callable[[str, str], bool]:
