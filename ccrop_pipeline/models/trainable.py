@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError, SettingError, shown
+from ccrop_pipeline.errors import ModelError, shown
 from ccrop_pipeline.localize import Backbone, Encoder, backbone_names, build_backbone
 from ccrop_pipeline.localize.encoder import evaluation
 from ccrop_pipeline.localize.stochastic_depth import drop_paths
 from ccrop_pipeline.models.layers import layers_of
 from ccrop_pipeline.models.named import timm_network, torchvision_network
 from ccrop_pipeline.models.network import Network
+from ccrop_pipeline.recipes.recipe import no_stochastic_depth
 
 
 def open_backbone(name: str, sizes: Sequence[int], *, drop_path_rate: float = 0.0) -> Backbone:
@@ -93,11 +94,7 @@ def _call(function: str, name: str, **options: Any) -> str:
 
 def _set_drop_paths(network: nn.Module, name: str, rate: float) -> None:
     if not drop_paths(network, rate) and rate:
-        raise SettingError(
-            f"drop_path_rate is {rate}, and {name} has no stochastic depth. Set it to 0, or take a "
-            "network that has: most of timm (ViT, ConvNeXt, Swin, ResNet), and ConvNeXt, Swin, "
-            "EfficientNet and MaxViT of torchvision."
-        )
+        raise no_stochastic_depth(name, rate)
 
 
 def _is_ours(name: str) -> bool:

@@ -41,6 +41,15 @@ def is_backbone(name: str) -> bool:
     return name in BACKBONES or name.startswith(LIBRARIES)
 
 
+def no_stochastic_depth(backbone: str, rate: float) -> SettingError:
+    """Return the error about a backbone that `drop_path_rate` has no effect on."""
+    return SettingError(
+        f"drop_path_rate is {rate}, and {backbone} has no stochastic depth. Set it to 0, or take a "
+        "network that has: most of timm (ViT, ConvNeXt, Swin, ResNet), and ConvNeXt, Swin, "
+        "EfficientNet and MaxViT of torchvision."
+    )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All settings of a run.
@@ -107,6 +116,8 @@ class Recipe:
                 f"backbone is {shown(self.backbone)}{close}. Known are: {', '.join(BACKBONES)}; "
                 "and timm:NAME and torchvision:NAME."
             )
+        if self.drop_path_rate and self.backbone in BACKBONES:
+            raise no_stochastic_depth(self.backbone, self.drop_path_rate)
         if 0 < self.eval_size < 8:
             raise SettingError(f"eval_size is {self.eval_size}; it must be 0, or 8 or more.")
         if self.batch_size % self.accumulate or self.batch_size // self.accumulate < 2:

@@ -10,6 +10,7 @@ from ccrop_pipeline.errors import SettingError
 from ccrop_pipeline.localize.stochastic_depth import DropPath, share_paths
 from ccrop_pipeline.methods.shared import momentum_copy
 from ccrop_pipeline.models.trainable import open_backbone
+from ccrop_pipeline.recipes import Recipe
 
 EFFICIENTNET = "torchvision:efficientnet_b0"
 
@@ -100,5 +101,9 @@ def test_blocks_that_are_computed_again_drop_the_same(name):
 def test_a_network_without_it_is_refused(name):
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    with pytest.raises(SettingError, match=f"drop_path_rate is 0.1, and {name} has no stoch.*ViT"):
+    message = rf"drop_path_rate is 0\.1, and {name} has no stochastic depth.*ViT"
+    with pytest.raises(SettingError, match=message):
         open_backbone(name, [64], drop_path_rate=0.1)
+    if name == "small":  # refused before anything is built
+        with pytest.raises(SettingError, match=message):
+            Recipe(backbone=name, drop_path_rate=0.1)
