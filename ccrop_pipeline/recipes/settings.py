@@ -86,6 +86,8 @@ class OptimizerSettings:
             learn at, in (0, 1].
         clip_norm: Largest norm of all gradients together; longer ones are scaled down to it. 0:
             none is too long.
+        clip_each: Whether that is the largest norm of each parameter's gradient instead, as in
+            the program of DINO's authors.
         schedule: "cosine", "step" by `factor` at each of `milestones`, or "constant".
         final_lr_share: Share of `lr` that the cosine ends at, in [0, 1].
         milestones: Numbers of epochs, with "step", each at least 1.
@@ -106,6 +108,7 @@ class OptimizerSettings:
     decay_norms_and_biases: bool = True
     norms_and_biases_share: float = ranged(1.0, "(0, 1]")
     clip_norm: float = ranged(0.0, "[0, 1000000]")
+    clip_each: bool = False
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     final_lr_share: float = ranged(0.0, "[0, 1]")
     milestones: tuple[int, ...] = ranged((), "[1, 100000]")

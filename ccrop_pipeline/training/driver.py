@@ -36,9 +36,10 @@ from ccrop_pipeline.training.checkpoint import (
 )
 from ccrop_pipeline.training.collapse import given_up, judge
 from ccrop_pipeline.training.inputs import Inputs, Machine, Probe, open_loader, open_probe
-from ccrop_pipeline.training.learner import Learner, optimizer_note
+from ccrop_pipeline.training.learner import Learner
 from ccrop_pipeline.training.loggers import Loggers
 from ccrop_pipeline.training.metrics import Metrics, box_metrics
+from ccrop_pipeline.training.optimizers import optimizer_note
 from ccrop_pipeline.training.processes import Processes, device_name, slow_precision
 from ccrop_pipeline.training.refresh import forget_after, newest_boxes, refresh_boxes
 from ccrop_pipeline.training.run import UNREADABLE, Run, expect_outside, identity_of

@@ -15,7 +15,7 @@ import torch
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.models import open_encoder
 from ccrop_pipeline.training import load_checkpoint
-from ccrop_pipeline.training.learner import build_optimizer
+from ccrop_pipeline.training.optimizers import build_optimizer
 
 HERE = Path(__file__).parent
 NAMES = ("simclr", "mocov2")

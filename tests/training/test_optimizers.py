@@ -9,7 +9,12 @@ from ccrop_pipeline.localize import Backbone
 from ccrop_pipeline.methods import build_method
 from ccrop_pipeline.recipes import load_recipe, settings_type
 from ccrop_pipeline.recipes.settings import OptimizerSettings
-from ccrop_pipeline.training.learner import build_optimizer, optimizer_note, set_rates
+from ccrop_pipeline.training.optimizers import (
+    build_optimizer,
+    clip_each,
+    optimizer_note,
+    set_rates,
+)
 
 
 def method(name="simsiam", **settings):
@@ -205,3 +210,12 @@ def test_a_network_with_layer_norm_is_told_of_adamw(norm, optimizer, told):
     recipe = load_recipe("simclr", [f"optimizer.name={optimizer}", "batch_size=512"])
     note = optimizer_note(backbone, recipe) or ""
     assert ("optimizer.lr=0.0003" in note) == told
+
+
+def test_each_gradient_is_clipped_by_itself():
+    weights = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    weights[0].grad, weights[1].grad = torch.tensor([6.0, -8.0]), torch.tensor([0.3, 0.4])
+    clip_each(weights, 5.0)
+    assert weights[0].grad.tolist() == pytest.approx([3, -4])
+    assert torch.equal(weights[1].grad, torch.tensor([0.3, 0.4]))
+    assert load_recipe("dino-vit").optimizer.clip_each
