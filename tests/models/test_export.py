@@ -1,7 +1,9 @@
 """Exported backbones, loaded by the libraries they are for."""
 
 import re
+import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,15 +24,29 @@ from ccrop_pipeline.training.checkpoint import save_checkpoint
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def a_run(folder, name):
-    """A run whose online and momentum encoders differ; also returns the two."""
-    recipe = replace(load_recipe("demo"), backbone=name)
-    online, momentum = (stirred(build_backbone(name), seed) for seed in (1, 2))
-    state = {f"backbone.{key}": value for key, value in online.state_dict().items()}
-    state |= {f"momentum_backbone.{key}": value for key, value in momentum.state_dict().items()}
-    state["projector.weight"] = torch.zeros(2, 2)
-    save_checkpoint(folder / "checkpoint.pt", Checkpoint(7, recipe, state, {}))
-    return folder, online, momentum
+@pytest.fixture(scope="module")
+def a_run(tmp_path_factory):
+    """Runs by the name of their backbone, with their online encoder; `small` has a momentum one."""
+    place = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def made(name):
+        recipe = replace(load_recipe("demo"), backbone=name)
+        online = stirred(build_backbone(name), 1)
+        state = {f"backbone.{key}": value for key, value in online.state_dict().items()}
+        if name == "small":
+            momentum = momentum_of(name).state_dict()
+            state |= {f"momentum_backbone.{key}": value for key, value in momentum.items()}
+        state["projector.weight"] = torch.zeros(2, 2)
+        save_checkpoint(place / name / "checkpoint.pt", Checkpoint(7, recipe, state, {}))
+        return place / name, online
+
+    yield made
+    shutil.rmtree(place)
+
+
+def momentum_of(name):
+    return stirred(build_backbone(name), 2)
 
 
 def used(lines):
@@ -62,15 +78,16 @@ def assert_same(model, backbone):
         ("small", "it's b.safetensors", None),
     ],
 )
-def test_the_printed_lines_give_the_backbone_in_the_library(tmp_path, name, file, form):
-    run, online, _ = a_run(tmp_path / "run", name)
+def test_the_printed_lines_give_the_backbone_in_the_library(a_run, tmp_path, name, file, form):
+    run, online = a_run(name)
     done = export_backbone(run, tmp_path / "out" / file, form=form)
-    assert_same(used(done.lines), online)
+    model = used(done.lines)
+    assert_same(model, online)
     assert (done.backbone, done.epoch, done.weights) == (name, 7, len(online.state_dict()))
     assert done.difference is not None
     assert done.difference <= 1e-6
     library = "timm" if form == "timm" else "ccrop_pipeline" if name == "small" else "torchvision"
-    assert type(used(done.lines)).__module__.split(".")[0] == library
+    assert type(model).__module__.split(".")[0] == library
     assert [path.name for path in (tmp_path / "out").iterdir()] == [file]
     text = "\n".join(done.lines)
     assert str(IMAGENET_MEAN) in text
@@ -90,22 +107,22 @@ def loaded_by_detectron2(file, names):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["backbone.", "backbone.bottom_up."])
-def test_detectron2_finds_every_weight_wherever_a_detector_has_its_backbone(tmp_path, place):
-    run, online, _ = a_run(tmp_path / "run", "resnet50")
+def test_detectron2_finds_every_weight_wherever_a_detector_has_its_backbone(a_run, tmp_path):
+    run, online = a_run("resnet50")
     done = export_backbone(run, tmp_path / "b.pth", form="detectron2")
     expected = detectron2_state(online)
-    names = [place + name for name in expected]
-    found = loaded_by_detectron2(done.path, [*names, "proposal_generator.rpn_head.conv.weight"])
-    assert sorted(found) == sorted(names)
-    assert all(torch.equal(found[place + name], value) for name, value in expected.items())
+    for place in ("backbone.", "backbone.bottom_up."):
+        names = [place + name for name in expected]
+        found = loaded_by_detectron2(done.path, [*names, "proposal_generator.rpn_head.conv.weight"])
+        assert sorted(found) == sorted(names)
+        assert all(torch.equal(found[place + name], value) for name, value in expected.items())
     assert done.weights == len(expected)
 
 
-def test_the_momentum_encoder_is_another_one_and_must_be_there(tmp_path):
-    run, _, momentum = a_run(tmp_path / "run", "small")
+def test_the_momentum_encoder_is_another_one_and_must_be_there(a_run, tmp_path):
+    run, _ = a_run("small")
     done = export_backbone(run, tmp_path / "m.safetensors", encoder="momentum")
-    assert_same(used(done.lines), momentum)
+    assert_same(used(done.lines), momentum_of("small"))
     checkpoint = Checkpoint(1, load_recipe("demo"), {"backbone.x": torch.zeros(1)}, {})
     save_checkpoint(tmp_path / "none" / "checkpoint.pt", checkpoint)
     with pytest.raises(CcropError, match="no momentum encoder"):
@@ -113,8 +130,8 @@ def test_the_momentum_encoder_is_another_one_and_must_be_there(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_export_is_a_model_of_ours_again(tmp_path):
-    run, _, _ = a_run(tmp_path / "run", "resnet18")
+def test_an_export_is_a_model_of_ours_again(a_run, tmp_path):
+    run, _ = a_run("resnet18")
     out = export_backbone(run, tmp_path / "b.safetensors").path
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     ours, again = (open_encoder(str(of), input_size=64) for of in (run, out))
@@ -122,8 +139,8 @@ def test_an_export_is_a_model_of_ours_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_equal_backbones_give_equal_bytes(tmp_path):
-    run, _, _ = a_run(tmp_path / "run", "small")
+def test_equal_backbones_give_equal_bytes(a_run, tmp_path):
+    run, _ = a_run("small")
     # The library writes metadata in an order that it draws anew for each file.
     files = [export_backbone(run, tmp_path / f"{i}.safetensors").path for i in range(8)]
     assert len({file.read_bytes() for file in files}) == 1
@@ -133,8 +150,8 @@ def test_equal_backbones_give_equal_bytes(tmp_path):
     assert about == {"backbone": "small", "epoch": "7", "format": "pt"}
 
 
-def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
-    run, online, _ = a_run(tmp_path / "run", "small")
+def test_a_file_that_is_there_stays_unless_told_otherwise(a_run, tmp_path):
+    run, online = a_run("small")
     out = tmp_path / "b.safetensors"
     out.write_text("precious")
     with pytest.raises(CcropError, match=r"b\.safetensors is already there.*`overwrite`"):
@@ -145,8 +162,8 @@ def test_a_file_that_is_there_stays_unless_told_otherwise(tmp_path):
     assert export_backbone(run, out).path.read_bytes() == out.read_bytes()
 
 
-def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):
-    run, _, _ = a_run(tmp_path / "run", "small")
+def test_a_file_that_fails_the_check_never_appears(a_run, tmp_path, monkeypatch):
+    run, _ = a_run("small")
     written = safetensors.torch.save
 
     def damaged(state, metadata):
@@ -173,14 +190,14 @@ def test_a_file_that_fails_the_check_never_appears(tmp_path, monkeypatch):
         ("resnet18-cifar", "b.pth", "detectron2", "7x7"),
         ("resnet18", "b.pth", "safetensors", "let its name end in it"),
         ("resnet18", "b.safetensors", "detectron2", r"must end in \.pth"),
-        ("resnet18", "run", None, "is a folder"),
+        ("resnet18", "", None, "is a folder"),
     ],
 )
-def test_what_cannot_be_is_said_and_writes_nothing(tmp_path, name, file, form, message):
-    run, _, _ = a_run(tmp_path / "run", name)
+def test_what_cannot_be_is_said_and_writes_nothing(a_run, tmp_path, name, file, form, message):
+    run, _ = a_run(name)
     with pytest.raises(CcropError, match=message):
         export_backbone(run, tmp_path / file, form=form)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not list(tmp_path.iterdir())
 
 
 def blocks(text):
@@ -188,8 +205,8 @@ def blocks(text):
 
 
 @pytest.mark.slow
-def test_the_programs_of_the_document_run(tmp_path, monkeypatch):
-    run, online, _ = a_run(tmp_path / "run", "resnet50")
+def test_the_programs_of_the_document_run(a_run, tmp_path, monkeypatch):
+    run, online = a_run("resnet50")
     monkeypatch.chdir(tmp_path)
     export_backbone(run, Path("backbone.pth"))
     for block in blocks((DOCS / "export.md").read_text()):
@@ -212,8 +229,8 @@ def test_the_programs_of_the_document_run(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["b.pth", "b.safetensors"])
-def test_flipped_bits_of_an_exported_file_are_noticed(tmp_path, file):
-    run, *_ = a_run(tmp_path / "run", "resnet18-cifar")
+def test_flipped_bits_of_an_exported_file_are_noticed(a_run, tmp_path, file):
+    run, _ = a_run("resnet18-cifar")
     export_backbone(run, tmp_path / file)
     assert open_encoder(tmp_path / file).layer == "layer4"
     data = bytearray((tmp_path / file).read_bytes())
