@@ -1,7 +1,7 @@
 """What a run has recorded, as curves, as a line of stages, and as the time that each part took."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -149,69 +149,63 @@ def time_spent(history: History) -> dict[str, float]:
     return {name: seconds for name, seconds in spent.items() if seconds > 0}
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a chart shows: figures of records by what they are called, and how they are drawn."""
+
+    title: str
+    lines: Mapping[str, str]
+    references: Mapping[str, str] = field(default_factory=dict)
+    level: tuple[str, float] | None = None  # a reference that is the same in all epochs
+    percent: bool = False
+    from_zero: bool = True
+    refresh: bool = False  # whether records are those of refreshes
+
+
 def charts(history: History) -> list[Chart]:
     """Draw every figure that the records have, those that say most first."""
     from ccrop_pipeline.training.collapse import LOW_SPREAD
 
     names = {name: None for record in history.train for name in record}
     curves = [name for name in names if name not in _NO_CURVES and history.points(name)]
-    marks = [record["epoch"] for record in history.refresh]
-
-    def drawn(title: str, *lines: Line, **options: bool) -> Chart | None:
-        return chart(title, lines, history.planned, marks=marks, **options)
-
-    def line(name: str, called: str, *, reference: bool = False, refresh: bool = False) -> Line:
-        points = history.points(name, history.refresh if refresh else None)
-        return Line(called, points, reference=reference)
-
-    spread = history.points("embedding_std")
-    collapse = [(1.0, LOW_SPREAD), (float(history.planned), LOW_SPREAD)] if spread else []
-    linear = [line(name, name) for name in curves if name.startswith("linear")]
-    known = {"loss", "knn", "knn_chance", "embedding_std", "rankme", "rankme_limit", "lr"}
-    known |= {"images_per_s", "data_wait", *(each.name for each in linear)}
-    found = [
-        drawn("Loss", line("loss", "loss")),
-        drawn(
-            "Accuracy of probes",
-            line("knn", "kNN"),
-            *linear,
-            line("knn_chance", "chance", reference=True),
-            percent=True,
-            from_zero=True,
-        ),
-        drawn(
-            "Spread of embeddings",
-            Line("spread", spread),
-            Line("collapse", collapse, reference=True),
-            from_zero=True,
-        ),
-        drawn(
-            "Rank of embeddings (RankMe)",
-            line("rankme", "rank"),
-            line("rankme_limit", "most possible", reference=True),
-            from_zero=True,
-        ),
-        *(drawn(name, line(name, name)) for name in curves if name not in known),
-        drawn("Learning rate", line("lr", "learning rate"), from_zero=True),
-        drawn(
-            "Boxes of refreshes",
-            line("mean_area", "mean area", refresh=True),
-            line("share_full", "whole image", refresh=True),
-            line("share_empty", "empty", refresh=True),
-            percent=True,
-            from_zero=True,
-        ),
-        drawn(
-            "IoU with the boxes before",
-            line("iou_with_previous", "mean IoU", refresh=True),
-            from_zero=True,
-        ),
-        drawn("Images a second", line("images_per_s", "images/s"), from_zero=True),
-        drawn(
-            "Waiting for views",
-            line("data_wait", "share of the time"),
-            percent=True,
-            from_zero=True,
-        ),
+    probes = {"knn": "kNN"} | {name: name for name in curves if name.startswith("linear")}
+    rank, limit = {"rankme": "rank"}, {"rankme_limit": "most possible"}
+    boxes = {"mean_area": "mean area", "share_full": "whole image", "share_empty": "empty"}
+    first = [
+        _Plan("Loss", {"loss": "loss"}, from_zero=False),
+        _Plan("Accuracy of probes", probes, {"knn_chance": "chance"}, percent=True),
+        _Plan("Spread of embeddings", {"embedding_std": "spread"}, level=("collapse", LOW_SPREAD)),
+        _Plan("Rank of embeddings (RankMe)", rank, limit),
     ]
-    return [each for each in found if each is not None]
+    last = [
+        _Plan("Learning rate", {"lr": "learning rate"}),
+        _Plan("Boxes of refreshes", boxes, percent=True, refresh=True),
+        _Plan("IoU with the boxes before", {"iou_with_previous": "mean IoU"}, refresh=True),
+        _Plan("Images a second", {"images_per_s": "images/s"}),
+        _Plan("Waiting for views", {"data_wait": "share of the time"}, percent=True),
+    ]
+    of_epochs = [plan for plan in (*first, *last) if not plan.refresh]
+    known = {name for plan in of_epochs for name in (*plan.lines, *plan.references)}
+    others = [_Plan(name, {name: name}, from_zero=False) for name in curves if name not in known]
+    drawn = (_drawn(plan, history) for plan in (*first, *others, *last))
+    return [each for each in drawn if each is not None]
+
+
+def _drawn(plan: _Plan, history: History) -> Chart | None:
+    records = history.refresh if plan.refresh else history.train
+    lines = [
+        Line(called, history.points(name, records), reference=name in plan.references)
+        for name, called in (*plan.lines.items(), *plan.references.items())
+    ]
+    if plan.level:
+        called, value = plan.level
+        ends = [(1.0, value), (float(history.planned), value)]
+        lines.append(Line(called, ends, reference=True))
+    return chart(
+        plan.title,
+        lines,
+        history.planned,
+        marks=[record["epoch"] for record in history.refresh],
+        percent=plan.percent,
+        from_zero=plan.from_zero,
+    )
