@@ -63,16 +63,9 @@ def report_run(
         SourceError: If a source that was given cannot be read, or has other images.
         BoxSetError: If a box set of the run cannot be read.
     """
-    from ccrop_pipeline.training import Metrics, Run
+    from ccrop_pipeline.training import Metrics
 
-    target = local_path(out)
-    run = Run(local_path(run)) if isinstance(run, str | Path) else run
-    if not run.exists:
-        is_box_set = (run.folder / "manifest.json").is_file()
-        what = (
-            "It is a box set: `ccrop boxes report` shows it." if is_box_set else "Check the path."
-        )
-        raise CcropError(f"{run.folder} holds no run: it has no run.json. {what}")
+    target, run = local_path(out), _opened(run)
     recipe = run.recipe()
     history = History.of(Metrics(run.folder).records(), recipe.epochs)
     sets = [BoxSet.open(folder) for folder in refreshes_in(run.folder / "boxes").values()]
@@ -112,6 +105,19 @@ def report_run(
         whole=("What the run was started with, as it is stored", lines_of_json(run.started())),
         data=script_json(_data(drawn, shown, images, sets, judged)),
     )
+
+
+def _opened(run: "Run | str | Path") -> "Run":
+    from ccrop_pipeline.training import Run
+
+    run = Run(local_path(run)) if isinstance(run, str | Path) else run
+    if not run.exists:
+        is_box_set = (run.folder / "manifest.json").is_file()
+        what = (
+            "It is a box set: `ccrop boxes report` shows it." if is_box_set else "Check the path."
+        )
+        raise CcropError(f"{run.folder} holds no run: it has no run.json. {what}")
+    return run
 
 
 def _images_of(
