@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs/concepts.md from a folder that `ccrop demo` has left.
 
-python benchmarks/concept_pictures.py demo
+python -m benchmarks.concept_pictures demo
 """
 
 import sys
@@ -109,7 +109,7 @@ def box_rule(demo: Path) -> Figure:
         ):
             _blank(axes).imshow(picture, extent=(0, 1, 1, 0), cmap="inferno")
         _outline(row[3], table.boxes[at], BOX)
-        _outline(row[3], true_boxes(samples[at].annotation or b"")[0], TRUTH)
+        _outline(row[3], true_boxes(samples[at].annotation)[0], TRUTH)
     for axes, title in zip(
         panels[0],
         ("image", "heatmap", "above the threshold", "box; the true one in green"),

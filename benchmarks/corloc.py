@@ -160,7 +160,7 @@ def judged(source: Source, box_set: BoxSet, *, hard: bool) -> dict[str, dict[str
                         f"{row.key} has {row.width} x {row.height} pixels, and {size} is said."
                     )
             else:
-                truth = true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4))
+                truth = true_boxes(sample.annotation)
                 group = str(json.loads(sample.annotation or b"{}").get("source", group))
             if len(truth) or (hard and isinstance(source, Voc)):
                 boxes, truths = groups.setdefault(group, ([], []))

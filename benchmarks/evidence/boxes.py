@@ -33,7 +33,7 @@ def shuffled_boxes(source: Source, boxes: Path, folder: Path, seed: int) -> Path
 def exact_boxes(source: Source, folder: Path) -> Path:
     """Give every image its true box."""
     by_key = {
-        sample.key: true_boxes(sample.annotation or b"{}").astype(np.float32)
+        sample.key: true_boxes(sample.annotation).astype(np.float32)
         for shard in source.shards
         for sample in source.read(shard)
     }

@@ -75,7 +75,7 @@ def size_quarters(source: Source) -> list[tuple[float, Tensor]]:
     }
     if not all(annotations.values()):
         return []
-    truth = np.array([true_boxes(annotations[key] or b"")[0] for key in source.index().keys])
+    truth = np.array([true_boxes(annotations[key])[0] for key in source.index().keys])
     areas = (truth[:, 2:] - truth[:, :2]).prod(1)
     quarters = np.array_split(areas.argsort(kind="stable"), 4)
     return [(round(float(areas[rows].max()), 4), torch.from_numpy(rows)) for rows in quarters]

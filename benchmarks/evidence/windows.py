@@ -37,7 +37,7 @@ def window_statistics(boxes: Path | None, source: Source, crop: CropParams) -> d
     first, second = (_draw(edges, sizes, crop, seed) for seed in (0, 1))
     found = {"pair_iou": float((_shared(first, second) / _union(first, second)).mean())}
     if samples[0].annotation:
-        truth = np.array([true_boxes(sample.annotation or b"")[0] for sample in samples])
+        truth = np.array([true_boxes(sample.annotation)[0] for sample in samples])
         shown = _shared(first, np.tile(truth, (PAIRS, 1))) / np.tile(_area(truth), PAIRS)
         found |= {"object": float(shown.mean()), "missed": float((shown < 0.25).mean())}
     return {name: round(value, 4) for name, value in found.items()}

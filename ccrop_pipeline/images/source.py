@@ -262,12 +262,13 @@ def write_classes(folder: Path, classes: Sequence[str]) -> None:
     (folder / CLASSES_FILE).write_text(text, encoding="utf-8", newline="")
 
 
-def true_boxes(annotation: bytes) -> NDArray[np.float64]:
+def true_boxes(annotation: bytes | None) -> NDArray[np.float64]:
     """Read the true boxes of one image.
 
     Args:
         annotation: JSON object whose `boxes` is a list of `[h0, w0, h1, w1]`: top, left,
-            bottom and right edge, normalised by the image's height and width.
+            bottom and right edge, normalised by the image's height and width. None, as of most
+            samples, or an empty one has no box.
 
     Returns:
         Boxes `x_min, y_min, x_max, y_max`, shape `(m, 4)`, values in [0, 1].
@@ -275,6 +276,8 @@ def true_boxes(annotation: bytes) -> NDArray[np.float64]:
     Raises:
         SourceError: If there is no such list, or one of its boxes is none.
     """
+    if not annotation:
+        return np.empty((0, 4))
     try:
         rows = json.loads(annotation)["boxes"]
         edges = np.array(rows, dtype=np.float64).reshape(len(rows), 4)

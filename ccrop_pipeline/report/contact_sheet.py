@@ -56,7 +56,7 @@ class Shown:
             table.boxes[row],
             table.boxes[[row]] if table.choices is None else table.choices.of_row(row),
             None if table.heatmaps is None else table.heatmaps[row],
-            true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4)),
+            true_boxes(sample.annotation),
             other,
             stored not in (0, image_hash(sample.image)),
         )

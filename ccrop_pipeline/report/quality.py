@@ -51,7 +51,7 @@ def box_quality(box_set: BoxSet, source: Source) -> dict[str, Quality]:
     groups, keys, truths, rows = list[str](), list[str](), [], defaultdict(list)
     for shard in source.shards:
         for sample in source.read(shard):
-            truth = true_boxes(sample.annotation) if sample.annotation else np.empty((0, 4))
+            truth = true_boxes(sample.annotation)
             if not len(truth):
                 continue
             groups.append(str(json.loads(sample.annotation or b"{}").get("source", "all")))

@@ -152,6 +152,11 @@ def test_annotations_without_proper_boxes_are_refused(text):
         true_boxes(text)
 
 
+@pytest.mark.parametrize("nothing", [None, b""])
+def test_without_an_annotation_there_is_no_box(nothing):
+    assert true_boxes(nothing).shape == (0, 4)
+
+
 @needs_data
 def test_all_real_annotations_are_read():
     source = open_source(DATA / "objects-webdataset")
