@@ -1,7 +1,7 @@
 """What the alternation of training and refreshes costs: seconds of refresh / seconds of training.
 
-    python benchmarks/alternation.py SOURCE --recipe cifar10-mocov2 --images 1024
-    python benchmarks/alternation.py SOURCE --recipe cifar10-mocov2-2core --images 1000 --overlapped
+    python -m benchmarks.alternation SOURCE --recipe cifar10-mocov2 --images 1024
+    python -m benchmarks.alternation SOURCE --recipe cifar10-mocov2-2core --images 1000 --overlapped
 
 Trains a recipe for a few epochs on some images of a source, with a refresh after every epoch, and
 prints a JSON line: seconds of an epoch and of a refresh (medians), their ratio, and what share the

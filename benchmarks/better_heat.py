@@ -1,4 +1,6 @@
-"""Whether heat can be had that boxes are better drawn from: better_heat.py SOURCE --model SPEC.
+"""Whether heat can be had that boxes are better drawn from.
+
+    python -m benchmarks.better_heat SOURCE --model SPEC
 
 Heatmaps of images with true boxes, and of two random windows of each, are changed in one way at a
 time; thresholds are then chosen anew. `best` is the fixed threshold that finds the most (labels
@@ -23,8 +25,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ccrop_pipeline.boxset import RuleChoice, iou
-from ccrop_pipeline.images import Sample, open_source, true_boxes
+from benchmarks.map_quality import best_iou, with_truth
+from ccrop_pipeline.boxset import RuleChoice
+from ccrop_pipeline.images import Sample
 from ccrop_pipeline.images.decode import decode
 from ccrop_pipeline.localize import Encoder, channel_sum
 from ccrop_pipeline.localize.attention import class_attention, key_similarity
@@ -41,10 +44,10 @@ from ccrop_pipeline.models import open_encoder
 
 Floats = NDArray[np.floating]
 FIXED = tuple(np.arange(0.04, 0.9, 0.02).round(2).tolist())
+CENTRE_80 = (0.1, 0.1, 0.9, 0.9)
 FIGURES = ("kappa", "freedom", "mean_area")
 SIDE = 112  # pixels of the square that boxes are drawn on
 SHIFTS = np.arange(-1, 1.01, 0.125)  # in cells
-_BATCH = 16
 
 
 def heat_of(encoder: Encoder, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -178,9 +181,6 @@ def outcome(heat: Floats, windows: Floats, truths: list[Floats]) -> dict[str, tu
     whole = Profiles.of(heat[:, 0])
     inside = Profiles.of(heat[:, 1:].reshape(-1, *heat.shape[2:]))
 
-    def fit(boxes: Floats) -> Floats:
-        return np.array([iou(b, t).max() for b, t in zip(boxes, truths, strict=True)])
-
     def tried(threshold: float) -> tuple[Floats, float, float, float]:
         limits = [profiles.means * MEAN_SHARE + threshold for profiles in (whole, inside)]
         boxes, own = (
@@ -193,13 +193,13 @@ def outcome(heat: Floats, windows: Floats, truths: list[Floats]) -> dict[str, tu
         return float((boxes[:, 2:] - boxes[:, :2]).prod(1).mean())
 
     fixed = {k: whole.boxes(k) for k in FIXED}
-    fits = {k: fit(boxes) for k, boxes in fixed.items()}
+    fits = {k: best_iou(boxes, truths) for k, boxes in fixed.items()}
     best = max(fits, key=lambda k: (float((fits[k] >= 0.5).mean()), float(fits[k].mean())))
     every, *columns = zip(*map(tried, THRESHOLDS), strict=True)
     figures = {"threshold": THRESHOLDS, **dict(zip(FIGURES, columns, strict=True))}
     choice = RuleChoice(len(heat), 2, worthless=False, **figures)
     at, weight = first_fit(choice), weight_of(choice)
-    chosen = every[at or 0] * (1 - weight) + weight * np.array([0.1, 0.1, 0.9, 0.9])
+    chosen = every[at or 0] * (1 - weight) + weight * np.array(CENTRE_80)
     return {
         "k .1": ({"value": 0.1, "area": area(fixed[0.1])}, fits[0.1]),
         "best": ({"value": best, "area": area(fixed[best])}, fits[best]),
@@ -210,7 +210,7 @@ def outcome(heat: Floats, windows: Floats, truths: list[Floats]) -> dict[str, tu
                 "kappa": choice.kappa[at or 0],
                 "worthless": at is None,
             },
-            fit(chosen),
+            best_iou(chosen, truths),
         ),
     }
 
@@ -226,11 +226,8 @@ def main() -> None:
     parser.add_argument("--heat", type=Path, help="heat is kept in this .npz, and read from it")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    source = open_source(options.source)
-    samples = [sample for shard in source.shards for sample in source.read(shard)]
-    every = [true_boxes(s.annotation) if s.annotation else np.empty((0, 4)) for s in samples]
-    known = [row for row in range(len(samples)) if len(every[row])]
-    taken = np.random.default_rng(options.seed).permutation(known)[: options.images]
+    samples, every = with_truth(options.source)
+    taken = np.random.default_rng(options.seed).permutation(len(samples))[: options.images]
     truths, windows = [every[row] for row in taken], windows_of(len(taken), options.seed)
     if options.heat and options.heat.exists():
         raw = dict(np.load(options.heat))

@@ -1,7 +1,7 @@
 """Images/s of `boxes compute`, or `embed`, beside bare forward passes of the same encoder.
 
-    python benchmarks/compute_throughput.py SOURCE --backbone resnet18 --input-size 224
-    python benchmarks/compute_throughput.py SOURCE --embed
+    python -m benchmarks.compute_throughput SOURCE --backbone resnet18 --input-size 224
+    python -m benchmarks.compute_throughput SOURCE --embed
 
 Rounds are interleaved: each times the whole of `compute_boxes` over the source (reading, decoding,
 forward passes, heatmaps, boxes, writing), or of `embed`, and then forward passes of random uint8

@@ -1,9 +1,9 @@
-"""Training beside the bare training step: python benchmarks/gpu_train.py.
+"""Training beside the bare training step: python -m benchmarks.gpu_train.
 
 Without --source it needs no data: images of noise at 32 px cost what those of CIFAR-10 cost, and
 stay decoded on the device. With --source photographs are read and decoded for each step, e.g.
 
-    python benchmarks/gpu_train.py --source SHARDS --backbone resnet50 --image-size 224
+    python -m benchmarks.gpu_train --source SHARDS --backbone resnet50 --image-size 224
 
 For SimCLR and MoCo v2, eager and compiled, in bf16 and channels_last, prints JSON lines with the
 images per second of

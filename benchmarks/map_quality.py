@@ -1,4 +1,6 @@
-"""How well the boxes of each map and rule fit true boxes: map_quality.py SOURCE --model SPEC.
+"""How well the boxes of each map and rule fit true boxes.
+
+    python -m benchmarks.map_quality SOURCE --model SPEC
 
 The heatmaps of each map are computed once, and every rule is tried on them. Prints one JSON line
 for each data set, map and rule, and a table to stderr. The share found is that of
@@ -16,7 +18,7 @@ import torch
 
 from ccrop_pipeline.boxset import FULL_BOX, iou
 from ccrop_pipeline.errors import CcropError
-from ccrop_pipeline.images import open_source, true_boxes
+from ccrop_pipeline.images import Sample, open_source, true_boxes
 from ccrop_pipeline.images.squares import resized_images
 from ccrop_pipeline.localize import (
     MAPS,
@@ -69,13 +71,18 @@ def figures(boxes: np.ndarray, truths: list[np.ndarray], groups: list[str]) -> d
     }
 
 
+def with_truth(source_spec: str) -> tuple[list[Sample], list[np.ndarray]]:
+    """Return the images of a source that have true boxes, and the boxes of each."""
+    source = open_source(source_spec)
+    samples = [sample for shard in source.shards for sample in source.read(shard)]
+    every = [(sample, true_boxes(sample.annotation)) for sample in samples]
+    known = [(sample, truth) for sample, truth in every if len(truth)]
+    return [sample for sample, _ in known], [truth for _, truth in known]
+
+
 def all_figures(source_spec: str, encoder: Encoder) -> Iterator[tuple[str, str, dict[str, dict]]]:
     """Name of map, name of rule, and figures by data set; the baselines first."""
-    source = open_source(source_spec)
-    samples = [s for shard in source.shards for s in source.read(shard)]
-    truths = [true_boxes(s.annotation) if s.annotation else np.empty((0, 4)) for s in samples]
-    samples = [s for s, truth in zip(samples, truths, strict=True) if len(truth)]
-    truths = [truth for truth in truths if len(truth)]
+    samples, truths = with_truth(source_spec)
     groups = [str(json.loads(s.annotation or b"{}").get("source", "all")) for s in samples]
     for name, box in (("whole image", FULL_BOX), ("centre 70 %", CENTRE_70)):
         yield name, "", figures(np.array([box] * len(truths)), truths, groups)

@@ -1,9 +1,11 @@
-"""What else boxes could be compared with than two windows: other_windows.py SOURCE HEAT.npz.
+"""What else boxes could be compared with than two windows.
 
-HEAT is what `better_heat.py SOURCE --model SPEC --heat HEAT` has kept of the same images: heatmaps
-of each image, of two windows of it, and of the mirror images of all three. The rule sets itself by
-two windows, by either alone, by the mirror image, or by all; a JSON line each has what was chosen
-and what it finds.
+    python -m benchmarks.other_windows SOURCE HEAT.npz
+
+HEAT is what `benchmarks.better_heat` has kept of the same images with `--heat HEAT`: heatmaps of
+each image, of two windows of it, and of the mirror images of all three. The rule sets itself by two
+windows, by either alone, by the mirror image, or by all; a JSON line each has what was chosen and
+what it finds.
 """
 
 import argparse
@@ -12,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from better_heat import Profiles, windows_of
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import RuleChoice, iou
-from ccrop_pipeline.images import open_source, true_boxes
+from benchmarks.better_heat import CENTRE_80, Profiles, windows_of
+from benchmarks.map_quality import best_iou, with_truth
+from ccrop_pipeline.boxset import RuleChoice
 from ccrop_pipeline.localize.rule_choice import (
     MEAN_SHARE,
     THRESHOLDS,
@@ -66,15 +68,15 @@ def chosen(heat: Floats, mirror: Floats, windows: Floats, truths: list[Floats]) 
         choice = RuleChoice(len(heat), len(places), False, THRESHOLDS, kappas, free, area)
         at = first_fit(choice)
         weight = weight_of(choice)
-        moved = found[at or 0] * (1 - weight) + weight * np.array([0.1, 0.1, 0.9, 0.9])
-        fits = [iou(b, t).max() for b, t in zip(moved, truths, strict=True)]
+        moved = found[at or 0] * (1 - weight) + weight * np.array(CENTRE_80)
+        fits = best_iou(moved, truths)
         yield {
             "by": way,
             "threshold": THRESHOLDS[at or 0],
             "worthless": at is None,
             "kappa": round(kappas[at or 0], 4),
-            "found": round(float((np.array(fits) >= 0.5).mean()), 4),
-            "mean_iou": round(float(np.mean(fits)), 4),
+            "found": round(float((fits >= 0.5).mean()), 4),
+            "mean_iou": round(float(fits.mean()), 4),
             "n": len(heat),
         }
 
@@ -84,15 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("heat", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="that of better_heat.py")
+    parser.add_argument("--seed", type=int, default=0, help="that of benchmarks.better_heat")
     options = parser.parse_args()
-    source, raw = open_source(options.source), np.load(options.heat)
-    every = [
-        true_boxes(s.annotation) if s.annotation else np.empty((0, 4))
-        for shard in source.shards
-        for s in source.read(shard)
-    ]
-    known = [boxes for boxes in every if len(boxes)]
+    (_, known), raw = with_truth(options.source), np.load(options.heat)
     order = np.random.default_rng(options.seed).permutation(len(known))
     for of in dict.fromkeys(name.split()[0] for name in raw.files):
         heat, mirror = raw[f"{of} plain"], raw[f"{of} mirror"]

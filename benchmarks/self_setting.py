@@ -1,4 +1,6 @@
-"""The rule that sets itself, and all it can choose from: self_setting.py SOURCE --model SPEC.
+"""The rule that sets itself, and all it can choose from.
+
+    python -m benchmarks.self_setting SOURCE --model SPEC
 
 For every threshold, fixed or beside half of the image's own mean heat, the two figures that choose
 (`ccrop_pipeline.localize.rule_choice`), neither of which looks at a true box. Where true boxes are
@@ -14,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from map_quality import best_iou
 from numpy.typing import NDArray
 
+from benchmarks.better_heat import CENTRE_80, FIXED
+from benchmarks.map_quality import best_iou, with_truth
 from ccrop_pipeline.boxset import FULL_BOX
 from ccrop_pipeline.compute.choice import squares
-from ccrop_pipeline.images import Sample, open_source, true_boxes
+from ccrop_pipeline.images import Sample, open_source
 from ccrop_pipeline.localize import BoxRule, Localizer, boxes_from_heatmaps, choose_map
 from ccrop_pipeline.localize.rule_choice import (
     MEAN_SHARE,
@@ -31,8 +34,6 @@ from ccrop_pipeline.localize.rule_choice import (
 from ccrop_pipeline.models import open_encoder
 
 Floats = NDArray[np.floating]
-FIXED = tuple(np.arange(0.04, 0.9, 0.02).round(2).tolist())
-CENTRE_80 = (0.1, 0.1, 0.9, 0.9)
 CHOSEN_BY = 400  # images
 _BATCH = 16
 
@@ -133,15 +134,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON lines, one a threshold")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    source, encoder = open_source(options.source), open_encoder(options.model)
-    samples = [sample for shard in source.shards for sample in source.read(shard)]
-    truths = [true_boxes(s.annotation) if s.annotation else np.empty((0, 4)) for s in samples]
-    known = [row for row in range(len(samples)) if len(truths[row])] or [*range(len(samples))]
-    taken = np.random.default_rng(options.seed).permutation(known)[: options.images]
+    encoder, (samples, truths) = open_encoder(options.model), with_truth(options.source)
+    if not samples:
+        source = open_source(options.source)
+        samples = [sample for shard in source.shards for sample in source.read(shard)]
+    taken = np.random.default_rng(options.seed).permutation(len(samples))[: options.images]
     localizer = Localizer(encoder, options.map or choose_map(encoder))
     maps = maps_of([samples[row] for row in taken], localizer)
-    true = [truths[row] for row in taken] if len(truths[taken[0]]) else None
-    rows = rows_of(maps, true)
+    rows = rows_of(maps, [truths[row] for row in taken] if truths else None)
     if options.out:
         options.out.write_text(lines_of(rows))
     for row in rows:

@@ -2,9 +2,7 @@
 
 import io
 import json
-import sys
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ from PIL import Image
 from scipy import stats
 from torch.distributions import Beta
 from torchvision.transforms import v2
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.views.__main__ import main, run
 from benchmarks.views.authors import Authors, official_window

@@ -2,13 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.better_heat import FIXED, SIDE, Profiles, main, own_shift, resized, variants
 from ccrop_pipeline.images import Scenes, pack

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from benchmarks.corloc import Voc, figures, judged, main, matched, read_annotation
 from ccrop_pipeline.boxset import (
     BoxSet,

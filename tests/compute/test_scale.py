@@ -1,11 +1,8 @@
 """Many processes at one box set, and kills: small versions of the programs in benchmarks/scale."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.scale.kills import killed
 from benchmarks.scale.work import SETTINGS, contents, make_source, small_localizer, work

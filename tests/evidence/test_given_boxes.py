@@ -1,12 +1,7 @@
 """The box sets that arms are given are what their names say."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence import boxes as made
 from benchmarks.evidence.windows import window_statistics

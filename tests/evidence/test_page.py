@@ -1,12 +1,7 @@
 """The page says what the results say, all of it, and shows what is missing."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from made_results import made
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence.arms import SEEDS, STUDIES
 from benchmarks.evidence.page import PAGE, RESULTS, page

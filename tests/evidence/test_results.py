@@ -2,13 +2,9 @@
 
 import json
 import multiprocessing
-import sys
-from pathlib import Path
 
 import pytest
 from made_results import made
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence.results import add_results, identity, read_results
 

@@ -1,13 +1,9 @@
 """Arms that share a warm-up are what separate trainings would have been."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.evidence.arms import Arm, Study
 from benchmarks.evidence.boxes import statistics
