@@ -88,7 +88,8 @@ def _check_images(
     data: BoxFolder, there: Container[str], manifest: Manifest, images: Iterable[SourceImage]
 ) -> list[Problem]:
     problems: list[Problem] = []
-    files = {e.name: e.file.removeprefix(f"{DATA}/") for e in manifest.shards}
+    # No image tells of a source shard that is empty.
+    files = {e.name: e.file.removeprefix(f"{DATA}/") for e in manifest.shards if e.rows}
     files = {name: file for name, file in files.items() if file in there}
     seen: dict[str, None] = {}  # a set with an order
     for name, group in groupby(images, key=lambda image: image.shard):

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from ccrop_pipeline.boxset import (
 from ccrop_pipeline.boxset.rejoined import images_of
 from ccrop_pipeline.compute.linear_fit import _drawn
 from ccrop_pipeline.crops import CropParams
-from ccrop_pipeline.images import Source, image_hash, open_source, pack
+from ccrop_pipeline.images import Scenes, Source, image_hash, open_source, pack
 from ccrop_pipeline.recipes import ViewGroup
 from ccrop_pipeline.report import contact_sheet, diff
 from ccrop_pipeline.report.gallery import gallery
@@ -178,6 +179,17 @@ def test_commands_take_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run("boxes export boxes-photos webdataset --form webdataset")
     for source in ("photos", "tars"):
         assert run(f"boxes validate webdataset {source}").startswith("webdataset: valid")
+
+
+def test_a_tar_without_images_is_a_shard_without_rows(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pack(Scenes(2, size=16).read("train-000000"), Path("tars"), prefix="a")
+    tarfile.open("tars/b.tar", "w").close()
+    run("boxes centre tars boxes")
+    assert run("boxes validate boxes tars").startswith("boxes: valid")
+    pack(Scenes(1, size=16, split="test").read("test-000000"), Path("more"), prefix="b")
+    shutil.copy("more/b-000000.tar", "tars/b.tar")
+    assert "the source shard 'b' has no boxes" in run("boxes validate boxes tars", 1)
 
 
 def test_what_does_not_belong_is_named(place: Path, tmp_path, monkeypatch) -> None:
