@@ -38,7 +38,9 @@ _OWN = {"k": "kNN", "temperature": "kNN", "epochs": "--augmented", "rates": "--a
     "rate chosen on a tenth of the training images. Slow: the encoder runs in every epoch.",
 )
 @click.option(
-    "--k", type=click.IntRange(1, 100_000), default=200, show_default=True, help="Neighbours."
+    "--k",
+    type=click.IntRange(1, 100_000),
+    help="Neighbours.  [default: 200, or a tenth of the training images where that is less]",
 )
 @click.option(
     "--temperature",
@@ -69,7 +71,7 @@ def probe(
     test_source: str | None,
     linear: bool,
     augmented: bool,
-    k: int,
+    k: int | None,
     temperature: float,
     epochs: int,
     rates: tuple[float, ...],
@@ -149,7 +151,7 @@ def _knn(
     accuracy = knn_accuracy(bank, queries, settings)
     if few := all_vote("--k", settings.k, len(bank.labels)):
         warn(few)
-    k = min(settings.k, len(bank.labels))
+    k = settings.neighbours(len(bank.labels))
     return {"knn": accuracy, "k": k, "temperature": settings.temperature}
 
 

@@ -87,7 +87,10 @@ def outcome(done: Trained) -> dict[str, Any]:
         "epochs": recipe.epochs,
         "images": recipe.epochs * (len(bank.labels) // recipe.batch_size) * recipe.batch_size,
         "knn": nearest[0],
-        "knn_settings": {"k": recipe.probe.k, "temperature": recipe.probe.temperature},
+        "knn_settings": {
+            "k": recipe.probe.neighbours(len(bank.labels)),
+            "temperature": recipe.probe.temperature,
+        },
         "linear": fitted[0],
         "linear_penalty": LINEAR_PENALTY,
         "by_size": [

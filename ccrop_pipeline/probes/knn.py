@@ -25,7 +25,7 @@ def knn_accuracy(
 
     The k nearest by cosine similarity vote with weight exp(similarity / temperature), as in
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
-    CVPR 2018, section 3.4. A k beyond the size of the bank takes all of it.
+    CVPR 2018, section 3.4. How many vote of so large a bank: `KnnSettings.neighbours`.
 
     Args:
         bank: Images that answer.
@@ -34,10 +34,10 @@ def knn_accuracy(
         device: Where similarities are computed; features go there block by block.
     """
     (bank, queries), names = numbered(bank, queries)
-    hits = 0
+    hits, k = 0, settings.neighbours(len(bank.labels))
     for start in range(0, len(queries.labels), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
-        near = _nearest(bank, queries.values[part].to(device), settings.k)
+        near = _nearest(bank, queries.values[part].to(device), k)
         # Relative to the nearest, since exp(1 / temperature) may be more than a float holds.
         weights = ((near.similarity - near.similarity[:, :1]) / settings.temperature).exp()
         votes = weights.new_zeros(len(weights), len(names)).scatter_add_(1, near.labels, weights)
@@ -51,15 +51,15 @@ def chance_accuracy(queries: Features) -> float:
     return float(counts.max() / counts.sum())
 
 
-def all_vote(name: str, k: int, images: int) -> str | None:
+def all_vote(name: str, k: int | None, images: int) -> str | None:
     """Return what to tell a person of whose neighbours there are not so many; None: nothing.
 
     Args:
         name: What the person calls k.
-        k: Neighbours that were asked for.
+        k: Neighbours that were asked for; None: none were.
         images: Images that answer.
     """
-    if k <= images:
+    if k is None or k <= images:
         return None
     return (
         f"{name} is {k}, but only {counted(images, 'image')} can answer, so that all of them vote. "

@@ -44,9 +44,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         values = _read(name, Path(), ())
         for override in overrides:
             values = _merge(values, _parse(override))
-        boxes = values.get("boxes")
-        if isinstance(boxes, Mapping) and boxes.get("threshold") == "auto":
-            values = {**values, "boxes": {**boxes, "threshold": None}}  # TOML has no null
+        for part, name_there in (("boxes", "threshold"), ("probe", "k")):
+            table = values.get(part)
+            if isinstance(table, Mapping) and table.get(name_there) == "auto":
+                values = {**values, part: {**table, name_there: None}}  # TOML has no null
         return Recipe.from_dict(values)
     except SettingError as error:
         if name in str(error) or name in bundled_recipes():

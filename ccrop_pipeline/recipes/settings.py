@@ -163,13 +163,19 @@ class OptimizerSettings:
         return _half_cosine(self.weight_decay, self.final_weight_decay, step / steps)
 
 
+# The k of Wu et al., with which accuracies are published. Of fewer than ten times as many images,
+# it votes down classes that have not so many (lab/benchmarks.md).
+_VOTES = 200
+
+
 @dataclass(frozen=True)
 class KnnSettings:
     """The kNN probe, and how often a run takes it (Wu et al., CVPR 2018, arXiv:1805.01978).
 
     Attributes:
         every: Epochs between probes; the last epoch is always probed. 0: never.
-        k: Neighbours that vote.
+        k: Neighbours that vote. None, "auto" in TOML: 200, or a tenth of the images that answer
+            where that is less (docs/probes.md).
         temperature: Votes weigh exp(similarity / temperature).
         max_images: Images that answer, and that ask, at most, while a run goes on: more of them
             would take longer than the epochs between.
@@ -179,13 +185,18 @@ class KnnSettings:
     """
 
     every: int = ranged(10, "[0, 100000]")
-    k: int = ranged(200, "[1, 100000]")
+    k: int | None = ranged(None, "[1, 100000]")
     temperature: float = ranged(0.1, "[0.0001, 1000]")
     max_images: int = ranged(50_000, "[1, 10000000]")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_ranges(self)
+
+    def neighbours(self, images: int) -> int:
+        """Return how many neighbours vote where so many images answer, at most all of them."""
+        k = max(1, min(_VOTES, images // 10)) if self.k is None else self.k
+        return min(k, images)
 
 
 def _half_cosine(first: float, last: float, done: float) -> float:

@@ -147,7 +147,7 @@ class Probe:
         return epoch == epochs or epoch % self.settings.every == 0
 
     def note(self) -> str | None:
-        """Return a warning where fewer images answer than are to vote."""
+        """Return a warning where fewer images answer than were to vote."""
         return all_vote("probe.k", self.settings.k, len(self.bank.rows))
 
     def record(self, encoder: Encoder, threads: int) -> tuple[dict[str, Any], list[str]]:
@@ -166,7 +166,7 @@ class Probe:
         record = {
             "knn": round(knn_accuracy(bank, queries, self.settings, encoder.device), 5),
             "knn_chance": round(chance_accuracy(queries), 5),
-            "knn_k": min(self.settings.k, len(bank.labels)),
+            "knn_k": self.settings.neighbours(len(bank.labels)),
             "knn_temperature": self.settings.temperature,
             "knn_bank": len(bank.labels),
             "knn_queries": len(queries.labels),

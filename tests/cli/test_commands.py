@@ -306,7 +306,7 @@ def test_results_are_json_on_stdout_and_progress_goes_to_stderr(workplace, monke
     assert (told["epoch"], told["sources"][0]["images"]) == (2, 160)
     assert "epoch 2/2  loss" in trained.stderr
     assert re.search(
-        r"kNN [\d.]+% of 26 images \(chance [\d.]+%, 32 px, k=134, temperature=0.1\)",
+        r"kNN [\d.]+% of 26 images \(chance [\d.]+%, 32 px, k=13, temperature=0.1\)",
         trained.stderr,
     )
     computed = ccrop(

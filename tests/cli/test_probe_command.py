@@ -64,6 +64,9 @@ def test_no_more_neighbours_are_reported_than_could_vote(photos):
     assert json.loads(result.stdout)["k"] == 200
     assert "Warning: --k is 201, but only 200 images can answer" in result.stderr
     assert "--k is" not in probe(photos, "--k", "200").stderr
+    unasked = probe(photos)
+    assert "(k=20, temperature" in unasked.stdout
+    assert "--k is" not in unasked.stderr
 
 
 @pytest.mark.slow

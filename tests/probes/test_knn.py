@@ -6,6 +6,7 @@ import torch
 
 from ccrop_pipeline.errors import CcropError
 from ccrop_pipeline.probes import Features, KnnSettings, knn_accuracy
+from ccrop_pipeline.recipes import load_recipe
 
 
 def features(count, seed, classes=4):
@@ -56,6 +57,23 @@ def test_labels_are_names_of_any_size():
     named = [Features(part.values, names[part.labels]) for part in (bank, queries)]
     settings = KnnSettings(k=5)
     assert knn_accuracy(*named, settings) == knn_accuracy(bank, queries, settings)
+
+
+@pytest.mark.parametrize(
+    ("images", "voted"),
+    [(1, 1), (9, 1), (10, 1), (345, 34), (1999, 199), (2000, 200), (50_000, 200)],
+)
+def test_few_images_have_few_neighbours_unless_it_is_said(images, voted):
+    assert KnnSettings().neighbours(images) == voted
+    assert KnnSettings(k=200).neighbours(images) == min(200, images)
+    assert load_recipe("simclr", ["probe.k=auto"]).probe == KnnSettings()
+
+
+def test_by_default_a_tenth_of_few_images_votes():
+    bank, queries = features(120, 0), features(60, 1)
+    tenth, every = (plain_accuracy(bank, queries, k, 1.0) for k in (12, 120))
+    assert tenth != every
+    assert knn_accuracy(bank, queries, KnnSettings(temperature=1.0)) == pytest.approx(tenth)
 
 
 @pytest.mark.parametrize("k", [1, 10, 50, 1000])
