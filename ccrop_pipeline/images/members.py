@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ccrop_pipeline.base.tars import NOT_IN_KEYS, TarHeader
 from ccrop_pipeline.errors import SourceError
 from ccrop_pipeline.images.decode import IMAGE_EXTENSIONS, extension_by_content
-from ccrop_pipeline.images.source import NO_EXTENSION, Ignored
+from ccrop_pipeline.images.source import NO_EXTENSION, Ignored, is_text
 
 _READ = IMAGE_EXTENSIONS | {"cls", "json"}
 # What tells something of the header after it is read whole: long names and PAX records.
@@ -167,11 +167,11 @@ def _entry(header: tarfile.TarInfo, end: int, where: str, ignored: Ignored) -> T
         return None
     if dot and extension not in _READ:
         # Samples are told apart by these as well; their content is nobody's concern.
-        if not (header.isfile() and _is_utf8(header.name)):
+        if not (header.isfile() and is_text(header.name)):
             return None
         return TarEntry(key, extension, header.name, Extent(header.offset_data, 0), None)
     subject = f"member {ascii(header.name)[1:-1]} of {where}"
-    if not _is_utf8(header.name):
+    if not is_text(header.name):
         raw = header.name.encode(errors="surrogateescape")
         raise SourceError(
             f"the name {raw!r} of a member of {where} is not UTF-8, so no key can be made of it. "
@@ -191,14 +191,6 @@ def _entry(header: tarfile.TarInfo, end: int, where: str, ignored: Ignored) -> T
     else:
         extent = _extent(header, end, subject)
     return TarEntry(key, extension, header.name, extent, target)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _extent(header: tarfile.TarInfo, end: int, subject: str) -> Extent:
