@@ -58,7 +58,7 @@ def heat_of(encoder: Encoder, images: torch.Tensor) -> dict[str, torch.Tensor]:
     else:
         features = encoder.features(images)
         heat = {"sum": channel_sum(features), "l2": l2_norm(features)}
-    return {name: min_max(one)[0].float() for name, one in heat.items()}
+    return {name: min_max(one).float() for name, one in heat.items()}
 
 
 def windows_of(n: int, seed: int) -> Floats:

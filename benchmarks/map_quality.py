@@ -90,7 +90,7 @@ def all_figures(source_spec: str, encoder: Encoder) -> Iterator[tuple[str, str, 
         resized_images((s.image for s in samples), encoder.input_size, batch_size=64, threads=1)
     )
     for name, localizer in maps_of(encoder):
-        parts = [localizer.heatmaps(torch.from_numpy(batch.pixels))[0] for batch in decoded]
+        parts = [localizer.heatmaps(torch.from_numpy(batch.pixels)) for batch in decoded]
         heatmaps = torch.cat(parts)
         for label, rule in RULES.items():
             boxes, _ = boxes_from_heatmaps(heatmaps, rule, encoder.input_size)

@@ -71,7 +71,7 @@ def maps_of(samples: list[Sample], localizer: Localizer) -> Maps:
             raise SystemExit("an image cannot be decoded; leave it out.")
         pairs = [pair for pair in seen if pair]
         pixels = np.concatenate([pair[0] for pair in pairs]).transpose(0, 3, 1, 2)
-        heat.append(localizer.heatmaps(torch.from_numpy(pixels))[0].cpu().numpy())
+        heat.append(localizer.heatmaps(torch.from_numpy(pixels)).cpu().numpy())
         windows += [pair[1] for pair in pairs]
     every = np.concatenate(heat).reshape(len(windows), -1, *heat[0].shape[1:])
     return Maps(every[:, 0], every[:, 1:], np.stack(windows), size)

@@ -106,7 +106,7 @@ def fit_linear(
         observer.images_done(len(batch.pixels), "")
     joined, wanted = torch.cat(values), torch.cat(targets)
     head = fit_head(joined, wanted, on)
-    heat, _ = head.heatmaps(joined[None], (1, len(joined)))
+    heat = head.heatmaps(joined[None], (1, len(joined)))
     inside = wanted > 0.5
     right, above, objects = (
         float(each.double().mean()) for each in ((heat[0, 0] > 0.5) == inside, inside, wanted)

@@ -3,7 +3,7 @@
 The steps, each a plain function on tensors::
 
     features = encoder.features(images)                # (B, C, h, w) float32
-    heatmaps, usable = min_max(channel_sum(features))  # (B, h, w) float16 in [0, 1]
+    heatmaps = min_max(channel_sum(features))          # (B, h, w) float16 in [0, 1]
     boxes, found = boxes_from_heatmaps(heatmaps, BoxRule(threshold=0.1), map_size=224)
 
 `Localizer` does them all, with the map and the rule that are asked for.

@@ -145,18 +145,18 @@ def _check(features: Tensor) -> None:
         raise ValueError(f"features must be (B, C, h, w), not {tuple(features.shape)}")
 
 
-def min_max(maps: Tensor) -> tuple[Tensor, Tensor]:
+def min_max(maps: Tensor) -> Tensor:
     """Stretch every map linearly so that its least value is 0 and its greatest is 1.
 
-    A map that is constant, or holds NaN or infinity, has no such form: its heatmap is all zero
-    and it is reported as not usable. float64 inside, so that neither the greatest nor the
-    smallest range that float32 can hold overflows or vanishes.
+    A map that is constant, or holds NaN or infinity, has no such form: its heatmap is all zero.
+    float64 inside, so that neither the greatest nor the smallest range that float32 can hold
+    overflows or vanishes.
 
     Args:
         maps: `(B, h, w)`, float32 or narrower; of any sign and magnitude.
 
     Returns:
-        Heatmaps, float16 `(B, h, w)` in [0, 1], never NaN; and `usable`, bool `(B,)`.
+        Heatmaps, float16 `(B, h, w)` in [0, 1], never NaN.
 
     Raises:
         ValueError: If `maps` has not three dimensions, or has no cells.
@@ -166,6 +166,6 @@ def min_max(maps: Tensor) -> tuple[Tensor, Tensor]:
     cells = maps.to(torch.float64)
     low = cells.amin(dim=(1, 2), keepdim=True)
     span = cells.amax(dim=(1, 2), keepdim=True) - low
-    usable = span.isfinite() & (span > 0)  # NaN and infinity reach the span through both extremes
-    heatmaps = torch.where(usable, (cells - low) / span, 0.0)
-    return heatmaps.to(torch.float16), usable[:, 0, 0]
+    # NaN and infinity reach the span through both extremes.
+    stretched = torch.where(span.isfinite() & (span > 0), (cells - low) / span, 0.0)
+    return stretched.to(torch.float16)

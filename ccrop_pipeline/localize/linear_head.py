@@ -46,7 +46,7 @@ class LinearHead:
         """Hash of the numbers and of what they are for, lower-case hex."""
         return state_sha256(self.state)
 
-    def heatmaps(self, cells: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def heatmaps(self, cells: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the sigmoid of the convolution.
 
         Args:
@@ -55,7 +55,7 @@ class LinearHead:
 
         Returns:
             Heatmaps, float16 `(B, *grid)` in [0, 1], above 0.5 exactly where the convolution is
-            above 0; and `usable`, bool `(B,)`: False, with zeros, where it is not finite.
+            above 0; zeros where it is not finite anywhere in an image.
 
         Raises:
             ModelError: If the cells have another number of channels.
@@ -70,10 +70,10 @@ class LinearHead:
         weight = self.weight.to(cells.device, torch.float64)
         # One image at a time: the order of summation must not depend on the batch.
         scores = torch.stack([one.to(torch.float64) @ weight for one in cells]) + self.bias
-        usable = scores.isfinite().all(dim=1)
+        finite = scores.isfinite().all(dim=1)
         heat = scores.sigmoid().to(torch.float16)
         heat = torch.where(scores > 0, heat.clamp(min=_JUST_ABOVE), heat.clamp(max=0.5))
-        return torch.where(usable[:, None], heat, 0.0).reshape(-1, *grid), usable
+        return torch.where(finite[:, None], heat, 0.0).reshape(-1, *grid)
 
 
 def fit_head(

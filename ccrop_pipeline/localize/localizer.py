@@ -137,22 +137,21 @@ class Localizer:
             preprocessing=encoder.preprocessing,
         )
 
-    def heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def heatmaps(self, images: Tensor) -> Tensor:
         """Return the heatmaps of a batch.
 
         Args:
             images: uint8 `(B, 3, input_size, input_size)` RGB, on any device.
 
         Returns:
-            On the encoder's device: float16 `(B, h, w)` in [0, 1] on the grid of the layer; and
-            `usable`, bool `(B,)`: False where the map is constant or not finite, with zeros.
+            On the encoder's device: float16 `(B, h, w)` in [0, 1] on the grid of the layer; zeros
+            where the map is constant or not finite.
         """
         if self.map in _FROM_FEATURES:
             return min_max(_FROM_FEATURES[self.map](self.encoder.features(images)))
         if self.map in _MASKS:
             cells, grid = compared_cells(self.encoder, images)
-            masks = _MASKS[self.map](cells, grid, self.rule.objects).to(self.encoder.device)
-            return masks, masks.flatten(1).any(dim=1)
+            return _MASKS[self.map](cells, grid, self.rule.objects).to(self.encoder.device)
         if self.head is not None:
             return self.head.heatmaps(*cells_of(self.encoder, images, self.head.on))
         return min_max(_FROM_ATTENTION[self.map](self.encoder.attention(images)))
@@ -166,10 +165,9 @@ class Localizer:
         Returns:
             On the encoder's device: the heatmaps; boxes, float32 `(B, 4)` of `x_min, y_min,
             x_max, y_max` in [0, 1]; `found`, bool `(B,)`: False, and the box the full one,
-            where the map is not usable or the rule finds no content.
+            where the map is constant or not finite, or the rule finds no content.
         """
-        heatmaps, _ = self.heatmaps(images)
-        # A map that is not usable has a heatmap of zeros, and no rule finds content in it.
+        heatmaps = self.heatmaps(images)
         boxes, found = located(heatmaps, self.rule, self.encoder.input_size)
         return heatmaps, boxes, found
 

@@ -86,7 +86,7 @@ def test_the_rule_is_that_of_heatmaps_of_images_and_windows(source, computed):
             if pair is None:
                 assert sample.key == "bad"
                 continue
-            maps, _ = made.heatmaps(torch.from_numpy(pair[0].transpose(0, 3, 1, 2).copy()))
+            maps = made.heatmaps(torch.from_numpy(pair[0].transpose(0, 3, 1, 2).copy()))
             heat.append(maps[0].numpy())
             cuts.append(maps[1:].numpy())
             windows.append(pair[1])

@@ -68,8 +68,7 @@ def random_heatmaps(n: int, height: int, width: int, seed: int = 0) -> Tensor:
     """Smooth and rough ones in turn, so that boxes of every extent come about."""
     generator = torch.Generator().manual_seed(seed)
     sharpness = torch.rand(n, 1, 1, generator=generator) * 12
-    heatmaps, _ = min_max(torch.rand(n, height, width, generator=generator) ** sharpness)
-    return heatmaps
+    return min_max(torch.rand(n, height, width, generator=generator) ** sharpness)
 
 
 # Multiples of a quarter meet the thresholds below exactly, which is where rounding would show.
@@ -182,12 +181,12 @@ def test_maps_without_a_box_get_the_full_one_and_disturb_no_other(
     broken: float, everywhere: bool
 ) -> None:
     maps = torch.rand(3, 7, 7, generator=torch.Generator().manual_seed(2)) ** 9 - 4
-    alone, _ = boxes_from_heatmaps(min_max(maps)[0], BoxRule(0.1), 224)
+    alone, _ = boxes_from_heatmaps(min_max(maps), BoxRule(0.1), 224)
     if everywhere or broken == 5.0:
         maps[1] = broken
     else:
         maps[1, 2, 3] = broken
-    boxes, found = boxes_from_heatmaps(min_max(maps)[0], BoxRule(0.1), 224)
+    boxes, found = boxes_from_heatmaps(min_max(maps), BoxRule(0.1), 224)
     assert found.tolist() == [True, False, True]
     assert boxes[1].tolist() == list(FULL)
     assert torch.equal(boxes[[0, 2]], alone[[0, 2]])
@@ -196,7 +195,7 @@ def test_maps_without_a_box_get_the_full_one_and_disturb_no_other(
 def test_all_negative_features_have_the_box_of_their_peak() -> None:
     maps = torch.full((1, 8, 8), -1000.0)
     maps[0, 2, 5] = -1.0
-    boxes, found = boxes_from_heatmaps(min_max(maps)[0], BoxRule(0.5), 64)
+    boxes, found = boxes_from_heatmaps(min_max(maps), BoxRule(0.5), 64)
     assert boxes.tolist() == [[5 / 8, 2 / 8, 6 / 8, 3 / 8]]
     assert found.all()
 

@@ -43,12 +43,11 @@ def test_channel_sum_refuses_tokens() -> None:
     )
 )
 def test_min_max_of_any_finite_maps(maps: np.ndarray) -> None:
-    heatmaps, usable = min_max(torch.from_numpy(maps))
+    heatmaps = min_max(torch.from_numpy(maps))
     assert heatmaps.dtype == torch.float16
-    for one, heatmap, is_usable in zip(maps.tolist(), heatmaps.tolist(), usable, strict=True):
+    for one, heatmap in zip(maps.tolist(), heatmaps.tolist(), strict=True):
         values = [value for row in one for value in row]
         low, high = min(values), max(values)
-        assert bool(is_usable) == (low != high)
         for value, heat in zip(values, [v for row in heatmap for v in row], strict=True):
             expected = (value - low) / (high - low) if low != high else 0.0
             assert abs(heat - expected) <= max(expected * RELATIVE, ABSOLUTE) * 1.001
@@ -64,34 +63,28 @@ def test_min_max_of_any_finite_maps(maps: np.ndarray) -> None:
     ],
 )
 def test_evenly_spaced_values_come_out_as_nought_half_one(values: list[float]) -> None:
-    heatmaps, usable = min_max(torch.tensor(values).reshape(1, 1, 3))
+    heatmaps = min_max(torch.tensor(values).reshape(1, 1, 3))
     assert heatmaps.flatten().tolist() == [0.0, 0.5, 1.0]
-    assert usable.all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_one_bad_cell_empties_its_map_and_no_other(bad: float) -> None:
     maps = torch.arange(24.0).reshape(2, 3, 4)
-    whole, _ = min_max(maps)
+    whole = min_max(maps)
     maps[0, 1, 2] = bad
-    heatmaps, usable = min_max(maps)
-    assert usable.tolist() == [False, True]
+    heatmaps = min_max(maps)
     assert heatmaps[0].eq(0).all()
     assert torch.equal(heatmaps[1], whole[1])
 
 
 @pytest.mark.parametrize("value", [0.0, -2.5, 3.0e38, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 7)])
-def test_constant_maps_are_not_usable(value: float, shape: tuple[int, int]) -> None:
-    heatmaps, usable = min_max(torch.full((2, *shape), value))
-    assert heatmaps.eq(0).all()
-    assert not usable.any()
+def test_constant_maps_have_no_heat(value: float, shape: tuple[int, int]) -> None:
+    assert min_max(torch.full((2, *shape), value)).eq(0).all()
 
 
 def test_min_max_of_no_maps() -> None:
-    heatmaps, usable = min_max(torch.zeros(0, 7, 7))
-    assert heatmaps.shape == (0, 7, 7)
-    assert usable.shape == (0,)
+    assert min_max(torch.zeros(0, 7, 7)).shape == (0, 7, 7)
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (1, 2, 7, 7), (1, 0, 7)])
