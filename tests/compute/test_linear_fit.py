@@ -81,7 +81,7 @@ def test_a_head_learns_masks(place):
 
 
 def test_images_of_others_are_refused(place):
-    pack(Scenes(40, size=64, seed=5), place / "others", max_images=40)
+    pack(Scenes(40, size=64, split="test"), place / "others", max_images=40)
     source = open_source(place / "scenes")
     fixed_boxes(source, place / "centre", "centre")
     with pytest.raises(CcropError, match="Give the images that the boxes were made for"):
