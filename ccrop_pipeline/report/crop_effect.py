@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ccrop_pipeline.boxset import FULL_BOX
+from ccrop_pipeline.boxset import FULL_BOX, iou
 from ccrop_pipeline.crops import UNIFORMS_PER_WINDOW, CropParams, sample_windows
 from ccrop_pipeline.crops.randomness import WINDOW, uniforms
 
@@ -83,14 +83,12 @@ def _windows(
 ) -> Windows:
     scale = np.tile(sizes, 2)
     one, other = (_edges(sample_windows(minded, sizes, drawn, params)) / scale for drawn in numbers)
-    both = _shared(one, other)
     middle = np.tile(np.array(MIDDLE), (len(boxes), 1))
-    shown = [
-        np.mean([_shared(w, each) / _area(each) for w in (one, other)]) for each in (boxes, middle)
-    ]
-    return Windows(
-        float((both / (_area(one) + _area(other) - both)).mean()), float(shown[0]), float(shown[1])
+    box, centre = (
+        float(np.mean([_shared(w, each) / _area(each) for w in (one, other)]))
+        for each in (boxes, middle)
     )
+    return Windows(float(iou(one, other).mean()), box, centre)
 
 
 def _edges(windows: NDArray[np.int64]) -> NDArray[np.float64]:
