@@ -102,8 +102,8 @@ def embed(
     encoder = model if isinstance(model, Encoder) else open_encoder(model)
     source = open_source(source) if isinstance(source, str | Path) else source
     made_by = _made_by(source, encoder, dtype)
-    write = partial(
-        _written,
+    embed_into = partial(
+        _embed_missing,
         source=source,
         encoder=encoder,
         made_by=made_by,
@@ -116,9 +116,9 @@ def embed(
         expect = partial(expect_replaceable, out, ranks, strangers, "embeddings")
         expect()
         with replaced(out, expect, made_by) as aside:
-            shards = write(aside)
+            shards = embed_into(aside)
     else:
-        shards = write(out)
+        shards = embed_into(out)
     if shards is None:
         return None
     unreadable = tuple(key for shard in shards for key in shard["unreadable"])
@@ -139,7 +139,7 @@ def _made_by(source: Source, encoder: Encoder, dtype: str) -> dict[str, Any]:
     }
 
 
-def _written(
+def _embed_missing(
     out: Location,
     *,
     source: Source,
@@ -159,7 +159,7 @@ def _written(
     observer.begun(len(todo), len(mine) - len(todo))
     seen: dict[str, str] = {}
 
-    def written(shard: str, parts: list[tuple[Batch, _Part]]) -> Callable[[], None]:
+    def finished(shard: str, parts: list[tuple[Batch, _Part]]) -> Callable[[], None]:
         keys = [key for batch, _ in parts for key in batch.keys]
         if len(set(keys)) < len(keys):
             raise twice(Counter(keys).most_common(1)[0][0], f"the shard {shard!r}")
@@ -178,7 +178,7 @@ def _written(
         todo,
         encoder,
         begin=_begin(encoder, made_by["channels"], made_by["dtype"], observer),
-        written=written,
+        written=finished,
         batch_size=batch_size,
         threads=threads,
         observer=observer,
