@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -257,6 +258,9 @@ class BoxSet:
         names = Counter(map(name_in_tar, dict.fromkeys(absent)))
         (name, times), *_ = names.most_common(1)
         alike = f" {times} of them would be {name!r} in a tar: rename them." if times > 1 else ""
+        forms = [normalize(form, key) for key in absent[:3] for form in ("NFC", "NFD")]
+        if (self.lookup().rows(forms) >= 0).any():
+            alike += " They differ in how Unicode writes accents (NFC or NFD): rename the files."
         return MissingBoxError(
             f"{len(absent)} of {of} images have no box in {self.folder}, such as "
             f"{', '.join(map(repr, absent[:3]))}; its keys look like {some!r}.{alike} Give the "

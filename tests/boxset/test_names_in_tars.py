@@ -110,6 +110,16 @@ def test_files_that_differ_in_their_ending_are_told_apart_or_refused(tmp_path) -
     assert tars.lookup().rows(["1.jpg", "1.png", "1", "2.jpg"]).tolist() == [-1, -1, 0, 1]
 
 
+def test_keys_that_only_look_alike_are_told_so(tmp_path) -> None:
+    boxes = made(tmp_path / "boxes", ["e\u0301.jpg", "b.jpg"])
+    for key in ("\u00e9.jpg", "\u00e9"):
+        with pytest.raises(MissingBoxError, match=r"accents \(NFC or NFD\)"):
+            boxes.find([key, "b.jpg"])
+    with pytest.raises(MissingBoxError) as caught:
+        boxes.find(["c.jpg"])
+    assert "NFC" not in str(caught.value)
+
+
 def test_the_webdataset_form_has_keys_of_a_folder_as_its_tars_do(tmp_path) -> None:
     boxes = made(tmp_path / "folder", ["cats/1.jpg", "cats/a.b.JPG"], ["é", "v1.0/x.png"])
     convert(tmp_path / "folder", tmp_path / "tars", form="webdataset")
