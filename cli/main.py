@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -54,6 +55,9 @@ from .train import train
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
+_SAME_SIGNAL_SECONDS = 1.0
+
+
 class _Root(click.Group):
     """A group that shows errors meant for people as one message, with exit status 1."""
 
@@ -94,17 +98,22 @@ class _Root(click.Group):
     def _ended_in_order(self) -> Iterator[None]:
         """Let `kill`, `timeout`, schedulers and closed terminals end a command as Ctrl-C does.
 
-        So that nothing temporary is left. A second signal ends it at once.
+        So that nothing temporary is left. A second signal ends it at once, unless it is the same
+        one again: `timeout` sends it to the command, and to its group.
         """
-        owner, self._ended_by = os.getpid(), signal.SIGINT
+        owner, first, self._ended_by = os.getpid(), 0.0, signal.SIGINT
 
         def end(number: int, _frame: object) -> None:
-            signal.signal(number, signal.SIG_DFL)
-            if os.getpid() != owner:  # one that was forked
+            nonlocal first
+            is_second = first and time.monotonic() - first > _SAME_SIGNAL_SECONDS
+            if os.getpid() != owner or is_second:  # the first: one that was forked
+                signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
-                return
-            self._ended_by = number
-            raise KeyboardInterrupt
+            elif not first:
+                first, self._ended_by = time.monotonic(), number
+                # torch would raise to the very end that its loader processes got the signal, too.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                raise KeyboardInterrupt
 
         before = {}
         if threading.current_thread() is threading.main_thread():

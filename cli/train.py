@@ -213,7 +213,10 @@ def train(source: str, run: Path, as_json: bool, dry_run: bool, **options: Any) 
 def _what_is_kept(run: "Run") -> str:
     if not run.trained:
         return "No epoch was finished: the same command begins with the first one again."
-    return f"The same command, without --overwrite, goes on after epoch {epochs_trained(run)}."
+    # Loader processes that a signal ends as well may break off the reading of the checkpoint.
+    epoch = epochs_trained(run)
+    where = f"after epoch {epoch}" if epoch else "from there"
+    return f"The same command, without --overwrite, goes on {where}."
 
 
 def epochs_trained(run: "Run") -> int:

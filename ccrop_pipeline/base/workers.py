@@ -8,6 +8,7 @@ import resource
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from multiprocessing import connection, get_start_method, parent_process
+from multiprocessing.util import get_temp_dir
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from traceback import extract_tb
@@ -91,7 +92,8 @@ def end_with_parent(_worker: int) -> None:
 def make_room_for_workers(workers: int, *, fewest: str = "`workers` to 0") -> None:
     """Let the process open the files that its loader processes take, before there are any.
 
-    Without room torch loses batches, and waits for them for ever.
+    Without room torch loses batches, and waits for them for ever. Their sockets get a folder of
+    this process, which removes it; one of their own would stay where a signal ends them all.
 
     Args:
         workers: How many there will be, each with two batches ahead.
@@ -100,8 +102,11 @@ def make_room_for_workers(workers: int, *, fewest: str = "`workers` to 0") -> No
     Raises:
         CcropError: If the limit of open files is too low, and may not be raised.
     """
+    if not workers:
+        return
+    get_temp_dir()
     most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if not workers or most == resource.RLIM_INFINITY:
+    if most == resource.RLIM_INFINITY:
         return
     # Four pipe ends a process; a tensor in flight is a file on both sides, twice on that of the
     # sender, and a batch has five of them. A quarter of the limit is for tars that stay open.

@@ -4,12 +4,18 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Client, Listener
+from multiprocessing.util import get_temp_dir
 
 import pytest
 
-from ccrop_pipeline.base.workers import deaths_explained, from_workers, one_ahead
+from ccrop_pipeline.base.workers import (
+    deaths_explained,
+    from_workers,
+    make_room_for_workers,
+    one_ahead,
+)
 from ccrop_pipeline.errors import CcropError
 
 
@@ -36,6 +42,15 @@ def wait_for(condition):
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert condition()
+
+
+def test_a_process_that_is_ended_leaves_no_folder_of_its_own():
+    make_room_for_workers(1)
+    ours, theirs = Pipe()
+    worker = get_context("fork").Process(target=lambda: theirs.send(get_temp_dir()))
+    worker.start()
+    assert ours.recv() == get_temp_dir()
+    worker.join()
 
 
 def test_items_come_in_order_from_one_other_thread():

@@ -149,7 +149,10 @@ from ccrop_pipeline.localize import Encoder
 class Killed(nn.Module):
     def forward(self, x):
         if list(pathlib.Path(tempfile.gettempdir()).glob("ccrop-quickstart-*/images")):
-            os.kill(os.getpid(), signal.{name})
+            try:
+                os.kill(os.getpid(), signal.{name})
+            finally:  # once more, as `timeout` does
+                signal.{name} == signal.SIGINT or os.kill(os.getpid(), signal.{name})
         return x
 
 def make():
@@ -162,14 +165,15 @@ def test_no_signal_leaves_temporary_files(place, monkeypatch, name, status):
     photos(place / "photos", [f"{i}.png" for i in range(3)])
     (place / "ending.py").write_text(ENDING.format(name=name))
     number, passed = getattr(signal, name), []
-    before = signal.getsignal(number)
+    before = {each: signal.getsignal(each) for each in (number, signal.SIGCHLD)}
     outer = signal.default_int_handler if name == "SIGINT" else lambda *_: passed.append(name)
     signal.signal(number, outer)
     try:
         ended = CliRunner().invoke(cli, ["quickstart", "photos", "--model", "ending.py:make"])
         assert signal.getsignal(number) is outer
     finally:
-        signal.signal(number, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert (ended.exit_code, passed) == (status, [])
     assert "Stopped. Nothing was written.\n" in ended.stderr
     assert not list((place / "temporary").glob("ccrop-quickstart-*"))
