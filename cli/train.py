@@ -327,6 +327,9 @@ def _expect_inputs(source: str, run: Path, options: dict[str, Any]) -> None:
         expect_one_intact(run)
 
 
+_LOOKED_INTO = 2 << 30  # bytes of tars
+
+
 def _count(spec: str) -> int | None:
     """Return how many images a source has; None where that is not told at a look.
 
@@ -339,12 +342,14 @@ def _count(spec: str) -> int | None:
     from .sources import expect
 
     expect(spec)
-    if (
-        is_address(spec) or not local_path(spec).exists()
-    ):  # it is elsewhere, or the name of a data set
-        return None
+    if is_address(spec) or not local_path(spec).exists():
+        return None  # it is elsewhere, or the name of a data set
     source = open_source(spec)
-    return None if isinstance(source, TarSource) else len(source.index())
+    # Of tars every header is read, so only where they can hold few images.
+    tars = source.paths if isinstance(source, TarSource) else ()
+    if sum(path.stat().st_size for path in tars) > _LOOKED_INTO:
+        return None
+    return len(source.index())
 
 
 def _print_plan(plan: "list[Stage]", recipe: "Recipe", as_json: bool) -> None:

@@ -123,6 +123,12 @@ def advice(recipe: Recipe, images: int, *, boxes: bool, init: bool) -> str | Non
             f"{counted(images, 'image')} make {counted(images // batch_size, 'step')} an epoch in "
             f"batches of {batch_size}: set batch_size={fewer} for {images // fewer}."
         )
+    decay = recipe.optimizer.layer_decay
+    if decay < 1 and not init:
+        found.append(
+            f"optimizer.layer_decay is {decay}, which is for weights that are given, and these "
+            "are random: give some (`init`), or set optimizer.layer_decay=1."
+        )
     gentle = gentle_epochs(images, recipe.epochs)
     if init and gentle < recipe.epochs:
         found.append(

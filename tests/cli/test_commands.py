@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -257,6 +258,11 @@ def test_dry_run_prints_the_plan_and_writes_nothing(workplace, monkeypatch):
     assert not (workplace / "dry").exists()
     assert "160 images are too few to learn boxes from random weights" in result.stderr
     assert "Begin with an encoder that has seen more (--init)" in result.stderr
+    Path("few").mkdir()
+    with tarfile.open("few/a.tar", "w") as tar:
+        for image in sorted(Path("photos").rglob("*.*"))[:3]:
+            tar.add(image, image.name)
+    assert "3 images are too few" in ccrop("train", "few", *line[2:]).stderr
 
 
 def test_dry_run_refuses_images_that_are_not_there(tmp_path, monkeypatch):

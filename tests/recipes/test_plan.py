@@ -305,3 +305,11 @@ def test_advice_before_a_run_on_few_images():
     long = said(images=10_000, init=True, name="continue-photos")
     assert "20 epochs of 10,000 images are many" in long
     assert "epochs=10" in long
+    # Rates that fall towards the stem keep what is known there, which is nothing.
+    random = said(images=5000, name="continue-photos")
+    assert random == (
+        "optimizer.layer_decay is 0.75, which is for weights that are given, and these are random: "
+        "give some (`init`), or set optimizer.layer_decay=1."
+    )
+    assert said("optimizer.layer_decay=1", images=5000, name="continue-photos") is None
+    assert said(images=5000, init=True, name="continue-photos") is None
