@@ -82,24 +82,31 @@ def run(
     unknown = set(arms or ()) - set(study.arms)
     if unknown:
         raise CcropError(f"{name} has no arm {sorted(unknown)}; there are: {', '.join(study.arms)}")
-    parts, place = _sources(name, images), open_device(device)
+    parts, place = _sources(name, images, out), open_device(device)
     series = [Series(name, study, *parts, out, seed, place) for seed in seeds]
     return train_missing(series, arms or study.arms, seconds)
 
 
-def _sources(name: str, images: Path) -> "tuple[Source, Source, Source | None]":
-    """Images to train on, of the test and held out; scenes are drawn, if they are not there."""
+def _sources(name: str, images: Path, out: Path) -> "tuple[Source, Source, Source | None]":
+    """Images to train on, of the test and held out; what is drawn or chosen is written once."""
+    from benchmarks.evidence.small_objects import with_small_objects
     from ccrop_pipeline.images import Scenes, open_source, pack
 
-    if name != "scenes":
-        study = STUDIES[name]
-        train, test = (open_source(str(images / pattern)) for pattern in (study.train, study.test))
-        return train, test, open_source(str(images / study.held)) if study.held else None
-    for split in ("train", "test"):
-        if not (images / f"scenes-{split}").exists():
-            scenes = Scenes(SCENES_EACH, split=split)
-            pack(scenes, images / f"scenes-{split}", prefix=split, max_images=1000)
-    return open_source(images / "scenes-train"), open_source(images / "scenes-test"), None
+    study = STUDIES[name]
+    if name == "scenes":
+        for split in ("train", "test"):
+            if not (images / f"scenes-{split}").exists():
+                scenes = Scenes(SCENES_EACH, split=split)
+                pack(scenes, images / f"scenes-{split}", prefix=split, max_images=1000)
+        return open_source(images / "scenes-train"), open_source(images / "scenes-test"), None
+    parts = [study.train, study.test, *([study.held] if study.held else [])]
+    train, test, *held = (open_source(str(images / pattern)) for pattern in parts)
+    if study.largest is not None:
+        train, test, *held = (
+            with_small_objects(part, out / f"images-{name}" / f"{split}.tar", study.largest)
+            for split, part in zip(("train", "test", "held"), (train, test, *held), strict=False)
+        )
+    return train, test, held[0] if held else None
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ class Study:
         test: Of the files that the probes ask about.
         held: Of files used for nothing but the choice among `tuned`; None: nothing is chosen.
         tuned: Arms of which the best by kNN on `held` is what the others are compared with.
+        largest: Of all these files only the images whose true box covers less than so much of
+            them; None: all images.
     """
 
     title: str
@@ -73,6 +75,7 @@ class Study:
     test: str = "test-*.parquet"
     held: str | None = None
     tuned: tuple[str, ...] = ()
+    largest: float | None = None
 
 
 def _alpha(value: float) -> tuple[str, ...]:
@@ -296,6 +299,26 @@ TINY = Study(
     },
 )
 
+# What the split of the test images by size cannot show: nothing but small objects in training.
+TINY_SMALL = replace(
+    TINY,
+    title="Those of the photographs whose object is small",
+    train="train-00000[0-8].tar",
+    largest=0.25,
+    arms={
+        name: TINY.arms[name]
+        for name in ("random", "random-0.08", "true", "true-0.08", "centre", "self-set")
+    },
+    tuned=("random", "random-0.08"),
+    contrasts=(
+        ("true boxes beside random crops, scale from 0.08", "true-0.08", "random-0.08"),
+        ("true boxes beside random crops, scale from 0.2", "true", "random"),
+        ("true boxes beside the self-set rule's", "true", "self-set"),
+        ("the self-set rule beside the centre box", "self-set", "centre"),
+    ),
+    sweeps={},
+)
+
 # In GPU sessions of ten minutes, which keep nothing but results.
 TINY_GPU = replace(
     TINY,
@@ -318,6 +341,7 @@ STUDIES = {
     "cifar10": CIFAR10,
     "cifar10-part": CIFAR10_PART,
     "tiny": TINY,
+    "tiny-small": TINY_SMALL,
     "tiny-gpu": TINY_GPU,
 }
 SEEDS = (0, 1, 2)
