@@ -305,17 +305,9 @@ TINY_SMALL = replace(
     title="Those of the photographs whose object is small",
     train="train-00000[0-8].tar",
     largest=0.25,
-    arms={
-        name: TINY.arms[name]
-        for name in ("random", "random-0.08", "true", "true-0.08", "centre", "self-set")
-    },
-    tuned=("random", "random-0.08"),
-    contrasts=(
-        ("true boxes beside random crops, scale from 0.08", "true-0.08", "random-0.08"),
-        ("true boxes beside random crops, scale from 0.2", "true", "random"),
-        ("true boxes beside the self-set rule's", "true", "self-set"),
-        ("the self-set rule beside the centre box", "self-set", "centre"),
-    ),
+    arms={name: TINY.arms[name] for name in ("random-0.08", "true-0.08")},
+    tuned=(),
+    contrasts=(),
     sweeps={},
 )
 

@@ -57,7 +57,7 @@ def _study(name: str, study: Study, results: list[Result]) -> list[str]:
         *([tuning] if (tuning := _tuning(study, arms)) else []),
         _arms_table(study, arms),
         *_size_tables(study, arms),
-        _contrasts_table(study, arms),
+        *([_contrasts_table(study, arms)] if study.contrasts else []),
         *(_sweep_table(study, arms, setting) for setting in study.sweeps),
         _boxes_table(study, arms),
         _windows_table(study, arms),
