@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from ccrop_pipeline.errors import CcropError, counted
 
 T = TypeVar("T")
+_loader_processes: set[int] = set()  # this one, if it is one
 _LAST_ITEM_SECONDS = 2.0  # that a caller who leaves waits for the item in work
 
 
@@ -87,6 +88,12 @@ def end_with_parent(_worker: int) -> None:
         os._exit(1)
 
     Thread(target=wait, daemon=True).start()
+    _loader_processes.add(os.getpid())
+
+
+def in_loader_process() -> bool:
+    """Return whether this is a loader process of ours, and none of a person's own `DataLoader`."""
+    return os.getpid() in _loader_processes
 
 
 def make_room_for_workers(workers: int, *, fewest: str = "`workers` to 0") -> None:

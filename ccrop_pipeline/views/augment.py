@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
+from ccrop_pipeline.base.workers import in_loader_process
 from ccrop_pipeline.crops import PHOTOMETRIC, uniforms
 from ccrop_pipeline.localize import IMAGENET_MEAN, IMAGENET_STD, to_device
 from ccrop_pipeline.recipes import AugmentSettings, ViewGroup
@@ -31,7 +31,7 @@ from ccrop_pipeline.views.photometric import (
     grayscale,
     solarize,
 )
-from ccrop_pipeline.views.rooms import room, shared_room
+from ccrop_pipeline.views.rooms import Rooms, shared_room
 
 # Jitter or not, its order, its four factors, grayscale or not, flip or not, blur or not, its
 # sigma, solarize or not. New numbers are appended, so that the old ones keep their values.
@@ -117,7 +117,7 @@ class Augment:
 
     def __init__(self, groups: Sequence[ViewGroup], seed: int, device: str | torch.device) -> None:
         self.groups, self.seed, self.device = tuple(groups), seed, torch.device(device)
-        self._free: list[Tensor] = []  # memory of earlier views
+        self._rooms = Rooms()
         if self.device.type == "cpu":
             _fused()  # once, for all the loader processes that are forked
         self._mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
@@ -170,7 +170,7 @@ class Augment:
     def _room(self, shape: torch.Size) -> Tensor:
         if self.device.type != "cpu":
             return torch.empty(shape, device=self.device)
-        return room(self._free, shape) if get_worker_info() is None else shared_room(shape)
+        return shared_room(shape) if in_loader_process() else self._rooms.room(shape)
 
     def _change_fused(
         self,

@@ -15,18 +15,26 @@ from ccrop_pipeline.views.batch import Batch
 _shared: list[Tensor] = []  # of this loader process; the last value of each is 1 while it is in use
 
 
-def room(free: list[Tensor], shape: torch.Size) -> Tensor:
-    """Return a float32 tensor in memory of this process whose values are not yet set.
+class Rooms:
+    """Memory of earlier views of this process that nothing uses, for any number of threads.
 
-    Args:
-        free: Tensors whose memory nothing uses. This one's comes there once nothing uses it.
-        shape: Of the tensor.
+    Pickled and copied without it: values would change where another process used it, too.
     """
-    fitting = next((at for at, tensor in enumerate(free) if tensor.shape == shape), None)
-    if fitting is None:
-        free.clear()
-    kept = torch.empty(shape) if fitting is None else free.pop(fitting)
-    return _watched(kept, lambda: free.append(kept))
+
+    def __init__(self) -> None:
+        self._free: dict[torch.Size, list[Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type["Rooms"], tuple[()]]:
+        return Rooms, ()
+
+    def room(self, shape: torch.Size) -> Tensor:
+        """Return a float32 tensor whose values are not yet set; its memory comes back later."""
+        try:
+            kept = self._free[shape].pop()
+        except LookupError:
+            self._free.clear()  # that of other shapes
+            kept = torch.empty(shape)
+        return _watched(kept, lambda: self._free.setdefault(shape, []).append(kept))
 
 
 def shared_room(shape: torch.Size) -> Tensor:

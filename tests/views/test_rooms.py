@@ -1,7 +1,16 @@
-import torch
+import copy
+import pickle
+import sys
+from collections.abc import Iterator
+from threading import Thread
 
-from ccrop_pipeline.views import Batch
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
+
+from ccrop_pipeline.views import Batch, ViewGroup, ViewLoader
 from ccrop_pipeline.views import rooms as module
+from ccrop_pipeline.views.augment import Augment
 
 
 def handed_over(shape: torch.Size) -> tuple[Batch, int]:
@@ -38,32 +47,84 @@ def test_free_room_of_another_size_is_let_go(monkeypatch):
 
 
 def test_memory_of_views_comes_back_when_nothing_uses_them():
-    free: list[torch.Tensor] = []
-    views = module.room(free, torch.Size((2, 3))).fill_(1)
+    rooms, shape = module.Rooms(), torch.Size((2, 3))
+    views = rooms.room(shape).fill_(1)
     where, part, array = views.data_ptr(), views.view(3, 2)[:1], views.numpy()[1:]
     del views
-    assert module.room(free, torch.Size((2, 3))).fill_(2).data_ptr() != where
+    assert rooms.room(shape).fill_(2).data_ptr() != where
     assert (part == 1).all()
     assert (array == 1).all()
     del part
-    assert len(free) == 1  # that of the second tensor
+    assert len(rooms._free[shape]) == 1  # that of the second tensor
     del array
-    assert len(free) == 2
-    taken = [module.room(free, torch.Size((2, 3))) for _ in range(2)]
+    assert len(rooms._free[shape]) == 2
+    taken = [rooms.room(shape) for _ in range(2)]
     assert where in [tensor.data_ptr() for tensor in taken]
-    assert not free
+    assert not rooms._free[shape]
     del taken
-    module.room(free, torch.Size((3, 3)))
-    assert [tensor.shape for tensor in free] == [(3, 3)]  # those of other shapes were let go
+    rooms.room(torch.Size((3, 3)))
+    assert [*rooms._free] == [(3, 3)]  # those of other shapes were let go
+
+
+def test_memory_of_views_stays_in_its_process():
+    augment = Augment([ViewGroup(1, 8)], 0, "cpu")
+    crops, nothing = torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4)
+    batch = Batch((crops,), torch.arange(4), nothing, nothing)
+    fresh = len(pickle.dumps(augment))
+    augment(batch, 0)
+    assert augment._rooms._free
+    assert len(pickle.dumps(augment)) == fresh
+    assert not copy.copy(augment._rooms)._free
+
+
+def test_memory_of_views_is_given_to_one_thread_alone():
+    rooms, wrong = module.Rooms(), []
+
+    def use(number: int) -> None:
+        for turn in range(500):
+            shape = torch.Size((2, 3 + (number + turn) % 2))
+            views = rooms.room(shape).fill_(number)
+            if views.shape != shape or not (views == number).all():
+                wrong.append(views)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [Thread(target=use, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+class _Wrapped(IterableDataset[int]):
+    """A loader inside of a person's own loader process, and how much shared memory that holds."""
+
+    def __init__(self, loader: ViewLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[int]:
+        for _batch in self.loader:
+            yield len(module._shared)
+
+
+def test_loader_in_a_loader_process_of_another_keeps_no_views(tmp_path):
+    for number in range(8):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    loader = ViewLoader(tmp_path, ViewGroup(1, 8), batch_size=2)
+    assert {*DataLoader(_Wrapped(loader), batch_size=None, num_workers=1)} == {0}
 
 
 def test_views_that_a_gradient_needs_keep_their_memory():
-    free: list[torch.Tensor] = []
-    views = module.room(free, torch.Size((2, 3))).fill_(3)
+    rooms = module.Rooms()
+    views = rooms.room(torch.Size((2, 3))).fill_(3)
     weight = torch.ones(3, requires_grad=True)
     loss = (views * weight).sum()
     del views
-    module.room(free, torch.Size((2, 3))).fill_(7)
+    rooms.room(torch.Size((2, 3))).fill_(7)
     loss.backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [6, 6, 6]
