@@ -5,6 +5,7 @@ own values win, but for two things that only make sense whole: naming another me
 that method's defaults, and giving a schedule of refreshes replaces the schedule of the base.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ccrop_pipeline.base.addresses import local_path
-from ccrop_pipeline.base.values import did_you_mean
+from ccrop_pipeline.base.values import did_you_mean, flat
 from ccrop_pipeline.errors import SettingError, reading, shortened, shown
 from ccrop_pipeline.recipes.recipe import Recipe
 
 _MOST_BASES = 20
+_MAY_BE_AUTO = ("boxes.threshold", "probe.k")
 _SCHEDULES = ("refresh_at", "refresh_every", "refresh_epochs")
 
 
@@ -44,7 +46,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         values = _read(name, Path(), ())
         for override in overrides:
             values = _merge(values, _parse(override))
-        for part, name_there in (("boxes", "threshold"), ("probe", "k")):
+        for part, name_there in (name.split(".") for name in _MAY_BE_AUTO):
             table = values.get(part)
             if isinstance(table, Mapping) and table.get(name_there) == "auto":
                 values = {**values, part: {**table, name_there: None}}  # TOML has no null
@@ -99,6 +101,27 @@ def _no_recipe(name: str, path: Path, readers: tuple[str, ...], bundled: list[st
         f"{who}no recipe {shown(name)}: neither a file{where} nor one that comes with ccrop"
         f"{did_you_mean(name, bundled)}. `ccrop recipes` lists them."
     )
+
+
+def overrides_to(recipe: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return the overrides that make one recipe into another; none where none can.
+
+    Args:
+        recipe: As `Recipe.to_dict` returns it.
+        wanted: The same of the other one.
+    """
+    own, other = dict(flat(recipe)), dict(flat(wanted))
+    changed = [name for name in own | other if own.get(name) != other.get(name)]
+    autos = [name for name in changed if other.get(name) is None]
+    if {*autos} - {*_MAY_BE_AUTO} or not {*changed} <= own.keys() & other.keys():
+        return []
+    return [f"{name}={_as_toml(other[name])}" for name in changed]
+
+
+def _as_toml(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or "auto"
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _parse(override: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ from ccrop_pipeline.images import FolderSource, ParquetSource, Source, TarSource
 from ccrop_pipeline.models.sealed_files import NEWEST, earlier_checkpoints
 from ccrop_pipeline.recipes import Recipe
 from ccrop_pipeline.recipes.plan import checkpoint_file
+from ccrop_pipeline.recipes.recipe_files import overrides_to
 from ccrop_pipeline.training.metrics import METRICS, Metrics
 
 if TYPE_CHECKING:
@@ -136,11 +138,10 @@ class Run:
         """
         remove_leftovers(self.folder)
         if self.exists and not overwrite:
-            changed = self._changed(identity)
-            if not changed:
+            if not differences(self._identity(), identity):
                 return
             if self.trained:
-                raise self._started_differently(changed)
+                raise self._started_differently(identity)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._expect_own()
         old = self._set_aside() if self.exists else None
@@ -235,18 +236,22 @@ class Run:
             )
         return record
 
-    def _changed(self, identity: Mapping[str, Any]) -> list[str]:
+    def _identity(self) -> dict[str, Any]:
         started = self.started().items()
         old = {name: value for name, value in started if name not in (_PLACES, _ID)}
         with suppress(CcropError):  # settings that are younger than the run have their defaults
             old["recipe"] = self.recipe().to_dict()
-        return differences(old, identity)
+        return old
 
-    def _started_differently(self, changed: list[str]) -> CcropError:
+    def _started_differently(self, identity: Mapping[str, Any]) -> CcropError:
+        old = self._identity()
+        settings = overrides_to(identity["recipe"], old["recipe"])
+        typed = " ".join(f"`set` {shlex.quote(setting)}" for setting in settings)
         return CcropError(
             f"{self.folder} holds a run that was started differently:\n  "
-            + "\n  ".join(changed)
-            + "\nRepeat its settings to resume it, choose another folder, or start afresh "
+            + "\n  ".join(differences(old, identity))
+            + f"\nRepeat its settings to resume it{typed and f' (add {typed})'}, choose another "
+            "folder, or start afresh "
             "with `overwrite`. To begin another run with its weights, choose another folder and "
             f"set `load` to {self.folder}."
         )

@@ -8,6 +8,7 @@ import pytest
 
 from ccrop_pipeline.errors import CcropError, SettingError
 from ccrop_pipeline.recipes import Recipe, RefreshStage, load_recipe, make_plan, settings_type
+from ccrop_pipeline.recipes.recipe_files import overrides_to
 from ccrop_pipeline.views import AugmentSettings
 
 
@@ -134,3 +135,23 @@ def test_the_file_in_the_docs_is_read(tmp_path):
     refreshes = [stage.epoch for stage in make_plan(recipe) if isinstance(stage, RefreshStage)]
     assert (recipe.method.name, recipe.crop.alpha) == ("mocov2", 0.4)
     assert refreshes == [50, 75, 100, 125, 150, 175]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["probe.k=200", "crop.scale=[0.2,1.0]", "optimizer.weight_decay=1e-06"],
+        ["crop.rule=paper", "probe.k=auto", "method.temperature=0.2"],
+        ["method.name=mocov2", "probe.k=auto", "boxes.threshold=auto"],
+    ],
+)
+def test_overrides_make_one_recipe_into_another(settings):
+    own = load_recipe("demo", ["boxes.threshold=0.2", "probe.k=5", "method.temperature=0.3"])
+    other = load_recipe("demo", [*settings, "probe.max_images=99"])
+    found = overrides_to(own.to_dict(), other.to_dict())
+    if own.method.name == other.method.name:
+        texts = ["boxes.threshold=0.2", "probe.k=5", "method.temperature=0.3", *found]
+        assert load_recipe("demo", texts) == other
+    else:
+        assert not found  # other settings, too
+    assert overrides_to(own.to_dict(), own.to_dict()) == []

@@ -324,7 +324,9 @@ def test_until_the_first_checkpoint_a_run_may_be_started_anew(source, tmp_path):
         "checkpoint.pt",
     }
     with pytest.raises(
-        CcropError, match=r"started differently:\n  recipe\.seed: 5 -> 0\n(.|\n)*set `load` to "
+        CcropError,
+        match=r"started differently:\n  recipe\.seed: 5 -> 0\n(.|\n)*"
+        r"\(add `set` seed=5\)(.|\n)*set `load` to ",
     ):
         trainer(source, folder).train()
 
