@@ -220,9 +220,15 @@ def _at_layer(encoder: Encoder, name: str | None) -> Encoder:
     if name is None:
         layer = next((info for info in layers_of(encoder) if info.is_default), None)
         if layer is None:
+            remedy = "Give a larger `input_size`."
+            if encoder.name.startswith("torchscript:"):
+                remedy = (
+                    "Of such a program only what it gives is seen: to take its weights alone, "
+                    "give torchvision:NAME or timm:NAME, `weights` and `unsafe`."
+                )
             raise ModelError(
                 f"{encoder.name} has no layer that gives feature maps of more than one cell at "
-                f"{encoder.input_size} pixels. Give a larger `input_size`."
+                f"{encoder.input_size} pixels. {remedy}"
             )
     else:
         chosen = replace(encoder, layer=name)  # a wrong name is refused here

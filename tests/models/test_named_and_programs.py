@@ -73,6 +73,11 @@ def test_torchscript_gives_its_output(tmp_path) -> None:
     assert len(encoder.info.weights_sha256) == 64
     with pytest.raises(CcropError, match="inner layers cannot be read"):
         open_encoder(str(tmp_path / "trunk.pt"), layer="7")
+    pooled = torch.nn.Sequential(trunk, torch.nn.AdaptiveAvgPool2d(1))
+    torch.jit.trace(pooled, torch.zeros(2, 3, 64, 64)).save(str(tmp_path / "pooled.pt"))
+    # It has no larger feature map at any size.
+    with pytest.raises(CcropError, match="torchvision:NAME or timm:NAME, `weights` and `unsafe`"):
+        open_encoder(tmp_path / "pooled.pt", input_size=64)
 
 
 @pytest.mark.slow
