@@ -35,6 +35,7 @@ _BAR, _BESIDE = 40, 26  # columns of the longest bar, and of what stands before 
 @model_options
 @click.option(
     "--recipe",
+    metavar="RECIPE",
     shell_complete=complete_recipe,
     help="Draw windows as this recipe.  [default: paper, alpha 0.6]",
 )

@@ -43,14 +43,14 @@ batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(1),
     default=None,
-    help="Images a forward pass.  [default: found by itself]",
+    help="Images per forward pass.  [default: found by itself]",
 )
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1),
     default=None,
-    help="Images decoded at a time: by processes for a GPU, else by threads; with Ray, cores of a "
-    "worker.  [default: all cores, or half of them where the model runs on a CPU]",
+    help="Images decoded at the same time: by processes for a GPU, else by threads; with --engine "
+    "ray, cores of a worker.  [default: all cores, or half of them where the model runs on a CPU]",
 )
 
 

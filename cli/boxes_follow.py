@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 @click.command("follow")
 @click.argument("run", type=LocalPath())
-@click.option("--source", help="Where the images are.  [default: as the run found them]")
+@click.option(
+    "--source",
+    metavar="SOURCE",
+    help="Where the images are.  [default: as the run found them]",
+)
 @device_option
 @click.option(
     "--poll",

@@ -57,12 +57,14 @@ torchvision:NAME; timm:NAME; module.py:function.  See docs/models.md."""
 _OPTIONS = (
     click.option(
         "--weights",
+        metavar="FILE",
         help="With torchvision:NAME and timm:NAME: a file of weights, or `random` for trials.  "
         "[default: the library's pretrained ones]",
     ),
     click.option(
         "--layer",
-        help="Layer whose features become heatmaps; `ccrop boxes layers` lists them.  "
+        metavar="LAYER",
+        help="Layer whose features are taken; `ccrop boxes layers` lists them.  "
         "[default: the last feature map before the pooling, or the last block of a transformer]",
     ),
     click.option(
@@ -92,7 +94,7 @@ _OPTIONS = (
         type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
         default="auto",
         show_default=True,
-        help="Of the forward pass; auto is bf16 on a GPU that has it, else fp32.",
+        help="Precision of the forward pass; auto is bf16 on a GPU that has it, else fp32.",
     ),
     click.option(
         "--compile",

@@ -37,7 +37,11 @@ _MARK = "quickstart.json"
     help="Take boxes from this: whatever `ccrop boxes compute --model` takes.  [default: an "
     "encoder trained on the images, or a pretrained one where they are few]",
 )
-@click.option("--weights", help="With --model torchvision:NAME and timm:NAME: a file of weights.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="With --model torchvision:NAME and timm:NAME: a file of weights.",
+)
 @click.option(
     "--run",
     "out",
@@ -148,7 +152,10 @@ def _show(
         print_line()
         print_line(f"{missing[0].upper()}{missing[1:]}")
         print_line()
-        print_line("These will run once the weights are here:")
+        print_line(
+            "These will run once the weights are here (as a file: with --weights FILE behind the "
+            "name of the model):"
+        )
     for number, step in enumerate(steps, 1):
         print_line()
         print_line(f"{number}. {step.what}{_time_of(step, look)}:")

@@ -11,7 +11,11 @@ from .printing import note_page, print_line
 @click.command("report")
 @click.argument("run", type=LocalPath())
 @click.argument("out", type=LocalPath(dir_okay=False), required=False)
-@click.option("--source", help="Where the images are.  [default: as the run found them]")
+@click.option(
+    "--source",
+    metavar="SOURCE",
+    help="Where the images are.  [default: as the run found them]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 def report(run: Path, out: Path | None, source: str | None, overwrite: bool) -> dict[str, str]:
     """Write a page about RUN: one HTML file that opens from disk.

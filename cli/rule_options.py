@@ -61,7 +61,7 @@ _OPTIONS = (
         metavar="N",
         type=click.IntRange(1, 32),
         default=None,
-        help="Up to N boxes an image, each around an object of its own, in place of one around "
+        help="Up to N boxes per image, each around an object of its own, in place of one around "
         "all.  [default: 1, or as it was]",
     ),
     click.option(

@@ -79,11 +79,17 @@ def _setting_called(name: str) -> str | None:
 @click.command("train", cls=_Train)
 @click.argument("source")
 @click.argument("run", type=LocalPath())
-@click.option("--method", type=click.Choice(METHODS), help="Method to train.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="Method to train, by the recipe of its name: for ResNets. Transformers "
+    "have recipes of their own, such as mocov3-vit.",
+)
 @click.option(
     "--recipe",
+    metavar="RECIPE",
     shell_complete=complete_recipe,
-    help="TOML file, or name of a recipe that comes with ccrop.",
+    help="TOML file, or name of a recipe that comes with ccrop (`ccrop recipes` lists them).",
 )
 @click.option(
     "--set",
@@ -124,7 +130,11 @@ def _setting_called(name: str) -> str | None:
     help="Begin with an encoder whose weights are from elsewhere: whatever `--model` is in other "
     "commands. The backbone is then that of MODEL, unless --set backbone=... names one.",
 )
-@click.option("--weights", help="With --init timm:NAME or torchvision:NAME: a file of weights.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="With --init timm:NAME or torchvision:NAME: a file of weights.",
+)
 @click.option("--partial", is_flag=True, help="Accept weights that fit the backbone only in part.")
 @click.option("--unsafe", is_flag=True, help="Let the file of --init run code of its own.")
 @click.option("--overwrite", is_flag=True, help="Delete the run that is in RUN.")
@@ -134,8 +144,8 @@ def _setting_called(name: str) -> str | None:
     "--workers",
     type=click.IntRange(0, 1024),
     default=None,
-    help="Loader processes; on a GPU they decode for refreshes and probes, too.  [default: one a "
-    "core on a GPU, else 0]",
+    help="Loader processes; on a GPU they decode for refreshes and probes, too.  [default: one "
+    "per core with a GPU, else 0]",
 )
 @click.option(
     "--resident-gb",

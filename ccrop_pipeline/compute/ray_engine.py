@@ -106,8 +106,7 @@ def _imported() -> Any:
         import ray
     except ImportError as error:
         raise CcropError(
-            f"the engine ray needs Ray ({error}). Install it with `pip install "
-            "'ccrop-pipeline[ray]'` on every node."
+            f"the engine ray needs Ray ({error}). Run `pip install ray` on every node."
         ) from error
     return ray
 

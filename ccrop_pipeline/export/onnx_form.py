@@ -34,8 +34,7 @@ def expect_onnx() -> None:
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise CcropError(
-            f"the form onnx needs {' and '.join(missing)}. Install the extra: "
-            "`pip install 'ccrop-pipeline[onnx]'`."
+            f"the form onnx needs {' and '.join(missing)}. Run `pip install {' '.join(missing)}`."
         )
 
 

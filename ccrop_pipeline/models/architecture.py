@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccrop_pipeline.errors import ModelError, counted, few, shown
+from ccrop_pipeline.errors import ModelError, few, shown
 from ccrop_pipeline.localize import backbone_names, build_backbone
 from ccrop_pipeline.models.checkpoints import Checkpoint
 from ccrop_pipeline.models.fitting import best_match, shapes_of
@@ -53,9 +53,10 @@ def infer_network(checkpoint: Checkpoint, input_size: int | None) -> Network:
         return _vit(checkpoint, input_size)
     raise ModelError(
         f"the architecture of {checkpoint.path} cannot be told from its "
-        f"{counted(len(keys), 'weight')} ({few(keys)})"
+        f"weights, {few(keys)}"
         + (f"; it calls itself {shown(checkpoint.arch)}" if checkpoint.arch else "")
-        + ". Name it: torchvision:NAME or timm:NAME with `weights`, or module.py:factory."
+        + ". Name it as the model, torchvision:NAME or timm:NAME, and give this "
+        "file as `weights`; or write a function that builds it (module.py:function)."
     )
 
 

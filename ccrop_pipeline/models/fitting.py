@@ -106,7 +106,10 @@ def fit(
     if match is None or match.missing:
         state = _by_order(checkpoint.state, own)
         if state is not None:
-            say(f"{checkpoint.path}: its names are others; taken in their order, which fits.")
+            say(
+                f"{checkpoint.path}: its weights have other names than the "
+                " network's; they are taken in their order, in which every shape fits."
+            )
             checkpoint = replace(checkpoint, state=state)
             match = best_match(state, own)
     if match is None:

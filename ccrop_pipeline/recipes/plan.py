@@ -119,9 +119,12 @@ def advice(recipe: Recipe, images: int, *, boxes: bool, init: bool) -> str | Non
         )
     fewer = fitting_batch_size(images, batch_size)
     if fewer < batch_size:
+        steps = images // batch_size
+        many = f"make {counted(steps, 'step')} an epoch in batches of {batch_size}"
+        many = many if steps else f"are less than one batch of {batch_size}, which is refused"
+        made = counted(images // fewer, "step")
         found.append(
-            f"{counted(images, 'image')} make {counted(images // batch_size, 'step')} an epoch in "
-            f"batches of {batch_size}: set batch_size={fewer} for {images // fewer}."
+            f"{counted(images, 'image')} {many}: set batch_size={fewer} for {made} an epoch."
         )
     decay = recipe.optimizer.layer_decay
     if decay < 1 and not init:

@@ -140,7 +140,7 @@ def judge(
     if agreement is None:
         return Verdict(
             UNKNOWN,
-            f"they differ between images (IoU with the median box {spread.median_iou:.2f}), and "
+            f"boxes differ between images (IoU with the median box {spread.median_iou:.2f}), and "
             "nothing in the set says whether it is the images that decide where they lie.",
             "Give `source` and `model` to find out, or look at some (`ccrop boxes show`)."
             if localizer
@@ -150,7 +150,7 @@ def judge(
         return _beside_a_model(agreement, agreement.model)
     return Verdict(
         WORTH,
-        f"they differ between images (IoU with the median box {spread.median_iou:.2f}), and "
+        f"boxes differ between images (IoU with the median box {spread.median_iou:.2f}), and "
         f"windows of an image get the same box (kappa {agreement.kappa:.2f}).",
     )
 
@@ -170,7 +170,7 @@ def _beside_a_model(agreement: Agreement, model: float) -> Verdict:
         why = "its weights are random" if agreement.untrained else why
         return Verdict(
             UNKNOWN,
-            f"they differ between images, but this model is no measure: {why}.",
+            f"boxes differ between images, but this model is no measure: {why}.",
             "Give a model that finds objects, or compare them with true boxes.",
         )
     if agreement.kappa > _CHANCE:

@@ -157,8 +157,9 @@ def _no_better_than_chance(records: Sequence[Mapping[str, Any]], recipe: Recipe)
         return Verdict(NOT_LEARNING, f"{told}, for two probes: {advice}")
     if probed[-1] is records[-1]:
         ends = len(records) >= recipe.epochs
-        when = "in another run" if ends else "if the next probe says so too"
-        return Verdict(UNCLEAR, f"{told}; {when}, lower optimizer.lr")
+        when = "if the next probe says so too, lower optimizer.lr"
+        when = "begin another run, with more epochs or a lower optimizer.lr" if ends else when
+        return Verdict(UNCLEAR, f"{told}; {when}")
     return None
 
 

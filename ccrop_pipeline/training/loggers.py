@@ -201,5 +201,5 @@ def _expect_installed(name: str) -> None:
     if find_spec(LOGGERS[name][0]) is None:
         raise CcropError(
             f"`log` is {name!r}, whose package is not installed. Run `pip install "
-            f"'ccrop-pipeline[{name}]'`, or leave it out: metrics.jsonl has the same numbers."
+            f"{name}`, or leave it out: metrics.jsonl has the same numbers."
         )

@@ -364,7 +364,7 @@ def test_without_weights_it_says_what_is_missing_and_runs_nothing(place, monkeyp
     photos(place / "photos", ["0.png"])
     told = CliRunner().invoke(cli, ["quickstart", "photos"])
     assert told.exit_code == 0, told.output
-    why, _, commands = told.stdout.partition("These will run once the weights are here:\n")
+    why, _, commands = told.stdout.partition("--weights FILE behind the name of the model):\n")
     assert "1 image is too few to learn boxes from random weights" in told.stdout
     assert "1. the box of every image:\n" in commands
     assert "ccrop boxes compute photos first/boxes --model timm:test_vit\n" in commands

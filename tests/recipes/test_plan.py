@@ -298,8 +298,9 @@ def test_advice_before_a_run_on_few_images():
     assert "399 images make 6 steps" in small
     assert "batch_size=32 for 12" in small
     assert said("boxes.kind=none", "batch_size=16", images=20) is None
-    assert "3 images make 0 steps an epoch in batches of 64: set batch_size=2 for 1." in (
-        said("boxes.kind=none", images=3)
+    assert (
+        "3 images are less than one batch of 64, which is refused: set batch_size=2 for 1 step"
+        in (said("boxes.kind=none", images=3))
     )
     assert said("epochs=5", images=100_000, init=True) is None  # fewer would be no training
     long = said(images=10_000, init=True, name="continue-photos")

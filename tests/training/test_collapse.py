@@ -122,7 +122,7 @@ def test_a_verdict_follows_from_spread_rank_and_loss(records, verdict, why):
         (
             [record(), probed(0.1)],
             "if the next probe says so too, lower",
-            "10.0%; in another run, ",
+            "10.0%; begin another run, with more epochs or a",
         ),
         (
             [record(5.0), record(4.9), record(5.0)],

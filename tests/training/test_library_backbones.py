@@ -228,7 +228,7 @@ def test_names_of_another_port_are_matched_by_their_order(tmp_path):
     assert all(
         torch.equal(v, plain.state_dict()[k]) for k, v in encoder.module.state_dict().items()
     )
-    assert "taken in their order" in said[0]
+    assert "in which every shape fits" in said[0]
     swapped = dict([own[1], own[0], *own[2:]])
     torch.save(swapped, tmp_path / "swapped.pth")
     with pytest.raises(ModelError, match="has none of"):
