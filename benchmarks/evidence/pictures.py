@@ -38,7 +38,7 @@ def learning_curves(study: Study, results: list[Result], out: Path) -> None:
     mpl.rcParams.update({"svg.hashsalt": "ccrop", "svg.fonttype": "none"})
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in (arm for arm in SHOWN if arm in study.arms):
+    for name in [arm for arm in SHOWN if arm in study.arms] or study.arms:
         runs = list(by_seed(results, results[0]["study"], name).values())
         if runs:
             title = study.arms[name].title.replace("`", "")

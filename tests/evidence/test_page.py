@@ -147,3 +147,10 @@ def test_a_self_set_rule_says_how_many_sets_it_called_worth_nothing():
     ]
     boxes = "the encoder at 20, 40, 60 and 80 % of training, self-set rule, by which 3 of 6 sets"
     assert _row(page(results), f"{boxes} are worth nothing", "### Boxes")[1] == "50.0 %"
+
+
+def test_every_picture_shows_arms():
+    for picture in sorted(RESULTS.parent.glob("evidence-*.svg")):
+        study = STUDIES[picture.stem.removeprefix("evidence-")]
+        titles = [arm.title.replace("`", "") for arm in study.arms.values()]
+        assert sum(f">{title}<" in picture.read_text() for title in titles) >= 2, picture.name
