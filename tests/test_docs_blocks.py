@@ -66,6 +66,8 @@ ADDED = {
     "--model moco_v2_800ep": "--input-size 64 --threshold 0.5",
     "embed timm:": "--weights random --input-size 64",
     "layers torchvision:resnet50\n": "--weights random",
+    "--recipe dino-vit": "--set drop_path_rate=0 --set method.projection_dim=64 "
+    "--set local_views.size=32 --set local_views.count=2",
     "--method dino": "--set method.projection_dim=64 --set local_views.size=32 "
     "--set local_views.count=2",
 }

@@ -199,7 +199,7 @@ def test_what_cannot_be_is_said(exported, tmp_path, model, file, more, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_packages_the_extra_is_named(tmp_path, monkeypatch):
+def test_what_packages_are_missing_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(CcropError, match=r"needs onnxscript.*'ccrop-pipeline\[onnx\]'"):
+    with pytest.raises(CcropError, match=r"needs onnxscript.*`pip install onnxscript`"):
         export_backbone(tmp_path / "run", tmp_path / "b.onnx")
