@@ -108,7 +108,7 @@ def fit(
         if state is not None:
             say(
                 f"{checkpoint.path}: its weights have other names than the "
-                " network's; they are taken in their order, in which every shape fits."
+                "network's; they are taken in their order, in which every shape fits."
             )
             checkpoint = replace(checkpoint, state=state)
             match = best_match(state, own)

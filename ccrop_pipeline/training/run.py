@@ -138,10 +138,11 @@ class Run:
         """
         remove_leftovers(self.folder)
         if self.exists and not overwrite:
-            if not differences(self._identity(), identity):
+            before = self._identity()
+            if not differences(before, identity):
                 return
             if self.trained:
-                raise self._started_differently(identity)
+                raise self._started_differently(before, identity)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._expect_own()
         old = self._set_aside() if self.exists else None
@@ -243,8 +244,9 @@ class Run:
             old["recipe"] = self.recipe().to_dict()
         return old
 
-    def _started_differently(self, identity: Mapping[str, Any]) -> CcropError:
-        old = self._identity()
+    def _started_differently(
+        self, old: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> CcropError:
         settings = overrides_to(identity["recipe"], old["recipe"])
         typed = " ".join(f"`set` {shlex.quote(setting)}" for setting in settings)
         return CcropError(

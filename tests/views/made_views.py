@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from given_rows import box_set_of, rows_of
 from torch import Tensor
 
-from ccrop_pipeline.boxset import BoxTable, Provenance, SourceInfo, write_manifest, write_shard
+from ccrop_pipeline.boxset import Provenance, SourceInfo
 from ccrop_pipeline.images import Scenes, Source, image_hash, open_source, pack
 from ccrop_pipeline.views import Batch
 from ccrop_pipeline.views.batch import hash_keys
@@ -26,20 +27,15 @@ def make_boxes(source: Source, folder: Path, seed: int, leave_out: str = "") -> 
     provenance = Provenance(
         None, None, SourceInfo(source.kind, source.fingerprint()), rule=f"random {seed} {leave_out}"
     )
+    tables = []
     for shard in source.shards:
         samples = [sample for sample in source.read(shard) if sample.key != leave_out]
         low = random.uniform(0, 0.4, (len(samples), 2))
         boxes = np.concatenate([low, low + random.uniform(0.2, 0.5, low.shape)], 1)
-        table = BoxTable(
-            [sample.key for sample in samples],
-            boxes.astype(np.float32),
-            np.full((len(samples), 2), 32, np.uint32),
-            np.ones(len(samples), np.uint8),
-            np.zeros(len(samples), np.uint8),
-            np.array([image_hash(sample.image) for sample in samples], np.uint64),
-        )
-        write_shard(folder, shard, table, provenance)
-    write_manifest(folder, source.shards, provenance)
+        hashes = [image_hash(sample.image) for sample in samples]
+        keys = [sample.key for sample in samples]
+        tables.append(rows_of(keys, boxes, sizes=(32, 32), hashes=hashes))
+    box_set_of(folder, *tables, names=source.shards, made_by=provenance)
     return folder
 
 

@@ -5,17 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from given_rows import box_set_of, rows_of
 from made_views import COUNT, by_key, make_source
 
-from ccrop_pipeline.boxset import (
-    BoxSet,
-    BoxTable,
-    Choices,
-    Provenance,
-    SourceInfo,
-    write_manifest,
-    write_shard,
-)
+from ccrop_pipeline.boxset import BoxSet, Choices, Provenance, SourceInfo
 from ccrop_pipeline.crops import CHOICE, PHOTOMETRIC, WINDOW, key_hash, uniforms
 from ccrop_pipeline.images import image_hash
 from ccrop_pipeline.views import ViewCutter, ViewGroup
@@ -45,6 +38,7 @@ def write(source, folder: Path, epoch: int | None) -> Path:
     random = np.random.default_rng(3)
     info = SourceInfo(source.kind, source.fingerprint())
     provenance = Provenance(None, None, info, rule=f"made for epoch {epoch}")
+    tables = []
     for shard in source.shards:
         samples = list(source.read(shard))
         rows = []
@@ -53,17 +47,15 @@ def write(source, folder: Path, epoch: int | None) -> Path:
             row = np.concatenate([low, low + 0.2], 1).astype(np.float32)
             rows.append(row if epoch is None else drawn(row, sample.key, epoch))
         choices = Choices.of(rows)
-        table = BoxTable(
-            [sample.key for sample in samples],
-            choices.union(),
-            np.full((len(samples), 2), 32, np.uint32),
-            np.ones(len(samples), np.uint8),
-            np.zeros(len(samples), np.uint8),
-            np.array([image_hash(sample.image) for sample in samples], np.uint64),
-            choices=choices if epoch is None else None,
+        tables.append(
+            rows_of(
+                [sample.key for sample in samples],
+                choices if epoch is None else choices.union(),
+                sizes=(32, 32),
+                hashes=[image_hash(sample.image) for sample in samples],
+            )
         )
-        write_shard(folder, shard, table, provenance)
-    write_manifest(folder, source.shards, provenance)
+    box_set_of(folder, *tables, names=source.shards, made_by=provenance)
     return folder
 
 
